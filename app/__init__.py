@@ -1,0 +1,21 @@
+"""Tetrad: completes the four-sequence brain tumour MRI exam (T1n, T1c, T2w, T2-FLAIR)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Synthesizer", "__version__"]
+
+if TYPE_CHECKING:
+    from app.pipeline import Synthesizer
+
+
+def __getattr__(name: str) -> Any:
+    # `Synthesizer` needs the numerical stack; `--help` and `check` must not pay for it.
+    if name == "Synthesizer":
+        from app.pipeline import Synthesizer
+
+        return Synthesizer
+    raise AttributeError(f"module 'app' has no attribute {name!r}")

@@ -1,0 +1,275 @@
+"""Finds subjects in a folder, which sequence each lacks, and what is to be done about it.
+
+Read without torch, from names and headers, so that `check` answers at once. What only decoding can show
+(a damaged stream, voxels that are nowhere finite) is added later through `Case.with_fault` and
+`Case.with_empty`, and `plan` is asked again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from app.config import OnError
+from app.constants import MODALITIES, REFERENCE_OF, Modality
+from app.errors import CaseError, UsageError, VolumeError
+from app.volume import Grid, find_emptiness, read_grid
+
+#: Spellings of BraTS and BraSyn years, lower case.
+_TOKENS: dict[str, Modality] = {
+    "t1n": "t1n",
+    "t1": "t1n",
+    "t1c": "t1c",
+    "t1ce": "t1c",
+    "t1gd": "t1c",
+    "t2w": "t2w",
+    "t2": "t2w",
+    "t2f": "t2f",
+    "flair": "t2f",
+}
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_BRATS = re.compile(rf"^(?:(?P<subject>.+)[-_.])?(?P<token>{'|'.join(_TOKENS)})$", re.IGNORECASE)
+_BIDS = re.compile(r"^(?P<subject>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[^_]+)*)_(?P<suffix>T1w|T2w|FLAIR)$")
+_SEGMENTATION = re.compile(r"(^|[-_.])(seg|segmentation|mask|dseg)$", re.IGNORECASE)
+_SIDECARS = (".json", ".tsv", ".bval", ".bvec")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject.
+
+    Attributes:
+        subject: the name that its outputs bear.
+        files: one file per sequence that was found.
+        grids: headers of the usable files.
+        faults: per sequence that has a file but cannot be used, why.
+        empty: per sequence whose file holds nothing (it counts as missing), why.
+        problem: why nothing can be done with this subject at all.
+    """
+
+    subject: str
+    files: dict[Modality, Path]
+    grids: dict[Modality, Grid] = field(default_factory=dict)
+    faults: dict[Modality, str] = field(default_factory=dict)
+    empty: dict[Modality, str] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def usable(self) -> tuple[Modality, ...]:
+        """Sequences with a file that is neither faulty nor empty, in challenge order."""
+        return tuple(m for m in MODALITIES if m in self.files and m not in self.faults and m not in self.empty)
+
+    @property
+    def absent(self) -> tuple[Modality, ...]:
+        """Sequences without any file, in challenge order."""
+        return tuple(m for m in MODALITIES if m not in self.files)
+
+    def with_fault(self, modality: Modality, reason: str) -> Case:
+        """The same subject, one sequence known to be unusable."""
+        return replace(self, faults={**self.faults, modality: reason})
+
+    def with_empty(self, modality: Modality, reason: str) -> Case:
+        """The same subject, one sequence known to be empty."""
+        return replace(self, empty={**self.empty, modality: reason})
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds: subjects sorted by name, and remarks on the rest, one sentence each."""
+
+    root: Path
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for one subject.
+
+    Attributes:
+        inputs: sequences to read, in challenge order.
+        targets: sequences to make; none for a complete subject.
+        fallback: whether the voxel-wise regression must stand in, because an input is unusable.
+        warnings: one sentence each.
+    """
+
+    inputs: tuple[Modality, ...]
+    targets: tuple[Modality, ...]
+    fallback: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def reference_of(self, target: Modality) -> Modality:
+        """Whose grid and header the synthesised `target` copies."""
+        preferred = REFERENCE_OF[target]
+        return preferred if preferred in self.inputs else self.inputs[0]
+
+
+def parse_name(path: Path) -> tuple[str, Modality] | None:
+    """Subject and sequence that a file name states, or None; the subject is the folder's name where none is given."""
+    if not _NIFTI.search(path.name):
+        return None
+    stem = _NIFTI.sub("", path.name)
+    if bids := _BIDS.match(stem):
+        suffix = bids["suffix"]
+        if suffix == "T1w":
+            return bids["subject"], "t1c" if re.search(r"_ce-", bids["entities"]) else "t1n"
+        return bids["subject"], "t2w" if suffix == "T2w" else "t2f"
+    if brats := _BRATS.match(stem):
+        return brats["subject"] or path.parent.name, _TOKENS[brats["token"].lower()]
+    return None
+
+
+def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
+    """Finds the subjects below `root` and reads their headers.
+
+    Args:
+        root: a BraSyn folder, one flat folder, one subject's folder or a BIDS tree; links are followed.
+        exclude: folders to leave out (an output folder inside the input).
+
+    Raises:
+        UsageError: `root` is not a readable folder.
+    """
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(f"the input {root} {what}; give the folder that holds the subjects.")
+    notes: list[str] = []
+    cases: list[Case] = []
+    groups: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
+    barred = {p.resolve() for p in exclude}
+    for folder, names, problem in _walk(root, barred):
+        if problem is not None:
+            cases.append(Case(subject=folder.name, files={}, problem=problem))
+            continue
+        for name in names:
+            path = folder / name
+            parsed = parse_name(path)
+            if parsed is None:
+                if not _is_companion(name):
+                    notes.append(f"{path} is no sequence that Tetrad knows; it is ignored.")
+                continue
+            subject, modality = parsed
+            # The sessions of a BIDS subject are told apart by name; elsewhere the folder decides.
+            place = folder if not subject.startswith("sub-") else root
+            groups.setdefault((subject, place), {}).setdefault(modality, []).append(path)
+    for (subject, _), files in _renamed(groups).items():
+        cases.append(inspect(subject, files))
+    return Scan(root=root, cases=tuple(sorted(cases, key=lambda c: c.subject)), notes=tuple(notes))
+
+
+def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False) -> Plan:
+    """Decides what is read and what is made, in one place for `check` and for the run.
+
+    A sequence without a file is the one to make. Where all four have files, an empty one is; under `fallback`,
+    an unusable one too. Several are made only with `complete_all`, or under `fallback`, where the caller loses more
+    by a missing output than by one too many.
+
+    Raises:
+        CaseError: nothing can be made under this policy.
+    """
+    if case.problem is not None:
+        raise CaseError(case.problem)
+    reasons = list(case.faults.values())
+    if reasons and on_error != "fallback":
+        raise CaseError(reasons[0])
+    inputs = case.usable
+    if not inputs:
+        raise CaseError(f"{case.subject}: no sequence of it can be used. " + " ".join([*reasons, *case.empty.values()]))
+    _require_one_grid(case)
+    unusable = tuple(m for m in MODALITIES if m in case.files and m not in inputs)
+    targets = case.absent or unusable
+    if complete_all:
+        targets = tuple(m for m in MODALITIES if m not in inputs)
+    warnings = [*case.empty.values(), *reasons]
+    if len(targets) > 1 and not complete_all:
+        lacking = ", ".join(targets)
+        if on_error != "fallback":
+            raise CaseError(f"{case.subject} lacks {lacking}; pass --complete-all to make all of them.")
+        warnings.append(f"{case.subject} lacks {lacking}: each is made from what is left, less surely than from three.")
+    return Plan(inputs, targets, fallback=bool(reasons) and bool(targets), warnings=tuple(warnings))
+
+
+def _require_one_grid(case: Case) -> None:
+    first, *others = (case.grids[m] for m in case.usable)
+    for grid in others:
+        if not first.same_as(grid):
+            raise CaseError(
+                f"{case.subject}: its sequences lie on different grids ({first.path.name} is {first.describe()}, "
+                f"{grid.path.name} {grid.describe()}{_same_shape_hint(first, grid)}); "
+                "register and resample them to one grid first."
+            )
+
+
+def _same_shape_hint(first: Grid, other: Grid) -> str:
+    return ", placed elsewhere" if first.describe() == other.describe() else ""
+
+
+def _walk(root: Path, barred: set[Path]) -> Iterator[tuple[Path, list[str], str | None]]:
+    """Folders with their visible file names, sorted, each place once; unreadable and empty folders with a problem."""
+    seen: set[tuple[int, int]] = set()
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        if folder.resolve() in barred:
+            continue
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
+        except PermissionError:
+            yield folder, [], f"{folder} may not be read by this user; give it read permission."
+            continue
+        if not entries and folder != root:
+            yield folder, [], f"{folder} is an empty folder; put at least one sequence into it or remove it."
+            continue
+        pending.extend(Path(e.path) for e in reversed(entries) if e.is_dir())
+        yield folder, [e.name for e in entries if not e.is_dir()], None
+
+
+def _is_companion(name: str) -> bool:
+    return name.lower().endswith(_SIDECARS) or bool(_SEGMENTATION.search(_NIFTI.sub("", name)))
+
+
+def _renamed(
+    groups: dict[tuple[str, Path], dict[Modality, list[Path]]],
+) -> dict[tuple[str, Path], dict[Modality, list[Path]]]:
+    """Gives subjects of one name in several folders their folders' names (two outputs may not bear one name)."""
+    places: dict[str, list[Path]] = {}
+    for subject, folder in groups:
+        places.setdefault(subject, []).append(folder)
+    renamed: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
+    for (subject, folder), files in groups.items():
+        name = folder.name if len(places[subject]) > 1 else subject
+        if name != subject and sum(f == folder for _, f in groups) > 1:
+            name = f"{folder.name}_{subject}"
+        renamed[(name, folder)] = files
+    return renamed
+
+
+def inspect(subject: str, found: dict[Modality, list[Path]]) -> Case:
+    """A case from a subject's files, headers read; what is wrong with a file becomes a fault of its sequence."""
+    case = Case(subject=subject, files={m: sorted(paths)[0] for m, paths in found.items()})
+    for modality in MODALITIES:
+        paths = sorted(found.get(modality, []))
+        if not paths:
+            continue
+        if len(paths) > 1:
+            names = " and ".join(str(p) for p in paths)
+            case = case.with_fault(modality, f"{subject} has {len(paths)} files for {modality}: {names}; keep one.")
+            continue
+        try:
+            grid = read_grid(paths[0])
+            emptiness = find_emptiness(grid)
+        except VolumeError as error:
+            case = case.with_fault(modality, str(error))
+            continue
+        if emptiness is not None:
+            case = case.with_empty(modality, emptiness)
+        else:
+            case.grids[modality] = grid
+    return case

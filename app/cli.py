@@ -1,0 +1,332 @@
+"""The command line. Heavy packages are imported by the command that needs them, so that `check` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app import __version__
+from app.config import BACKENDS, ON_ERROR, PRECISIONS, WEIGHTS_DIR, RunConfig
+from app.constants import VIEWS
+from app.errors import ExitCode, TetradError, UsageError
+
+log = logging.getLogger("app")
+
+_DESCRIPTION = (
+    "Completes brain tumour MRI exams: finds the sequence (T1n, T1c, T2w, T2-FLAIR) that a subject lacks and makes it "
+    "from the others. Without a command: synthesize --input /input --output /output."
+)
+_EXIT_CODES = (
+    "exit codes: 0 every subject done; 1 some subject failed; 2 usage; 3 nothing to do; "
+    "4 weights missing or damaged; 5 the device asked for is not there; 143 ended by SIGTERM"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    # `docker run IMAGE --device cpu` means synthesize, as does `docker run IMAGE`.
+    if not given or (given[0].startswith("-") and given[0] not in {"-h", "--help", "--version"}):
+        given.insert(0, "synthesize")
+    options = parser.parse_args(given)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger().handlers[0].setFormatter(_Formatter())
+    for noisy in ("matplotlib", "PIL", "torch", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return int(options.command(options))
+    except TetradError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; that is no failure worth a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
+        return prefix + super().format(record)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(prog="python -m app", description=_DESCRIPTION, epilog=_EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"tetrad {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_synthesize(commands)
+    _add_infer(commands)
+    _add_check(commands)
+    _add_info(commands)
+    _add_demo(commands)
+    _add_export(commands)
+    _add_import(commands)
+    _add_fit(commands)
+    for command in commands.choices.values():
+        command.add_argument("--verbose", action="store_true", help="say more, tracebacks included")
+    return parser
+
+
+# ---------------------------------------------------------------- synthesize, infer
+
+
+def _add_synthesize(commands: Any) -> None:
+    p = commands.add_parser("synthesize", help="make the missing sequences of a folder of subjects", epilog=_EXIT_CODES)
+    p.add_argument("--input", type=Path, default=Path("/input"), metavar="DIR", help="default: /input")
+    p.add_argument("--output", type=Path, default=Path("/output"), metavar="DIR", help="default: /output")
+    _add_run_options(p)
+    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.set_defaults(command=_synthesize)
+
+
+def _add_infer(commands: Any) -> None:
+    p = commands.add_parser("infer", help="the same, for the callers of 2023 and 2024", epilog=_EXIT_CODES)
+    p.add_argument("--data_path", "--data-path", type=Path, required=True, metavar="DIR", dest="input")
+    p.add_argument("--output_path", "--output-path", type=Path, required=True, metavar="DIR", dest="output")
+    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="used if it has a manifest.json")
+    p.add_argument("--parameters_file", "--parameters-file", type=Path, help="accepted and not used")
+    _add_run_options(p)
+    p.set_defaults(command=_infer)
+
+
+def _add_run_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", metavar="NAME", help="a model of `info`; default: the manifest's default")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto (a GPU if there is one)")
+    p.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto (torch if it has the weights)")
+    p.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where it is native)")
+    p.add_argument("--batch-size", type=_positive, metavar="N", help="slices per network call; default: the device's")
+    p.add_argument(
+        "--on-error",
+        choices=ON_ERROR,
+        help="a subject that cannot be done normally is made by the voxel-wise regression from what can be read "
+        "(fallback, the default), left out (skip), or ends the run (stop)",
+    )
+    p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
+                   help="hospital: --on-error skip and a report folder beside the output")  # fmt: skip
+    p.add_argument("--complete-all", action="store_true", help="make all that a subject lacks, one file each")
+    p.add_argument("--resume", action="store_true", help="keep good outputs that are there (the default)")
+    p.add_argument("--overwrite", action="store_true", help="make them again")
+    p.add_argument("--part-id", type=_natural, metavar="I", help="which part, from 0; default: from the scheduler")
+    p.add_argument("--num-parts", type=_positive, metavar="N", help="of how many; 1 ignores the scheduler")
+    p.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run record (JSON) goes; not in the output")
+
+
+def _synthesize(options: argparse.Namespace) -> int:
+    from app.batch import exit_code_of, run
+
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite contradict each other; give one.")
+    hospital = options.profile == "hospital"
+    part_id, num_parts = choose_part(options.part_id, options.num_parts, os.environ)
+    report_dir = options.report_dir
+    if report_dir is None and hospital:
+        report_dir = options.output.resolve().with_name(options.output.resolve().name + "-report")
+    config = RunConfig(
+        input_dir=options.input,
+        output_dir=options.output,
+        report_dir=report_dir,
+        weights_dir=options.weights,
+        model=options.model,
+        device=options.device,
+        backend=options.backend,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        on_error=options.on_error or ("skip" if hospital else "fallback"),
+        complete_all=options.complete_all,
+        overwrite=options.overwrite,
+        part_id=part_id,
+        num_parts=num_parts,
+    )
+    return exit_code_of(run(config))
+
+
+def _infer(options: argparse.Namespace) -> int:
+    if not (options.weights / "manifest.json").is_file():
+        log.warning("%s has no manifest.json; the built-in weights are used.", options.weights)
+        options.weights = WEIGHTS_DIR
+    return _synthesize(options)
+
+
+def choose_part(part_id: int | None, num_parts: int | None, environment: Any) -> tuple[int, int]:
+    """Which share of the subjects this process does: from the options, else from Slurm or Kubernetes.
+
+    Raises:
+        UsageError: only one of the two numbers is known, or the part does not exist.
+    """
+    if num_parts == 1:
+        part_id = part_id or 0
+    if part_id is None and num_parts is None and "SLURM_ARRAY_TASK_ID" in environment:
+        first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
+        step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
+        part_id = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
+        num_parts = int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
+        log.info("Part %d of %d, from SLURM_ARRAY_TASK_ID; --num-parts 1 does all.", part_id, num_parts)
+    elif part_id is None and num_parts is not None and "JOB_COMPLETION_INDEX" in environment:
+        part_id = int(environment["JOB_COMPLETION_INDEX"])
+    if part_id is None and num_parts is None:
+        return 0, 1
+    if part_id is None or num_parts is None:
+        raise UsageError("--part-id and --num-parts belong together; give both.")
+    if part_id >= num_parts:
+        raise UsageError(f"part {part_id} of {num_parts} does not exist; parts count from 0.")
+    return part_id, num_parts
+
+
+# ---------------------------------------------------------------- check
+
+
+def _add_check(commands: Any) -> None:
+    p = commands.add_parser("check", help="say what synthesize would do, from the headers alone", epilog=_EXIT_CODES)
+    p.add_argument("--input", type=Path, default=Path("/input"), metavar="DIR", help="default: /input")
+    p.add_argument("--on-error", choices=ON_ERROR, default="fallback")
+    p.add_argument("--complete-all", action="store_true")
+    p.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from app.cases import plan, scan
+    from app.errors import CaseError
+
+    found = scan(options.input)
+    rows, remarks, failed, work = [("subject", "present", "to make", "how")], list(found.notes), False, False
+    for case in found.cases:
+        present = ", ".join(case.usable) or "none"
+        try:
+            todo = plan(case, options.on_error, options.complete_all)
+        except CaseError as error:
+            failed = True
+            rows.append((case.subject, present, "-", "cannot be done"))
+            remarks.append(str(error))
+            continue
+        work = work or bool(todo.targets)
+        remarks.extend(todo.warnings)
+        how = "fallback" if todo.fallback else "model" if todo.targets else "complete"
+        rows.append((case.subject, present, ", ".join(todo.targets) or "-", how))
+    if len(rows) > 1:
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
+    for remark in remarks:
+        log.warning("%s", remark)
+    if failed:
+        return ExitCode.SUBJECT_FAILED
+    if not work:
+        log.error("Nothing to do: no subject in %s lacks a sequence.", options.input)
+        return ExitCode.NOTHING_TO_DO
+    return ExitCode.OK
+
+
+# ---------------------------------------------------------------- info, demo
+
+
+def _add_info(commands: Any) -> None:
+    p = commands.add_parser("info", help="models, devices and versions")
+    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.set_defaults(command=_info)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from app.info import describe
+
+    print(describe(options.weights))  # noqa: T201
+    return ExitCode.OK
+
+
+def _add_demo(commands: Any) -> None:
+    p = commands.add_parser("demo", help="a phantom exam, one sequence dropped, made again, scored and pictured")
+    p.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: ./demo")
+    p.add_argument("--drop", choices=["t1c", "t1n", "t2f", "t2w"], default="t2f", help="default: t2f")
+    p.add_argument("--device", default="auto", help="as in synthesize")
+    p.add_argument("--model", metavar="NAME", help="as in synthesize")
+    p.add_argument("--seed", type=_natural, default=0)
+    p.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from app.demo import run_demo
+
+    print(run_demo(options.output, options.drop, options.seed, options.device, options.model))  # noqa: T201
+    return ExitCode.OK
+
+
+# ---------------------------------------------------------------- weights
+
+
+def _add_export(commands: Any) -> None:
+    p = commands.add_parser("export", help="write a generator as ONNX beside its weights, for --backend onnx")
+    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--model", metavar="NAME", help="default: the manifest's default")
+    p.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from app.export import export_onnx
+    from app.weights import read_manifest
+
+    entry = export_onnx(read_manifest(options.weights).entry(options.model))
+    log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"]["path"])
+    return ExitCode.OK
+
+
+def _add_import(commands: Any) -> None:
+    p = commands.add_parser("import-weights", help="bring a public checkpoint into Tetrad's format")
+    p.add_argument("file", type=Path, metavar="FILE", help="the released .safetensors file")
+    p.add_argument("--kind", choices=["brasyn25"], required=True)
+    p.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder that gets it; made if need be")
+    p.add_argument("--name", default="brasyn25", help="what --model will call it; default: brasyn25")
+    p.add_argument("--views", type=_views, default=("sagittal",), metavar="VIEW,...", help="default: sagittal")
+    p.set_defaults(command=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from app.weights import import_checkpoint
+
+    entry = import_checkpoint(options.file, options.kind, options.weights, options.name, options.views)
+    log.info("Imported as model %s of %s; use: --weights %s", entry.name, entry.folder, entry.folder)
+    return ExitCode.OK
+
+
+def _add_fit(commands: Any) -> None:
+    p = commands.add_parser("fit-regression", help="fit the voxel-wise regression and the intensity predictor")
+    p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of complete subjects")
+    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder that gets them")
+    p.set_defaults(command=_fit)
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from app.training.regression import fit_and_write
+
+    entry = fit_and_write(options.data, options.weights)
+    log.info("Fitted on %d subjects: model %s of %s.", entry.details["training"]["subjects"], entry.name, entry.folder)
+    return ExitCode.OK
+
+
+# ---------------------------------------------------------------- types of arguments
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
+    return int(text)
+
+
+def _views(text: str) -> tuple[Any, ...]:
+    views = tuple(text.split(","))
+    if unknown := [v for v in views if v not in VIEWS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no view; use {', '.join(VIEWS)}")
+    return views

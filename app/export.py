@@ -1,0 +1,74 @@
+"""Writes a generator as ONNX, for onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from app.constants import MODALITIES
+from app.errors import WeightsError
+from app.volume import save_bytes
+from app.weights import Entry, add_file, load_generator
+
+log = logging.getLogger(__name__)
+
+OPSET = 18
+
+
+def export_onnx(entry: Entry) -> Entry:
+    """Adds `{name}.onnx` to a generator's folder and manifest entry.
+
+    The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. Its
+    canvas may vary when the positions are sinusoidal; a learned table fixes it to the manifest's.
+
+    Raises:
+        WeightsError: the model is no generator, or the folder cannot be written to.
+    """
+    if entry.kind != "generator":
+        raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
+    network = load_generator(entry)
+    names, inputs = _example(entry, network.config.view_code, network.config.intensity_code)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in names}
+    if network.config.position == "sinusoidal":
+        # The network halves four times, so sides are sixteen-fold; torch reads that off the factor.
+        rows, columns = torch.export.Dim("rows16", min=2, max=64), torch.export.Dim("columns16", min=2, max=64)
+        shapes["images"] |= {2: 16 * rows, 3: 16 * columns}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        program = torch.onnx.export(
+            network,
+            kwargs=inputs,
+            input_names=names,
+            output_names=["scores"],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(os.fspath(path), external_data=False)
+        target = entry.folder / f"{entry.name}.onnx"
+        save_bytes(path.read_bytes(), target)
+    return add_file(entry, "onnx", target)
+
+
+def _example(entry: Entry, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:
+    height, width = next(iter(entry.canvas.sizes.values()))
+    inputs = {
+        "images": torch.zeros(2, len(MODALITIES), height, width),
+        "present": torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]]),
+        "target": torch.tensor([3, 0]),
+    }
+    if view_code:
+        inputs["view"] = torch.tensor([0, 1])
+    if intensity_code:
+        inputs["intensity"] = torch.tensor([0.3, 0.4])
+    return list(inputs), inputs

@@ -1,0 +1,1 @@
+"""Image scores as pure functions on arrays; torch is not needed."""

@@ -1,0 +1,98 @@
+"""The BraSyn image score: structural similarity of healthy and of tumour tissue.
+
+Source: the challenge's public evaluation script. Each volume is clipped to its own 0.5 and 99.5 percentiles
+(the lower at least 0) and scaled to [0, 1]; then torchmetrics' 3D SSIM (Wang et al., IEEE TIP 2004, eq. 13: Gaussian
+window of deviation 1.5 in 11 taps, k1 0.01, k2 0.03, reflected border) once on volume * mask and once on
+volume * (1 - mask), averaged over the whole cuboid, background included.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
+
+from app.types import MaskArray, VolumeArray
+
+SIGMA = 1.5
+TAPS = 11
+K1, K2 = 0.01, 0.03
+
+Border = Literal["keep", "drop"]
+
+
+class OfficialScore(NamedTuple):
+    """SSIM in [-1, 1]; 1 for identical volumes. `tumour` is 1 where the mask is empty (both products are 0)."""
+
+    healthy: float
+    tumour: float
+
+
+def normalise(volume: VolumeArray) -> NDArray[np.float64]:
+    """A volume as the challenge scores it: clipped to its own percentiles, scaled to [0, 1]; float64, same shape.
+
+    A constant volume becomes all 0.
+    """
+    values = np.asarray(volume, dtype=np.float64)
+    low, high = np.percentile(values, [0.5, 99.5])
+    low = max(low, 0.0)
+    if high <= low:
+        return np.zeros_like(values)
+    return np.asarray((np.clip(values, low, high) - low) / (high - low))
+
+
+def ssim_map(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Structural similarity per voxel, float64, the inputs' shape (any number of axes, each longer than 5).
+
+    The dynamic range is the larger of the two volumes' ranges, as torchmetrics takes it; two constant volumes
+    are identical and score 1 everywhere.
+    """
+    extent = max(float(np.ptp(prediction)), float(np.ptp(truth)))
+    if extent == 0:
+        return np.ones_like(truth)
+    c1, c2 = (K1 * extent) ** 2, (K2 * extent) ** 2
+    mean_p, mean_t = _blur(prediction), _blur(truth)
+    # torchmetrics clamps the two variances at 0.
+    var_p = np.maximum(_blur(prediction * prediction) - mean_p * mean_p, 0)
+    var_t = np.maximum(_blur(truth * truth) - mean_t * mean_t, 0)
+    cov = _blur(prediction * truth) - mean_p * mean_t
+    upper = (2 * mean_p * mean_t + c1) * (2 * cov + c2)
+    return np.asarray(upper / ((mean_p * mean_p + mean_t * mean_t + c1) * (var_p + var_t + c2)))
+
+
+def official_score(
+    prediction: VolumeArray, truth: VolumeArray, tumour: MaskArray, border: Border = "keep"
+) -> OfficialScore:
+    """The challenge's two numbers for one synthesised volume.
+
+    Args:
+        prediction: float32, three axes, intensities in any unit.
+        truth: the real sequence, same shape.
+        tumour: True in any tumour label, same shape.
+        border: `keep` averages every voxel (torchmetrics >= 1.4.2); `drop` leaves out five voxels at each face
+            (older versions).
+
+    Raises:
+        ValueError: shapes differ, or a value is not finite.
+    """
+    if not prediction.shape == truth.shape == tumour.shape:
+        raise ValueError(f"shapes differ: {prediction.shape}, {truth.shape}, {tumour.shape}")
+    if not (np.isfinite(prediction).all() and np.isfinite(truth).all()):
+        raise ValueError("a volume holds values that are not finite")
+    p, t = normalise(prediction), normalise(truth)
+    inner = tuple(slice(TAPS // 2, -(TAPS // 2)) if border == "drop" else slice(None) for _ in p.shape)
+    healthy = ssim_map(p * ~tumour, t * ~tumour)[inner].mean()
+    ill = ssim_map(p * tumour, t * tumour)[inner].mean()
+    return OfficialScore(float(healthy), float(ill))
+
+
+def _blur(volume: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Separable Gaussian; `mirror` reflects without repeating the edge, as torch's reflect padding does."""
+    taps = np.arange(TAPS) - TAPS // 2
+    kernel = np.exp(-((taps / SIGMA) ** 2) / 2)
+    kernel /= kernel.sum()
+    for axis in range(volume.ndim):
+        volume = correlate1d(volume, kernel, axis=axis, mode="mirror")
+    return volume

@@ -1,0 +1,1 @@
+"""Networks and the voxel-wise regression. Nothing here reads or writes a file."""

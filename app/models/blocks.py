@@ -1,0 +1,162 @@
+"""Building blocks of the generator.
+
+A grouped block holds the parameters of several parallel, independent blocks (one per sequence) side by side
+along the channel axis, as in the released weights. It runs either all of them in one grouped operation
+(`member=None`) or a single one with its share of the parameters (`member=i`); the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: GroupNorm groups per member.
+NORM_GROUPS = 8
+
+
+class GroupedConv2d(nn.Module):
+    """`members` parallel convolutions from `in_channels` to `out_channels` each.
+
+    Parameters are stored as torch's grouped convolution stores them: weight (members * out, in, k, k).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        members: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> None:
+        super().__init__()
+        template = nn.Conv2d(members * in_channels, members * out_channels, kernel_size, groups=members)
+        self.weight = template.weight
+        self.bias = template.bias
+        self.members, self.out_channels, self.stride, self.padding = members, out_channels, stride, padding
+
+    def forward(self, x: Tensor, member: int | None = None) -> Tensor:
+        """B x (members * in) x H x W with `member=None`, else B x in x H x W; channels out likewise."""
+        weight, bias, groups = self.weight, self.bias, self.members
+        if member is not None:
+            share = slice(member * self.out_channels, (member + 1) * self.out_channels)
+            weight, bias, groups = weight[share], None if bias is None else bias[share], 1
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding, groups=groups)
+
+
+class GroupedNorm(nn.Module):
+    """GroupNorm with `NORM_GROUPS` groups for each of `members` blocks of `channels` channels."""
+
+    def __init__(self, channels: int, *, members: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members * channels))
+        self.bias = nn.Parameter(torch.zeros(members * channels))
+        self.members, self.channels = members, channels
+
+    def forward(self, x: Tensor, member: int | None = None) -> Tensor:
+        """Same shape out as in."""
+        if member is None:
+            return F.group_norm(x, NORM_GROUPS * self.members, self.weight, self.bias)
+        share = slice(member * self.channels, (member + 1) * self.channels)
+        return F.group_norm(x, NORM_GROUPS, self.weight[share], self.bias[share])
+
+
+class PreActivation(nn.Module):
+    """GroupNorm, SiLU, 3 x 3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, members: int = 1) -> None:
+        super().__init__()
+        self.norm = GroupedNorm(in_channels, members=members)
+        self.conv = GroupedConv2d(in_channels, out_channels, 3, members=members, padding=1)
+
+    def forward(self, x: Tensor, member: int | None = None) -> Tensor:
+        out: Tensor = self.conv(F.silu(self.norm(x, member)), member)
+        return out
+
+
+class ResidualBlock(nn.Module):
+    """One pre-activation block with a shortcut: identity, or 1 x 1 where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, members: int = 1) -> None:
+        super().__init__()
+        self.block1 = PreActivation(in_channels, out_channels, members=members)
+        self.res_conv = (
+            GroupedConv2d(in_channels, out_channels, 1, members=members) if in_channels != out_channels else None
+        )
+
+    def forward(self, x: Tensor, member: int | None = None) -> Tensor:
+        shortcut = x if self.res_conv is None else self.res_conv(x, member)
+        out: Tensor = self.block1(x, member) + shortcut
+        return out
+
+
+class Downsample(nn.Module):
+    """Stride-2 3 x 3 convolution on an input padded by one row below and one column to the right."""
+
+    def __init__(self, channels: int, *, members: int = 1) -> None:
+        super().__init__()
+        self.conv = GroupedConv2d(channels, channels, 3, members=members, stride=2)
+
+    def forward(self, x: Tensor, member: int | None = None) -> Tensor:
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)), member)
+        return out
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling and a 3 x 3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Encoder(nn.Module):
+    """Stem and five residual stages; `members` parallel encoders that share nothing but their shape."""
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], *, members: int = 1) -> None:
+        super().__init__()
+        self.members = members
+        self.conv_initial = GroupedConv2d(in_channels, widths[0], 3, members=members, padding=1)
+        self.downs = nn.ModuleList()
+        inputs = (widths[0], *widths[:-1])
+        for index, (before, after) in enumerate(zip(inputs, widths, strict=True)):
+            stage: list[nn.Module] = [ResidualBlock(before, after, members=members)]
+            if index < len(widths) - 1:
+                stage.append(Downsample(after, members=members))
+            self.downs.append(nn.ModuleList(stage))
+
+    def forward(self, x: Tensor, member: int | None = None) -> list[Tensor]:
+        """The five stages' outputs before down-sampling, finest first; the last is the bottleneck.
+
+        Args:
+            x: B x in_channels x H x W for one member, B x (members * in_channels) x H x W for all.
+        """
+        x = self.conv_initial(x, member)
+        features = []
+        for stage in self.downs:
+            assert isinstance(stage, nn.ModuleList)
+            x = stage[0](x, member)
+            features.append(x)
+            if len(stage) > 1:
+                x = stage[1](x, member)
+        return features
+
+
+class ChannelGate(nn.Module):
+    """Global average pool, 1 x 1, SiLU, 1 x 1, sigmoid: one number in (0, 1) per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attn = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1), nn.SiLU(), nn.Conv2d(channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W to B x C x 1 x 1."""
+        return torch.sigmoid(self.attn(x))

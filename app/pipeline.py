@@ -1,0 +1,231 @@
+"""From a subject's present sequences to the missing one. `synthesize_case` is the whole way, step by step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from app.cases import Case, Plan, inspect, plan, scan
+from app.config import WEIGHTS_DIR, BackendName, OnError, Precision
+from app.constants import MODALITIES, Modality
+from app.errors import CaseError, EmptyVolumeError, UsageError, VolumeError, WeightsError
+from app.fuse import fuse_views
+from app.inference import Machine, Runtime, SliceRunner, choose_device, choose_runtime, open_backend
+from app.intensity import Intensity, IntensityPredictor
+from app.models.regression import VoxelwiseRegression
+from app.postprocess import clean
+from app.preprocess import measure, normalize, restore, vote_foreground
+from app.views import place_window
+from app.volume import Volume, load_volume, to_image
+from app.weights import Entry, load_intensity, load_regression, read_manifest
+
+log = logging.getLogger(__name__)
+
+#: Score of background voxels where the scheme does not name one; they are set to 0 in the end.
+_ANY_BACKGROUND = 0.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`."""
+
+    entry: Entry
+    intensity: IntensityPredictor | None
+    regression: VoxelwiseRegression | None = None
+    runner: SliceRunner | None = None
+    runtime: Runtime | None = None
+
+    def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
+        """How bright the sequence to be made is, in the file's units."""
+        if self.intensity is None:
+            return self.entry.normalization.intensities[target]
+        return self.intensity.predict(inputs, target)
+
+
+def synthesize_case(
+    volumes: Mapping[Modality, Volume], target: Modality, reference: Modality, model: Model
+) -> nib.Nifti1Image:
+    """Makes one sequence of one subject.
+
+    Args:
+        volumes: one to three present sequences on one grid.
+        target: the sequence to make, not among them.
+        reference: the present sequence whose geometry, header and number type the result copies.
+        model: what makes it.
+
+    Raises:
+        CaseError: the inputs have no brain in common, or the network does not fit into memory.
+    """
+    scheme = model.entry.normalization
+    background = _ANY_BACKGROUND if scheme.background is None else scheme.background
+    arrays = {m: v.data for m, v in volumes.items()}
+
+    foreground = vote_foreground(arrays)
+    if not foreground.any():
+        raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
+    measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
+    scores = {m: normalize(a, measured[m], scheme.background) for m, a in arrays.items()}
+    intensity = model.intensity_of(target, measured)
+
+    if model.runner is not None:
+        windows = [place_window(foreground, view, model.entry.canvas) for view in model.entry.views]
+        median = model.entry.details.get("target_medians", {}).get(target)
+        slices = model.runner.predict(scores, windows, target, background, median)
+        predicted = fuse_views(slices, windows, foreground.shape, background)
+    else:
+        assert model.regression is not None
+        predicted = model.regression.predict(scores, target, foreground)
+
+    cleaned = clean(predicted, foreground, intensity, background)
+    restored = restore(cleaned, intensity, foreground)
+    return to_image(restored, volumes[reference].grid)
+
+
+def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:
+    """Plans a subject and decodes its inputs; what decoding reveals is planned again.
+
+    Returns:
+        The case as now known, its plan (with the remarks on each file among its warnings), and the volumes.
+
+    Raises:
+        CaseError: nothing can be made under this policy.
+    """
+    volumes: dict[Modality, Volume] = {}
+    while True:
+        todo = plan(case, on_error, complete_all)
+        if not todo.targets:
+            return case, todo, {}
+        pending = next((m for m in todo.inputs if m not in volumes), None)
+        if pending is None:
+            break
+        try:
+            volumes[pending] = load_volume(case.files[pending])
+        except EmptyVolumeError as error:
+            case = case.with_empty(pending, str(error))
+        except VolumeError as error:
+            case = case.with_fault(pending, str(error))
+    volumes = {m: volumes[m] for m in todo.inputs}
+    return case, todo, volumes
+
+
+def remarks(volumes: Mapping[Modality, Volume]) -> list[str]:
+    """What a user should know of inputs that can be used but are not what models were made for."""
+    notes = [note for v in volumes.values() for note in v.notes]
+    first = next(iter(volumes.values()))
+    spacing = first.grid.spacing
+    if not all(0.8 <= s <= 1.25 for s in spacing):
+        notes.append(
+            f"{first.grid.path} is {first.grid.describe()}; models are made for 1 mm, expect less of them here."
+        )
+    if all(_border_share(v) > 0.2 for v in volumes.values()):
+        notes.append(f"{first.grid.path} has no dark border; models are made for skull-stripped brains.")
+    return notes
+
+
+def _border_share(volume: Volume) -> float:
+    faces = [np.take(volume.data, i, axis=axis) for axis in range(3) for i in (0, -1)]
+    return sum(int(np.count_nonzero(f)) for f in faces) / sum(int(f.size) for f in faces)
+
+
+class Synthesizer:
+    """Completes exams with one model, loaded once.
+
+    Args:
+        model: a name in the weights folder's manifest; its default if not given.
+        weights: the folder with `manifest.json`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        backend: `auto`, `torch` or `onnx`.
+        precision: `auto`, `bf16`, `fp16` or `fp32`.
+        batch_size: slices per network call; the device decides if not given.
+
+    Raises:
+        WeightsError: the weights are missing or do not match their checksum.
+        DeviceError: the device is not there.
+        UsageError: a combination that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        weights: str | PathLike[str] = WEIGHTS_DIR,
+        device: str = "auto",
+        backend: BackendName = "auto",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        self._manifest = read_manifest(Path(weights))
+        entry = self._manifest.entry(model)
+        self.model = _open(entry, device, backend, precision, batch_size)
+        self._fallback: Model | None = self.model if entry.kind == "regression" else None
+
+    @property
+    def fallback(self) -> Model:
+        """The voxel-wise regression, for subjects that the network cannot do.
+
+        Raises:
+            WeightsError: the weights folder has none.
+        """
+        if self._fallback is None:
+            if self._manifest.fallback is None:
+                raise WeightsError(f"{self._manifest.folder} has no fallback model; add the regression to it.")
+            self._fallback = _open(self._manifest.entry(self._manifest.fallback), "cpu", "auto", "auto", None)
+        return self._fallback
+
+    def __call__(
+        self, case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]], target: Modality | None = None
+    ) -> nib.Nifti1Image:
+        """The missing sequence as an image with the header of its reference.
+
+        Args:
+            case: a subject's folder, or a mapping from sequence to file, or a `Case` of `app.cases.scan`.
+            target: the sequence to make where several are missing, or to make again.
+
+        Raises:
+            CaseError: the subject cannot be done; the message says why.
+            UsageError: `case` names no subject, or more than one; or `target` is no sequence.
+        """
+        if target is not None and target not in MODALITIES:
+            raise UsageError(f"{target!r} is no sequence; use one of {', '.join(MODALITIES)}.")
+        subject = _as_case(case)
+        if target is not None:
+            kept = {m: f for m, f in subject.files.items() if m != target}
+            subject = inspect(subject.subject, {m: [f] for m, f in kept.items()})
+        _, todo, volumes = load_inputs(subject, "skip", complete_all=target is not None)
+        if not todo.targets:
+            raise CaseError(f"{subject.subject} has all four sequences; name the one to make with `target`.")
+        for note in (*todo.warnings, *remarks(volumes)):
+            log.warning("%s", note)
+        wanted = target or todo.targets[0]
+        return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
+
+
+def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:
+    if isinstance(case, Case):
+        return case
+    if isinstance(case, Mapping):
+        if unknown := [m for m in case if m not in MODALITIES]:
+            raise UsageError(f"{unknown[0]!r} is no sequence; use {', '.join(MODALITIES)}.")
+        return inspect("subject", {m: [Path(f)] for m, f in case.items()})
+    found = scan(Path(case)).cases
+    if len(found) != 1:
+        raise UsageError(f"{case} holds {len(found)} subjects; give the folder of one, or use `python -m app`.")
+    return found[0]
+
+
+def _open(entry: Entry, device: str, backend: BackendName, precision: Precision, batch_size: int | None) -> Model:
+    intensity = load_intensity(entry)
+    if entry.kind == "regression":
+        if device not in {"auto", "cpu"}:
+            # It runs on the processor, but a device that is not there is never passed over in silence.
+            choose_device(device, Machine.probe())
+        return Model(entry, intensity, regression=load_regression(entry))
+    runtime = choose_runtime(entry.files, Machine.probe(), device, backend, precision, batch_size)
+    runner = SliceRunner(open_backend(entry, runtime), runtime.batch_size)
+    return Model(entry, intensity, runner=runner, runtime=runtime)

@@ -1,0 +1,1 @@
+"""How models are made. Only the command line imports this package."""

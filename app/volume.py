@@ -1,0 +1,390 @@
+"""NIfTI files in, NIfTI files out, without losing a header or trusting an orientation.
+
+Reading has two steps, because `check` needs only the first: `read_grid` looks at the header,
+`load_volume` decodes the voxels. Writing is `to_image` (voxels into the geometry of a reference)
+and `save_image` (whole or not at all).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from app.constants import AFFINE_TOLERANCE, MAX_EXTENT, MIN_EXTENT, ORIENTATION
+from app.errors import EmptyVolumeError, OutputError, VolumeError
+from app.types import Affine, VolumeArray
+
+#: Deflate cannot compress further than this.
+_DEFLATE_LIMIT = 1032
+#: A real scan compresses 5 to 30 times; only a (nearly) constant one goes beyond this.
+_SUSPICIOUS_COMPRESSION = 150
+#: What nibabel, zlib and the system raise for a damaged or foreign file.
+_READ_ERRORS = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of one file lie.
+
+    Attributes:
+        path: the file.
+        shape: voxels per axis, as stored.
+        affine: 4 x 4, stored voxel index to millimetres.
+        header: the file's own header, kept for the output.
+        notes: what a user should know of this file, one sentence each.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    affine: Affine
+    header: nib.Nifti1Header
+    notes: tuple[str, ...] = ()
+
+    @property
+    def to_lps(self) -> NDArray[np.float64]:
+        """Orientation as nibabel writes it (3 x 2), which takes the stored axes to L, P, S."""
+        transform = ornt_transform(io_orientation(self.affine), axcodes2ornt(ORIENTATION))
+        return cast("NDArray[np.float64]", transform)
+
+    @property
+    def from_lps(self) -> NDArray[np.float64]:
+        """The inverse of `to_lps`."""
+        transform = ornt_transform(axcodes2ornt(ORIENTATION), io_orientation(self.affine))
+        return cast("NDArray[np.float64]", transform)
+
+    @property
+    def lps_shape(self) -> tuple[int, ...]:
+        """Voxels per axis after `to_lps`."""
+        shape = [0, 0, 0]
+        for stored_axis, (axis, _) in enumerate(self.to_lps):
+            shape[int(axis)] = self.shape[stored_axis]
+        return tuple(shape)
+
+    @property
+    def lps_affine(self) -> Affine:
+        """4 x 4, index into the L, P, S array to millimetres."""
+        return np.asarray(self.affine @ inv_ornt_aff(self.to_lps, self.shape), dtype=np.float64)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edge lengths of the stored axes in millimetres."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return float(x), float(y), float(z)
+
+    def same_as(self, other: Grid, tolerance: float = AFFINE_TOLERANCE) -> bool:
+        """Whether both files sample the same points, stored in whatever axis order."""
+        return self.lps_shape == other.lps_shape and np.allclose(
+            self.lps_affine, other.lps_affine, rtol=0.0, atol=tolerance
+        )
+
+    def describe(self) -> str:
+        """Shape and spacing in words, such as `240x240x155 at 1x1x1 mm`."""
+        return f"{'x'.join(map(str, self.shape))} at {'x'.join(f'{s:.3g}' for s in self.spacing)} mm"
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One sequence of one subject.
+
+    Attributes:
+        data: float32, axes L, P, S; finite and not negative.
+        grid: where the stored voxels lie.
+        notes: what was mended on reading, one sentence each.
+    """
+
+    data: VolumeArray
+    grid: Grid
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_grid(path: Path) -> Grid:
+    """The header of a NIfTI file, checked, without its voxels.
+
+    Raises:
+        VolumeError: the file cannot be read, is no NIfTI, is not one 3D volume, or has an axis
+            outside `MIN_EXTENT` to `MAX_EXTENT`.
+    """
+    image = _open(path)
+    return _grid_of(path, image)
+
+
+def load_volume(path: Path) -> Volume:
+    """Reads a file as float32 in L, P, S: scaling applied; NaN, infinities and negatives set to 0 and noted.
+
+    Raises:
+        EmptyVolumeError: every voxel is the same or none is finite.
+        VolumeError: as `read_grid`, or the voxels cannot be decoded.
+    """
+    image = _open(path)
+    grid = _grid_of(path, image)
+    try:
+        # Damaged or extreme files may overflow float32; the infinities are counted below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except MemoryError:
+        raise VolumeError(f"{path} does not fit into memory ({grid.describe()}); free memory or resample it.") from None
+    except _READ_ERRORS as error:
+        raise VolumeError(_damaged(path, error)) from None
+    data = np.ascontiguousarray(apply_orientation(stored.reshape(grid.shape), grid.to_lps), dtype=np.float32)
+    if not data.flags.writeable:
+        data = data.copy()
+    notes = [*grid.notes, *_clean_in_place(data, path)]
+    return Volume(data=data, grid=grid, notes=tuple(notes))
+
+
+def find_emptiness(grid: Grid) -> str | None:
+    """Why the file of `grid` has no content, or None if it has: without decoding a file that surely has some.
+
+    Compressed files are decoded only when they are too small to hold a scan, uncompressed ones only when a
+    sparse sample of their voxels is constant. `load_volume` finds the rare rest.
+    """
+    image = _open(grid.path)
+    raw_bytes = math.prod(grid.shape) * image.header.get_data_dtype().itemsize
+    if grid.path.name.lower().endswith(".gz"):
+        suspicious = grid.path.stat().st_size * _SUSPICIOUS_COMPRESSION < raw_bytes
+    else:
+        sample = np.asarray(image.dataobj[tuple(slice(n // 32, None, max(1, n // 16)) for n in grid.shape)])
+        finite = sample[np.isfinite(sample)]
+        suspicious = finite.size == 0 or finite.min() == finite.max()
+    if suspicious:
+        try:
+            load_volume(grid.path)
+        except EmptyVolumeError as error:
+            return str(error)
+        except VolumeError:
+            return None
+    return None
+
+
+def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
+    """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
+
+    Integer types give rounded integers with slope 1 and intercept 0; a type too narrow for the values
+    (8-bit files that rely on a slope) becomes int16, or int32 beyond that.
+
+    Args:
+        data: float32, axes L, P, S, finite, not negative.
+        reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
+
+    Raises:
+        ValueError: the shapes differ, or a value is negative or not finite.
+    """
+    if data.shape != reference.lps_shape:
+        raise ValueError(f"array of shape {data.shape} does not fit the grid {reference.lps_shape}")
+    peak, low = float(data.max()), float(data.min())
+    if not math.isfinite(peak) or not math.isfinite(low) or low < 0:
+        raise ValueError(f"values from {low} to {peak} are no image intensities")
+    stored = apply_orientation(data, reference.from_lps)
+    header = reference.header.copy()
+    header.set_data_shape(reference.shape)
+    dtype = _output_dtype(header.get_data_dtype(), peak)
+    header.set_data_dtype(dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    if dtype.kind in "iu":
+        stored = np.rint(stored)
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = image_class(  # type: ignore[no-untyped-call]
+        np.ascontiguousarray(stored, dtype=dtype), None, header
+    )
+    image.header.set_slope_inter(1, 0)
+    return image
+
+
+def encode_image(image: nib.Nifti1Image) -> bytes:
+    """The bytes of a `.nii.gz` file; the same image always gives the same bytes (no time, no name inside)."""
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """Writes a file whole or not at all, and never leaves another name in its folder.
+
+    On Linux the bytes go to a file without a name that is linked into place when complete, so that even a
+    killed process leaves nothing behind. File systems that cannot do this get a hidden neighbour and a rename.
+
+    Raises:
+        OutputError: the disk is full, the folder is not writable or went away.
+    """
+    try:
+        if not _write_unnamed(content, path):
+            _write_and_rename(content, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written ({error.strerror or error}): nothing of it was kept; "
+            "free space or make the folder writable and run again."
+        ) from None
+
+
+def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
+    """`encode_image` and `save_bytes`; returns the bytes written.
+
+    Raises:
+        OutputError: as `save_bytes`.
+    """
+    content = encode_image(image)
+    save_bytes(content, path)
+    return content
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    if path.is_symlink() and not path.exists():
+        raise VolumeError(f"{path} is a broken link; restore the file that it points to.")
+    if not path.is_file():
+        raise VolumeError(f"{path} is not a file; give a .nii or .nii.gz file.")
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise VolumeError(f"{path} is empty (0 bytes); copy it again.")
+        with path.open("rb") as stream:
+            magic = stream.read(2)
+        if path.name.lower().endswith(".gz") and magic != b"\x1f\x8b":
+            raise VolumeError(f"{path} is not gzip-compressed although its name ends in .gz; write it as NIfTI again.")
+        image = nib.load(path)
+    except PermissionError:
+        raise VolumeError(f"{path} may not be read by this user; give it read permission.") from None
+    except _READ_ERRORS as error:
+        raise VolumeError(_damaged(path, error)) from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise VolumeError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz.")
+    return image
+
+
+def _damaged(path: Path, error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return f"{path} is truncated: it ends before its last voxel; copy or export it again."
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{path} cannot be read as NIfTI ({reason.rstrip('.')[:120]}); copy or export it again."
+
+
+def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
+    header = image.header
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    text = "x".join(map(str, shape))
+    if len(shape) > 3:
+        raise VolumeError(f"{path} holds {math.prod(shape[3:])} volumes ({text}); give one 3D volume per file.")
+    if len(shape) < 3:
+        raise VolumeError(f"{path} is not a volume ({text or 'no'} voxels); give one 3D volume per file.")
+    if not all(MIN_EXTENT <= n <= MAX_EXTENT for n in shape):
+        raise VolumeError(
+            f"{path} has {text} voxels, but each axis must have {MIN_EXTENT} to {MAX_EXTENT}; "
+            "resample it to about 1 mm in every direction."
+        )
+    if header.get_data_dtype().kind not in "iuf":
+        raise VolumeError(f"{path} has voxels of type {header.get_data_dtype()}; export it with one number per voxel.")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise VolumeError(f"{path} has an affine that maps voxels to no place; repair its sform or qform.")
+    _check_file_size(path, image, shape)
+    kept = header.copy()
+    kept.set_data_shape(shape)
+    x, y, z = shape
+    notes = []
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        notes.append(f"{path} has neither sform nor qform: its axes are taken as right to left, back to front, up.")
+    return Grid(path=path, shape=(x, y, z), affine=affine, header=kept, notes=tuple(notes))
+
+
+def _check_file_size(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...]) -> None:
+    # The header says how many bytes must follow; both kinds of file tell their length without being decoded.
+    header = image.header
+    needed = math.prod(shape) * header.get_data_dtype().itemsize + int(header["vox_offset"])
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == b"\x1f\x8b"
+        length = stream.seek(0, os.SEEK_END)
+        if compressed:
+            stream.seek(-4, os.SEEK_END)
+            # A gzip file ends with the length of its (last) member before compression. In a truncated file
+            # these bytes are any bytes of the stream, and nearly always say far more than the header does.
+            stated = int.from_bytes(stream.read(4), "little")
+            if stated > needed + 2**24 or length * _DEFLATE_LIMIT < needed:
+                raise VolumeError(f"{path} is truncated or damaged: its end does not fit its header; copy it again.")
+        elif length < needed:
+            raise VolumeError(f"{path} is truncated: it has {length} bytes of {needed}; copy or export it again.")
+
+
+def _clean_in_place(data: VolumeArray, path: Path) -> list[str]:
+    notes = []
+    finite = np.isfinite(data)
+    bad = data.size - int(np.count_nonzero(finite))
+    if bad == data.size:
+        raise EmptyVolumeError(f"{path} has no finite voxel; its sequence counts as missing.")
+    if bad:
+        data[~finite] = 0
+        notes.append(f"{path}: {bad} voxels that were NaN or infinite were set to 0.")
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        raise EmptyVolumeError(f"{path} has the same value ({low:g}) everywhere; its sequence counts as missing.")
+    if low < 0:
+        negative = int(np.count_nonzero(data < 0))
+        np.maximum(data, 0, out=data)
+        notes.append(f"{path}: {negative} negative voxels were set to 0.")
+        if high <= 0:
+            raise EmptyVolumeError(f"{path} has no positive voxel; its sequence counts as missing.")
+    return notes
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _output_dtype(stored: np.dtype, peak: float) -> np.dtype:
+    if stored.kind == "f":
+        return np.dtype(np.float32) if stored.itemsize <= 4 else np.dtype(np.float64)
+    for candidate in (stored, np.dtype(np.int16), np.dtype(np.int32)):
+        if np.rint(peak) <= np.iinfo(candidate).max:
+            return candidate
+    return np.dtype(np.float32)
+
+
+def _write_unnamed(content: bytes, path: Path) -> bool:
+    """Writes through an unnamed file; False where the file system cannot."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return False
+    try:
+        handle = os.open(path.parent, flag | os.O_WRONLY, 0o666)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        return False
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        source = f"/proc/self/fd/{stream.fileno()}"
+        if not os.path.exists(source):
+            return False
+        # A link cannot replace a name, so a name that is in the way goes first.
+        path.unlink(missing_ok=True)
+        try:
+            os.link(source, path, follow_symlinks=True)
+        except OSError:
+            return False
+    return True
+
+
+def _write_and_rename(content: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,331 @@
+"""The table of models (`weights/manifest.json`), their checksums, and from a file to a model ready to use.
+
+Reading the manifest needs no torch. Weights are safetensors, ONNX or JSON; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from app.constants import VIEWS, View
+from app.errors import WeightsError
+from app.intensity import BRASYN25_INTENSITIES, IntensityPredictor, Normalization
+from app.models.regression import VoxelwiseRegression
+from app.views import Canvas
+from app.volume import save_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from app.models.generator import Generator, GeneratorConfig
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+Kind = Literal["regression", "generator"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a manifest.
+
+    Attributes:
+        name: what `--model` calls it.
+        kind: `regression` or `generator`.
+        folder: where its files are.
+        files: per role (`coefficients`, `intensity`, `torch`, `onnx`): `path` in the folder, `sha256`, `bytes`.
+        normalization: the scheme it was trained with.
+        details: the rest of the manifest entry (architecture, canvas, views, training, scores).
+    """
+
+    name: str
+    kind: Kind
+    folder: Path
+    files: Mapping[str, Mapping[str, Any]]
+    normalization: Normalization
+    details: Mapping[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the file that makes the images."""
+        role = "coefficients" if self.kind == "regression" else "torch" if "torch" in self.files else "onnx"
+        return str(self.files[role]["sha256"])
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views that a generator is run on."""
+        return tuple(v for v in VIEWS if v in self.details.get("views", ()))
+
+    @property
+    def canvas(self) -> Canvas:
+        """The window that a generator sees."""
+        form = self.details["canvas"]
+        return Canvas({v: (int(h), int(w)) for v, (h, w) in form["sizes"].items()}, form["centre"])
+
+    def path_of(self, role: str) -> Path:
+        """The file of a role, its checksum verified.
+
+        Raises:
+            WeightsError: the model has no such file, or it is missing or differs from the manifest.
+        """
+        if role not in self.files:
+            raise WeightsError(f"model {self.name!r} in {self.folder} has no {role} file; see `python -m app info`.")
+        stated = self.files[role]
+        path: Path = self.folder / stated["path"]
+        try:
+            actual = sha256_of(path)
+        except OSError as error:
+            raise WeightsError(f"{path} cannot be read ({error.strerror}); put the weights back in place.") from None
+        if actual != stated["sha256"]:
+            raise WeightsError(f"{path} does not match its checksum in {MANIFEST}; fetch the weights again.")
+        return path
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All models of a folder, the default one, and the one that stands in when a network cannot be run."""
+
+    folder: Path
+    entries: Mapping[str, Entry]
+    default: str | None
+    fallback: str | None
+
+    def entry(self, name: str | None = None) -> Entry:
+        """The named model, or the default one.
+
+        Raises:
+            WeightsError: there is none of that name.
+        """
+        chosen = name or self.default
+        if chosen is None or chosen not in self.entries:
+            known = ", ".join(sorted(self.entries)) or "none"
+            raise WeightsError(f"no model {chosen!r} in {self.folder / MANIFEST}; it has: {known}.")
+        return self.entries[chosen]
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads `manifest.json`.
+
+    Raises:
+        WeightsError: it is missing, damaged or of a later schema.
+    """
+    path = folder / MANIFEST
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+        if form["schema"] != SCHEMA:
+            raise WeightsError(f"{path} has schema {form['schema']}, this version reads {SCHEMA}; update Tetrad.")
+        entries = {name: _entry(name, folder, e) for name, e in form["models"].items()}
+        return Manifest(folder, entries, form.get("default"), form.get("fallback"))
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror}); give a weights folder with a manifest."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
+
+
+def write_entry(
+    folder: Path,
+    name: str,
+    kind: Kind,
+    files: Mapping[str, bytes | Path],
+    normalization: Normalization,
+    details: Mapping[str, Any],
+    *,
+    make_default: bool = False,
+    make_fallback: bool = False,
+) -> Entry:
+    """Puts a model into a folder and its manifest, which is made if need be; the manifest is written last.
+
+    Args:
+        files: per role, a file that is in the folder already, or the content of `{name}.json`-like text given as bytes
+            under the name `{name}-{role}.json`.
+
+    Raises:
+        WeightsError: the folder has a manifest that cannot be read, or cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{folder} cannot be made ({error.strerror}); choose another with --weights.") from None
+    manifest = folder / MANIFEST
+    form: dict[str, Any] = {"schema": SCHEMA, "default": None, "fallback": None, "models": {}}
+    if manifest.exists():
+        read_manifest(folder)
+        form = json.loads(manifest.read_text(encoding="utf-8"))
+    described = {}
+    for role, content in files.items():
+        if isinstance(content, Path):
+            path = content
+        else:
+            path = folder / f"{name}-{role}.json"
+            save_bytes(content, path)
+        described[role] = {"path": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+    form["models"][name] = {"kind": kind, "files": described, "normalization": normalization.to_json(), **details}
+    if make_default or form["default"] is None:
+        form["default"] = name
+    if make_fallback:
+        form["fallback"] = name
+    save_bytes((json.dumps(form, indent=2, allow_nan=False) + "\n").encode(), manifest)
+    return read_manifest(folder).entry(name)
+
+
+def add_file(entry: Entry, role: str, path: Path) -> Entry:
+    """Adds one file, already in the folder, to a model that is in the manifest."""
+    files: dict[str, bytes | Path] = {r: entry.folder / f["path"] for r, f in entry.files.items()}
+    files[role] = path
+    return write_entry(entry.folder, entry.name, entry.kind, files, entry.normalization, entry.details)
+
+
+def _entry(name: str, folder: Path, form: Mapping[str, Any]) -> Entry:
+    details = {k: v for k, v in form.items() if k not in {"kind", "files", "normalization"}}
+    if form["kind"] not in get_args(Kind):
+        raise WeightsError(f"model {name!r} is of an unknown kind ({form['kind']!r}); update Tetrad.")
+    return Entry(name, form["kind"], folder, form["files"], Normalization.from_json(form["normalization"]), details)
+
+
+def load_regression(entry: Entry) -> VoxelwiseRegression:
+    """The voxel-wise regression of an entry.
+
+    Raises:
+        WeightsError: the file is missing, changed or of another kind.
+    """
+    if entry.kind != "regression":
+        raise WeightsError(f"model {entry.name!r} in {entry.folder} is no regression.")
+    return VoxelwiseRegression.from_json(json.loads(entry.path_of("coefficients").read_text(encoding="utf-8")))
+
+
+def load_intensity(entry: Entry) -> IntensityPredictor | None:
+    """The predictor of the target's intensities; None for the `dataset` scheme, which needs none.
+
+    Raises:
+        WeightsError: the file is missing or changed.
+    """
+    if entry.normalization.scheme == "dataset":
+        return None
+    return IntensityPredictor.from_json(json.loads(entry.path_of("intensity").read_text(encoding="utf-8")))
+
+
+def load_generator(entry: Entry) -> Generator:
+    """The network of an entry: float32, on the CPU, in eval mode, without gradients.
+
+    Raises:
+        WeightsError: the file is missing, changed, or does not fit its architecture.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from app.models.generator import Generator
+
+    path = entry.path_of("torch")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error}); fetch the weights again.") from None
+    with torch.device("meta"):
+        network = Generator(architecture_of(entry))
+    try:
+        network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{path} does not fit the architecture in {MANIFEST} ({reason}).") from None
+    return network.requires_grad_(False).eval()
+
+
+def architecture_of(entry: Entry) -> GeneratorConfig:
+    """The generator's shape as the manifest states it.
+
+    Raises:
+        WeightsError: it is not one that this version knows.
+    """
+    from app.models.generator import GeneratorConfig
+
+    try:
+        return GeneratorConfig(**entry.details["architecture"])
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"model {entry.name!r} has an unknown architecture ({error}); update Tetrad.") from None
+
+
+def save_generator(
+    folder: Path,
+    name: str,
+    config: GeneratorConfig,
+    state: Mapping[str, Tensor],
+    normalization: Normalization,
+    canvas: Canvas,
+    views: tuple[View, ...],
+    *,
+    intensity: bytes | None = None,
+    details: Mapping[str, Any] | None = None,
+    make_default: bool = False,
+) -> Entry:
+    """Writes a generator as safetensors with its manifest entry.
+
+    Args:
+        intensity: JSON of the intensity predictor; needed by the `volume` scheme.
+
+    Raises:
+        WeightsError: the folder cannot be written to.
+    """
+    from safetensors.torch import save
+
+    if normalization.background is None or config.background != normalization.background:
+        config = replace(config, background=-1.0 if normalization.background is None else normalization.background)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{folder} cannot be made ({error.strerror}); choose another with --weights.") from None
+    path = folder / f"{name}.safetensors"
+    save_bytes(save({k: v.contiguous() for k, v in state.items()}), path)
+    files: dict[str, bytes | Path] = {"torch": path}
+    if intensity is not None:
+        files["intensity"] = intensity
+    form = {
+        "architecture": config.to_json(),
+        "canvas": {"centre": canvas.centre, "sizes": {v: list(s) for v, s in canvas.sizes.items()}},
+        "views": list(views),
+        **(details or {}),
+    }
+    return write_entry(folder, name, "generator", files, normalization, form, make_default=make_default)
+
+
+def import_checkpoint(file: Path, kind: Literal["brasyn25"], folder: Path, name: str, views: tuple[View, ...]) -> Entry:
+    """Brings a public checkpoint into our format.
+
+    Args:
+        file: the released safetensors file.
+        views: which views to run it on; without a view code, the one that it was trained on.
+
+    Raises:
+        WeightsError: the file is no safetensors file or not of this kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from app.models.convert import from_brasyn25
+
+    try:
+        released = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{file} cannot be read as safetensors ({error}); give the released .safetensors file, not a pickle."
+        ) from None
+    try:
+        config, state = from_brasyn25(released)
+    except WeightsError as error:
+        raise WeightsError(f"{file} is not a BraSyn 2025 generator: {error}") from None
+    normalization = Normalization("dataset", background=-1.0, intensities=BRASYN25_INTENSITIES)
+    canvas = Canvas(dict.fromkeys(VIEWS, (240, 240)), centre="volume")
+    details = {"origin": {"kind": kind, "file": file.name, "sha256": sha256_of(file)}}
+    return save_generator(folder, name, config, state, normalization, canvas, views, details=details)

@@ -1,0 +1,1 @@
+"""Pictures of results. matplotlib is imported by the functions that need it."""

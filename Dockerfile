@@ -30,8 +30,9 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
     if [ -f /run/secrets/ca.crt ]; then export PIP_CERT=/run/secrets/ca.crt; fi; \
     if [ "$VARIANT" = cpu ]; then \
         sed -i 's/^onnxruntime-gpu\[cuda,cudnn\]/onnxruntime/' requirements.txt \
-        && pip install --no-cache-dir ${TORCH_CPU_INDEX:+--extra-index-url "$TORCH_CPU_INDEX"} \
-            "$(grep '^torch==' requirements.txt)"; \
+        && grep '^torch==' requirements.txt >/tmp/torch.txt \
+        && pip install --no-cache-dir ${TORCH_CPU_INDEX:+--extra-index-url "$TORCH_CPU_INDEX"} -r /tmp/torch.txt \
+        && rm /tmp/torch.txt; \
     fi \
     && pip install --no-cache-dir -r requirements.txt
 

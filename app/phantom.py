@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  the name that its own manual uses
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from app.constants import MODALITIES, Modality

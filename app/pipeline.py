@@ -22,7 +22,7 @@ from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean
 from app.preprocess import measure, normalize, restore, vote_foreground
 from app.views import place_window
-from app.volume import Volume, load_volume, to_image
+from app.volume import Volume, load_volume, scale_to_type, to_image
 from app.weights import Entry, load_intensity, load_regression, read_manifest
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ def synthesize_case(
 
     cleaned = clean(predicted, foreground, intensity, background)
     restored = restore(cleaned, intensity, foreground)
-    return to_image(restored, volumes[reference].grid)
+    grid = volumes[reference].grid
+    return to_image(scale_to_type(restored, grid), grid)
 
 
 def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:

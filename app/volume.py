@@ -30,6 +30,8 @@ from app.types import Affine, VolumeArray
 _DEFLATE_LIMIT = 1032
 #: A real scan compresses 5 to 30 times; only a (nearly) constant one goes beyond this.
 _SUSPICIOUS_COMPRESSION = 150
+#: Bytes that may follow the last voxel (some writers append).
+_TRAILING_SLACK = 2**24
 #: What nibabel, zlib and the system raise for a damaged or foreign file.
 _READ_ERRORS = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error)
 
@@ -132,7 +134,8 @@ def load_volume(path: Path) -> Volume:
     try:
         # Damaged or extreme files may overflow float32; the infinities are counted below.
         with np.errstate(over="ignore", invalid="ignore"):
-            stored = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+            decoded = _decompressed(path, image)
+            stored = np.asarray(decoded.get_fdata(dtype=np.float32, caching="unchanged"))
     except MemoryError:
         raise VolumeError(f"{path} does not fit into memory ({grid.describe()}); free memory or resample it.") from None
     except _READ_ERRORS as error:
@@ -171,8 +174,8 @@ def find_emptiness(grid: Grid) -> str | None:
 def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
     """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
 
-    Integer types give rounded integers with slope 1 and intercept 0; a type too narrow for the values
-    (8-bit files that rely on a slope) becomes int16, or int32 beyond that.
+    Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
+    files rely on a slope) becomes int16; values beyond the type saturate (see `scale_to_type`).
 
     Args:
         data: float32, axes L, P, S, finite, not negative.
@@ -193,13 +196,22 @@ def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0
     if dtype.kind in "iu":
-        stored = np.rint(stored)
+        stored = np.clip(np.rint(stored.astype(np.float64)), 0, np.iinfo(dtype).max)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = image_class(  # type: ignore[no-untyped-call]
-        np.ascontiguousarray(stored, dtype=dtype), None, header
+        np.ascontiguousarray(stored, dtype=dtype), header.get_best_affine(), header
     )
     image.header.set_slope_inter(1, 0)
     return image
+
+
+def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:
+    """Scales an array down where its peak exceeds what `to_image` can store (the unit of an MRI is arbitrary)."""
+    peak = float(data.max())
+    dtype = _output_dtype(reference.header.get_data_dtype(), peak)
+    if dtype.kind == "f" or peak <= np.iinfo(dtype).max:
+        return data
+    return data * np.float32(np.iinfo(dtype).max / peak)
 
 
 def encode_image(image: nib.Nifti1Image) -> bytes:
@@ -263,6 +275,27 @@ def _open(path: Path) -> nib.Nifti1Image:
     return image
 
 
+def _decompressed(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The image with its voxels in memory if it is compressed.
+
+    Reading to the end makes gzip compare its checksum: nibabel alone would stop at the last voxel and take a
+    stream with a flipped bit for an image.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return image
+    limit = _bytes_needed(image) + _TRAILING_SLACK
+    with gzip.open(path) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise VolumeError(f"{path} is damaged: it holds more data than its header says; copy or export it again.")
+    return type(image).from_bytes(content)
+
+
+def _bytes_needed(image: nib.Nifti1Image) -> int:
+    header = image.header
+    return math.prod(image.shape) * int(header.get_data_dtype().itemsize) + int(header["vox_offset"])
+
+
 def _damaged(path: Path, error: BaseException) -> str:
     if isinstance(error, EOFError):
         return f"{path} is truncated: it ends before its last voxel; copy or export it again."
@@ -290,7 +323,7 @@ def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeError(f"{path} has an affine that maps voxels to no place; repair its sform or qform.")
-    _check_file_size(path, image, shape)
+    _check_file_size(path, image)
     kept = header.copy()
     kept.set_data_shape(shape)
     x, y, z = shape
@@ -300,10 +333,9 @@ def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
     return Grid(path=path, shape=(x, y, z), affine=affine, header=kept, notes=tuple(notes))
 
 
-def _check_file_size(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...]) -> None:
+def _check_file_size(path: Path, image: nib.Nifti1Image) -> None:
     # The header says how many bytes must follow; both kinds of file tell their length without being decoded.
-    header = image.header
-    needed = math.prod(shape) * header.get_data_dtype().itemsize + int(header["vox_offset"])
+    needed = _bytes_needed(image)
     with path.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
         length = stream.seek(0, os.SEEK_END)
@@ -312,7 +344,7 @@ def _check_file_size(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...])
             # A gzip file ends with the length of its (last) member before compression. In a truncated file
             # these bytes are any bytes of the stream, and nearly always say far more than the header does.
             stated = int.from_bytes(stream.read(4), "little")
-            if stated > needed + 2**24 or length * _DEFLATE_LIMIT < needed:
+            if stated > needed + _TRAILING_SLACK or length * _DEFLATE_LIMIT < needed:
                 raise VolumeError(f"{path} is truncated or damaged: its end does not fit its header; copy it again.")
         elif length < needed:
             raise VolumeError(f"{path} is truncated: it has {length} bytes of {needed}; copy or export it again.")
@@ -345,10 +377,9 @@ def _clean_in_place(data: VolumeArray, path: Path) -> list[str]:
 def _output_dtype(stored: np.dtype, peak: float) -> np.dtype:
     if stored.kind == "f":
         return np.dtype(np.float32) if stored.itemsize <= 4 else np.dtype(np.float64)
-    for candidate in (stored, np.dtype(np.int16), np.dtype(np.int32)):
-        if np.rint(peak) <= np.iinfo(candidate).max:
-            return candidate
-    return np.dtype(np.float32)
+    # Without the foreign byte order that a file may have.
+    stored = stored.newbyteorder("=")
+    return np.dtype(np.int16) if stored.itemsize == 1 and np.rint(peak) > np.iinfo(stored).max else stored
 
 
 def _write_unnamed(content: bytes, path: Path) -> bool:

@@ -1,0 +1,120 @@
+"""What the tests share: a small phantom, subjects on disk, weights of every kind, and the real data where it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.config import WEIGHTS_DIR
+from app.constants import MODALITIES, Modality
+from app.phantom import Phantom, make_phantom
+
+SHAPE = (48, 56, 40)
+DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    return make_phantom(SHAPE, seed=3)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    if not (DATA / "val").is_dir():
+        pytest.skip(f"the real subjects are not at {DATA}; set TETRAD_DATA")
+    return DATA
+
+
+@pytest.fixture
+def write_subject(phantom: Phantom) -> Callable[..., dict[str, Path]]:
+    """Writes one subject in any naming; returns its files per sequence."""
+
+    def write(
+        folder: Path,
+        names: dict[str, str] | None = None,
+        lacks: tuple[str, ...] = ("t2f",),
+        dtype: Any = np.int16,
+        affine: Any = None,
+    ) -> dict[str, Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = names or {m: f"{folder.name}-{m}.nii.gz" for m in MODALITIES}
+        files = {}
+        for modality in MODALITIES:
+            if modality in lacks:
+                continue
+            image = nib.Nifti1Image(
+                phantom.volumes[modality].astype(dtype), phantom.affine if affine is None else affine
+            )
+            files[modality] = folder / names[modality]
+            nib.save(image, files[modality])
+        return files
+
+    return write
+
+
+@pytest.fixture
+def subject(tmp_path: Path, write_subject: Callable[..., dict[str, Path]]) -> dict[str, Path]:
+    """`<tmp>/in/sub01/` with three sequences, T2-FLAIR lacking."""
+    return write_subject(tmp_path / "in" / "sub01")
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's own regression beside an untrained compact generator named `tiny`, with its ONNX."""
+    import torch
+
+    from app.export import export_onnx
+    from app.intensity import Normalization
+    from app.models.generator import Generator, GeneratorConfig
+    from app.views import Canvas
+    from app.weights import read_manifest, save_generator
+
+    folder = tmp_path_factory.mktemp("weights")
+    for file in WEIGHTS_DIR.glob("*.json"):
+        shutil.copy(file, folder)
+    torch.manual_seed(0)
+    config = GeneratorConfig(width=16)
+    intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()
+    canvas = Canvas({"axial": (48, 48), "sagittal": (48, 48), "coronal": (48, 48)})
+    entry = save_generator(
+        folder,
+        "tiny",
+        config,
+        Generator(config).state_dict(),
+        Normalization("volume", background=-1.0),
+        canvas,
+        ("axial", "sagittal", "coronal"),
+        intensity=intensity,
+    )
+    export_onnx(entry)
+    return folder
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Drops root's power over permissions, which no permission test could see otherwise."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def load(path: Path) -> nib.Nifti1Image:
+    image = nib.load(path)
+    assert isinstance(image, nib.Nifti1Image)
+    return image
+
+
+def volumes_of(phantom: Phantom, lacks: Modality) -> dict[Modality, np.ndarray]:
+    return {m: v for m, v in phantom.volumes.items() if m != lacks}

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app import batch
+from app.batch import Outcome, Summary, exit_code_of, run
+from app.config import RunConfig
+from app.errors import CaseError, NothingToDo, UsageError
+
+
+@pytest.fixture
+def three(tmp_path, write_subject):
+    """Three subjects, the middle one with a damaged input."""
+    for name in ("a", "b", "c"):
+        write_subject(tmp_path / "in" / name)
+    (tmp_path / "in" / "b" / "b-t1n.nii.gz").write_bytes(b"\x1f\x8b damaged")
+    return tmp_path
+
+
+def _config(place: Path, weights: Path, **options) -> RunConfig:
+    return RunConfig(place / "in", place / "out", weights_dir=weights, **{"model": "regression", **options})
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "statuses,options,code",
+    [
+        (["made", "kept", "complete"], {}, 0),
+        (["made", "failed"], {}, 1),
+        (["made"], {"stopped": True}, 1),
+        (["made"], {"signal_number": signal.SIGTERM}, 143),
+        (["failed"], {"signal_number": signal.SIGTERM}, 143),
+        ([], {}, 0),
+    ],
+)
+def test_exit_code(statuses, options, code):
+    assert exit_code_of(Summary([Outcome("s", s) for s in statuses], (), **options)) == code
+
+
+class TestPolicies:
+    def test_fallback_makes_every_output_and_says_so(self, three, weights_dir, caplog):
+        summary = run(_config(three, weights_dir, model="tiny"))
+        assert exit_code_of(summary) == 0
+        assert _names(three / "out") == ["a-t2f.nii.gz", "b-t2f.nii.gz", "c-t2f.nii.gz"]
+        assert [o.outputs[0]["model"] for o in summary.outcomes] == ["tiny", "regression", "tiny"]
+        assert "b-t1n.nii.gz" in caplog.text
+        assert "fallback" in caplog.text
+
+    def test_skip_does_the_others(self, three, weights_dir):
+        summary = run(_config(three, weights_dir, on_error="skip"))
+        assert exit_code_of(summary) == 1
+        assert _names(three / "out") == ["a-t2f.nii.gz", "c-t2f.nii.gz"]
+
+    def test_stop_ends_at_once(self, three, weights_dir):
+        summary = run(_config(three, weights_dir, on_error="stop"))
+        assert exit_code_of(summary) == 1
+        assert _names(three / "out") == ["a-t2f.nii.gz"]
+
+    @pytest.mark.parametrize("error", [CaseError("too large"), RuntimeError("a fault of the driver")])
+    def test_a_network_that_breaks_is_replaced_for_that_subject(self, three, weights_dir, monkeypatch, error, caplog):
+        real = batch.synthesize_case
+
+        def sometimes(volumes, target, reference, model):
+            if model.runner is not None and "/a/" in str(volumes["t1n"].grid.path):
+                raise error
+            return real(volumes, target, reference, model)
+
+        shutil.rmtree(three / "in" / "b")
+        monkeypatch.setattr(batch, "synthesize_case", sometimes)
+        summary = run(_config(three, weights_dir, model="tiny"))
+        assert [o.outputs[0]["model"] for o in summary.outcomes] == ["regression", "tiny"]
+        assert str(error) in caplog.text
+        shutil.rmtree(three / "out")
+        strict = run(_config(three, weights_dir, model="tiny", on_error="skip"))
+        assert [o.status for o in strict.outcomes] == ["failed", "made"]
+
+    def test_damage_that_only_decoding_shows(self, three, weights_dir):
+        source = three / "in" / "c" / "c-t1c.nii.gz"
+        content = bytearray(source.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        source.write_bytes(content)
+        shutil.rmtree(three / "in" / "b")
+        summary = run(_config(three, weights_dir))
+        assert [o.status for o in summary.outcomes] == ["made", "made"]
+        assert "t1c" not in summary.outcomes[1].inputs
+        assert exit_code_of(run(_config(three, weights_dir, on_error="skip", overwrite=True))) == 1
+
+    def test_all_missing_are_made_when_asked(self, tmp_path, write_subject, weights_dir):
+        write_subject(tmp_path / "in" / "a", lacks=("t1c", "t2f"))
+        run(_config(tmp_path, weights_dir, complete_all=True, on_error="skip"))
+        assert _names(tmp_path / "out") == ["a-t1c.nii.gz", "a-t2f.nii.gz"]
+
+    def test_complete_subjects_are_passed_over(self, tmp_path, write_subject, weights_dir):
+        write_subject(tmp_path / "in" / "a", lacks=())
+        write_subject(tmp_path / "in" / "b")
+        summary = run(_config(tmp_path, weights_dir))
+        assert [o.status for o in summary.outcomes] == ["complete", "made"]
+
+
+class TestResume:
+    def test_a_good_output_is_kept(self, three, weights_dir):
+        run(_config(three, weights_dir))
+        before = {p: p.stat().st_mtime_ns for p in (three / "out").iterdir()}
+        summary = run(_config(three, weights_dir))
+        assert {o.status for o in summary.outcomes} == {"kept"}
+        assert {p: p.stat().st_mtime_ns for p in (three / "out").iterdir()} == before
+
+    @pytest.mark.parametrize("fault", ["truncated", "other grid", "empty"])
+    def test_a_bad_one_is_made_again(self, three, weights_dir, fault):
+        run(_config(three, weights_dir))
+        path = three / "out" / "a-t2f.nii.gz"
+        good = path.read_bytes()
+        image = nib.load(path)
+        if fault == "truncated":
+            path.write_bytes(good[: len(good) // 2])
+        elif fault == "other grid":
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine), path)
+        else:
+            nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), path)
+        summary = run(_config(three, weights_dir))
+        assert [o.status for o in summary.outcomes] == ["made", "kept", "kept"]
+        assert path.read_bytes() == good
+
+    def test_overwrite_makes_all_again(self, three, weights_dir):
+        run(_config(three, weights_dir))
+        assert {o.status for o in run(_config(three, weights_dir, overwrite=True)).outcomes} == {"made"}
+
+    def test_files_of_others_in_the_output_stay(self, three, weights_dir):
+        (three / "out").mkdir()
+        (three / "out" / "notes.txt").write_text("mine")
+        run(_config(three, weights_dir))
+        assert (three / "out" / "notes.txt").read_text() == "mine"
+
+
+class TestParts:
+    def test_parts_cover_all_once(self, tmp_path, write_subject, weights_dir):
+        for name in "abcde":
+            write_subject(tmp_path / "in" / name)
+        done = []
+        for part in range(3):
+            summary = run(_config(tmp_path, weights_dir, part_id=part, num_parts=3))
+            done += [o.subject for o in summary.outcomes]
+        assert sorted(done) == list("abcde")
+
+    def test_a_part_without_subjects_is_no_failure(self, three, weights_dir):
+        assert exit_code_of(run(_config(three, weights_dir, part_id=7, num_parts=8))) == 0
+
+
+class TestFolders:
+    def test_input_as_output(self, three, weights_dir):
+        with pytest.raises(UsageError, match="is the input"):
+            run(RunConfig(three / "in", three / "in", weights_dir=weights_dir))
+
+    def test_report_in_the_output(self, three, weights_dir):
+        with pytest.raises(UsageError, match="report folder"):
+            run(_config(three, weights_dir, report_dir=three / "out" / "report"))
+
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_nothing_to_do(self, tmp_path, write_subject, weights_dir, complete):
+        (tmp_path / "in").mkdir()
+        if complete:
+            write_subject(tmp_path / "in" / "a", lacks=())
+        with pytest.raises(NothingToDo):
+            run(_config(tmp_path, weights_dir))
+
+
+class TestRecord:
+    def test_what_it_says(self, three, weights_dir):
+        run(_config(three, weights_dir, model="tiny", report_dir=three / "report"))
+        (file,) = (three / "report").iterdir()
+        record = json.loads(file.read_text())
+        assert record["exit_code"] == 0
+        assert record["model"]["name"] == "tiny"
+        assert "cpu" in record["runtime"]
+        a, b, _ = record["subjects"]
+        assert set(a["inputs"]) == {"t1c", "t1n", "t2w"}
+        assert a["lacked"] == ["t2f"]
+        assert len(a["outputs"][0]["sha256"]) == len(a["outputs"][0]["weights_sha256"]) == 64
+        assert any("fallback" in w for w in b["warnings"])
+
+    def test_parts_do_not_overwrite_each_others(self, three, weights_dir):
+        for part in (0, 1):
+            run(_config(three, weights_dir, report_dir=three / "report", part_id=part, num_parts=2))
+        assert len(_names(three / "report")) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small file system, which needs root")
+def test_a_full_disk_leaves_no_half_file(three, weights_dir, capsys):
+    output = three / "out"
+    output.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", output], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        shutil.rmtree(three / "in" / "b")
+        summary = run(_config(three, weights_dir))
+        assert exit_code_of(summary) == 1
+        assert "No space left" in (summary.outcomes[0].error or "")
+        assert _names(output) == []
+    finally:
+        subprocess.run(["umount", output], check=True)
+
+
+def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_subject, weights_dir):
+    for number in range(40):
+        write_subject(tmp_path / "in" / f"s{number:02}")
+    command = [sys.executable, "-m", "app", "--input", tmp_path / "in", "--output", tmp_path / "out",
+               "--weights", weights_dir, "--model", "tiny", "--precision", "fp32",
+               "--report-dir", tmp_path / "report"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "out").glob("*")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 143, messages
+    assert "Traceback" not in messages
+    done = _names(tmp_path / "out")
+    assert 0 < len(done) < 40
+    for name in done:
+        assert np.asarray(nib.load(tmp_path / "out" / name).dataobj).max() > 0
+    assert json.loads(next((tmp_path / "report").iterdir()).read_text())["exit_code"] == 143
+    summary = run(_config(tmp_path, weights_dir))
+    assert summary.count("kept") == len(done)
+    assert summary.count("made") == 40 - len(done)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from app.config import WEIGHTS_DIR
+from app.errors import WeightsError
+from app.weights import load_generator, load_intensity, load_regression, read_manifest
+
+
+@pytest.fixture
+def copy(weights_dir, tmp_path):
+    return shutil.copytree(weights_dir, tmp_path / "w")
+
+
+class TestShipped:
+    def test_every_file_is_there_unchanged_and_small(self):
+        manifest = read_manifest(WEIGHTS_DIR)
+        listed = {"manifest.json", "MODEL_CARD.md"}
+        for entry in manifest.entries.values():
+            for role, file in entry.files.items():
+                assert entry.path_of(role).stat().st_size == file["bytes"]
+                listed.add(file["path"])
+        assert {p.name for p in WEIGHTS_DIR.iterdir()} == listed
+        assert sum(p.stat().st_size for p in WEIGHTS_DIR.iterdir()) < 100e6
+
+    def test_the_fallback_is_a_regression_for_every_subset(self):
+        manifest = read_manifest(WEIGHTS_DIR)
+        assert manifest.fallback is not None
+        assert len(load_regression(manifest.entry(manifest.fallback)).coefficients) == 28
+
+    def test_no_validation_subject_was_fitted_on(self, data_dir):
+        held_out = {p.name for p in (data_dir / "val").iterdir()}
+        for entry in read_manifest(WEIGHTS_DIR).entries.values():
+            assert not held_out & set(entry.details["training"]["names"])
+
+
+def test_generator_is_ready_for_inference(weights_dir):
+    network = load_generator(read_manifest(weights_dir).entry("tiny"))
+    assert not any(m.training for m in network.modules())
+    assert not any(p.requires_grad for p in network.parameters())
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    torch.manual_seed(1)
+    images, present = torch.randn(1, 4, 32, 32), torch.tensor([[1.0, 1, 0, 1]])
+    one, two = (network(images, present, torch.tensor([2]), torch.tensor([0])) for _ in range(2))
+    # Dropout left on would show here.
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("role", ["torch", "onnx"])
+def test_one_flipped_byte_is_found(copy, role):
+    entry = read_manifest(copy).entry("tiny")
+    path = copy / entry.files[role]["path"]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="checksum"):
+        entry.path_of(role)
+
+
+def test_missing_file_is_named(copy):
+    (copy / "tiny.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"tiny\.safetensors"):
+        load_generator(read_manifest(copy).entry("tiny"))
+
+
+def test_missing_manifest_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 99, "models": {}}'])
+def test_damaged_manifest(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_unknown_model_names_the_known(copy):
+    with pytest.raises(WeightsError, match="regression, tiny"):
+        read_manifest(copy).entry("huge")
+
+
+def test_architecture_that_does_not_fit(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    form["models"]["tiny"]["architecture"]["width"] = 32
+    (copy / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_generator(read_manifest(copy).entry("tiny"))
+
+
+def test_a_model_of_a_later_version(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    form["models"]["tiny"]["architecture"]["mamba"] = True
+    (copy / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match="update Tetrad"):
+        load_generator(read_manifest(copy).entry("tiny"))
+
+
+def test_volume_scheme_brings_its_intensity_predictor(weights_dir):
+    manifest = read_manifest(weights_dir)
+    assert load_intensity(manifest.entry("tiny")) == load_intensity(manifest.entry("regression"))

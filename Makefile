@@ -1,0 +1,57 @@
+# Everything a newcomer needs: `make demo`, `make test`. Python 3.11 or later and make must be there, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where a processor-only torch comes from when there is no NVIDIA GPU (empty: from pip's own settings).
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+
+.PHONY: demo test check image image-cpu bench clean
+
+demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, a picture
+	$(BIN)/python -m app demo --output demo
+
+test: $(VENV)/dev.stamp ## the whole suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp ## style and types
+	$(BIN)/ruff check app tests benchmarks
+	$(BIN)/ruff format --check app tests benchmarks
+	$(BIN)/mypy
+
+bench: $(VENV)/dev.stamp ## memory and time per subject
+	$(BIN)/python -m benchmarks.memory --preset half
+
+image: ## the container, for CUDA GPUs and processors
+	docker build -t tetrad .
+
+image-cpu: ## the container for processors only
+	docker build -t tetrad:cpu --build-arg VARIANT=cpu .
+
+clean:
+	rm -rf $(VENV) demo
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Tetrad needs Python 3.11 or later; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "This Python cannot make environments; install its venv package (Debian: python3-venv)."; exit 1; }
+
+# Without a GPU the CUDA libraries (2 GB) are left out; onnxruntime-gpu runs on processors as it is.
+$(VENV)/requirements.txt: requirements.txt $(VENV)/bin/python
+ifeq ($(GPU),yes)
+	cp requirements.txt $@
+else
+	sed 's/^onnxruntime-gpu\[cuda,cudnn\]/onnxruntime-gpu/' requirements.txt >$@
+	grep '^torch==' $@ >$(VENV)/torch.txt
+	$(BIN)/pip install -q --retries 1 $(if $(CPU_INDEX),--extra-index-url $(CPU_INDEX)) -r $(VENV)/torch.txt
+endif
+
+$(VENV)/run.stamp: $(VENV)/requirements.txt
+	$(BIN)/pip install -q -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
+	grep -v '^-r' requirements-dev.txt >$(VENV)/requirements-dev.txt
+	$(BIN)/pip install -q -r $(VENV)/requirements.txt -r $(VENV)/requirements-dev.txt
+	@touch $@

@@ -1,0 +1,78 @@
+"""Peak memory and time of one subject on the processor, per width, with untrained weights.
+
+`python -m benchmarks.memory [--preset half] [--precision auto]` starts the command line as a user would, on a phantom
+of BraTS size (240 x 240 x 155, brain of 144 x 176 x 144), and reads the child's peak resident set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.config import WEIGHTS_DIR
+from app.constants import VIEWS
+from app.intensity import Normalization
+from app.models.generator import PRESETS, Generator, GeneratorConfig
+from app.phantom import Phantom, make_phantom, write_phantom
+from app.views import Canvas
+from app.weights import read_manifest, save_generator
+
+SHAPE = (240, 240, 155)
+
+
+def brats_phantom() -> Phantom:
+    """A phantom on the grid of BraTS files, its brain as large as an adult's."""
+    small = make_phantom((144, 176, 144))
+    margins = [((n - s) // 2, n - s - (n - s) // 2) for n, s in zip(SHAPE, small.labels.shape, strict=True)]
+    volumes = {m: np.pad(v, margins) for m, v in small.volumes.items()}
+    return Phantom(volumes, np.pad(small.labels, margins), small.affine)
+
+
+def write_untrained(folder: Path, preset: str) -> None:
+    """A generator of a preset's width with random weights, named after it."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(width=PRESETS[preset])
+    canvas = Canvas({"axial": (144, 176), "sagittal": (176, 144), "coronal": (144, 144)})
+    intensity = read_manifest(WEIGHTS_DIR).entry("regression").path_of("intensity").read_bytes()
+    save_generator(
+        folder,
+        preset,
+        config,
+        Generator(config).state_dict(),
+        Normalization("volume", background=-1.0),
+        canvas,
+        VIEWS,
+        intensity=intensity,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="half")
+    parser.add_argument("--precision", default="auto")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_phantom(brats_phantom(), folder / "in", "phantom", leave_out=("t2f",))
+        write_untrained(folder / "w", options.preset)
+        command = [sys.executable, "-m", "app", "--input", folder / "in", "--output", folder / "out",
+                   "--weights", folder / "w", "--device", "cpu", "--precision", options.precision]  # fmt: skip
+        began = time.monotonic()
+        subprocess.run(command, check=True)
+        seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"{options.preset} width, three views, one subject: peak {peak:.0f} MiB, {seconds:.1f} s from start to exit")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -26,6 +26,7 @@ from app.config import RunConfig
 from app.constants import Modality
 from app.errors import ExitCode, NothingToDo, OutputError, TetradError, UsageError, VolumeError
 from app.pipeline import Model, Synthesizer, load_inputs, remarks, synthesize_case
+from app.report.run import run_page
 from app.volume import Volume, encode_image, load_volume, read_grid, save_bytes
 
 log = logging.getLogger(__name__)
@@ -352,7 +353,10 @@ def _write_record(config: RunConfig, summary: Summary, worker: _Worker, started:
     path = config.report_dir / f"tetrad-run{part}.json"
     try:
         save_bytes((json.dumps(record, indent=2) + "\n").encode(), path)
+        if summary.signal_number is None:
+            # Drawing takes time that a process told to end does not have.
+            save_bytes(run_page(record), path.with_suffix(".html"))
     except OutputError as error:
         log.error("%s", error)
         return
-    log.info("Run record: %s", path)
+    log.info("Run record and report: %s, .html", path)

@@ -156,7 +156,8 @@ def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
             groups.setdefault((subject, place), {}).setdefault(modality, []).append(path)
     for (subject, _), files in _renamed(groups).items():
         cases.append(inspect(subject, files))
-    return Scan(root=root, cases=tuple(sorted(cases, key=lambda c: c.subject)), notes=tuple(notes))
+    ordered = sorted(_without_rivals(cases), key=lambda c: c.subject)
+    return Scan(root=root, cases=tuple(ordered), notes=tuple(notes))
 
 
 def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False) -> Plan:
@@ -249,6 +250,21 @@ def _renamed(
             name = f"{folder.name}_{subject}"
         renamed[(name, folder)] = files
     return renamed
+
+
+def _without_rivals(cases: list[Case]) -> list[Case]:
+    """Bars subjects whose outputs would bear one name: a patient must never get another's image."""
+    wanted: dict[tuple[str, Modality], list[Case]] = {}
+    for case in cases:
+        for modality in {*case.absent, *case.empty, *case.faults}:
+            wanted.setdefault((case.subject, modality), []).append(case)
+    rivals = {id(c): group for group in wanted.values() if len(group) > 1 for c in group}
+    return [_barred(c, rivals[id(c)]) if c.problem is None and id(c) in rivals else c for c in cases]
+
+
+def _barred(case: Case, rivals: list[Case]) -> Case:
+    places = " and ".join(str(next(iter(c.files.values())).parent) for c in rivals if c.files)
+    return replace(case, problem=f"two subjects are named {case.subject} ({places}); rename one of them.")
 
 
 def inspect(subject: str, found: dict[Modality, list[Path]]) -> Case:

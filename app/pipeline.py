@@ -23,7 +23,7 @@ from app.postprocess import clean
 from app.preprocess import measure, normalize, restore, vote_foreground
 from app.views import place_window
 from app.volume import Volume, load_volume, scale_to_type, to_image
-from app.weights import Entry, load_intensity, load_regression, read_manifest
+from app.weights import Entry, Manifest, load_intensity, load_regression, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -174,9 +174,7 @@ class Synthesizer:
             WeightsError: the weights folder has none.
         """
         if self._fallback is None:
-            if self._manifest.fallback is None:
-                raise WeightsError(f"{self._manifest.folder} has no fallback model; add the regression to it.")
-            self._fallback = _open(self._manifest.entry(self._manifest.fallback), "cpu", "auto", "auto", None)
+            self._fallback = open_fallback(self._manifest)
         return self._fallback
 
     def __call__(
@@ -205,6 +203,17 @@ class Synthesizer:
             log.warning("%s", note)
         wanted = target or todo.targets[0]
         return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
+
+
+def open_fallback(manifest: Manifest) -> Model:
+    """The model that needs no network.
+
+    Raises:
+        WeightsError: the weights folder has none.
+    """
+    if manifest.fallback is None:
+        raise WeightsError(f"{manifest.folder} has no fallback model; add the regression to it.")
+    return _open(manifest.entry(manifest.fallback), "cpu", "auto", "auto", None)
 
 
 def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:

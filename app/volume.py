@@ -85,6 +85,12 @@ class Grid:
         x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(x), float(y), float(z)
 
+    @property
+    def lps_spacing(self) -> tuple[float, float, float]:
+        """Voxel edge lengths of the L, P, S array in millimetres."""
+        left, posterior, superior = np.sqrt((self.lps_affine[:3, :3] ** 2).sum(axis=0))
+        return float(left), float(posterior), float(superior)
+
     def same_as(self, other: Grid, tolerance: float = AFFINE_TOLERANCE) -> bool:
         """Whether both files sample the same points, stored in whatever axis order."""
         return self.lps_shape == other.lps_shape and np.allclose(
@@ -122,11 +128,15 @@ def read_grid(path: Path) -> Grid:
     return _grid_of(path, image)
 
 
-def load_volume(path: Path) -> Volume:
+def load_volume(path: Path, *, strict: bool = False) -> Volume:
     """Reads a file as float32 in L, P, S: scaling applied; NaN, infinities and negatives set to 0 and noted.
 
+    Args:
+        strict: for what is to be judged rather than used: values that are not finite are an error, and a constant
+            volume is taken as it is.
+
     Raises:
-        EmptyVolumeError: every voxel is the same or none is finite.
+        EmptyVolumeError: every voxel is the same or none is finite (not when `strict`).
         VolumeError: as `read_grid`, or the voxels cannot be decoded.
     """
     image = _open(path)
@@ -143,6 +153,10 @@ def load_volume(path: Path) -> Volume:
     data = np.ascontiguousarray(apply_orientation(stored.reshape(grid.shape), grid.to_lps), dtype=np.float32)
     if not data.flags.writeable:
         data = data.copy()
+    if strict:
+        if not np.isfinite(data).all():
+            raise VolumeError(f"{path} holds NaN or infinite voxels and cannot be scored; make it again.")
+        return Volume(data=np.maximum(data, 0), grid=grid, notes=grid.notes)
     notes = [*grid.notes, *_clean_in_place(data, path)]
     return Volume(data=data, grid=grid, notes=tuple(notes))
 
@@ -203,6 +217,12 @@ def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
     )
     image.header.set_slope_inter(1, 0)
     return image
+
+
+def to_array(image: nib.Nifti1Image, grid: Grid) -> VolumeArray:
+    """The L, P, S array of an image that `to_image` made on `grid`."""
+    stored = np.asarray(image.dataobj, dtype=np.float32)
+    return np.ascontiguousarray(apply_orientation(stored, grid.to_lps), dtype=np.float32)
 
 
 def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:

@@ -16,8 +16,8 @@ FLOORS = {
     1: {"config", "volume", "views", "models", "intensity"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom"},
     3: {"inference", "fuse", "postprocess", "export"},
-    4: {"pipeline", "report", "training"},
-    5: {"batch", "demo", "info"},
+    4: {"pipeline", "report", "training", "evaluate", "dropout"},
+    5: {"batch", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.

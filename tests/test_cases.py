@@ -75,6 +75,18 @@ class TestLayouts:
             write_subject(tmp_path / place, {m: f"scan-{m}.nii.gz" for m in MODALITIES})
         assert [c.subject for c in scan(tmp_path).cases] == ["north", "south"]
 
+    def test_two_patients_of_one_name_are_never_mixed_up(self, tmp_path, write_subject):
+        for site in ("north", "south"):
+            write_subject(tmp_path / site / "001")
+        for case in scan(tmp_path).cases:
+            with pytest.raises(CaseError, match=r"two subjects are named 001 .*north.* and .*south"):
+                plan(case)
+
+    def test_one_patient_with_another_sequence_dropped_in_each_folder(self, tmp_path, write_subject):
+        for target in MODALITIES:
+            write_subject(tmp_path / target / "001", lacks=(target,))
+        assert [plan(c).targets for c in scan(tmp_path).cases] == [(m,) for m in MODALITIES]
+
     def test_apple_doubles_and_segmentations_are_no_subjects(self, tmp_path, subject):
         folder = subject["t1n"].parent
         (folder / "._sub01-t2f.nii.gz").write_bytes(b"x")

@@ -8,7 +8,8 @@ volume * (1 - mask), averaged over the whole cuboid, background included.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +44,17 @@ def normalise(volume: VolumeArray) -> NDArray[np.float64]:
     return np.asarray((np.clip(values, low, high) - low) / (high - low))
 
 
-def ssim_map(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+def ssim_map(
+    prediction: NDArray[np.float64], truth: NDArray[np.float64], extent: float | None = None
+) -> NDArray[np.float64]:
     """Structural similarity per voxel, float64, the inputs' shape (any number of axes, each longer than 5).
 
-    The dynamic range is the larger of the two volumes' ranges, as torchmetrics takes it; two constant volumes
-    are identical and score 1 everywhere.
+    Args:
+        extent: dynamic range; by default the larger of the two volumes' ranges, as torchmetrics takes it. Two
+            constant volumes count as identical and score 1 everywhere.
     """
-    extent = max(float(np.ptp(prediction)), float(np.ptp(truth)))
+    if extent is None:
+        extent = dynamic_range(prediction, truth)
     if extent == 0:
         return np.ones_like(truth)
     c1, c2 = (K1 * extent) ** 2, (K2 * extent) ** 2
@@ -60,6 +65,40 @@ def ssim_map(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> NDA
     cov = _blur(prediction * truth) - mean_p * mean_t
     upper = (2 * mean_p * mean_t + c1) * (2 * cov + c2)
     return np.asarray(upper / ((mean_p * mean_p + mean_t * mean_t + c1) * (var_p + var_t + c2)))
+
+
+def dynamic_range(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    """The larger of the two volumes' ranges."""
+    return max(float(np.ptp(prediction)), float(np.ptp(truth)))
+
+
+def content_box(*volumes: NDArray[Any]) -> tuple[slice, ...]:
+    """The box outside of which all volumes are 0, widened by the window's reach.
+
+    Beyond it both windows hold nothing but zeros, so SSIM is exactly 1 there and need not be computed.
+    """
+    filled = np.logical_or.reduce([v != 0 for v in volumes])
+    box = []
+    for axis in range(filled.ndim):
+        indices = np.flatnonzero(filled.any(axis=tuple(a for a in range(filled.ndim) if a != axis)))
+        low, high = (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, 1)
+        # Mirroring at a cut needs as many voxels as the window reaches, all of them true neighbours.
+        box.append(slice(max(0, low - 2 * (TAPS // 2)), min(filled.shape[axis], high + 2 * (TAPS // 2))))
+    return tuple(box)
+
+
+def mean_ssim(prediction: NDArray[np.float64], truth: NDArray[np.float64], border: Border = "keep") -> float:
+    """Mean of `ssim_map` over the cuboid, computed only where there is content."""
+    box = content_box(prediction, truth)
+    similarity = ssim_map(prediction[box], truth[box], dynamic_range(prediction, truth))
+    margin = 0 if border == "keep" else TAPS // 2
+    total = math.prod(n - 2 * margin for n in truth.shape)
+    inner = tuple(
+        slice(max(margin - b.start, 0), min(b.stop, n - margin) - b.start)
+        for b, n in zip(box, truth.shape, strict=True)
+    )
+    counted = similarity[inner]
+    return float((counted.sum() + total - counted.size) / total)
 
 
 def official_score(
@@ -82,10 +121,7 @@ def official_score(
     if not (np.isfinite(prediction).all() and np.isfinite(truth).all()):
         raise ValueError("a volume holds values that are not finite")
     p, t = normalise(prediction), normalise(truth)
-    inner = tuple(slice(TAPS // 2, -(TAPS // 2)) if border == "drop" else slice(None) for _ in p.shape)
-    healthy = ssim_map(p * ~tumour, t * ~tumour)[inner].mean()
-    ill = ssim_map(p * tumour, t * tumour)[inner].mean()
-    return OfficialScore(float(healthy), float(ill))
+    return OfficialScore(mean_ssim(p * ~tumour, t * ~tumour, border), mean_ssim(p * tumour, t * tumour, border))
 
 
 def _blur(volume: NDArray[np.float64]) -> NDArray[np.float64]:

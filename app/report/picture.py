@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,16 @@ def picture(
     truth: VolumeArray | None = None,
     lesion: MaskArray | None = None,
     title: str = "",
+    kind: Literal["png", "jpeg"] = "png",
 ) -> bytes:
-    """A PNG in radiological convention (the patient's right is on the left).
+    """A PNG, or a small JPEG, in radiological convention (the patient's right is on the left).
 
     Args:
         inputs, synthesis, truth: float32, axes L, P, S, one shape. Synthesis and truth are scaled as the challenge
             scores them (each by its own percentiles: an absolute scale cannot be known) and then share one window,
             the 1st to the 99th percentile of the truth's brain.
         lesion: where to cut; the brain's centre if not given or empty.
+        kind: `jpeg` is for pages of many subjects.
     """
     from matplotlib.figure import Figure
 
@@ -59,8 +61,11 @@ def picture(
     _letters(axes)
     figure.suptitle(title, color="white", fontsize=10)
     buffer = io.BytesIO()
-    # Without the software's name and version, the same pixels give the same bytes.
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    if kind == "jpeg":
+        figure.savefig(buffer, format="jpeg", dpi=75, pil_kwargs={"quality": 80})
+    else:
+        # Without the software's name and version, the same pixels give the same bytes.
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 

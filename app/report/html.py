@@ -1,0 +1,119 @@
+"""One self-contained HTML page per run: what was done with what weights, warnings first, a picture per subject.
+
+It needs no network and stays small (pictures are JPEG, about 50 kB each).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.notice { color: #8a1c1c; font-weight: 600; }
+.warnings { background: #fff4d6; border-left: 4px solid #d79b00; padding: .6rem 1rem; overflow-wrap: anywhere; }
+.failed { background: #fde3e3; border-left-color: #b3261e; }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+figure { margin: .6rem 0 1.6rem; } figure img { width: 100%; background: #000; }
+figcaption { color: #555; }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p class="notice">Synthetic images: research use, not for diagnosis.</p>
+{% if failures %}<div class="warnings failed"><strong>{{ failures|length }} failed</strong><ul>
+{% for w in failures %}<li>{{ w }}</li>{% endfor %}</ul></div>{% endif %}
+{% if warnings %}<div class="warnings"><strong>{{ warnings|length }} warnings</strong><ul>
+{% for w in warnings %}<li>{{ w }}</li>{% endfor %}</ul></div>{% endif %}
+{% if not failures and not warnings %}<p>No warnings.</p>{% endif %}
+<h2>What was done</h2>
+<table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+{% for t in tables %}<h2>{{ t.title }}</h2><table><tr>{% for c in t.header %}<th>{{ c }}</th>{% endfor %}</tr>
+{% for row in t.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endfor %}
+{% if plot %}<h2>Distribution of the scores</h2><figure><img alt="box plots of the scores per sequence"
+src="data:image/png;base64,{{ plot }}"></figure>{% endif %}
+<h2>Subjects</h2>
+<p>Radiological convention: the patient's right is on the left. Axial, coronal and sagittal planes.
+Synthesis and truth share one window, after each was scaled by its own percentiles.</p>
+{% for s in subjects %}<figure id="{{ s.anchor }}"><figcaption>
+<strong>{{ s.name }}</strong> {{ s.caption }}</figcaption>
+{% if s.image %}<img alt="{{ s.name }}: inputs and synthesis in three planes" loading="lazy"
+src="data:image/jpeg;base64,{{ s.image }}">{% endif %}</figure>{% endfor %}
+</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready-made cells."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class SubjectEntry:
+    """One figure of the page; `jpeg` may be empty."""
+
+    name: str
+    caption: str
+    jpeg: bytes = b""
+
+
+@dataclass
+class Page:
+    """What the page says."""
+
+    title: str
+    facts: Mapping[str, str]
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    subjects: list[SubjectEntry] = field(default_factory=list)
+    plot: bytes = b""
+
+
+def render(page: Page) -> bytes:
+    """The page as UTF-8 HTML; every text is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    subjects = [
+        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": base64.b64encode(s.jpeg).decode()}
+        for i, s in enumerate(page.subjects)
+    ]
+    text = environment.from_string(_TEMPLATE).render(
+        **{**vars(page), "subjects": subjects, "plot": base64.b64encode(page.plot).decode()}
+    )
+    return text.encode()
+
+
+def distribution_plot(values: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """A PNG with one panel per metric and one box per group.
+
+    Args:
+        values: per metric, per group, the scores; those that are not finite are left out.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(values), 3.0), layout="constrained")
+    panels: Any = figure.subplots(1, len(values), squeeze=False)[0]
+    for panel, (metric, groups) in zip(panels, values.items(), strict=True):
+        data = [np.asarray([v for v in g if np.isfinite(v)]) for g in groups.values()]
+        panel.boxplot(data, tick_labels=list(groups), widths=0.6)
+        for place, points in enumerate(data, start=1):
+            panel.plot(np.full(len(points), place), points, ".", color="0.4", alpha=0.5, markersize=4)
+        panel.set_title(metric, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    return buffer.getvalue()

@@ -26,7 +26,7 @@ from app.config import RunConfig
 from app.constants import Modality
 from app.errors import ExitCode, NothingToDo, OutputError, TetradError, UsageError, VolumeError
 from app.pipeline import Model, Synthesizer, load_inputs, remarks, synthesize_case
-from app.report.run import run_page
+from app.report.run import write_run_report
 from app.volume import Volume, encode_image, load_volume, read_grid, save_bytes
 
 log = logging.getLogger(__name__)
@@ -355,7 +355,7 @@ def _write_record(config: RunConfig, summary: Summary, worker: _Worker, started:
         save_bytes((json.dumps(record, indent=2) + "\n").encode(), path)
         if summary.signal_number is None:
             # Drawing takes time that a process told to end does not have.
-            save_bytes(run_page(record), path.with_suffix(".html"))
+            write_run_report(record, path.with_suffix(".html"))
     except OutputError as error:
         log.error("%s", error)
         return

@@ -274,15 +274,14 @@ def _add_evaluate(commands: Any) -> None:
     p.add_argument(
         "--border", choices=["keep", "drop"], default="keep", help="as torchmetrics >= 1.4.2 (keep) or older"
     )
-    p.add_argument("--out", type=Path, metavar="DIR", help="gets scores.csv, summary.json and report.html")
+    p.add_argument("--out", type=Path, metavar="DIR", help="gets scores.csv, summary.json, report.html, pictures")
     p.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
     p.set_defaults(command=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from app import evaluate as ev
-    from app.report.run import evaluation_page
-    from app.volume import save_bytes
+    from app.report.run import write_evaluation_report
 
     pairs, problems = ev.find_pairs(options.prediction, options.reference, options.segmentations)
     scores = ev.score_all(pairs, options.border, options.jobs)
@@ -307,7 +306,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         ev.write_results(options.out, scores, results, problems)
         facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
         images = [s for s in scores if s.modality != "seg"]
-        save_bytes(evaluation_page(images, summary, problems, ev.COLUMNS, pairs, facts), options.out / "report.html")
+        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, options.out / "report.html")
         log.info("Scores, summary and report: %s", options.out)
     for problem in problems:
         log.warning("%s", problem)

@@ -6,12 +6,13 @@ import logging
 import os
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from app.constants import MODALITIES
-from app.errors import WeightsError
+from app.errors import UsageError, WeightsError
 from app.volume import save_bytes
 from app.weights import Entry, add_file, load_generator
 
@@ -28,9 +29,12 @@ def export_onnx(entry: Entry) -> Entry:
 
     Raises:
         WeightsError: the model is no generator, or the folder cannot be written to.
+        UsageError: the packages that export needs are not installed.
     """
     if entry.kind != "generator":
         raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
+    if find_spec("onnxscript") is None:
+        raise UsageError("export needs the packages onnx and onnxscript; run `pip install -r requirements-dev.txt`.")
     network = load_generator(entry)
     names, inputs = _example(entry, network.config.view_code, network.config.intensity_code)
     batch = torch.export.Dim("batch", min=1, max=4096)

@@ -188,6 +188,7 @@ class TestReport:
         text = (run_folder / "report" / "tetrad-run.html").read_text()
         assert "not for diagnosis" in text
         assert text.count("data:image/jpeg") == 12
+        assert len(list((run_folder / "report" / "pictures").glob("*.png"))) == 12
         assert "http" not in re.sub(r"base64,[^\"]*", "", text)
 
     def test_warnings_come_first_and_text_is_escaped(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from app.metrics.official import normalise
 from app.types import MaskArray, VolumeArray
 
 _NOTICE = "synthetic, not for diagnosis"
+_DPI = 110
 
 
 def picture(
@@ -23,16 +24,16 @@ def picture(
     truth: VolumeArray | None = None,
     lesion: MaskArray | None = None,
     title: str = "",
-    kind: Literal["png", "jpeg"] = "png",
+    confidence: VolumeArray | None = None,
 ) -> bytes:
-    """A PNG, or a small JPEG, in radiological convention (the patient's right is on the left).
+    """A PNG in radiological convention (the patient's right is on the left).
 
     Args:
         inputs, synthesis, truth: float32, axes L, P, S, one shape. Synthesis and truth are scaled as the challenge
             scores them (each by its own percentiles: an absolute scale cannot be known) and then share one window,
             the 1st to the 99th percentile of the truth's brain.
-        lesion: where to cut; the brain's centre if not given or empty.
-        kind: `jpeg` is for pages of many subjects.
+        lesion: where to cut (the largest section along each axis); the brain if not given or empty.
+        confidence: float32 in [0, 1], same shape, where a model gives one.
     """
     from matplotlib.figure import Figure
 
@@ -46,11 +47,14 @@ def picture(
     made = normalise(synthesis)[box]
     real = None if truth is None else normalise(truth)[box]
     shared = _window(made if real is None else real)
-    columns.append((f"{DISPLAY_NAMES[target]}\n{_NOTICE}", made, shared, "gray"))
+    synthetic = len(columns)
+    columns.append((f"{DISPLAY_NAMES[target]} (synthesis)", made, shared, "gray"))
     if real is not None:
         columns.append((f"{DISPLAY_NAMES[target]} (truth)", real, shared, "gray"))
         columns.append(("synthesis - truth\n(red: too bright)", made - real, (-0.5, 0.5), "RdBu_r"))
-    figure = Figure(figsize=(2.2 * len(columns), 6.9), facecolor="black", layout="constrained")
+    if confidence is not None:
+        columns.append(("confidence\n(bright: sure)", confidence[box], (0.0, 1.0), "viridis"))
+    figure = Figure(figsize=(max(2.2 * len(columns), 5.0), 6.9), facecolor="black", layout="constrained")
     axes = figure.subplots(3, len(columns), squeeze=False)
     for column, (name, volume, (low, high), colours) in enumerate(columns):
         for row, plane in enumerate(_planes(volume, centre)):
@@ -58,14 +62,25 @@ def picture(
             panel.imshow(plane, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
             panel.set_axis_off()
         axes[0, column].set_title(name, color="white", fontsize=9)
+    for panel in axes[:, synthetic]:
+        panel.text(0.5, 0.02, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center")
     _letters(axes)
     figure.suptitle(title, color="white", fontsize=10)
+    figure.supxlabel("radiological convention: the patient's right is on the left", color="0.7", fontsize=8)
     buffer = io.BytesIO()
-    if kind == "jpeg":
-        figure.savefig(buffer, format="jpeg", dpi=75, pil_kwargs={"quality": 80})
-    else:
-        # Without the software's name and version, the same pixels give the same bytes.
-        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    # Without the software's name and version, the same pixels give the same bytes.
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def shrink(png: bytes, scale: float = 0.68) -> bytes:
+    """A small JPEG of a PNG, for pages of many subjects (about 50 kB)."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
+    buffer = io.BytesIO()
+    small.save(buffer, format="jpeg", quality=80)
     return buffer.getvalue()
 
 
@@ -104,5 +119,6 @@ def _centre(mask: MaskArray) -> tuple[int, int, int]:
     if not mask.any():
         x, y, z = (n // 2 for n in mask.shape)
         return x, y, z
-    x, y, z = (round(float(axis.mean())) for axis in np.nonzero(mask))
+    areas = [mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    x, y, z = (int(a.argmax()) for a in areas)
     return x, y, z

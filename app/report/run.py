@@ -10,8 +10,8 @@ from typing import Any
 from app.constants import MODALITIES, Modality
 from app.errors import VolumeError
 from app.report.html import Page, SubjectEntry, Table, distribution_plot, render
-from app.report.picture import picture
-from app.volume import load_volume
+from app.report.picture import picture, shrink
+from app.volume import load_volume, save_bytes
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 MOST_PICTURES = 140
 
 
-def run_page(record: Mapping[str, Any]) -> bytes:
-    """The page of a run record (see `app.batch`); pictures are drawn from the files that it names."""
+def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
+    """The page of a run record (see `app.batch`), and one PNG per synthesised sequence in `pictures/` beside it.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
     subjects: Sequence[Mapping[str, Any]] = record["subjects"]
     counts = {s: sum(o["status"] == s for o in subjects) for s in ("made", "kept", "complete", "failed")}
     model = record["model"] or {"name": "none", "sha256": ""}
@@ -48,26 +52,31 @@ def run_page(record: Mapping[str, Any]) -> bytes:
             caption = f"{output['target']} made by {output['model']} on {output['device']}, {outcome['seconds']:.1f} s"
             jpeg = b""
             if id(outcome) in pictured:
-                jpeg = draw({m: Path(f) for m, f in outcome["inputs"].items()}, output["target"], Path(output["path"]))
+                inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
+                jpeg = _draw(outcome["subject"], inputs, output["target"], Path(output["path"]), page_path.parent)
             page.subjects.append(SubjectEntry(outcome["subject"], caption, jpeg))
-    return render(page)
+    save_bytes(render(page), page_path)
 
 
-def evaluation_page(
+def write_evaluation_report(
     scores: Sequence[Any],
     summary: Mapping[str, Mapping[str, Mapping[str, float]]],
     problems: Sequence[str],
     columns: Mapping[str, int],
     pairs: Sequence[Any],
     facts: Mapping[str, str],
-) -> bytes:
-    """The page of an evaluation.
+    page_path: Path,
+) -> None:
+    """The page of an evaluation, and one PNG per volume in `pictures/` beside it.
 
     Args:
         scores: `app.evaluate.Scores`, one per volume.
         summary: of `app.evaluate.summarise`.
         columns: metrics that are shown, with decimals.
         pairs: `app.evaluate.Pair`, one per volume.
+
+    Raises:
+        OutputError: they cannot be written.
     """
     names = list(columns)
     overall = [
@@ -88,32 +97,45 @@ def evaluation_page(
     for pair in pairs[:MOST_PICTURES]:
         values = by_name[pair.subject, pair.modality].values
         caption = ", ".join(f"{n} {values[n]:.{columns[n]}f}" for n in names if n in values)
-        jpeg = draw(pair.others, pair.modality, pair.prediction, pair.reference, pair.segmentation)
+        jpeg = _draw(
+            pair.subject,
+            pair.others,
+            pair.modality,
+            pair.prediction,
+            page_path.parent,
+            pair.reference,
+            pair.segmentation,
+        )
         page.subjects.append(SubjectEntry(f"{pair.subject} {pair.modality}", caption, jpeg))
-    return render(page)
+    save_bytes(render(page), page_path)
 
 
 def _value(scores: Any, name: str) -> float:
     return float(scores.values.get(name, float("nan")))
 
 
-def draw(
+def _draw(
+    subject: str,
     inputs: Mapping[Modality, Path],
     target: Modality,
     synthesis: Path,
+    folder: Path,
     truth: Path | None = None,
     segmentation: Path | None = None,
 ) -> bytes:
-    """A JPEG of one subject; empty (and said) where a file has become unreadable."""
+    """Writes `pictures/<subject>-<target>.png`, returns a small JPEG; empty (and said) where a file is unreadable."""
     try:
-        return picture(
+        png = picture(
             {m: load_volume(f).data for m, f in inputs.items()},
             target,
             load_volume(synthesis, strict=True).data,
             None if truth is None else load_volume(truth).data,
             None if segmentation is None else load_volume(segmentation, strict=True).data > 0,
-            kind="jpeg",
+            title=subject,
         )
     except VolumeError as error:
         log.warning("No picture: %s", error)
         return b""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    save_bytes(png, folder / "pictures" / f"{subject}-{target}.png")
+    return shrink(png)

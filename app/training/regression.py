@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from app.cases import Case, scan
 from app.constants import MODALITIES, Modality, subset_key
-from app.errors import UsageError, VolumeError
+from app.errors import UsageError
 from app.intensity import Intensity, Normalization, intensity_features
 from app.models.regression import monomials
 from app.preprocess import measure, normalize, vote_foreground
+from app.training.cache import load_complete
 from app.types import VolumeArray
-from app.volume import load_volume
 from app.weights import Entry, write_entry
 
 log = logging.getLogger(__name__)
@@ -119,22 +119,9 @@ def fit(cases: Iterable[Case]) -> RegressionFit:
         UsageError: fewer than two subjects can be used.
     """
     fitted = RegressionFit()
-    for case in cases:
-        lacking = [m for m in MODALITIES if m not in case.files]
-        if lacking:
-            log.warning("%s is left out: it lacks %s.", case.subject, ", ".join(lacking))
-            continue
-        try:
-            loaded = {m: load_volume(case.files[m]) for m in MODALITIES}
-        except VolumeError as error:
-            log.warning("%s is left out: %s", case.subject, error)
-            continue
-        first = loaded[MODALITIES[0]]
-        if not all(first.grid.same_as(v.grid) for v in loaded.values()):
-            log.warning("%s is left out: its sequences are on different grids.", case.subject)
-            continue
-        fitted.add(case.subject, {m: v.data for m, v in loaded.items()})
-        log.info("%s read", case.subject)
+    for subject, volumes in load_complete(cases):
+        fitted.add(subject, {m: v.data for m, v in volumes.items()})
+        log.info("%s read", subject)
     if len(fitted.subjects) < 2:
         raise UsageError("fewer than two complete subjects can be read; give a folder of subjects with four sequences.")
     return fitted
@@ -152,12 +139,13 @@ def fit_and_write(data: Path, folder: Path) -> Entry:
         folder,
         "regression",
         "regression",
-        {"coefficients": _encode(fitted.voxelwise()), "intensity": _encode(fitted.intensity())},
+        {"coefficients": encode(fitted.voxelwise()), "intensity": encode(fitted.intensity())},
         NORMALIZATION,
         {"training": {"subjects": len(fitted.subjects), "names": fitted.subjects}},
         make_fallback=True,
     )
 
 
-def _encode(form: dict[str, Any]) -> bytes:
+def encode(form: dict[str, Any]) -> bytes:
+    """JSON as it is stored beside weights."""
     return (json.dumps(form, indent=1) + "\n").encode()

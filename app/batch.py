@@ -74,6 +74,7 @@ class Summary:
     notes: tuple[str, ...]
     signal_number: int | None = None
     stopped: bool = False
+    report_failed: bool = False
 
     def count(self, status: Status) -> int:
         """How many subjects ended so."""
@@ -129,7 +130,7 @@ def exit_code_of(summary: Summary) -> int:
     """The one place where a run's exit code is decided: pessimistic, success comes last."""
     if summary.signal_number is not None:
         return 128 + summary.signal_number
-    if summary.stopped or summary.count("failed"):
+    if summary.stopped or summary.report_failed or summary.count("failed"):
         return ExitCode.SUBJECT_FAILED
     return ExitCode.OK
 
@@ -296,8 +297,13 @@ class _Worker:
                 continue
             try:
                 grid = load_volume(path).grid
-                if grid.same_as(read_grid(case.files[todo.reference_of(target)])):
-                    good.append({"target": target, "path": str(path), "sha256": _sha256(path)})
+                origin = bytes(grid.header["descrip"].item()).decode("ascii", "replace")
+                if not grid.same_as(read_grid(case.files[todo.reference_of(target)])):
+                    continue
+                if origin.startswith("synthetic") and f"from {len(todo.inputs)}," not in origin:
+                    # It was made when fewer inputs could be read (or more, which have gone since).
+                    continue
+                good.append({"target": target, "path": str(path), "sha256": _sha256(path), "origin": origin})
             except VolumeError as error:
                 log.warning("%s It is made again.", error)
         return good
@@ -344,7 +350,7 @@ def _write_record(config: RunConfig, summary: Summary, worker: _Worker, started:
         "exit_code": int(exit_code_of(summary)),
         "config": config.to_json(),
         "model": None if model is None else {"name": model.entry.name, "sha256": model.entry.sha256},
-        "runtime": None if model is None or model.runtime is None else str(model.runtime),
+        "runtime": "numpy on cpu" if model is None or model.runtime is None else str(model.runtime),
         "notes": list(summary.notes),
         "subjects": [vars(o) for o in summary.outcomes],
     }
@@ -358,5 +364,6 @@ def _write_record(config: RunConfig, summary: Summary, worker: _Worker, started:
             write_run_report(record, path.with_suffix(".html"))
     except OutputError as error:
         log.error("%s", error)
+        summary.report_failed = True
         return
     log.info("Run record and report: %s, .html", path)

@@ -34,6 +34,10 @@ _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _BRATS = re.compile(rf"^(?:(?P<subject>.+)[-_.])?(?P<token>{'|'.join(_TOKENS)})$", re.IGNORECASE)
 _BIDS = re.compile(r"^(?P<subject>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[^_]+)*)_(?P<suffix>T1w|T2w|FLAIR)$")
 _SEGMENTATION = re.compile(r"(^|[-_.])(seg|segmentation|mask|dseg)$", re.IGNORECASE)
+#: Parts of a BIDS tree that repeat or precede the raw images.
+_NOT_RAW = {"derivatives", "sourcedata"}
+#: Folders deeper than this are no subjects' any more.
+_MAX_DEPTH = 8
 _SIDECARS = (".json", ".tsv", ".bval", ".bvec")
 
 
@@ -139,7 +143,7 @@ def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
     cases: list[Case] = []
     groups: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
     barred = {p.resolve() for p in exclude}
-    for folder, names, problem in _walk(root, barred):
+    for folder, names, problem in _walk(root, barred, notes):
         if problem is not None:
             cases.append(Case(subject=folder.name, files={}, problem=problem))
             continue
@@ -154,7 +158,7 @@ def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
             # The sessions of a BIDS subject are told apart by name; elsewhere the folder decides.
             place = folder if not subject.startswith("sub-") else root
             groups.setdefault((subject, place), {}).setdefault(modality, []).append(path)
-    for (subject, _), files in _renamed(groups).items():
+    for (subject, _), files in _renamed(groups, root).items():
         cases.append(inspect(subject, files))
     ordered = sorted(_without_rivals(cases), key=lambda c: c.subject)
     return Scan(root=root, cases=tuple(ordered), notes=tuple(notes))
@@ -177,7 +181,9 @@ def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False)
         raise CaseError(reasons[0])
     inputs = case.usable
     if not inputs:
-        raise CaseError(f"{case.subject}: no sequence of it can be used. " + " ".join([*reasons, *case.empty.values()]))
+        first, *others = [*reasons, *case.empty.values()]
+        more = f" ({len(others)} more files of it cannot be used either)" if others else ""
+        raise CaseError(f"{case.subject}: no sequence can be used: {first.rstrip('.')}{more}.")
     _require_one_grid(case)
     unusable = tuple(m for m in MODALITIES if m in case.files and m not in inputs)
     targets = case.absent or unusable
@@ -198,38 +204,60 @@ def _require_one_grid(case: Case) -> None:
         if not first.same_as(grid):
             raise CaseError(
                 f"{case.subject}: its sequences lie on different grids ({first.path.name} is {first.describe()}, "
-                f"{grid.path.name} {grid.describe()}{_same_shape_hint(first, grid)}); "
+                f"{grid.path.name} {grid.describe()}{_distance_hint(first, grid)}); "
                 "register and resample them to one grid first."
             )
 
 
-def _same_shape_hint(first: Grid, other: Grid) -> str:
-    return ", placed elsewhere" if first.describe() == other.describe() else ""
+def _distance_hint(first: Grid, other: Grid) -> str:
+    if first.describe() != other.describe():
+        return ""
+    return f", affines {abs(first.lps_affine - other.lps_affine).max():.3g} mm apart"
 
 
-def _walk(root: Path, barred: set[Path]) -> Iterator[tuple[Path, list[str], str | None]]:
+def _walk(root: Path, barred: set[Path], notes: list[str]) -> Iterator[tuple[Path, list[str], str | None]]:
     """Folders with their visible file names, sorted, each place once; unreadable and empty folders with a problem."""
     seen: set[tuple[int, int]] = set()
-    pending = [root]
+    pending = [(root, 0)]
     while pending:
-        folder = pending.pop()
-        if folder.resolve() in barred:
-            continue
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
+        folder, depth = pending.pop()
         try:
+            status = folder.stat()
+            if folder.resolve() in barred or (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as listing:
                 entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
-        except PermissionError:
-            yield folder, [], f"{folder} may not be read by this user; give it read permission."
+        except OSError as error:
+            yield folder, [], f"{folder} may not be read by this user ({error.strerror}); give it read permission."
             continue
         if not entries and folder != root:
             yield folder, [], f"{folder} is an empty folder; put at least one sequence into it or remove it."
             continue
-        pending.extend(Path(e.path) for e in reversed(entries) if e.is_dir())
-        yield folder, [e.name for e in entries if not e.is_dir()], None
+        folders = [e for e in entries if _is_folder(e)]
+        for entry in reversed(folders):
+            reason = _reason_to_stay_out(entry, root, depth)
+            if reason is None:
+                pending.append((Path(entry.path), depth + 1))
+            else:
+                notes.append(f"{entry.path} {reason}; it is not searched.")
+        yield folder, [e.name for e in entries if e not in folders], None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that cannot be followed is dealt with as a file: it is named if it bears a sequence's name.
+        return False
+
+
+def _reason_to_stay_out(entry: os.DirEntry[str], root: Path, depth: int) -> str | None:
+    if entry.name in _NOT_RAW:
+        return "holds processed or source data, not the raw images"
+    if entry.is_symlink() and Path(entry.path).resolve() in root.resolve().parents:
+        return "is a link that leads out of the input to a folder above it"
+    return "is nested too deeply" if depth >= _MAX_DEPTH else None
 
 
 def _is_companion(name: str) -> bool:
@@ -237,18 +265,20 @@ def _is_companion(name: str) -> bool:
 
 
 def _renamed(
-    groups: dict[tuple[str, Path], dict[Modality, list[Path]]],
+    groups: dict[tuple[str, Path], dict[Modality, list[Path]]], root: Path
 ) -> dict[tuple[str, Path], dict[Modality, list[Path]]]:
-    """Gives subjects of one name in several folders their folders' names (two outputs may not bear one name)."""
+    """Names subjects by their folders where every folder calls its files alike (`case01/scan-t1n`, `case02/scan-t1n`).
+
+    Only where each of these folders holds nothing else; other subjects of one name are barred later.
+    """
     places: dict[str, list[Path]] = {}
     for subject, folder in groups:
         places.setdefault(subject, []).append(folder)
+    crowded = {f for _, f in groups if sum(f == other for _, other in groups) > 1} | {root}
     renamed: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
     for (subject, folder), files in groups.items():
-        name = folder.name if len(places[subject]) > 1 else subject
-        if name != subject and sum(f == folder for _, f in groups) > 1:
-            name = f"{folder.name}_{subject}"
-        renamed[(name, folder)] = files
+        alike = len(places[subject]) > 1 and not crowded & set(places[subject])
+        renamed[(folder.name if alike else subject, folder)] = files
     return renamed
 
 

@@ -35,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or (given[0].startswith("-") and given[0] not in {"-h", "--help", "--version"}):
         given.insert(0, "synthesize")
     options = parser.parse_args(given)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show must not end the run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
     )
@@ -46,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TetradError as error:
         log.error("%s", error)
         return error.exit_code
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        log.error("%s cannot be used (%s); choose another path.", error.filename, error.strerror)
+        return ExitCode.USAGE
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone; that is no failure worth a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,19 +92,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_synthesize(commands: Any) -> None:
     p = commands.add_parser("synthesize", help="make the missing sequences of a folder of subjects", epilog=_EXIT_CODES)
-    p.add_argument("--input", type=Path, default=Path("/input"), metavar="DIR", help="default: /input")
-    p.add_argument("--output", type=Path, default=Path("/output"), metavar="DIR", help="default: /output")
+    p.add_argument("--input", type=_path, default=Path("/input"), metavar="DIR", help="default: /input")
+    p.add_argument("--output", type=_path, default=Path("/output"), metavar="DIR", help="default: /output")
     _add_run_options(p)
-    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--weights", type=_path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
     p.set_defaults(command=_synthesize)
 
 
 def _add_infer(commands: Any) -> None:
     p = commands.add_parser("infer", help="the same, for the callers of 2023 and 2024", epilog=_EXIT_CODES)
-    p.add_argument("--data_path", "--data-path", type=Path, required=True, metavar="DIR", dest="input")
-    p.add_argument("--output_path", "--output-path", type=Path, required=True, metavar="DIR", dest="output")
-    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="used if it has a manifest.json")
-    p.add_argument("--parameters_file", "--parameters-file", type=Path, help="accepted and not used")
+    p.add_argument("--data_path", "--data-path", type=_path, required=True, metavar="DIR", dest="input")
+    p.add_argument("--output_path", "--output-path", type=_path, required=True, metavar="DIR", dest="output")
+    p.add_argument("--weights", type=_path, default=WEIGHTS_DIR, metavar="DIR", help="used if it has a manifest.json")
+    p.add_argument("--parameters_file", "--parameters-file", type=_path, help="accepted and not used")
     _add_run_options(p)
     p.set_defaults(command=_infer)
 
@@ -121,7 +128,9 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--overwrite", action="store_true", help="make them again")
     p.add_argument("--part-id", type=_natural, metavar="I", help="which part, from 0; default: from the scheduler")
     p.add_argument("--num-parts", type=_positive, metavar="N", help="of how many; 1 ignores the scheduler")
-    p.add_argument("--report-dir", type=Path, metavar="DIR", help="where the run record (JSON) goes; not in the output")
+    p.add_argument(
+        "--report-dir", type=_path, metavar="DIR", help="where the run record (JSON) goes; not in the output"
+    )
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -133,6 +142,8 @@ def _synthesize(options: argparse.Namespace) -> int:
     part_id, num_parts = choose_part(options.part_id, options.num_parts, os.environ)
     report_dir = options.report_dir
     if report_dir is None and hospital:
+        if not options.output.resolve().name:
+            raise UsageError(f"the output {options.output} has no folder beside it for the report; give --report-dir.")
         report_dir = options.output.resolve().with_name(options.output.resolve().name + "-report")
     config = RunConfig(
         input_dir=options.input,
@@ -169,13 +180,13 @@ def choose_part(part_id: int | None, num_parts: int | None, environment: Any) ->
     if num_parts == 1:
         part_id = part_id or 0
     if part_id is None and num_parts is None and "SLURM_ARRAY_TASK_ID" in environment:
-        first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
-        step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
-        part_id = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
-        num_parts = int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
+        first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+        step = _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
+        part_id = (_number(environment, "SLURM_ARRAY_TASK_ID") - first) // step
+        num_parts = _number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
         log.info("Part %d of %d, from SLURM_ARRAY_TASK_ID; --num-parts 1 does all.", part_id, num_parts)
     elif part_id is None and num_parts is not None and "JOB_COMPLETION_INDEX" in environment:
-        part_id = int(environment["JOB_COMPLETION_INDEX"])
+        part_id = _number(environment, "JOB_COMPLETION_INDEX")
     if part_id is None and num_parts is None:
         return 0, 1
     if part_id is None or num_parts is None:
@@ -185,12 +196,21 @@ def choose_part(part_id: int | None, num_parts: int | None, environment: Any) ->
     return part_id, num_parts
 
 
+def _number(environment: Any, name: str, default: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal():
+        raise UsageError(f"the environment's {name} is {text!r}, not a whole number; give --part-id and --num-parts.")
+    return int(text)
+
+
 # ---------------------------------------------------------------- check
 
 
 def _add_check(commands: Any) -> None:
     p = commands.add_parser("check", help="say what synthesize would do, from the headers alone", epilog=_EXIT_CODES)
-    p.add_argument("--input", type=Path, default=Path("/input"), metavar="DIR", help="default: /input")
+    p.add_argument("--input", type=_path, default=Path("/input"), metavar="DIR", help="default: /input")
     p.add_argument("--on-error", choices=ON_ERROR, default="fallback")
     p.add_argument("--complete-all", action="store_true")
     p.set_defaults(command=_check)
@@ -224,7 +244,10 @@ def _check(options: argparse.Namespace) -> int:
     if failed:
         return ExitCode.SUBJECT_FAILED
     if not work:
-        log.error("Nothing to do: no subject in %s lacks a sequence.", options.input)
+        if not found.cases:
+            log.error("%s holds no subject; expected files such as <ID>/<ID>-t1n.nii.gz.", options.input)
+        else:
+            log.error("Nothing to do: no subject of %s lacks a sequence.", options.input)
         return ExitCode.NOTHING_TO_DO
     return ExitCode.OK
 
@@ -234,7 +257,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _add_info(commands: Any) -> None:
     p = commands.add_parser("info", help="models, devices and versions")
-    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--weights", type=_path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
     p.set_defaults(command=_info)
 
 
@@ -247,7 +270,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _add_demo(commands: Any) -> None:
     p = commands.add_parser("demo", help="a phantom exam, one sequence dropped, made again, scored and pictured")
-    p.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="default: ./demo")
+    p.add_argument("--output", type=_path, default=Path("demo"), metavar="DIR", help="default: ./demo")
     p.add_argument("--drop", choices=["t1c", "t1n", "t2f", "t2w"], default="t2f", help="default: t2f")
     p.add_argument("--device", default="auto", help="as in synthesize")
     p.add_argument("--model", metavar="NAME", help="as in synthesize")
@@ -267,15 +290,15 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _add_evaluate(commands: Any) -> None:
     p = commands.add_parser("evaluate", help="score synthesised sequences against the real ones")
-    p.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="holds <subject>-<sequence>.nii.gz")
-    p.add_argument("--reference", type=Path, required=True, metavar="DIR", help="complete subjects")
-    p.add_argument("--segmentations", type=Path, metavar="DIR", help="<subject>-seg.nii.gz; default: the reference")
-    p.add_argument("--predicted-segmentations", type=Path, metavar="DIR", help="label maps to score as well")
-    p.add_argument("--against", type=Path, metavar="DIR", help="another prediction folder to compare with, paired")
+    p.add_argument("--prediction", type=_path, required=True, metavar="DIR", help="holds <subject>-<sequence>.nii.gz")
+    p.add_argument("--reference", type=_path, required=True, metavar="DIR", help="complete subjects")
+    p.add_argument("--segmentations", type=_path, metavar="DIR", help="<subject>-seg.nii.gz; default: the reference")
+    p.add_argument("--predicted-segmentations", type=_path, metavar="DIR", help="label maps to score as well")
+    p.add_argument("--against", type=_path, metavar="DIR", help="another prediction folder to compare with, paired")
     p.add_argument(
         "--border", choices=["keep", "drop"], default="keep", help="as torchmetrics >= 1.4.2 (keep) or older"
     )
-    p.add_argument("--out", type=Path, metavar="DIR", help="gets scores.csv, summary.json, report.html, pictures")
+    p.add_argument("--out", type=_path, metavar="DIR", help="gets scores.csv, summary.json, report.html, pictures")
     p.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
     p.set_defaults(command=_evaluate)
 
@@ -285,15 +308,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from app.report.run import write_evaluation_report
 
     pairs, problems = ev.find_pairs(options.prediction, options.reference, options.segmentations)
+    if options.against is not None:
+        others, more = ev.find_pairs(options.against, options.reference, options.segmentations)
+        problems += more
+    if options.out is not None:
+        # A folder that cannot be made must be known before minutes of scoring.
+        options.out.mkdir(parents=True, exist_ok=True)
     scores = ev.score_all(pairs, options.border, options.jobs)
     problems += [p for s in scores for p in s.problems]
     summary = ev.summarise(scores)
     print(ev.table(summary))  # noqa: T201
     results: dict[str, Any] = {"scores": summary}
     if options.against is not None:
-        others, more = ev.find_pairs(options.against, options.reference, options.segmentations)
         second = ev.score_all(others, options.border, options.jobs)
-        problems += [*more, *(p for s in second for p in s.problems)]
+        problems += [p for s in second for p in s.problems]
         results["comparison"] = ev.compare(scores, second)
         print("\n" + ev.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
     if options.predicted_segmentations is not None:
@@ -316,8 +344,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _add_dropout(commands: Any) -> None:
     p = commands.add_parser("dropout", help="copy complete subjects with one sequence left out of each")
-    p.add_argument("--input", type=Path, required=True, metavar="DIR", help="complete subjects")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    p.add_argument("--input", type=_path, required=True, metavar="DIR", help="complete subjects")
+    p.add_argument("--output", type=_path, required=True, metavar="DIR", help="a new folder")
     which = p.add_mutually_exclusive_group()
     which.add_argument("--seed", type=_natural, default=123456, help="default: 123456, the organisers'")
     which.add_argument("--each", action="store_true", help="leave out each of the four in turn")
@@ -336,8 +364,8 @@ def _add_baselines(commands: Any) -> None:
     p = commands.add_parser(
         "baselines", help="score what any network must beat: nothing, the best copy, the regression"
     )
-    p.add_argument("--data", type=Path, required=True, metavar="DIR", help="complete subjects with segmentations")
-    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--data", type=_path, required=True, metavar="DIR", help="complete subjects with segmentations")
+    p.add_argument("--weights", type=_path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
     p.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
     p.set_defaults(command=_baselines)
 
@@ -356,7 +384,7 @@ def _baselines(options: argparse.Namespace) -> int:
 
 def _add_export(commands: Any) -> None:
     p = commands.add_parser("export", help="write a generator as ONNX beside its weights, for --backend onnx")
-    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--weights", type=_path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
     p.add_argument("--model", metavar="NAME", help="default: the manifest's default")
     p.set_defaults(command=_export)
 
@@ -372,9 +400,9 @@ def _export(options: argparse.Namespace) -> int:
 
 def _add_import(commands: Any) -> None:
     p = commands.add_parser("import-weights", help="bring a public checkpoint into Tetrad's format")
-    p.add_argument("file", type=Path, metavar="FILE", help="the released .safetensors file")
+    p.add_argument("file", type=_path, metavar="FILE", help="the released .safetensors file")
     p.add_argument("--kind", choices=["brasyn25"], required=True)
-    p.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder that gets it; made if need be")
+    p.add_argument("--weights", type=_path, required=True, metavar="DIR", help="folder that gets it; made if need be")
     p.add_argument("--name", default="brasyn25", help="what --model will call it; default: brasyn25")
     p.add_argument("--views", type=_views, default=("sagittal",), metavar="VIEW,...", help="default: sagittal")
     p.set_defaults(command=_import)
@@ -390,8 +418,8 @@ def _import(options: argparse.Namespace) -> int:
 
 def _add_fit(commands: Any) -> None:
     p = commands.add_parser("fit-regression", help="fit the voxel-wise regression and the intensity predictor")
-    p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of complete subjects")
-    p.add_argument("--weights", type=Path, default=WEIGHTS_DIR, metavar="DIR", help="folder that gets them")
+    p.add_argument("--data", type=_path, required=True, metavar="DIR", help="folder of complete subjects")
+    p.add_argument("--weights", type=_path, default=WEIGHTS_DIR, metavar="DIR", help="folder that gets them")
     p.set_defaults(command=_fit)
 
 
@@ -405,10 +433,10 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _add_train(commands: Any) -> None:
     p = commands.add_parser("train", help="train a generator on a folder of complete subjects")
-    p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of complete subjects")
-    p.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder that gets the model")
+    p.add_argument("--data", type=_path, required=True, metavar="DIR", help="folder of complete subjects")
+    p.add_argument("--weights", type=_path, required=True, metavar="DIR", help="folder that gets the model")
     p.add_argument("--name", default="trained", help="what --model will call it; default: trained")
-    p.add_argument("--cache", type=Path, required=True, metavar="DIR", help="prepared arrays, 40 MB a subject; reused")
+    p.add_argument("--cache", type=_path, required=True, metavar="DIR", help="prepared arrays, 40 MB a subject; reused")
     p.add_argument("--preset", choices=["compact", "half", "full"], default="compact")
     p.add_argument("--budget-minutes", type=float, default=30.0, metavar="M", help="default: 30")
     p.add_argument("--steps", type=_positive, metavar="N", help="end after so many batches, if earlier")
@@ -438,6 +466,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 # ---------------------------------------------------------------- types of arguments
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty (an unset variable?)")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

@@ -11,8 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from app import __version__
 from app.cases import Case, Plan, inspect, plan, scan
-from app.config import WEIGHTS_DIR, BackendName, OnError, Precision
+from app.config import BACKENDS, PRECISIONS, WEIGHTS_DIR, BackendName, OnError, Precision
 from app.constants import MODALITIES, Modality
 from app.errors import CaseError, EmptyVolumeError, UsageError, VolumeError, WeightsError
 from app.fuse import fuse_views
@@ -85,7 +86,12 @@ def synthesize_case(
     cleaned = clean(predicted, foreground, intensity, background)
     restored = restore(cleaned, intensity, foreground)
     grid = volumes[reference].grid
-    return to_image(scale_to_type(restored, grid), grid)
+    return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(volumes)))
+
+
+def describe(model: Model, target: Modality, inputs: int) -> str:
+    """What an output's header says of its origin, so that nobody takes it for a scan."""
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.entry.name} {model.entry.sha256[:8]}"
 
 
 def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:
@@ -161,6 +167,8 @@ class Synthesizer:
         precision: Precision = "auto",
         batch_size: int | None = None,
     ) -> None:
+        if backend not in BACKENDS or precision not in PRECISIONS or (batch_size is not None and batch_size < 1):
+            raise UsageError(f"backend={backend!r}, precision={precision!r}, batch_size={batch_size!r} do not exist.")
         self._manifest = read_manifest(Path(weights))
         entry = self._manifest.entry(model)
         self.model = _open(entry, device, backend, precision, batch_size)
@@ -193,6 +201,8 @@ class Synthesizer:
         if target is not None and target not in MODALITIES:
             raise UsageError(f"{target!r} is no sequence; use one of {', '.join(MODALITIES)}.")
         subject = _as_case(case)
+        if target is None and len(subject.absent) > 1:
+            raise CaseError(f"{subject.subject} lacks {', '.join(subject.absent)}; name one of them with `target`.")
         if target is not None:
             kept = {m: f for m, f in subject.files.items() if m != target}
             subject = inspect(subject.subject, {m: [f] for m, f in kept.items()})
@@ -222,6 +232,8 @@ def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike
     if isinstance(case, Mapping):
         if unknown := [m for m in case if m not in MODALITIES]:
             raise UsageError(f"{unknown[0]!r} is no sequence; use {', '.join(MODALITIES)}.")
+        if not case:
+            raise UsageError("the mapping names no sequence; give at least one file.")
         return inspect("subject", {m: [Path(f)] for m, f in case.items()})
     found = scan(Path(case)).cases
     if len(found) != 1:

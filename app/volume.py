@@ -7,7 +7,9 @@ and `save_image` (whole or not at all).
 
 from __future__ import annotations
 
+import errno
 import gzip
+import logging
 import math
 import os
 import zlib
@@ -26,10 +28,15 @@ from app.constants import AFFINE_TOLERANCE, MAX_EXTENT, MIN_EXTENT, ORIENTATION
 from app.errors import EmptyVolumeError, OutputError, VolumeError
 from app.types import Affine, VolumeArray
 
+# nibabel logs what it finds odd in a header, without the file's name; the errors here have it.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
+
 #: Deflate cannot compress further than this.
 _DEFLATE_LIMIT = 1032
 #: A real scan compresses 5 to 30 times; only a (nearly) constant one goes beyond this.
 _SUSPICIOUS_COMPRESSION = 150
+#: Share of the voxels with content that interpolation may leave below zero; beyond it zero is not the background.
+_MOST_NEGATIVE = 0.05
 #: Bytes that may follow the last voxel (some writers append).
 _TRAILING_SLACK = 2**24
 #: What nibabel, zlib and the system raise for a damaged or foreign file.
@@ -185,7 +192,7 @@ def find_emptiness(grid: Grid) -> str | None:
     return None
 
 
-def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
+def to_image(data: VolumeArray, reference: Grid, description: str = "") -> nib.Nifti1Image:
     """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
 
     Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
@@ -194,6 +201,7 @@ def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
     Args:
         data: float32, axes L, P, S, finite, not negative.
         reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
+        description: what made it, for the header's 79 characters of `descrip`; the reference's own if empty.
 
     Raises:
         ValueError: the shapes differ, or a value is negative or not finite.
@@ -209,6 +217,8 @@ def to_image(data: VolumeArray, reference: Grid) -> nib.Nifti1Image:
     dtype = _output_dtype(header.get_data_dtype(), peak)
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0
+    if description:
+        header["descrip"] = description.encode("ascii", "replace")[:79]
     if dtype.kind in "iu":
         stored = np.clip(np.rint(stored.astype(np.float64)), 0, np.iinfo(dtype).max)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
@@ -253,8 +263,8 @@ def save_bytes(content: bytes, path: Path) -> None:
             _write_and_rename(content, path)
     except OSError as error:
         raise OutputError(
-            f"{path} could not be written ({error.strerror or error}): nothing of it was kept; "
-            "free space or make the folder writable and run again."
+            f"{path} could not be written ({error.strerror or error}) and nothing of it was kept; "
+            f"{_ADVICE.get(error.errno or 0, 'make its folder writable')} and run again."
         ) from None
 
 
@@ -267,6 +277,9 @@ def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
     content = encode_image(image)
     save_bytes(content, path)
     return content
+
+
+_ADVICE = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EISDIR: "move the folder of that name away"}
 
 
 # ---------------------------------------------------------------- reading
@@ -339,7 +352,9 @@ def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
             "resample it to about 1 mm in every direction."
         )
     if header.get_data_dtype().kind not in "iuf":
-        raise VolumeError(f"{path} has voxels of type {header.get_data_dtype()}; export it with one number per voxel.")
+        raise VolumeError(
+            f"{path} has voxels that are no plain numbers (colour, say); export it with one number per voxel."
+        )
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeError(f"{path} has an affine that maps voxels to no place; repair its sform or qform.")
@@ -380,14 +395,19 @@ def _clean_in_place(data: VolumeArray, path: Path) -> list[str]:
         data[~finite] = 0
         notes.append(f"{path}: {bad} voxels that were NaN or infinite were set to 0.")
     low, high = float(data.min()), float(data.max())
+    if low == high == 0 and bad:
+        raise EmptyVolumeError(f"{path} has only zeros and values that are not finite; its sequence counts as missing.")
     if low == high:
         raise EmptyVolumeError(f"{path} has the same value ({low:g}) everywhere; its sequence counts as missing.")
     if low < 0:
         negative = int(np.count_nonzero(data < 0))
+        if negative > _MOST_NEGATIVE * np.count_nonzero(data):
+            raise VolumeError(
+                f"{path} has {negative} negative voxels: it was z-scored or shifted; give the original intensities, "
+                "with background 0."
+            )
         np.maximum(data, 0, out=data)
         notes.append(f"{path}: {negative} negative voxels were set to 0.")
-        if high <= 0:
-            raise EmptyVolumeError(f"{path} has no positive voxel; its sequence counts as missing.")
     return notes
 
 

@@ -16,7 +16,7 @@ import pytest
 from app import batch
 from app.batch import Outcome, Summary, exit_code_of, run
 from app.config import RunConfig
-from app.errors import CaseError, NothingToDo, UsageError
+from app.errors import CaseError, NothingToDo, OutputError, UsageError
 
 
 @pytest.fixture
@@ -135,6 +135,20 @@ class TestResume:
         assert [o.status for o in summary.outcomes] == ["made", "kept", "kept"]
         assert path.read_bytes() == good
 
+    def test_what_a_damaged_input_made_is_made_again_when_it_is_repaired(self, three, weights_dir, write_subject):
+        run(_config(three, weights_dir))
+        before = (three / "out" / "b-t2f.nii.gz").read_bytes()
+        write_subject(three / "in" / "b")
+        summary = run(_config(three, weights_dir))
+        assert [o.status for o in summary.outcomes] == ["kept", "made", "kept"]
+        assert (three / "out" / "b-t2f.nii.gz").read_bytes() != before
+
+    def test_an_output_says_that_it_is_synthetic_and_what_made_it(self, three, weights_dir):
+        run(_config(three, weights_dir, model="tiny"))
+        text = nib.load(three / "out" / "a-t2f.nii.gz").header["descrip"].item().decode()
+        assert text.startswith("synthetic t2f from 3, tetrad ")
+        assert "tiny" in text
+
     def test_overwrite_makes_all_again(self, three, weights_dir):
         run(_config(three, weights_dir))
         assert {o.status for o in run(_config(three, weights_dir, overwrite=True)).outcomes} == {"made"}
@@ -191,6 +205,20 @@ class TestRecord:
         assert a["lacked"] == ["t2f"]
         assert len(a["outputs"][0]["sha256"]) == len(a["outputs"][0]["weights_sha256"]) == 64
         assert any("fallback" in w for w in b["warnings"])
+
+    @pytest.mark.parametrize("name", ["$\\frac$", "<b>&", "Müller 1", b"\xff".decode("utf-8", "surrogateescape")])
+    def test_odd_names_do_not_spoil_the_report(self, tmp_path, write_subject, weights_dir, name):
+        write_subject(tmp_path / "in" / name)
+        summary = run(_config(tmp_path, weights_dir, report_dir=tmp_path / "report"))
+        assert exit_code_of(summary) == 0
+        assert (tmp_path / "report" / "tetrad-run.html").read_text().count("data:image/jpeg") == 1
+
+    def test_a_report_that_cannot_be_written_is_a_failure(self, three, weights_dir, monkeypatch):
+        def full(*_args):
+            raise OutputError("no space")
+
+        monkeypatch.setattr(batch, "write_run_report", full)
+        assert exit_code_of(run(_config(three, weights_dir, report_dir=three / "report"))) == 1
 
     def test_parts_do_not_overwrite_each_others(self, three, weights_dir):
         for part in (0, 1):

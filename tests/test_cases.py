@@ -70,6 +70,42 @@ class TestLayouts:
         (root / "again").symlink_to(root)
         assert [c.subject for c in scan(root).cases] == ["s1"]
 
+    def test_a_link_to_itself_is_one_subjects_trouble(self, tmp_path, write_subject):
+        write_subject(tmp_path / "a")
+        write_subject(tmp_path / "b")
+        (tmp_path / "b" / "b-t1n.nii.gz").unlink()
+        (tmp_path / "b" / "b-t1n.nii.gz").symlink_to("b-t1n.nii.gz")
+        (tmp_path / "self").symlink_to("self")
+        good, bad = scan(tmp_path).cases
+        assert plan(good, "skip").targets == ("t2f",)
+        with pytest.raises(CaseError, match=r"b-t1n\.nii\.gz"):
+            plan(bad, "skip")
+
+    def test_a_link_to_a_folder_above_is_not_followed(self, tmp_path, write_subject):
+        write_subject(tmp_path / "in" / "a")
+        write_subject(tmp_path / "others" / "b")
+        (tmp_path / "in" / "up").symlink_to(tmp_path)
+        found = scan(tmp_path / "in")
+        assert [c.subject for c in found.cases] == ["a"]
+        assert any("leads out of the input" in n for n in found.notes)
+
+    def test_derivatives_are_not_raw_images(self, tmp_path, write_subject):
+        names = {"t1c": "sub-1_ce-gd_T1w.nii.gz", "t1n": "sub-1_T1w.nii.gz", "t2f": "sub-1_FLAIR.nii.gz",
+                 "t2w": "sub-1_T2w.nii.gz"}  # fmt: skip
+        write_subject(tmp_path / "sub-1" / "anat", names)
+        write_subject(tmp_path / "derivatives" / "prep" / "sub-1" / "anat", names)
+        (case,) = scan(tmp_path).cases
+        assert plan(case, "skip").targets == ("t2f",)
+
+    def test_a_copy_in_a_subfolder_does_not_rename_a_subject(self, tmp_path, write_subject):
+        names = {m: f"P1-{m}.nii.gz" for m in MODALITIES}
+        write_subject(tmp_path, names)
+        write_subject(tmp_path / "old", names)
+        for case in scan(tmp_path).cases:
+            assert case.subject == "P1"
+            with pytest.raises(CaseError, match="two subjects are named P1"):
+                plan(case)
+
     def test_one_name_in_two_folders_gets_the_folders_names(self, tmp_path, write_subject):
         for place in ("north", "south"):
             write_subject(tmp_path / place, {m: f"scan-{m}.nii.gz" for m in MODALITIES})
@@ -177,7 +213,7 @@ class TestTrouble:
     def test_no_sequence_can_be_used(self, tmp_path):
         (tmp_path / "s").mkdir()
         (tmp_path / "s" / "s-t1n.nii.gz").write_bytes(gzip.compress(b"no image"))
-        with pytest.raises(CaseError, match="no sequence of it can be used"):
+        with pytest.raises(CaseError, match="no sequence can be used"):
             plan(scan(tmp_path).cases[0])
 
     def test_unreadable_folder(self, tmp_path, subject, monkeypatch):

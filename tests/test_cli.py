@@ -225,7 +225,9 @@ class TestBadInput:
     def test_usage(self, subject, call, options):
         assert call(*options)[::2] == (2, [])
 
-    @pytest.mark.parametrize("options", [["--batch-size", "0"], ["--nonsense"], ["--on-error", "panic"]])
+    @pytest.mark.parametrize(
+        "options", [["--batch-size", "0"], ["--nonsense"], ["--on-error", "panic"], ["--report-dir", ""]]
+    )
     def test_usage_that_the_parser_sees(self, options):
         with pytest.raises(SystemExit) as exit_info:
             main(["synthesize", *options])
@@ -281,6 +283,13 @@ class TestParts:
 
     def test_alone(self):
         assert choose_part(None, None, {}) == (0, 1)
+
+    @pytest.mark.parametrize(
+        "environment", [{"SLURM_ARRAY_TASK_ID": "abc", "SLURM_ARRAY_TASK_COUNT": "6"}, {"JOB_COMPLETION_INDEX": "x"}]
+    )
+    def test_no_numbers(self, environment):
+        with pytest.raises(UsageError, match="not a whole number"):
+            choose_part(None, 2 if "JOB_COMPLETION_INDEX" in environment else None, environment)
 
     def test_half_known(self):
         with pytest.raises(UsageError):

@@ -108,7 +108,8 @@ class TestEvaluate:
             path.unlink()
         mask = next((real / names[4].rsplit("-", 1)[0]).glob("*seg*"))
         nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), image.affine), mask)
-        code = main(["evaluate", "--prediction", str(made), "--reference", str(real), "--jobs", "1"])
+        code = main(["evaluate", "--prediction", str(made), "--reference", str(real), "--jobs", "1",
+                     "--out", str(tmp_path / "s")])  # fmt: skip
         messages = capsys.readouterr().err
         assert code == 1
         assert re.search(rf"{names[0]} holds NaN", messages)
@@ -116,12 +117,20 @@ class TestEvaluate:
         assert "stranger-t1c.nii.gz has no counterpart" in messages
         assert f"{lonely} of {real} has no prediction" in messages
         assert "seg.nii.gz is empty" in messages
+        assert "is not on the grid" in (tmp_path / "s" / "report.html").read_text()
 
     def test_without_segmentations_it_says_so(self, run_folder, complete, tmp_path):
         real = shutil.copytree(complete, tmp_path / "real", ignore=shutil.ignore_patterns("*seg*"))
         pairs, problems = find_pairs(run_folder / "out", real)
         assert len([p for p in problems if "no segmentation" in p]) == 3
         assert "official_healthy" in score_pair(pairs[0]).values
+
+    def test_an_out_that_is_a_file_is_known_at_once(self, run_folder, complete, tmp_path, capsys):
+        (tmp_path / "s").write_text("")
+        code = main(["evaluate", "--prediction", str(run_folder / "out"), "--reference", str(complete),
+                     "--out", str(tmp_path / "s")])  # fmt: skip
+        assert code == 2
+        assert "cannot be used" in capsys.readouterr().err
 
     def test_no_pair_at_all(self, tmp_path, complete):
         (tmp_path / "out").mkdir()

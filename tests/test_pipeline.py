@@ -125,6 +125,15 @@ class TestSynthesizer:
         with pytest.raises(DeviceError):
             Synthesizer(model, weights=weights_dir, device="cuda")
 
+    @pytest.mark.parametrize("options", [{"precision": "q"}, {"backend": "zz"}, {"batch_size": -1}])
+    def test_arguments_that_do_not_exist(self, weights_dir, options):
+        with pytest.raises(UsageError, match="do not exist"):
+            Synthesizer("regression", weights=weights_dir, **options)
+
+    def test_several_lacking_ask_for_a_target(self, tmp_path, write_subject, weights_dir):
+        with pytest.raises(CaseError, match="`target`"):
+            _synthesizer(weights_dir)(write_subject(tmp_path / "s", lacks=("t1c", "t2f")))
+
     def test_unknown_model(self, weights_dir):
         with pytest.raises(WeightsError):
             Synthesizer("huge", weights=weights_dir)

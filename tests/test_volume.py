@@ -58,6 +58,16 @@ class TestReading:
         assert any("4 voxels that were NaN or infinite" in n for n in volume.notes)
         assert any("5 negative voxels" in n for n in volume.notes)
 
+    @pytest.mark.parametrize("shift", [-500.0, "z"])
+    def test_z_scored_or_shifted_intensities_are_refused(self, tmp_path, shift):
+        data = (DATA - DATA.mean()) / DATA.std() if shift == "z" else DATA + shift
+        with pytest.raises(VolumeError, match="z-scored or shifted"):
+            load_volume(_write(tmp_path / "a.nii.gz", data, dtype=np.float32))
+
+    def test_values_beyond_float32_are_said_to_be_so(self, tmp_path):
+        with pytest.raises(EmptyVolumeError, match="not finite"):
+            load_volume(_write(tmp_path / "a.nii.gz", np.where(DATA > 500, 1e202, 0.0), dtype=np.float64))
+
     def test_trailing_axis_of_one_is_accepted(self, tmp_path):
         volume = load_volume(_write(tmp_path / "a.nii.gz", DATA[..., None]))
         assert volume.data.shape == DATA.shape

@@ -43,7 +43,7 @@ figcaption { color: #555; }
 src="data:image/png;base64,{{ plot }}"></figure>{% endif %}
 <h2>Subjects</h2>
 <p>Radiological convention: the patient's right is on the left. Axial, coronal and sagittal planes.
-Synthesis and truth share one window, after each was scaled by its own percentiles.</p>
+Each synthesis is scaled by its own percentiles, and shares its window with the truth where there is one.</p>
 {% for s in subjects %}<figure id="{{ s.anchor }}"><figcaption>
 <strong>{{ s.name }}</strong> {{ s.caption }}</figcaption>
 {% if s.image %}<img alt="{{ s.name }}: inputs and synthesis in three planes" loading="lazy"
@@ -95,7 +95,8 @@ def render(page: Page) -> bytes:
     text = environment.from_string(_TEMPLATE).render(
         **{**vars(page), "subjects": subjects, "plot": base64.b64encode(page.plot).decode()}
     )
-    return text.encode()
+    # A file name may hold bytes that are no text.
+    return text.encode("utf-8", "replace")
 
 
 def distribution_plot(values: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,8 @@ def picture(
         lesion: where to cut (the largest section along each axis); the brain if not given or empty.
         confidence: float32 in [0, 1], same shape, where a model gives one.
     """
+    # matplotlib writes a font cache; it must not go to the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"tetrad-matplotlib-{os.getuid()}"))
     from matplotlib.figure import Figure
 
     box = _brain_box(synthesis > 0)
@@ -51,7 +56,7 @@ def picture(
     columns.append((f"{DISPLAY_NAMES[target]} (synthesis)", made, shared, "gray"))
     if real is not None:
         columns.append((f"{DISPLAY_NAMES[target]} (truth)", real, shared, "gray"))
-        columns.append(("synthesis - truth\n(red: too bright)", made - real, (-0.5, 0.5), "RdBu_r"))
+        columns.append(("synthesis - truth\n(red: too bright)", made - real, (-0.5, 0.5), "berlin"))
     if confidence is not None:
         columns.append(("confidence\n(bright: sure)", confidence[box], (0.0, 1.0), "viridis"))
     figure = Figure(figsize=(max(2.2 * len(columns), 5.0), 6.9), facecolor="black", layout="constrained")
@@ -65,7 +70,8 @@ def picture(
     for panel in axes[:, synthetic]:
         panel.text(0.5, 0.02, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center")
     _letters(axes)
-    figure.suptitle(title, color="white", fontsize=10)
+    safe = title.encode("utf-8", "replace").decode()
+    figure.suptitle(safe, color="white", fontsize=10, parse_math=False)
     figure.supxlabel("radiological convention: the patient's right is on the left", color="0.7", fontsize=8)
     buffer = io.BytesIO()
     # Without the software's name and version, the same pixels give the same bytes.
@@ -91,11 +97,11 @@ def _planes(volume: NDArray[np.floating[Any]], centre: tuple[int, int, int]) -> 
 
 
 def _letters(axes: Any) -> None:
-    style = {"color": "0.7", "fontsize": 8, "va": "center", "ha": "center"}
-    for row, (left, right) in enumerate((("R", "L"), ("R", "L"), ("A", "P"))):
-        panel = axes[row, 0]
-        panel.text(0.03, 0.5, left, transform=panel.transAxes, **style)
-        panel.text(0.97, 0.5, right, transform=panel.transAxes, **style)
+    style = {"color": "#ffd75f", "fontsize": 9, "va": "center", "ha": "center"}
+    edges = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.07))
+    for row, letters in enumerate(("RLAP", "RLSI", "APSI")):
+        for letter, (x, y) in zip(letters, edges, strict=True):
+            axes[row, 0].text(x, y, letter, transform=axes[row, 0].transAxes, **style)
 
 
 def _window(volume: NDArray[np.floating[Any]]) -> tuple[float, float]:
@@ -106,7 +112,7 @@ def _window(volume: NDArray[np.floating[Any]]) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def _brain_box(brain: MaskArray, margin: int = 4) -> tuple[slice, ...]:
+def _brain_box(brain: MaskArray, margin: int = 14) -> tuple[slice, ...]:
     box = []
     for axis in range(3):
         filled = np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))

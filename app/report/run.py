@@ -31,7 +31,7 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
     facts = {
         "subjects": ", ".join(f"{n} {s}" for s, n in counts.items()),
         "model": f"{model['name']} (sha256 {model['sha256'][:16]})",
-        "runtime": record["runtime"] or "numpy on cpu",
+        "runtime": record["runtime"],
         "started": record["started"],
         "finished": record["finished"],
         "exit code": str(record["exit_code"]),
@@ -133,8 +133,8 @@ def _draw(
             None if segmentation is None else load_volume(segmentation, strict=True).data > 0,
             title=subject,
         )
-    except VolumeError as error:
-        log.warning("No picture: %s", error)
+    except (VolumeError, ValueError) as error:
+        log.warning("No picture of %s: %s", subject, error)
         return b""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     save_bytes(png, folder / "pictures" / f"{subject}-{target}.png")

@@ -25,9 +25,10 @@ from app.cases import Case, Plan, plan, scan
 from app.config import RunConfig
 from app.constants import Modality
 from app.errors import ExitCode, NothingToDo, OutputError, TetradError, UsageError, VolumeError
+from app.files import save_bytes
 from app.pipeline import Model, Synthesizer, load_inputs, remarks, synthesize_case
 from app.report.run import write_run_report
-from app.volume import Volume, encode_image, load_volume, read_grid, save_bytes
+from app.volume import Volume, encode_image, load_volume, read_grid
 
 log = logging.getLogger(__name__)
 

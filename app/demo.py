@@ -10,10 +10,11 @@ from app.batch import exit_code_of, run
 from app.config import RunConfig
 from app.constants import DISPLAY_NAMES, MODALITIES, Modality
 from app.errors import CaseError, ExitCode
+from app.files import save_bytes
 from app.metrics.official import official_score
 from app.phantom import make_phantom, write_phantom
 from app.report.picture import picture
-from app.volume import load_volume, save_bytes
+from app.volume import load_volume
 
 SUBJECT = "phantom"
 

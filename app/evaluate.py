@@ -23,10 +23,11 @@ import numpy as np
 from app.cases import parse_name, scan
 from app.constants import MODALITIES, Modality
 from app.errors import UsageError, VolumeError
+from app.files import save_bytes
 from app.metrics.image import image_scores
 from app.metrics.official import Border
 from app.metrics.segmentation import segmentation_scores
-from app.volume import load_volume, save_bytes
+from app.volume import load_volume
 
 log = logging.getLogger(__name__)
 

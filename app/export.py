@@ -13,7 +13,7 @@ import torch
 
 from app.constants import MODALITIES
 from app.errors import UsageError, WeightsError
-from app.volume import save_bytes
+from app.files import save_bytes
 from app.weights import Entry, add_file, load_generator
 
 log = logging.getLogger(__name__)

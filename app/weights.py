@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from app.constants import VIEWS, View
 from app.errors import WeightsError
+from app.files import save_bytes
 from app.intensity import BRASYN25_INTENSITIES, IntensityPredictor, Normalization
 from app.models.regression import VoxelwiseRegression
 from app.views import Canvas
-from app.volume import save_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
     0: {"constants", "errors", "types"},
-    1: {"config", "volume", "views", "models", "intensity"},
+    1: {"config", "files", "volume", "views", "models", "intensity"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom"},
     3: {"inference", "fuse", "postprocess", "export"},
     4: {"pipeline", "report", "training", "evaluate", "dropout"},
@@ -21,7 +21,7 @@ FLOORS = {
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
-SAME_FLOOR = {"demo": {"batch"}, "__main__": {"cli"}}
+SAME_FLOOR = {"volume": {"files"}, "demo": {"batch"}, "__main__": {"cli"}}
 
 
 def _floor(module: str) -> int:

@@ -14,7 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app.cli import choose_part, main
+from app.cli import main
+from app.cli.run import choose_part
 from app.errors import UsageError
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import EmptyVolumeError, OutputError, VolumeError
+from app.files import save_bytes
 from app.volume import (
     encode_image,
     find_emptiness,
     load_volume,
     read_grid,
-    save_bytes,
     save_image,
     scale_to_type,
     to_image,
@@ -303,7 +303,7 @@ class TestWriting:
         assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
     def test_rename_is_the_way_where_unnamed_files_are_not(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("app.volume._write_unnamed", lambda *_: False)
+        monkeypatch.setattr("app.files._write_unnamed", lambda *_: False)
         path = tmp_path / "a.bin"
         save_bytes(b"one", path)
         save_bytes(b"two", path)
@@ -315,7 +315,7 @@ class TestWriting:
         path = tmp_path / "a.bin"
         save_bytes(b"old", path)
         if not unnamed:
-            monkeypatch.setattr("app.volume._write_unnamed", lambda *_: False)
+            monkeypatch.setattr("app.files._write_unnamed", lambda *_: False)
 
         def full(_fd: int) -> None:
             raise OSError(28, "No space left on device")

@@ -68,7 +68,7 @@ def picture(
             panel.set_axis_off()
         axes[0, column].set_title(name, color="white", fontsize=9)
     for panel in axes[:, synthetic]:
-        panel.text(0.5, 0.02, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center")
+        panel.text(0.5, -0.01, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center", va="top")
     _letters(axes)
     safe = title.encode("utf-8", "replace").decode()
     figure.suptitle(safe, color="white", fontsize=10, parse_math=False)

@@ -9,9 +9,10 @@ from typing import Any
 
 from app.constants import MODALITIES, Modality
 from app.errors import VolumeError
+from app.files import save_bytes
 from app.report.html import Page, SubjectEntry, Table, distribution_plot, render
 from app.report.picture import picture, shrink
-from app.volume import load_volume, save_bytes
+from app.volume import load_volume
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,83 @@
+"""The command line. Heavy packages are imported by the command that needs them, so that `check` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from app import __version__
+from app.cli.arguments import EXIT_CODES
+from app.cli.judge import add_baselines, add_demo, add_dropout, add_evaluate, add_info
+from app.cli.models import add_export, add_fit, add_import, add_train
+from app.cli.run import add_check, add_infer, add_synthesize
+from app.errors import ExitCode, TetradError
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = (
+    "Completes brain tumour MRI exams: finds the sequence (T1n, T1c, T2w, T2-FLAIR) that a subject lacks and makes it "
+    "from the others. Without a command: synthesize --input /input --output /output."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    # `docker run IMAGE --device cpu` means synthesize, as does `docker run IMAGE`.
+    if not given or (given[0].startswith("-") and given[0] not in {"-h", "--help", "--version"}):
+        given.insert(0, "synthesize")
+    options = parser.parse_args(given)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show must not end the run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    logging.getLogger().handlers[0].setFormatter(_Formatter())
+    for noisy in ("matplotlib", "PIL", "torch", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return int(options.command(options))
+    except TetradError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        log.error("%s cannot be used (%s); choose another path.", error.filename, error.strerror)
+        return ExitCode.USAGE
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone; that is no failure worth a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
+        return prefix + super().format(record)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    parser = argparse.ArgumentParser(prog="python -m app", description=_DESCRIPTION, epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"tetrad {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_synthesize(commands)
+    add_infer(commands)
+    add_check(commands)
+    add_info(commands)
+    add_demo(commands)
+    add_evaluate(commands)
+    add_dropout(commands)
+    add_baselines(commands)
+    add_export(commands)
+    add_import(commands)
+    add_fit(commands)
+    add_train(commands)
+    for command in commands.choices.values():
+        command.add_argument("--verbose", action="store_true", help="say more, tracebacks included")
+    return parser

@@ -1,0 +1,141 @@
+"""The commands that show and judge: info, demo, evaluate, dropout, baselines."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from app.cli.arguments import natural, path, positive
+from app.config import WEIGHTS_DIR
+from app.errors import ExitCode
+
+log = logging.getLogger(__name__)
+
+
+def add_info(commands: Any) -> None:
+    """Declares the command `info`."""
+    p = commands.add_parser("info", help="models, devices and versions")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.set_defaults(command=_info)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from app.info import describe
+
+    print(describe(options.weights))  # noqa: T201
+    return ExitCode.OK
+
+
+def add_demo(commands: Any) -> None:
+    """Declares the command `demo`."""
+    p = commands.add_parser("demo", help="a phantom exam, one sequence dropped, made again, scored and pictured")
+    p.add_argument("--output", type=path, default=Path("demo"), metavar="DIR", help="default: ./demo")
+    p.add_argument("--drop", choices=["t1c", "t1n", "t2f", "t2w"], default="t2f", help="default: t2f")
+    p.add_argument("--device", default="auto", help="as in synthesize")
+    p.add_argument("--model", metavar="NAME", help="as in synthesize")
+    p.add_argument("--seed", type=natural, default=0)
+    p.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from app.demo import run_demo
+
+    print(run_demo(options.output, options.drop, options.seed, options.device, options.model))  # noqa: T201
+    return ExitCode.OK
+
+
+def add_evaluate(commands: Any) -> None:
+    """Declares the command `evaluate`."""
+    p = commands.add_parser("evaluate", help="score synthesised sequences against the real ones")
+    p.add_argument("--prediction", type=path, required=True, metavar="DIR", help="holds <subject>-<sequence>.nii.gz")
+    p.add_argument("--reference", type=path, required=True, metavar="DIR", help="complete subjects")
+    p.add_argument("--segmentations", type=path, metavar="DIR", help="<subject>-seg.nii.gz; default: the reference")
+    p.add_argument("--predicted-segmentations", type=path, metavar="DIR", help="label maps to score as well")
+    p.add_argument("--against", type=path, metavar="DIR", help="another prediction folder to compare with, paired")
+    p.add_argument(
+        "--border", choices=["keep", "drop"], default="keep", help="as torchmetrics >= 1.4.2 (keep) or older"
+    )
+    p.add_argument("--out", type=path, metavar="DIR", help="gets scores.csv, summary.json, report.html, pictures")
+    p.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
+    p.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from app import evaluate as ev
+    from app.report.run import write_evaluation_report
+
+    pairs, problems = ev.find_pairs(options.prediction, options.reference, options.segmentations)
+    if options.against is not None:
+        others, more = ev.find_pairs(options.against, options.reference, options.segmentations)
+        problems += more
+    if options.out is not None:
+        # A folder that cannot be made must be known before minutes of scoring.
+        options.out.mkdir(parents=True, exist_ok=True)
+    scores = ev.score_all(pairs, options.border, options.jobs)
+    problems += [p for s in scores for p in s.problems]
+    summary = ev.summarise(scores)
+    print(ev.table(summary))  # noqa: T201
+    results: dict[str, Any] = {"scores": summary}
+    if options.against is not None:
+        second = ev.score_all(others, options.border, options.jobs)
+        problems += [p for s in second for p in s.problems]
+        results["comparison"] = ev.compare(scores, second)
+        print("\n" + ev.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
+    if options.predicted_segmentations is not None:
+        segmented = ev.score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
+        problems += [p for s in segmented for p in s.problems]
+        results["segmentations"] = ev.summarise(segmented)
+        scores = [*scores, *segmented]
+        print("\n" + ev.segmentation_table(results["segmentations"]["all"]))  # noqa: T201
+    problems = list(dict.fromkeys(problems))
+    if options.out is not None:
+        ev.write_results(options.out, scores, results, problems)
+        facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
+        images = [s for s in scores if s.modality != "seg"]
+        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, options.out / "report.html")
+        log.info("Scores, summary and report: %s", options.out)
+    for problem in problems:
+        log.warning("%s", problem)
+    return ExitCode.SUBJECT_FAILED if problems else ExitCode.OK
+
+
+def add_dropout(commands: Any) -> None:
+    """Declares the command `dropout`."""
+    p = commands.add_parser("dropout", help="copy complete subjects with one sequence left out of each")
+    p.add_argument("--input", type=path, required=True, metavar="DIR", help="complete subjects")
+    p.add_argument("--output", type=path, required=True, metavar="DIR", help="a new folder")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--seed", type=natural, default=123456, help="default: 123456, the organisers'")
+    which.add_argument("--each", action="store_true", help="leave out each of the four in turn")
+    p.set_defaults(command=_dropout)
+
+
+def _dropout(options: argparse.Namespace) -> int:
+    from app.dropout import make_dropout
+
+    for subject, dropped in make_dropout(options.input, options.output, options.seed, options.each):
+        log.info("%s: without %s", subject, dropped)
+    return ExitCode.OK
+
+
+def add_baselines(commands: Any) -> None:
+    """Declares the command `baselines`."""
+    p = commands.add_parser(
+        "baselines", help="score what any network must beat: nothing, the best copy, the regression"
+    )
+    p.add_argument("--data", type=path, required=True, metavar="DIR", help="complete subjects with segmentations")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes; default: cores")
+    p.set_defaults(command=_baselines)
+
+
+def _baselines(options: argparse.Namespace) -> int:
+    from app.baselines import score_baselines
+    from app.evaluate import summarise, table
+
+    results = score_baselines(options.data, options.jobs, options.weights)
+    print(table({name: summarise(scores)["all"] for name, scores in results.items()}, "baseline"))  # noqa: T201
+    return ExitCode.OK

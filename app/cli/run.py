@@ -1,0 +1,175 @@
+"""The commands that complete exams: synthesize, infer, check."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from app.cli.arguments import EXIT_CODES, natural, path, positive
+from app.config import BACKENDS, ON_ERROR, PRECISIONS, WEIGHTS_DIR, RunConfig
+from app.errors import ExitCode, UsageError
+
+log = logging.getLogger(__name__)
+
+
+def add_synthesize(commands: Any) -> None:
+    """Declares the command `synthesize`."""
+    p = commands.add_parser("synthesize", help="make the missing sequences of a folder of subjects", epilog=EXIT_CODES)
+    p.add_argument("--input", type=path, default=Path("/input"), metavar="DIR", help="default: /input")
+    p.add_argument("--output", type=path, default=Path("/output"), metavar="DIR", help="default: /output")
+    _add_run_options(p)
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.set_defaults(command=_synthesize)
+
+
+def add_infer(commands: Any) -> None:
+    """Declares the command `infer`."""
+    p = commands.add_parser("infer", help="the same, for the callers of 2023 and 2024", epilog=EXIT_CODES)
+    p.add_argument("--data_path", "--data-path", type=path, required=True, metavar="DIR", dest="input")
+    p.add_argument("--output_path", "--output-path", type=path, required=True, metavar="DIR", dest="output")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="used if it has a manifest.json")
+    p.add_argument("--parameters_file", "--parameters-file", type=path, help="accepted and not used")
+    _add_run_options(p)
+    p.set_defaults(command=_infer)
+
+
+def _add_run_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", metavar="NAME", help="a model of `info`; default: the manifest's default")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto (a GPU if there is one)")
+    p.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto (torch if it has the weights)")
+    p.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where it is native)")
+    p.add_argument("--batch-size", type=positive, metavar="N", help="slices per network call; default: the device's")
+    p.add_argument(
+        "--on-error",
+        choices=ON_ERROR,
+        help="a subject that cannot be done normally is made by the voxel-wise regression from what can be read "
+        "(fallback, the default), left out (skip), or ends the run (stop)",
+    )
+    p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
+                   help="hospital: --on-error skip and a report folder beside the output")  # fmt: skip
+    p.add_argument("--complete-all", action="store_true", help="make all that a subject lacks, one file each")
+    p.add_argument("--resume", action="store_true", help="keep good outputs that are there (the default)")
+    p.add_argument("--overwrite", action="store_true", help="make them again")
+    p.add_argument("--part-id", type=natural, metavar="I", help="which part, from 0; default: from the scheduler")
+    p.add_argument("--num-parts", type=positive, metavar="N", help="of how many; 1 ignores the scheduler")
+    p.add_argument("--report-dir", type=path, metavar="DIR", help="where the run record (JSON) goes; not in the output")
+
+
+def _synthesize(options: argparse.Namespace) -> int:
+    from app.batch import exit_code_of, run
+
+    if options.resume and options.overwrite:
+        raise UsageError("--resume and --overwrite contradict each other; give one.")
+    hospital = options.profile == "hospital"
+    part_id, num_parts = choose_part(options.part_id, options.num_parts, os.environ)
+    report_dir = options.report_dir
+    if report_dir is None and hospital:
+        if not options.output.resolve().name:
+            raise UsageError(f"the output {options.output} has no folder beside it for the report; give --report-dir.")
+        report_dir = options.output.resolve().with_name(options.output.resolve().name + "-report")
+    config = RunConfig(
+        input_dir=options.input,
+        output_dir=options.output,
+        report_dir=report_dir,
+        weights_dir=options.weights,
+        model=options.model,
+        device=options.device,
+        backend=options.backend,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        on_error=options.on_error or ("skip" if hospital else "fallback"),
+        complete_all=options.complete_all,
+        overwrite=options.overwrite,
+        part_id=part_id,
+        num_parts=num_parts,
+    )
+    return exit_code_of(run(config))
+
+
+def _infer(options: argparse.Namespace) -> int:
+    if not (options.weights / "manifest.json").is_file():
+        log.warning("%s has no manifest.json; the built-in weights are used.", options.weights)
+        options.weights = WEIGHTS_DIR
+    return _synthesize(options)
+
+
+def choose_part(part_id: int | None, num_parts: int | None, environment: Any) -> tuple[int, int]:
+    """Which share of the subjects this process does: from the options, else from Slurm or Kubernetes.
+
+    Raises:
+        UsageError: only one of the two numbers is known, or the part does not exist.
+    """
+    if num_parts == 1:
+        part_id = part_id or 0
+    if part_id is None and num_parts is None and "SLURM_ARRAY_TASK_ID" in environment:
+        first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+        step = _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
+        part_id = (_number(environment, "SLURM_ARRAY_TASK_ID") - first) // step
+        num_parts = _number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
+        log.info("Part %d of %d, from SLURM_ARRAY_TASK_ID; --num-parts 1 does all.", part_id, num_parts)
+    elif part_id is None and num_parts is not None and "JOB_COMPLETION_INDEX" in environment:
+        part_id = _number(environment, "JOB_COMPLETION_INDEX")
+    if part_id is None and num_parts is None:
+        return 0, 1
+    if part_id is None or num_parts is None:
+        raise UsageError("--part-id and --num-parts belong together; give both.")
+    if part_id >= num_parts:
+        raise UsageError(f"part {part_id} of {num_parts} does not exist; parts count from 0.")
+    return part_id, num_parts
+
+
+def _number(environment: Any, name: str, default: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal():
+        raise UsageError(f"the environment's {name} is {text!r}, not a whole number; give --part-id and --num-parts.")
+    return int(text)
+
+
+def add_check(commands: Any) -> None:
+    """Declares the command `check`."""
+    p = commands.add_parser("check", help="say what synthesize would do, from the headers alone", epilog=EXIT_CODES)
+    p.add_argument("--input", type=path, default=Path("/input"), metavar="DIR", help="default: /input")
+    p.add_argument("--on-error", choices=ON_ERROR, default="fallback")
+    p.add_argument("--complete-all", action="store_true")
+    p.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from app.cases import plan, scan
+    from app.errors import CaseError
+
+    found = scan(options.input)
+    rows, remarks, failed, work = [("subject", "present", "to make", "how")], list(found.notes), False, False
+    for case in found.cases:
+        present = ", ".join(case.usable) or "none"
+        try:
+            todo = plan(case, options.on_error, options.complete_all)
+        except CaseError as error:
+            failed = True
+            rows.append((case.subject, present, "-", "cannot be done"))
+            remarks.append(str(error))
+            continue
+        work = work or bool(todo.targets)
+        remarks.extend(todo.warnings)
+        how = "fallback" if todo.fallback else "model" if todo.targets else "complete"
+        rows.append((case.subject, present, ", ".join(todo.targets) or "-", how))
+    if len(rows) > 1:
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
+    for remark in remarks:
+        log.warning("%s", remark)
+    if failed:
+        return ExitCode.SUBJECT_FAILED
+    if not work:
+        if not found.cases:
+            log.error("%s holds no subject; expected files such as <ID>/<ID>-t1n.nii.gz.", options.input)
+        else:
+            log.error("Nothing to do: no subject of %s lacks a sequence.", options.input)
+        return ExitCode.NOTHING_TO_DO
+    return ExitCode.OK

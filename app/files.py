@@ -1,0 +1,69 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from app.errors import OutputError
+
+_ADVICE = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EISDIR: "move the folder of that name away"}
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """Writes a file whole or not at all, and never leaves another name in its folder.
+
+    On Linux the bytes go to a file without a name that is linked into place when complete, so that even a
+    killed process leaves nothing behind. File systems that cannot do this get a hidden neighbour and a rename.
+
+    Raises:
+        OutputError: the disk is full, the folder is not writable or went away.
+    """
+    try:
+        if not _write_unnamed(content, path):
+            _write_and_rename(content, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written ({error.strerror or error}) and nothing of it was kept; "
+            f"{_ADVICE.get(error.errno or 0, 'make its folder writable')} and run again."
+        ) from None
+
+
+def _write_unnamed(content: bytes, path: Path) -> bool:
+    """Writes through an unnamed file; False where the file system cannot."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return False
+    try:
+        handle = os.open(path.parent, flag | os.O_WRONLY, 0o666)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        return False
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        source = f"/proc/self/fd/{stream.fileno()}"
+        if not os.path.exists(source):
+            return False
+        # A link cannot replace a name, so a name that is in the way goes first.
+        path.unlink(missing_ok=True)
+        try:
+            os.link(source, path, follow_symlinks=True)
+        except OSError:
+            return False
+    return True
+
+
+def _write_and_rename(content: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

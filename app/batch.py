@@ -11,7 +11,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from app import __version__
 from app.cases import Case, Plan, plan, scan
@@ -171,13 +172,18 @@ def run(config: RunConfig) -> Summary:
 
 def _run_all(cases: Sequence[Case], worker: _Worker, summary: Summary) -> None:
     on_terminal = sys.stderr.isatty()
-    for case in tqdm(cases, unit="subject", disable=not on_terminal):
+    with logging_redirect_tqdm() if on_terminal else contextlib.nullcontext():
+        _run_each(tqdm(cases, unit="subject", disable=not on_terminal), len(cases), worker, summary)
+
+
+def _run_each(cases: Iterable[Case], count: int, worker: _Worker, summary: Summary) -> None:
+    for case in cases:
         outcome = worker.process(case)
         summary.outcomes.append(outcome)
         say: Callable[..., None] = log.error if outcome.status == "failed" else log.info
         for warning in outcome.warnings:
             log.warning("%s", warning)
-        say("[%d/%d] %s", len(summary.outcomes), len(cases), outcome.sentence())
+        say("[%d/%d] %s", len(summary.outcomes), count, outcome.sentence())
         if outcome.status == "failed" and worker.config.on_error == "stop":
             summary.stopped = True
             log.error("Stopped at the first failure (--on-error stop).")

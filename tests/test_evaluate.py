@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -136,6 +137,15 @@ class TestEvaluate:
         (tmp_path / "out").mkdir()
         with pytest.raises(UsageError, match="counterpart"):
             find_pairs(tmp_path / "out", complete)
+
+    def test_storage_order_of_either_file_does_not_matter(self, run_folder, complete, tmp_path):
+        pair = find_pairs(run_folder / "out", complete)[0][0]
+        straight = score_pair(pair).values
+        image = nib.load(pair.prediction)
+        axes = nib.orientations.axcodes2ornt(tuple("RAS"))
+        moved = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), axes))
+        nib.save(moved, tmp_path / pair.prediction.name)
+        assert score_pair(replace(pair, prediction=tmp_path / pair.prediction.name)).values == straight
 
     def test_a_worse_folder_is_told_from_a_better(self, run_folder, complete, tmp_path, capsys):
         worse = tmp_path / "worse"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -77,8 +78,11 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from app.weights import read_manifest, save_generator
 
     folder = tmp_path_factory.mktemp("weights")
-    for file in WEIGHTS_DIR.glob("*.json"):
+    for file in WEIGHTS_DIR.glob("regression-*.json"):
         shutil.copy(file, folder)
+    form = json.loads((WEIGHTS_DIR / "manifest.json").read_text())
+    form |= {"default": "regression", "models": {"regression": form["models"]["regression"]}}
+    (folder / "manifest.json").write_text(json.dumps(form))
     torch.manual_seed(0)
     config = GeneratorConfig(width=16)
     intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()

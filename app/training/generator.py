@@ -176,7 +176,8 @@ def train_generator(data: Path, cache: Path, folder: Path, name: str, config: Tr
         folder,
         name,
         trainer.network.config,
-        trainer.average.state_dict(),
+        # Half the size; the rounding is below that of the bfloat16 in which most machines run it.
+        {k: v.half() for k, v in trainer.average.state_dict().items()},
         NORMALIZATION,
         CANVAS,
         VIEWS,

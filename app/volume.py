@@ -35,8 +35,8 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 _DEFLATE_LIMIT = 1032
 #: A real scan compresses 5 to 30 times; only a (nearly) constant one goes beyond this.
 _SUSPICIOUS_COMPRESSION = 150
-#: Share of the voxels with content that interpolation may leave below zero; beyond it zero is not the background.
-_MOST_NEGATIVE = 0.05
+#: Share of the voxels with content that may lie below zero (interpolation leaves some); z-scored images have half.
+_MOST_NEGATIVE = 0.25
 #: Bytes that may follow the last voxel (some writers append).
 _TRAILING_SLACK = 2**24
 #: What nibabel, zlib and the system raise for a damaged or foreign file.

@@ -191,7 +191,7 @@ def _run_each(cases: Iterable[Case], count: int, worker: _Worker, summary: Summa
 
 
 class _Worker:
-    """Does one subject after another; the model is loaded when the first one needs it."""
+    """Does one subject after another with one model, loaded at once."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

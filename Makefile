@@ -6,13 +6,33 @@ BIN := $(VENV)/bin
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test check image image-cpu bench clean
+.PHONY: demo test train-smoke check image image-cpu bench clean
 
 demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, a picture
 	$(BIN)/python -m app demo --output demo
 
 test: $(VENV)/dev.stamp ## the whole suite
 	$(BIN)/python -m pytest
+
+SMOKE := smoke-run
+train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesis, on phantoms
+	rm -rf $(SMOKE)
+	$(BIN)/python -m app phantom --output $(SMOKE)/data --count 2
+	$(BIN)/python -m app phantom --output $(SMOKE)/unseen --seed 9
+	$(BIN)/python -m app train segmenter --data $(SMOKE)/data --run $(SMOKE)/segmenter --cache $(SMOKE)/cache \
+		--set schedule.steps=3 --set schedule.batch_size=2 --set data.min_brain_pixels=1000 --device cpu
+	$(BIN)/python -m app export $(SMOKE)/segmenter --data $(SMOKE)/data --weights $(SMOKE)/weights --model segmenter \
+		--score-on $(SMOKE)/unseen --device cpu
+	$(BIN)/python -m app train smoke --data $(SMOKE)/data --run $(SMOKE)/run --cache $(SMOKE)/cache --validation $(SMOKE)/unseen \
+		--weights $(SMOKE)/weights --device cpu
+	$(BIN)/python -m app train smoke --data $(SMOKE)/data --run $(SMOKE)/run --cache $(SMOKE)/cache --validation $(SMOKE)/unseen \
+		--weights $(SMOKE)/weights --device cpu --resume --set schedule.steps=8
+	$(BIN)/python -m app export $(SMOKE)/run --data $(SMOKE)/data --cache $(SMOKE)/cache --weights $(SMOKE)/weights \
+		--model smoke --score-on $(SMOKE)/unseen --device cpu
+	$(BIN)/python -m app dropout --input $(SMOKE)/unseen --output $(SMOKE)/dropped
+	$(BIN)/python -m app synthesize --input $(SMOKE)/dropped --output $(SMOKE)/made --weights $(SMOKE)/weights \
+		--model smoke --on-error stop --device cpu
+	$(BIN)/python -m app evaluate --prediction $(SMOKE)/made --reference $(SMOKE)/unseen
 
 check: $(VENV)/dev.stamp ## style and types
 	$(BIN)/ruff check app tests benchmarks
@@ -29,7 +49,7 @@ image-cpu: ## the container for processors only
 	docker build -t tetrad:cpu --build-arg VARIANT=cpu .
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo $(SMOKE)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -34,6 +34,8 @@ _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _BRATS = re.compile(rf"^(?:(?P<subject>.+)[-_.])?(?P<token>{'|'.join(_TOKENS)})$", re.IGNORECASE)
 _BIDS = re.compile(r"^(?P<subject>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[^_]+)*)_(?P<suffix>T1w|T2w|FLAIR)$")
 _SEGMENTATION = re.compile(r"(^|[-_.])(seg|segmentation|mask|dseg)$", re.IGNORECASE)
+_BRATS_SEGMENTATION = re.compile(r"^(?P<subject>.+)[-_]seg\.nii(\.gz)?$", re.IGNORECASE)
+_TUMOUR_TYPE = re.compile(r"BraTS-([A-Z]+)-")
 #: Parts of a BIDS tree that repeat or precede the raw images.
 _NOT_RAW = {"derivatives", "sourcedata"}
 #: Folders deeper than this are no subjects' any more.
@@ -124,6 +126,24 @@ def parse_name(path: Path) -> tuple[str, Modality] | None:
     if brats := _BRATS.match(stem):
         return brats["subject"] or path.parent.name, _TOKENS[brats["token"].lower()]
     return None
+
+
+def find_segmentations(folder: Path) -> dict[str, Path]:
+    """Per subject, the file named `<subject>-seg.nii[.gz]` below `folder`.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"the folder {folder} does not exist.")
+    matches = ((_BRATS_SEGMENTATION.match(p.name), p) for p in sorted(folder.rglob("*.nii*")))
+    return {match["subject"]: path for match, path in matches if match}
+
+
+def tumour_type(subject: str) -> str:
+    """`GLI`, `MET`, ... from a BraTS name (`BraTS-GLI-00001-000`); `unknown` otherwise."""
+    match = _TUMOUR_TYPE.search(subject)
+    return match[1] if match else "unknown"
 
 
 def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from app.cases import parse_name, scan
+from app.cases import find_segmentations, parse_name, scan, tumour_type
 from app.constants import MODALITIES, Modality
 from app.errors import UsageError, VolumeError
 from app.files import save_bytes
@@ -40,8 +39,6 @@ COLUMNS: dict[str, int] = {
     "psnr_brain": 2,
     "stripe_superior": 2,
 }
-_TUMOUR_TYPE = re.compile(r"BraTS-([A-Z]+)-")
-_SEGMENTATION = re.compile(r"^(?P<subject>.+)[-_]seg\.nii(\.gz)?$", re.IGNORECASE)
 _BOOTSTRAPS = 10_000
 
 
@@ -68,9 +65,8 @@ class Scores:
 
     @property
     def tumour_type(self) -> str:
-        """`GLI`, `MET`, ... from a BraTS name; `unknown` otherwise."""
-        match = _TUMOUR_TYPE.search(self.subject)
-        return match[1] if match else "unknown"
+        """See `app.cases.tumour_type`."""
+        return tumour_type(self.subject)
 
 
 def find_pairs(prediction: Path, reference: Path, segmentations: Path | None = None) -> tuple[list[Pair], list[str]]:
@@ -86,7 +82,7 @@ def find_pairs(prediction: Path, reference: Path, segmentations: Path | None = N
         UsageError: a folder does not exist, or no pair is found.
     """
     truths = {(c.subject, m): f for c in scan(reference).cases for m, f in c.files.items()}
-    masks = _find_masks(segmentations or reference)
+    masks = find_segmentations(segmentations or reference)
     pairs, problems = [], []
     if not prediction.is_dir():
         raise UsageError(f"the prediction folder {prediction} does not exist.")
@@ -147,7 +143,7 @@ def score_segmentations(prediction: Path, reference: Path) -> list[Scores]:
     Raises:
         UsageError: no pair is found.
     """
-    made, real = _find_masks(prediction), _find_masks(reference)
+    made, real = find_segmentations(prediction), find_segmentations(reference)
     results = []
     for subject in sorted(made):
         scores = Scores(subject, "seg")
@@ -264,16 +260,6 @@ def write_results(out: Path, scores: Sequence[Scores], summary: Mapping[str, Any
     save_bytes(rows_csv(scores).encode(), out / "scores.csv")
     form = {**summary, "problems": list(problems)}
     save_bytes((json.dumps(_without_nan(form), indent=2) + "\n").encode(), out / "summary.json")
-
-
-def _find_masks(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UsageError(f"the folder {folder} does not exist.")
-    found = {}
-    for path in sorted(folder.rglob("*.nii*")):
-        if match := _SEGMENTATION.match(path.name):
-            found[match["subject"]] = path
-    return found
 
 
 def _describe(values: Sequence[float]) -> dict[str, float]:

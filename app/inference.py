@@ -25,6 +25,7 @@ from app.weights import Entry, load_generator
 
 if TYPE_CHECKING:
     from app.models.generator import Generator
+    from app.models.unet import PlainGenerator
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def open_backend(entry: Entry, runtime: Runtime) -> Backend:
 class TorchBackend:
     """Eager torch, channels last, inference mode."""
 
-    def __init__(self, network: Generator, runtime: Runtime) -> None:
+    def __init__(self, network: Generator | PlainGenerator, runtime: Runtime) -> None:
         import torch
 
         self._torch = torch

@@ -20,13 +20,14 @@ from app.models.regression import VoxelwiseRegression
 from app.views import Canvas
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from app.models.generator import Generator, GeneratorConfig
+    from app.models.unet import PlainConfig, PlainGenerator, Segmenter
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-Kind = Literal["regression", "generator"]
+Kind = Literal["regression", "generator", "segmenter"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Entry:
 
     Attributes:
         name: what `--model` calls it.
-        kind: `regression` or `generator`.
+        kind: `regression`, `generator` (makes sequences) or `segmenter` (finds tumours; teaches generators).
         folder: where its files are.
         files: per role (`coefficients`, `intensity`, `torch`, `onnx`): `path` in the folder, `sha256`, `bytes`.
         normalization: the scheme it was trained with.
@@ -63,8 +64,7 @@ class Entry:
     @property
     def canvas(self) -> Canvas:
         """The window that a generator sees."""
-        form = self.details["canvas"]
-        return Canvas({v: (int(h), int(w)) for v, (h, w) in form["sizes"].items()}, form["centre"])
+        return Canvas.from_json(self.details["canvas"])
 
     def path_of(self, role: str) -> Path:
         """The file of a role, its checksum verified.
@@ -172,7 +172,7 @@ def write_entry(
             save_bytes(content, path)
         described[role] = {"path": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
     form["models"][name] = {"kind": kind, "files": described, "normalization": normalization.to_json(), **details}
-    if make_default or form["default"] is None:
+    if make_default or (form["default"] is None and kind != "segmenter"):
         form["default"] = name
     if make_fallback:
         form["fallback"] = name
@@ -216,43 +216,73 @@ def load_intensity(entry: Entry) -> IntensityPredictor | None:
     return IntensityPredictor.from_json(json.loads(entry.path_of("intensity").read_text(encoding="utf-8")))
 
 
-def load_generator(entry: Entry) -> Generator:
+def load_generator(entry: Entry) -> Generator | PlainGenerator:
     """The network of an entry: float32, on the CPU, in eval mode, without gradients.
 
     Raises:
         WeightsError: the file is missing, changed, or does not fit its architecture.
     """
     import torch
+
+    from app.models import new_generator
+
+    _require_kind(entry, "generator")
+    config = architecture_of(entry)
+    with torch.device("meta"):
+        network = new_generator(config)
+    _load_state(network, entry)
+    return network
+
+
+def load_segmenter(entry: Entry) -> Segmenter:
+    """The segmenter of an entry: float32, on the CPU, in eval mode, without gradients.
+
+    Raises:
+        WeightsError: as `load_generator`, or the entry is of another kind.
+    """
+    import torch
+
+    from app.models.unet import Segmenter
+
+    _require_kind(entry, "segmenter")
+    with torch.device("meta"):
+        network = Segmenter(tuple(entry.details["architecture"]["widths"]))
+    _load_state(network, entry)
+    return network
+
+
+def _require_kind(entry: Entry, kind: Kind) -> None:
+    if entry.kind != kind:
+        raise WeightsError(f"model {entry.name!r} in {entry.folder} is a {entry.kind}, not a {kind}; name another.")
+
+
+def _load_state(network: nn.Module, entry: Entry) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from app.models.generator import Generator
 
     path = entry.path_of("torch")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a safetensors file ({error}); fetch the weights again.") from None
-    with torch.device("meta"):
-        network = Generator(architecture_of(entry))
     try:
         network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{path} does not fit the architecture in {MANIFEST} ({reason}).") from None
-    return network.requires_grad_(False).eval()
+    network.requires_grad_(False).eval()
 
 
-def architecture_of(entry: Entry) -> GeneratorConfig:
+def architecture_of(entry: Entry) -> GeneratorConfig | PlainConfig:
     """The generator's shape as the manifest states it.
 
     Raises:
         WeightsError: it is not one that this version knows.
     """
-    from app.models.generator import GeneratorConfig
+    from app.models import config_from_json
 
     try:
-        return GeneratorConfig(**entry.details["architecture"])
+        return config_from_json(entry.details["architecture"])
     except (KeyError, TypeError) as error:
         raise WeightsError(f"model {entry.name!r} has an unknown architecture ({error}); update Tetrad.") from None
 
@@ -260,7 +290,7 @@ def architecture_of(entry: Entry) -> GeneratorConfig:
 def save_generator(
     folder: Path,
     name: str,
-    config: GeneratorConfig,
+    config: GeneratorConfig | PlainConfig,
     state: Mapping[str, Tensor],
     normalization: Normalization,
     canvas: Canvas,
@@ -278,26 +308,48 @@ def save_generator(
     Raises:
         WeightsError: the folder cannot be written to.
     """
-    from safetensors.torch import save
-
     if normalization.background is None or config.background != normalization.background:
         config = replace(config, background=-1.0 if normalization.background is None else normalization.background)
+    files: dict[str, bytes | Path] = {"torch": _save_state(folder, name, state)}
+    if intensity is not None:
+        files["intensity"] = intensity
+    form = {
+        "architecture": config.to_json(),
+        "canvas": canvas.to_json(),
+        "views": list(views),
+        **(details or {}),
+    }
+    return write_entry(folder, name, "generator", files, normalization, form, make_default=make_default)
+
+
+def save_segmenter(
+    folder: Path,
+    name: str,
+    widths: tuple[int, ...],
+    state: Mapping[str, Tensor],
+    normalization: Normalization,
+    canvas: Canvas,
+    details: Mapping[str, Any] | None = None,
+) -> Entry:
+    """Writes a segmenter as safetensors with its manifest entry.
+
+    Raises:
+        WeightsError: the folder cannot be written to.
+    """
+    form = {"architecture": {"widths": list(widths)}, "canvas": canvas.to_json(), **(details or {})}
+    return write_entry(folder, name, "segmenter", {"torch": _save_state(folder, name, state)}, normalization, form)
+
+
+def _save_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> Path:
+    from safetensors.torch import save
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"{folder} cannot be made ({error.strerror}); choose another with --weights.") from None
     path = folder / f"{name}.safetensors"
     save_bytes(save({k: v.contiguous() for k, v in state.items()}), path)
-    files: dict[str, bytes | Path] = {"torch": path}
-    if intensity is not None:
-        files["intensity"] = intensity
-    form = {
-        "architecture": config.to_json(),
-        "canvas": {"centre": canvas.centre, "sizes": {v: list(s) for v, s in canvas.sizes.items()}},
-        "views": list(views),
-        **(details or {}),
-    }
-    return write_entry(folder, name, "generator", files, normalization, form, make_default=make_default)
+    return path
 
 
 def import_checkpoint(file: Path, kind: Literal["brasyn25"], folder: Path, name: str, views: tuple[View, ...]) -> Entry:

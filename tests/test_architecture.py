@@ -21,7 +21,12 @@ FLOORS = {
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
-SAME_FLOOR = {"volume": {"files"}, "demo": {"batch"}, "__main__": {"cli"}}
+SAME_FLOOR = {
+    "volume": {"files"},
+    "demo": {"batch"},
+    "training": {"pipeline", "evaluate"},
+    "__main__": {"cli"},
+}
 
 
 def _floor(module: str) -> int:

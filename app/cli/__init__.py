@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from app import __version__
 from app.cli.arguments import EXIT_CODES
-from app.cli.judge import add_baselines, add_demo, add_dropout, add_evaluate, add_info
+from app.cli.judge import add_baselines, add_demo, add_dropout, add_evaluate, add_info, add_phantom
 from app.cli.models import add_export, add_fit, add_import, add_train
 from app.cli.run import add_check, add_infer, add_synthesize
 from app.errors import ExitCode, TetradError
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     logging.getLogger().handlers[0].setFormatter(_Formatter())
     for noisy in ("matplotlib", "PIL", "torch", "onnxscript", "onnx_ir"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         return int(options.command(options))
     except TetradError as error:
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_check(commands)
     add_info(commands)
     add_demo(commands)
+    add_phantom(commands)
     add_evaluate(commands)
     add_dropout(commands)
     add_baselines(commands)

@@ -14,6 +14,9 @@ from app.errors import ExitCode
 
 log = logging.getLogger(__name__)
 
+#: Smaller than a head, large enough for every step.
+PHANTOM_SHAPE = (80, 96, 72)
+
 
 def add_info(commands: Any) -> None:
     """Declares the command `info`."""
@@ -44,6 +47,24 @@ def _demo(options: argparse.Namespace) -> int:
     from app.demo import run_demo
 
     print(run_demo(options.output, options.drop, options.seed, options.device, options.model))  # noqa: T201
+    return ExitCode.OK
+
+
+def add_phantom(commands: Any) -> None:
+    """Declares the command `phantom`."""
+    p = commands.add_parser("phantom", help="write synthetic four-sequence exams with a lesion, to try things out on")
+    p.add_argument("--output", type=path, required=True, metavar="DIR", help="gets <ID>/<ID>-<sequence>.nii.gz")
+    p.add_argument("--count", type=positive, default=1, metavar="N", help="how many; default: 1")
+    p.add_argument("--seed", type=natural, default=0, help="of the first; default: 0")
+    p.set_defaults(command=_phantom)
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from app.phantom import make_phantom, write_phantom
+
+    for seed in range(options.seed, options.seed + options.count):
+        write_phantom(make_phantom(PHANTOM_SHAPE, seed), options.output, f"phantom-{seed}")
+    log.info("%d phantoms are in %s.", options.count, options.output)
     return ExitCode.OK
 
 

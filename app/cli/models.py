@@ -6,18 +6,30 @@ import argparse
 import logging
 from typing import Any
 
-from app.cli.arguments import natural, path, positive, views
+from app.cli.arguments import path, views
 from app.config import WEIGHTS_DIR
-from app.errors import ExitCode
+from app.errors import ExitCode, UsageError
 
 log = logging.getLogger(__name__)
 
 
 def add_export(commands: Any) -> None:
     """Declares the command `export`."""
-    p = commands.add_parser("export", help="write a generator as ONNX beside its weights, for --backend onnx")
+    p = commands.add_parser(
+        "export",
+        help="write a trained run as a model, or a model's ONNX",
+        description="With RUN: writes its averaged weights as safetensors and ONNX with their manifest entry, unless "
+        "they score worse than the model that they would replace. Without: adds the ONNX file to a model.",
+    )
+    p.add_argument("run", type=path, nargs="?", metavar="RUN", help="a run folder of `train`")
     p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
-    p.add_argument("--model", metavar="NAME", help="default: the manifest's default")
+    p.add_argument("--model", metavar="NAME", help="what --model calls it; default: the manifest's default")
+    p.add_argument("--data", type=path, metavar="DIR", help="what the run was trained on")
+    p.add_argument("--cache", type=path, metavar="DIR", help="its prepared arrays; default: RUN/cache")
+    p.add_argument("--score-on", type=path, metavar="DIR", help="complete subjects that the run has not seen")
+    p.add_argument("--make-default", action="store_true", help="make it the manifest's default")
+    p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
+    p.add_argument("--device", default="auto", help="as in synthesize")
     p.set_defaults(command=_export)
 
 
@@ -25,8 +37,28 @@ def _export(options: argparse.Namespace) -> int:
     from app.export import export_onnx
     from app.weights import read_manifest
 
-    entry = export_onnx(read_manifest(options.weights).entry(options.model))
-    log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"]["path"])
+    if options.run is None:
+        entry = export_onnx(read_manifest(options.weights).entry(options.model))
+        log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"]["path"])
+        return ExitCode.OK
+    from app.training.publish import publish
+
+    if options.data is None or options.model is None:
+        raise UsageError("export RUN needs --data (what the run was trained on) and --model (the new model's name).")
+    entry = publish(
+        options.run,
+        options.weights,
+        options.model,
+        data=options.data,
+        cache=options.cache,
+        score_on=options.score_on,
+        make_default=options.make_default,
+        force=options.force,
+        device=options.device,
+    )
+    for metric, value in entry.details.get("scores", {}).get("mean", {}).items():
+        log.info("%-24s %.4f", metric, value)
+    log.info("Written: model %s of %s.", entry.name, entry.folder)
     return ExitCode.OK
 
 
@@ -67,34 +99,51 @@ def _fit(options: argparse.Namespace) -> int:
 
 def add_train(commands: Any) -> None:
     """Declares the command `train`."""
-    p = commands.add_parser("train", help="train a generator on a folder of complete subjects")
+    from app.training.recipe import built_in
+
+    p = commands.add_parser(
+        "train",
+        help="train a generator or the segmenter by a recipe",
+        description="Trains by a recipe. `torchrun --nproc-per-node N -m app train ...` uses N GPUs.",
+        epilog="recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items()),
+    )
+    p.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a recipe below")
     p.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of complete subjects")
-    p.add_argument("--weights", type=path, required=True, metavar="DIR", help="folder that gets the model")
-    p.add_argument("--name", default="trained", help="what --model will call it; default: trained")
-    p.add_argument("--cache", type=path, required=True, metavar="DIR", help="prepared arrays, 40 MB a subject; reused")
-    p.add_argument("--preset", choices=["compact", "half", "full"], default="compact")
-    p.add_argument("--budget-minutes", type=float, default=30.0, metavar="M", help="default: 30")
-    p.add_argument("--steps", type=positive, metavar="N", help="end after so many batches, if earlier")
-    p.add_argument("--batch-size", type=positive, default=8, metavar="N", help="slices per batch; default: 8")
-    p.add_argument("--learning-rate", type=float, default=1e-3, metavar="R", help="peak; default: 0.001")
-    p.add_argument("--device", default="cpu", help="cpu or cuda[:N]; default: cpu")
-    p.add_argument("--seed", type=natural, default=0)
+    p.add_argument("--run", type=path, required=True, metavar="DIR", help="gets checkpoints, logs and pictures")
+    p.add_argument("--cache", type=path, metavar="DIR", help="prepared arrays, 40 MB a subject; default: RUN/cache")
+    p.add_argument("--validation", type=path, metavar="DIR", help="validate on these instead of held-out subjects")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe; repeatable")
+    p.add_argument("--budget-minutes", type=float, metavar="M", help="as --set schedule.budget_minutes=M")
+    p.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="where --segmenter, --start are")
+    p.add_argument("--segmenter", default="segmenter", metavar="NAME", help="teaches the Tversky loss")
+    p.add_argument("--start", metavar="NAME", help="begin with this model's weights instead of random ones")
+    p.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
     p.set_defaults(command=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
     from app.inference import Machine, choose_device
-    from app.training.generator import TrainingConfig, train_generator
+    from app.training.loop import TrainingPaths, train
+    from app.training.recipe import load_recipe
+    from app.weights import read_manifest
 
-    config = TrainingConfig(
-        preset=options.preset,
-        budget_minutes=options.budget_minutes,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
+    changes = list(options.set)
+    if options.budget_minutes is not None:
+        changes.append(f"schedule.budget_minutes={options.budget_minutes}")
+    recipe = load_recipe(options.recipe, changes)
+    teaches = recipe.task == "synthesis" and recipe.losses.tversky > 0
+    outcome = train(
+        recipe,
+        TrainingPaths(options.data, options.run, options.cache, options.validation),
         device=choose_device(options.device, Machine.probe())[0],
+        resume=options.resume,
+        segmenter=read_manifest(options.weights).entry(options.segmenter) if teaches else None,
+        start=read_manifest(options.weights).entry(options.start) if options.start else None,
     )
-    entry = train_generator(options.data, options.cache, options.weights, options.name, config)
-    log.info("Trained: model %s of %s, %s steps.", entry.name, entry.folder, entry.details["training"]["steps"])
+    if outcome.signal_number is not None:
+        log.warning("Stopped after step %d; the same command with --resume goes on.", outcome.state.step)
+        return 128 + outcome.signal_number
+    log.info("Trained: %d steps, %.1f minutes; `python -m app export %s` makes a model of it.",
+             outcome.state.step, outcome.state.minutes, options.run)  # fmt: skip
     return ExitCode.OK

@@ -148,17 +148,33 @@ class Generator(nn.Module):
                 four and masks, for batches that mix subsets and for export.
             grouped: with `members=None`, run the four encoders as one grouped convolution.
         """
+        fused, skips = self.encode(images, present, members, grouped)
+        return self.decode(fused, skips, target, view, intensity)
+
+    def encode(
+        self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None, grouped: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The fused bottleneck (B x C x H/16 x W/16), which knows no target yet, and the skips; see `forward`."""
         there = present[:, :, None, None].to(images)
         images = images * there + self.config.background * (1 - there)
-        skips, features, members = self._encode(images, members, grouped)
+        stages, features, members = self._run_encoders(images, members, grouped)
         early = self.early(images)
         present = present[:, list(members)]
-        joined = _join_skips(skips, early, present)
-        fused = self.fusion(features, early[-1], present, members)
-        out: Tensor = self.decoder(self.infuser(fused, target, view, intensity), joined)
+        return self.fusion(features, early[-1], present, members), _join_skips(stages, early, present)
+
+    def decode(
+        self,
+        fused: Tensor,
+        skips: list[Tensor],
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+    ) -> Tensor:
+        """Scores of the target sequence, B x 1 x H x W, from what `encode` gave."""
+        out: Tensor = self.decoder(self.infuser(fused, target, view, intensity), skips)
         return out
 
-    def _encode(
+    def _run_encoders(
         self, images: Tensor, members: tuple[int, ...] | None, grouped: bool
     ) -> tuple[list[list[Tensor]], Tensor, tuple[int, ...]]:
         """Features per stage per member, and the bottlenecks stacked, B x n x C x h x w."""

@@ -1,4 +1,8 @@
-"""Random batches from a cache: one view, one target and one set of inputs per batch, slices of many subjects."""
+"""Random batches from a cache: one view per batch, slices of many subjects.
+
+Every random number of step k comes from generators seeded by (seed, k) and (seed, k, process). Nothing is carried from
+step to step: a resumed run draws what an unbroken one would, and the step's number is the position in the data.
+"""
 
 from __future__ import annotations
 
@@ -6,116 +10,190 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from app.constants import MODALITIES, VIEWS, View
+from app.errors import UsageError
+from app.models.unet import TUMOUR_TYPES
 from app.training.cache import CachedSubject, slice_of
-from app.views import Canvas
+from app.training.recipe import DataRecipe
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays of one step.
+    """Slices of one view, on one device.
 
     Attributes:
-        images: float32 B x 4 x H x W scores, all four real sequences (inputs augmented).
-        truth: float32 B x 1 x H x W scores of the target.
+        images: float32 B x 4 x H x W scores, all four real sequences.
         brain: float32 B x 1 x H x W, 1 in the brain.
-        scale: float32 B x 2: scores of zero intensity and of the clip, the range that the challenge scores.
-        members: indices of the present sequences; target: index of the one to make; view: index of the view.
+        labels: int64 B x H x W, tumour classes; zeros where the subject has no segmentation.
+        labelled: bool (B,), whether the subject has one.
+        scale: float32 B x 4 x 2: per sequence the scores of zero intensity and of the clip, the range that the
+            challenge scores.
+        types: int64 (B,), index in `TUMOUR_TYPES` or -1.
+        view: index in `VIEWS`.
     """
 
-    images: NDArray[np.float32]
-    truth: NDArray[np.float32]
-    brain: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    members: tuple[int, ...]
-    target: int
+    images: Tensor
+    brain: Tensor
+    labels: Tensor
+    labelled: Tensor
+    scale: Tensor
+    types: Tensor
     view: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def views(self) -> Tensor:
+        """(B,) the view of each slice."""
+        return torch.full((len(self),), self.view, device=self.images.device)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return self._of([t.to(device, non_blocking=True) for t in self._tensors()])
+
+    def pieces(self, count: int) -> list[Batch]:
+        """At most `count` batches that together are this one."""
+        chunks = zip(*(t.chunk(count) for t in self._tensors()), strict=True)
+        return [self._of(chunk) for chunk in chunks]
+
+    def _of(self, tensors: Sequence[Tensor]) -> Batch:
+        images, brain, labels, labelled, scale, types = tensors
+        return Batch(images, brain, labels, labelled, scale, types, self.view)
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.images, self.brain, self.labels, self.labelled, self.scale, self.types
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How much a slice is varied; all zero leaves it alone.
+class Task:
+    """What one pass makes from what.
 
     Attributes:
-        flip: probability of mirroring left and right (not in sagittal slices, which have no left).
-        shift: largest translation in pixels, each way.
-        contrast, brightness: largest relative and absolute change of an input's scores.
+        target: index of the sequence to make.
+        members: indices of the sequences that are present.
+        second: index of the sequence that the second pass drops and makes; it sees the first's result.
     """
 
-    flip: float = 0.5
-    shift: int = 6
-    contrast: float = 0.1
-    brightness: float = 0.1
+    target: int
+    members: tuple[int, ...]
+    second: int
 
 
 class Sampler:
-    """Draws batches; the same seed draws the same ones.
+    """Draws the batch of any step.
 
     Args:
-        single_missing: probability that only the target lacks; else one or two more sequences do.
+        rank: number of this process; each draws other slices of the same view.
+
+    Raises:
+        UsageError: no subject has a slice with enough brain.
     """
 
     def __init__(
-        self,
-        subjects: Sequence[CachedSubject],
-        canvas: Canvas,
-        background: float,
-        *,
-        views: Sequence[View] = VIEWS,
-        augmentation: Augmentation | None = None,
-        single_missing: float = 0.85,
-        seed: int = 0,
+        self, subjects: Sequence[CachedSubject], recipe: DataRecipe, background: float, *, seed: int = 0, rank: int = 0
     ) -> None:
-        self._subjects, self._canvas, self._background = subjects, canvas, background
-        self._views, self._augmentation = views, augmentation or Augmentation()
-        self._single_missing = single_missing
-        self._random = np.random.default_rng(seed)
+        self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
+        self._slices: dict[View, list[tuple[CachedSubject, NDArray[np.int64], NDArray[np.int64]]]] = {}
+        for view in recipe.views:
+            rows, columns = recipe.canvas.sizes[view]
+            enough = max(1, round(recipe.min_tumour_share * rows * columns))
+            found = [
+                (s, s.slices(view, recipe.min_brain_pixels), s.slices(view, recipe.min_brain_pixels, enough))
+                for s in subjects
+            ]
+            self._slices[view] = [(s, whole, ill) for s, whole, ill in found if whole.size]
+            if not self._slices[view]:
+                raise UsageError(f"no subject has a {view} slice of {recipe.min_brain_pixels} brain pixels.")
+        self._weights = {view: _shares([s.tumour_type for s, _, _ in rows], recipe.balance_types)
+                         for view, rows in self._slices.items()}  # fmt: skip
 
-    def draw(self, size: int) -> Batch:
-        """A batch of `size` slices."""
-        random = self._random
-        view = self._views[int(random.integers(len(self._views)))]
-        target = int(random.integers(len(MODALITIES)))
+    @property
+    def count(self) -> int:
+        """Slices of all views that can be drawn: what one epoch shows."""
+        return sum(whole.size for rows in self._slices.values() for _, whole, _ in rows)
+
+    def plan(self, step: int) -> np.random.Generator:
+        """Random numbers that all processes share at a step."""
+        return np.random.default_rng([self._seed, step])
+
+    def own(self, step: int) -> np.random.Generator:
+        """Random numbers of this process at a step."""
+        return np.random.default_rng([self._seed, step, 1 + self._rank])
+
+    def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
+        """A batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
+        views = self._recipe.views
+        view = views[int(plan.integers(len(views)))]
+        rows = [self._slice(view, own, max_shift) for _ in range(size)]
+        images, brain, labels, labelled, scale, types = (np.stack(part) for part in zip(*rows, strict=True))
+        return Batch(
+            torch.from_numpy(images),
+            torch.from_numpy(brain),
+            torch.from_numpy(labels[:, 0].astype(np.int64)),
+            torch.from_numpy(labelled),
+            torch.from_numpy(scale),
+            torch.from_numpy(types),
+            VIEWS.index(view),
+        )
+
+    def tasks(self, plan: np.random.Generator, count: int) -> list[Task]:
+        """`count` different sequences to make, in challenge order, each with what is present and a second one."""
+        targets = sorted(plan.choice(len(MODALITIES), count, replace=False).tolist())
+        return [self._task(plan, target) for target in targets]
+
+    def _task(self, plan: np.random.Generator, target: int) -> Task:
         others = [i for i in range(len(MODALITIES)) if i != target]
-        count = 3 if random.random() < self._single_missing else int(random.integers(1, 3))
-        members = tuple(sorted(random.choice(others, count, replace=False).tolist()))
-        rows = [self._slice(view, target) for _ in range(size)]
-        images, truth, brain, scale = (np.stack(part) for part in zip(*rows, strict=True))
-        return Batch(images, truth, brain, scale, members, target, VIEWS.index(view))
+        count = 3 if plan.random() < self._recipe.single_missing else int(plan.integers(1, 3))
+        members = tuple(sorted(plan.choice(others, count, replace=False).tolist()))
+        return Task(target, members, int(plan.choice(others)))
 
-    def _slice(self, view: View, target: int) -> tuple[NDArray[np.float32], ...]:
-        random, augment = self._random, self._augmentation
-        subject = self._subjects[int(random.integers(len(self._subjects)))]
-        index = int(random.choice(subject.slices[view]))
+    def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
+        rows = self._slices[view]
+        subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
+        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
+        among_ill = own.random() < self._recipe.tumour_share
+        index = int(own.choice(ill if among_ill and ill.size else whole))
+        shift = own.integers(-max_shift, max_shift + 1, 2)
         scores = slice_of(subject.scores, view, index).astype(np.float32)
-        brain = slice_of(subject.brain, view, index)
-        if view != "sagittal" and random.random() < augment.flip:
-            scores, brain = scores[:, ::-1], brain[::-1]
-        images = self._place(scores, view, (shift := random.integers(-augment.shift, augment.shift + 1, 2)))
-        mask = self._place(brain[None].astype(np.float32), view, shift, background=0.0)
-        truth = images[target : target + 1].copy()
-        for channel in range(len(MODALITIES)):
-            gain = 1 + random.uniform(-augment.contrast, augment.contrast)
-            offset = random.uniform(-augment.brightness, augment.brightness)
-            inside = images[channel] != self._background
-            images[channel][inside] = images[channel][inside] * gain + offset
-        intensity = subject.intensities[MODALITIES[target]]
-        ends = np.array([0.0, intensity.clip], dtype=np.float32)
-        return images, truth, mask, (ends - np.float32(intensity.mean)) / np.float32(intensity.std)
+        brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
+        labels = (
+            np.zeros(brain.shape[1:], np.uint8) if subject.labels is None else slice_of(subject.labels, view, index)
+        )
+        pairs = [subject.intensities[m] for m in MODALITIES]
+        scale = np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32)
+        kind = TUMOUR_TYPES.index(subject.tumour_type) if subject.tumour_type in TUMOUR_TYPES else -1
+        return (
+            self._place(scores, view, shift, self._background),
+            self._place(brain, view, shift, 0.0),
+            self._place(labels[None], view, shift, 0),
+            np.array(subject.labels is not None),
+            scale,
+            np.array(kind),
+        )
 
     def _place(
-        self, scores: NDArray[np.float32], view: View, shift: NDArray[np.int64], background: float | None = None
-    ) -> NDArray[np.float32]:
-        """Centres a slice on the view's canvas, moved by `shift`; what does not fit is cut off."""
-        size = self._canvas.sizes[view]
-        out = np.full((len(scores), *size), self._background if background is None else background, dtype=np.float32)
+        self, channels: NDArray[np.generic], view: View, shift: NDArray[np.int64], background: float
+    ) -> NDArray[np.generic]:
+        """Centres a slice (channel, row, column) on the view's canvas, moved by `shift`; what does not fit is cut."""
+        size = self._recipe.canvas.sizes[view]
+        out = np.full((len(channels), *size), background, dtype=channels.dtype)
         source, target = [], []
-        for extent, length, move in zip(scores.shape[1:], size, shift, strict=True):
+        for extent, length, move in zip(channels.shape[1:], size, shift, strict=True):
             start = (length - extent) // 2 + int(move)
             low, high = max(start, 0), min(start + extent, length)
             target.append(slice(low, high))
             source.append(slice(low - start, high - start))
-        out[:, target[0], target[1]] = scores[:, source[0], source[1]]
+        out[:, target[0], target[1]] = channels[:, source[0], source[1]]
         return out
+
+
+def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:
+    """Probability of each subject: equal, or such that every tumour type comes equally often."""
+    counts = {kind: types.count(kind) for kind in types}
+    weights = np.array([1.0 / counts[kind] if balance else 1.0 for kind in types])
+    return np.asarray(weights / weights.sum())

@@ -1,35 +1,38 @@
-"""Complete subjects as normalised arrays on disk, so that training never decodes gzip.
+"""Complete subjects as normalised arrays on disk, so that an epoch never decodes gzip.
 
 One `<subject>.npy` each: float16 (sequence, left, posterior, superior) scores, cropped to the brain, memory-mapped
-when read; `index.json` holds the rest. A cache is built once per folder and normalisation.
+when read; a volume serves all three views. `index.json` holds the rest and is written last: a cache without it is none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.cases import Case
+from app.cases import Case, find_segmentations, scan, tumour_type
 from app.constants import MODALITIES, VIEWS, Modality, View
 from app.errors import UsageError, VolumeError
+from app.files import save_bytes
 from app.intensity import Intensity, Normalization
 from app.preprocess import measure, normalize, vote_foreground
 from app.types import MaskArray, VolumeArray
 from app.views import SLICE_AXIS, stack_slices
-from app.volume import Volume, load_volume
+from app.volume import Grid, Volume, load_volume
 
 log = logging.getLogger(__name__)
 
-#: Slices with fewer brain pixels teach little.
-MIN_BRAIN_PIXELS = 2000
+#: How every model that is trained here sees intensities.
+NORMALIZATION: Final = Normalization("volume", background=-1.0)
 _INDEX = "index.json"
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,27 @@ class CachedSubject:
     Attributes:
         scores: float16 (4, left, posterior, superior), challenge order, memory-mapped, cropped to the brain.
         brain: bool, same box: where most sequences are brighter than background.
+        labels: uint8, same box: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour; None without a segmentation.
+        tumour_type: as the name states it, or `unknown`.
         intensities: how the scores were made, per sequence.
-        slices: per view, the indices worth training on.
+        brain_pixels, tumour_pixels: per view, how many each slice has.
     """
 
     name: str
     scores: NDArray[np.float16]
     brain: MaskArray
+    labels: NDArray[np.uint8] | None
+    tumour_type: str
     intensities: dict[Modality, Intensity]
-    slices: dict[View, list[int]]
+    brain_pixels: dict[View, NDArray[np.int64]]
+    tumour_pixels: dict[View, NDArray[np.int64]]
+
+    def slices(self, view: View, min_brain: int, min_tumour: int = 0) -> NDArray[np.int64]:
+        """Indices of the slices with at least so many brain and tumour pixels."""
+        return np.flatnonzero((self.brain_pixels[view] >= min_brain) & (self.tumour_pixels[view] >= min_tumour))
 
 
-def load_complete(cases: Iterable[Case]) -> Iterable[tuple[str, dict[Modality, Volume]]]:
+def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, Volume]]]:
     """The volumes of every complete readable subject, one after another; the others are left out by name."""
     for case in cases:
         lacking = [m for m in MODALITIES if m not in case.files]
@@ -69,57 +81,108 @@ def load_complete(cases: Iterable[Case]) -> Iterable[tuple[str, dict[Modality, V
         yield case.subject, loaded
 
 
-def build_cache(
-    cases: Iterable[Case], folder: Path, normalization: Normalization, min_pixels: int = MIN_BRAIN_PIXELS
-) -> list[CachedSubject]:
-    """Writes the cache of all complete subjects, or reads it if it is there already.
+def load_labels(path: Path | None, grid: Grid, subject: str) -> NDArray[np.uint8] | None:
+    """A segmentation with labels 1, 2, 3 (4 becomes 3); None, with the reason logged, where it cannot be used."""
+    if path is None:
+        log.warning("%s has no segmentation: it teaches images, not tumours.", subject)
+        return None
+    try:
+        volume = load_volume(path, strict=True)
+    except VolumeError as error:
+        log.warning("%s is used without its segmentation: %s", subject, error)
+        return None
+    if not volume.grid.same_as(grid):
+        log.warning("%s is used without its segmentation: %s is on another grid.", subject, path)
+        return None
+    labels = np.rint(volume.data).astype(np.int64)
+    if (unknown := set(np.unique(labels).tolist()) - {0, 1, 2, 3, 4}) or not np.array_equal(labels, volume.data):
+        shown = ", ".join(map(str, sorted(unknown))) or "fractions"
+        log.warning("%s is used without its segmentation: %s has labels that BraTS has not (%s).", subject, path, shown)
+        return None
+    labels[labels == 4] = 3
+    if not labels.any():
+        log.warning("%s has an empty segmentation: it counts as healthy.", subject)
+    return labels.astype(np.uint8)
+
+
+def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALIZATION) -> list[CachedSubject]:
+    """Writes the cache of all complete subjects of `data`, or reads it if it is there already.
+
+    Args:
+        folder: about 40 MB a subject.
 
     Raises:
-        UsageError: fewer than two subjects can be used, or the folder holds a cache of another normalisation.
+        UsageError: fewer than two subjects can be used, or the folder holds a cache of other data, of another
+            normalisation or of another version of Tetrad.
     """
+    cases, masks = scan(data).cases, find_segmentations(data)
+    origin = {"schema": _SCHEMA, "data": _fingerprint(cases, masks), "normalization": normalization.to_json()}
     index = folder / _INDEX
     if not index.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        entries = [_write(name, volumes, folder, normalization, min_pixels) for name, volumes in load_complete(cases)]
-        index.write_text(json.dumps({"normalization": normalization.to_json(), "subjects": entries}))
+        entries = [
+            _write(name, volumes, masks.get(name), folder, normalization) for name, volumes in load_complete(cases)
+        ]
+        if len(entries) < 2:
+            raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
+        save_bytes(json.dumps({**origin, "subjects": entries}).encode(), index)
     form = json.loads(index.read_text())
-    if form["normalization"] != normalization.to_json():
-        raise UsageError(f"{folder} holds a cache of another normalisation; give another folder with --cache.")
-    subjects = [_read(entry, folder) for entry in form["subjects"] if all(entry["slices"].values())]
-    if len(subjects) < 2:
-        raise UsageError("fewer than two complete subjects with a whole brain can be read; training needs more.")
-    return subjects
+    for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
+        if form.get(key) != origin[key]:
+            raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
+    return [_read(entry, folder) for entry in form["subjects"]]
+
+
+def _fingerprint(cases: Iterable[Case], masks: Mapping[str, Path]) -> str:
+    """Changes when a file is added, removed or written again."""
+    files = sorted({*(f for c in cases for f in c.files.values()), *masks.values()})
+    lines = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files if f.exists()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _write(
-    name: str, volumes: dict[Modality, Volume], folder: Path, normalization: Normalization, min_pixels: int
+    name: str, volumes: dict[Modality, Volume], mask: Path | None, folder: Path, normalization: Normalization
 ) -> dict[str, Any]:
     arrays: dict[Modality, VolumeArray] = {m: v.data for m, v in volumes.items()}
     intensities = {m: measure(arrays[m], m, normalization) for m in MODALITIES}
     brain = vote_foreground(arrays)
+    labels = load_labels(mask, volumes[MODALITIES[0]].grid, name)
     box = tuple(
         slice(int(found[0]), int(found[-1]) + 1)
         for found in (np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))
     )
-    scores = np.stack([normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]).astype(
-        np.float16
-    )
-    np.save(folder / f"{name}.npy", scores)
+    scores = [normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]
+    np.save(folder / f"{name}.npy", np.stack(scores).astype(np.float16))
     np.save(folder / f"{name}-brain.npy", np.packbits(brain[box]))
-    slices = {
-        view: np.flatnonzero(stack_slices(brain[box], view).sum(axis=(1, 2)) >= min_pixels).tolist() for view in VIEWS
-    }
+    tumour = np.zeros_like(brain)
+    if labels is not None:
+        np.save(folder / f"{name}-labels.npy", labels[box])
+        tumour = labels > 0
     log.info("%s cached", name)
-    return {"name": name, "intensities": {m: asdict(i) for m, i in intensities.items()}, "slices": slices}
+    return {
+        "name": name,
+        "labels": labels is not None,
+        "intensities": {m: asdict(i) for m, i in intensities.items()},
+        "brain_pixels": {v: stack_slices(brain[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
+        "tumour_pixels": {v: stack_slices(tumour[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
+    }
 
 
 def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
-    scores = np.load(folder / f"{entry['name']}.npy", mmap_mode="r")
+    name = entry["name"]
+    scores = np.load(folder / f"{name}.npy", mmap_mode="r")
     shape = scores.shape[1:]
-    packed = np.load(folder / f"{entry['name']}-brain.npy")
-    brain = np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool)
-    intensities = {m: Intensity(**entry["intensities"][m]) for m in MODALITIES}
-    return CachedSubject(entry["name"], scores, brain, intensities, entry["slices"])
+    packed = np.load(folder / f"{name}-brain.npy")
+    return CachedSubject(
+        name,
+        scores,
+        np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool),
+        np.load(folder / f"{name}-labels.npy", mmap_mode="r") if entry["labels"] else None,
+        tumour_type(name),
+        {m: Intensity(**entry["intensities"][m]) for m in MODALITIES},
+        {v: np.array(entry["brain_pixels"][v]) for v in VIEWS},
+        {v: np.array(entry["tumour_pixels"][v]) for v in VIEWS},
+    )
 
 
 def slice_of(volume: NDArray[Any], view: View, index: int) -> NDArray[Any]:

@@ -1,4 +1,8 @@
-"""Losses on slices, averaged over brain pixels only; each takes B x 1 x H x W tensors."""
+"""Losses, one function each. Image losses take B x 1 x H x W scores and average over brain pixels only.
+
+Sources: the BraSyn 2025 entry ("No More Slice Wars") and the thesis behind it (SSIM per tissue: Appendix A); HF-GAN
+(adversarial, classification, feature, cycle); Abraham and Khan, ISBI 2019 (focal Tversky).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,10 @@ from torch import Tensor
 
 from app.metrics.official import K1, K2, SIGMA, TAPS
 
+#: Abraham and Khan's: misses weigh more than false alarms, hard classes more than easy ones.
+TVERSKY_MISS = 0.7
+TVERSKY_GAMMA = 4.0 / 3.0
+
 
 def brain_mean(values: Tensor, brain: Tensor) -> Tensor:
     """Mean of `values` over pixels where `brain` is 1; 0 for an empty brain."""
@@ -16,15 +24,28 @@ def brain_mean(values: Tensor, brain: Tensor) -> Tensor:
 
 def l1_loss(prediction: Tensor, truth: Tensor, brain: Tensor) -> Tensor:
     """Mean absolute difference inside the brain."""
-    return brain_mean((prediction - truth).abs(), brain)
+    return brain_mean((prediction.float() - truth).abs(), brain)
 
 
-def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -> Tensor:
+def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, tumour: Tensor | None = None) -> Tensor:
     """One minus 2D SSIM (the challenge's window and constants), averaged over the brain.
 
     Args:
         scale: B x 2, scores that the challenge maps to 0 and 1 (zero intensity and the clip).
+        tumour: B x 1 x H x W, 1 in the tumour. If given, healthy brain and tumour count as equal halves; without a
+            tumour pixel in the batch, all of it is healthy.
     """
+    similarity = ssim_pixels(prediction, truth, brain, scale)
+    if tumour is None:
+        return 1 - brain_mean(similarity, brain)
+    ill = brain * tumour
+    healthy = 1 - brain_mean(similarity, brain - ill)
+    share = 0.5 * (ill.sum() > 0)
+    return (1 - share) * healthy + share * (1 - brain_mean(similarity, ill))
+
+
+def ssim_pixels(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -> Tensor:
+    """2D SSIM of every pixel in float32, B x 1 x H x W; arguments as `ssim_loss`."""
     low, high = scale[:, 0, None, None, None], scale[:, 1, None, None, None]
     # Background is 0 in the challenge's volumes, whatever its score here.
     p, t = ((v.float() - low) / (high - low) * brain for v in (prediction, truth))
@@ -33,7 +54,48 @@ def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -
     c1, c2 = K1**2, K2**2
     upper = (2 * mean_p * mean_t + c1) * (2 * (product - mean_p * mean_t) + c2)
     variances = (square_p - mean_p**2).clamp(min=0) + (square_t - mean_t**2).clamp(min=0)
-    return 1 - brain_mean(upper / ((mean_p**2 + mean_t**2 + c1) * (variances + c2)), brain)
+    return upper / ((mean_p**2 + mean_t**2 + c1) * (variances + c2))
+
+
+def adversarial_loss(patches: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy of the discriminator's logits against all real or all made.
+
+    Args:
+        patches: logits of any shape.
+    """
+    return F.binary_cross_entropy_with_logits(patches.float(), torch.full_like(patches, float(real)).float())
+
+
+def classification_loss(classes: Tensor, sequence: int) -> Tensor:
+    """Cross-entropy of the discriminator's sequence head.
+
+    Args:
+        classes: B x 4 logits.
+        sequence: index of the sequence that all images of the batch show.
+    """
+    return F.cross_entropy(classes.float(), torch.full((len(classes),), sequence, device=classes.device))
+
+
+def feature_loss(first: Tensor, second: Tensor) -> Tensor:
+    """One minus the cosine between two bottlenecks (B x C x h x w) along the channels, averaged over positions."""
+    return 1 - F.cosine_similarity(first.float(), second.float(), dim=1).mean()
+
+
+def focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over the tumour classes of (1 - Tversky index) ** (1 / gamma), divided by their number (equation 4).
+
+    Args:
+        logits: B x 4 x H x W.
+        labels: int64 B x H x W. A class that no pixel of the batch shows costs what its false alarms do.
+    """
+    shares = logits.float().softmax(dim=1)[:, 1:]
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:].to(shares)
+    hit = (shares * truth).sum(dim=(0, 2, 3))
+    missed, false = truth.sum(dim=(0, 2, 3)) - hit, shares.sum(dim=(0, 2, 3)) - hit
+    # One pixel of slack keeps the slope finite where the index is 1 or a class is absent.
+    index = (hit + 1) / (hit + TVERSKY_MISS * missed + (1 - TVERSKY_MISS) * false + 1)
+    cost: Tensor = ((1 - index).clamp(min=1e-6) ** (1 / TVERSKY_GAMMA)).mean()
+    return cost
 
 
 def _blur(images: Tensor) -> Tensor:

@@ -1,0 +1,93 @@
+"""Random variation of slices, on the device that trains.
+
+Geometry moves a slice's sequences, brain and labels together. Brightness varies per sequence and only in what the
+network is shown, never in what it must make: that teaches it scanners that the training set lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from app.constants import VIEWS
+from app.training.batches import Batch
+from app.training.recipe import AugmentationRecipe
+
+#: Nodes per side of the bias field; the brain spans two or three of its waves.
+_BIAS_NODES = 4
+
+
+def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
+    """Flips, turns and resizes each slice; shifts are the sampler's.
+
+    Args:
+        background: fills what comes in from outside.
+    """
+    count = len(batch)
+    flips = random.random(count) < recipe.flip
+    angles = np.radians(random.uniform(-recipe.rotate, recipe.rotate, count))
+    zooms = 1 + random.uniform(-recipe.zoom, recipe.zoom, count)
+    images, brain, labels = batch.images, batch.brain, batch.labels
+    if flips.any() and VIEWS[batch.view] != "sagittal":
+        # Left and right are the rows of axial and coronal slices.
+        where = torch.from_numpy(flips).to(images.device)
+        images = torch.where(where[:, None, None, None], images.flip(2), images)
+        brain = torch.where(where[:, None, None, None], brain.flip(2), brain)
+        labels = torch.where(where[:, None, None], labels.flip(1), labels)
+    if recipe.rotate > 0 or recipe.zoom > 0:
+        grid = _grid(angles, zooms, images)
+        nearest = torch.cat([brain, labels[:, None].to(brain)], dim=1)
+        nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
+        images = F.grid_sample(images - background, grid, mode="bilinear", align_corners=False) + background
+        brain, labels = nearest[:, :1], nearest[:, 1].round().long()
+        images = torch.where(brain > 0, images, torch.full_like(images, background))
+    return replace(batch, images=images, brain=brain, labels=labels)
+
+
+def vary_intensities(
+    batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float
+) -> Tensor:
+    """The batch's images as another scanner might have made them, B x 4 x H x W; background stays as it is."""
+    images, scale = batch.images, batch.scale
+    shape = images.shape[:2]
+
+    def draw(reach: float) -> Tensor:
+        values = random.uniform(-reach, reach, shape).astype(np.float32)
+        return torch.from_numpy(values).to(images.device)[:, :, None, None]
+
+    varied = images
+    if recipe.gamma > 0 or recipe.bias > 0:
+        low, high = scale[:, :, 0, None, None], scale[:, :, 1, None, None]
+        shares = ((images - low) / (high - low)).clamp(0, 1) ** draw(recipe.gamma).exp()
+        if recipe.bias > 0:
+            shares = shares * (1 + _bias_field(random, images, recipe.bias))
+        varied = low + shares * (high - low)
+    varied = varied * (1 + draw(recipe.contrast)) + draw(recipe.brightness)
+    if recipe.noise > 0:
+        seed = int(random.integers(2**31))
+        generator = torch.Generator(images.device).manual_seed(seed)
+        grain = torch.randn(images.shape, generator=generator, device=images.device)
+        varied = varied + draw(recipe.noise).abs() * grain
+    return torch.where((batch.brain > 0) & (images != background), varied, images)
+
+
+def _bias_field(random: np.random.Generator, like: Tensor, reach: float) -> Tensor:
+    nodes = random.uniform(-reach, reach, (*like.shape[:2], _BIAS_NODES, _BIAS_NODES)).astype(np.float32)
+    return F.interpolate(torch.from_numpy(nodes).to(like.device), size=like.shape[2:], mode="bicubic")
+
+
+def _grid(angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
+    """Sampling grid of rotations about the centre and zooms, in pixels of equal size."""
+    height, width = like.shape[2:]
+    rows = []
+    for angle, zoom in zip(angles, zooms, strict=True):
+        c, s = math.cos(angle) / zoom, math.sin(angle) / zoom
+        # Coordinates run from -1 to 1 on both axes, so turning mixes them by the sides' ratio.
+        rows.append([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
+    theta = torch.tensor(rows, dtype=like.dtype, device=like.device)
+    return F.affine_grid(theta, list(like.shape), align_corners=False)

@@ -1,0 +1,81 @@
+"""The whole state of a run in one file, written whole or not at all.
+
+Random numbers need no state of their own: those of step k are seeded by k (see `app.training.batches`), so the step is
+the position in the data, in the schedule and in every random sequence.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.errors import UsageError
+from app.files import save_bytes
+from app.training.recipe import Recipe
+
+LAST, BEST = "last.pt", "best.pt"
+_SCHEMA = 1
+
+
+@dataclass
+class State:
+    """Where a run stands.
+
+    Attributes:
+        recipe: what it follows.
+        step: updates done; minutes: of training, over all sittings.
+        networks, average, optimizers: torch's state dicts.
+        best: score of the best validation so far; None before the first.
+        pieces: parts into which batches are cut for memory.
+        subjects: names trained on; held_out: names kept for validation.
+        origin: the model that it started from, as its manifest entry tells; empty for random weights.
+    """
+
+    recipe: Recipe
+    step: int = 0
+    minutes: float = 0.0
+    networks: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)
+    optimizers: dict[str, Any] = field(default_factory=dict)
+    best: float | None = None
+    pieces: int = 1
+    subjects: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(state: State, path: Path) -> None:
+    """Writes a checkpoint.
+
+    Raises:
+        OutputError: it cannot be written; the one before is still there.
+    """
+    form = {**vars(state), "recipe": state.recipe.to_json(), "schema": _SCHEMA}
+    buffer = io.BytesIO()
+    torch.save(form, buffer)
+    save_bytes(buffer.getvalue(), path)
+
+
+def load_state(path: Path) -> State:
+    """Reads a checkpoint; only plain values and tensors are accepted, nothing is executed.
+
+    Raises:
+        UsageError: it is missing, damaged or of another version.
+    """
+    try:
+        form = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); give the folder of a run.") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no checkpoint ({str(error).splitlines()[0][:100]}); start the run again."
+        ) from None
+    if not isinstance(form, dict) or form.pop("schema", None) != _SCHEMA:
+        raise UsageError(f"{path} is a checkpoint of another version of Tetrad; start the run again.")
+    form["recipe"] = Recipe.from_json(form["recipe"], str(path))
+    return State(**form)

@@ -1,0 +1,67 @@
+"""What a run leaves for its reader: `log.csv`, TensorBoard events where tensorboard is installed, sample pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.files import save_bytes
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Appends numbers to a run's folder; a resumed run goes on in the same files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._csv = folder / "log.csv"
+        self._board: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        else:
+            log.info("tensorboard is not installed: the run is logged to %s only.", self._csv)
+
+    def write(self, step: int, minutes: float, values: Mapping[str, float]) -> None:
+        """One row per value: step, minutes, name, value."""
+        new = not self._csv.exists()
+        with self._csv.open("a", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            if new:
+                writer.writerow(["step", "minutes", "name", "value"])
+            writer.writerows([step, f"{minutes:.3f}", name, f"{value:.6g}"] for name, value in values.items())
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def picture(self, rows: Sequence[Sequence[NDArray[np.float32]]], path: Path, step: int) -> None:
+        """A PNG of equally large images, each from its row's first image's range."""
+        lines = []
+        for row in rows:
+            low, high = np.percentile(row[0], [1, 99.5])
+            # Rows of a slice run to the patient's left; pictures are looked at with the front up.
+            lines.append(np.hstack([((image - low) / max(high - low, 1e-6)).clip(0, 1).T for image in row]))
+        width = max(line.shape[1] for line in lines)
+        sheet = np.vstack([np.pad(line, ((0, 2), (0, width - line.shape[1]))) for line in lines])
+        import matplotlib.image
+
+        buffer = io.BytesIO()
+        matplotlib.image.imsave(buffer, sheet, cmap="gray", vmin=0, vmax=1, format="png")
+        path.parent.mkdir(exist_ok=True)
+        save_bytes(buffer.getvalue(), path)
+        if self._board is not None:
+            self._board.add_image("sample", sheet[None], step)
+
+    def close(self) -> None:
+        """Flushes what is held."""
+        if self._board is not None:
+            self._board.close()

@@ -1,0 +1,477 @@
+"""The loop: from a recipe and a folder of subjects to a run folder with checkpoints, logs and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from app.cases import Case, find_segmentations, scan
+from app.constants import MODALITIES
+from app.errors import CaseError, UsageError
+from app.intensity import IntensityPredictor
+from app.models.unet import Segmenter
+from app.training.batches import Sampler
+from app.training.cache import CachedSubject, build_cache
+from app.training.checkpoint import BEST, LAST, State, load_state, save_state
+from app.training.distributed import Processes, processes
+from app.training.logs import RunLog
+from app.training.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
+from app.training.regression import fit_intensity
+from app.training.segmentation import SegmentationTask
+from app.training.synthesis import BACKGROUND, SynthesisTask
+from app.training.validation import means, model_in_memory, score_drops, score_segmenter
+from app.weights import Entry, load_generator, load_segmenter
+
+log = logging.getLogger(__name__)
+
+#: Updates in a row whose gradients are not finite before a run is given up.
+MAX_SKIPPED = 20
+_LOG_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """Where a run reads and writes.
+
+    Attributes:
+        data: folder of complete subjects to train on.
+        run: gets checkpoints, logs and pictures.
+        cache: prepared arrays; `<run>/cache` if not given.
+        validation: folder of complete subjects to validate on, instead of those held out of `data`.
+    """
+
+    data: Path
+    run: Path
+    cache: Path | None = None
+    validation: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: where it stands, and the signal that stopped it, if one did."""
+
+    state: State
+    signal_number: int | None = None
+
+
+def train(
+    recipe: Recipe,
+    paths: TrainingPaths,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    segmenter: Entry | None = None,
+    start: Entry | None = None,
+) -> Outcome:
+    """Trains until the recipe's steps or minutes are over, or a signal comes; saves the whole state either way.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        resume: go on from the run folder's last checkpoint.
+        segmenter: the frozen segmenter; needed by the Tversky loss.
+        start: a generator whose weights a new run starts from, instead of random ones.
+
+    Raises:
+        UsageError: the data, the recipe or the run folder cannot be used.
+        CaseError: not even one slice fits into memory, or the gradients stay not finite.
+    """
+    with processes(device) as group:
+        if not group.first:
+            logging.getLogger("app").setLevel(logging.WARNING)
+        return _Run(recipe, paths, group, resume, segmenter, start).go()
+
+
+def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: float, processes_: int = 1) -> float:
+    """Linear warm-up, then one cosine down to 0.
+
+    Args:
+        progress: how much of the run is over, 0 to 1.
+        processes_: how many share a step; the rate scales with the slices of all.
+    """
+    peak = recipe.learning_rate
+    if recipe.reference_batch > 0:
+        peak *= schedule.batch_size * processes_ / recipe.reference_batch
+    warmth = 1.0 if schedule.warmup == 0 else min(1.0, (progress + 1e-4) / schedule.warmup)
+    return peak * warmth * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
+    """Subjects to train on, and the names of those kept for validation; the seed decides.
+
+    Raises:
+        UsageError: fewer than two remain to train on.
+    """
+    names = sorted(s.name for s in subjects)
+    if len(names) - held_out < 2:
+        raise UsageError(f"data.held_out = {held_out} leaves fewer than two of {len(names)} subjects to train on.")
+    kept = sorted(np.random.default_rng(seed).choice(names, held_out, replace=False).tolist())
+    return [s for s in subjects if s.name not in kept], kept
+
+
+class _Signals:
+    """Remembers the first SIGTERM or SIGINT, for the loop to end between two steps."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        previous: dict[int, Any] = {}
+        # Python allows handlers in the main thread only; elsewhere the caller's stay.
+        with contextlib.suppress(ValueError):
+            for wanted in (signal.SIGTERM, signal.SIGINT):
+                previous[wanted] = signal.signal(wanted, self._remember)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _remember(self, number: int, _frame: object) -> None:
+        self.number = self.number or number
+
+
+class _Run:
+    """One sitting of one run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        paths: TrainingPaths,
+        group: Processes,
+        resume: bool,
+        segmenter: Entry | None,
+        start: Entry | None,
+    ) -> None:
+        self.recipe, self.paths, self.group = recipe, paths, group
+        before = self._previous(resume)
+        subjects = self._subjects()
+        self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
+        if recipe.task == "segmentation":
+            self.training = [s for s in self.training if s.labels is not None]
+            if len(self.training) < 2:
+                raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
+        self.sampler = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=group.rank)
+        torch.manual_seed(recipe.seed)
+        self.task = self._task(segmenter)
+        origin: dict[str, Any] = {}
+        if start is not None and before is None:
+            origin = self._begin_with(start)
+        self.optimizers = {name: _optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
+        names = [s.name for s in self.training]
+        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin)
+        if before is not None:
+            self._restore(before, names)
+        self.skipped, self.ended = 0, -1
+        self.epoch_steps = recipe.schedule.epoch_steps or max(
+            1, self.sampler.count // (recipe.schedule.batch_size * group.count)
+        )
+
+    # ------------------------------------------------------------ preparing
+
+    def _previous(self, resume: bool) -> State | None:
+        path = self.paths.run / LAST
+        if not resume:
+            if path.exists():
+                raise UsageError(f"{self.paths.run} holds a run; add --resume to go on with it, or give another --run.")
+            return None
+        before = load_state(path)
+        for key, (old, new) in _differences(before.recipe.to_json(), self.recipe.to_json()).items():
+            if key not in {"schedule.steps", "schedule.budget_minutes"}:
+                raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
+            log.info("The run goes on with %s = %s instead of %s.", key, new, old)
+        before.recipe = self.recipe
+        return before
+
+    def _subjects(self) -> list[CachedSubject]:
+        cache = self.paths.cache or self.paths.run / "cache"
+        if self.group.first:
+            build_cache(self.paths.data, cache)
+        self.group.wait()
+        return build_cache(self.paths.data, cache)
+
+    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask:
+        if self.recipe.task == "segmentation":
+            return SegmentationTask(self.recipe, self.group.device)
+        teacher: Segmenter | None = None
+        if self.recipe.losses.tversky > 0:
+            if segmenter is None:
+                raise UsageError("losses.tversky needs a trained segmenter; name one with --segmenter, or set it to 0.")
+            teacher = load_segmenter(segmenter)
+        return SynthesisTask(self.recipe, self.group.device, teacher)
+
+    def _begin_with(self, start: Entry) -> dict[str, Any]:
+        if not isinstance(self.task, SynthesisTask):
+            raise UsageError("--start names a generator, but the recipe trains a segmenter.")
+        state = load_generator(start).state_dict()
+        try:
+            self.task.generator.load_state_dict(state)
+            self.task.average.load_state_dict(state)
+        except RuntimeError:
+            raise UsageError(
+                f"model {start.name!r} has another architecture than the recipe; start from random."
+            ) from None
+        return {"model": start.name, "sha256": start.sha256, "training": start.details.get("training", {})}
+
+    def _restore(self, before: State, names: list[str]) -> None:
+        if before.subjects != names:
+            raise UsageError(f"{self.paths.run} was trained on other subjects than {self.paths.data} holds now.")
+        for name, network in self.task.networks.items():
+            network.load_state_dict(before.networks[name])
+            self.optimizers[name].load_state_dict(before.optimizers[name])
+        self.task.average.load_state_dict(before.average)
+
+    # ------------------------------------------------------------ running
+
+    def go(self) -> Outcome:
+        """Steps, epochs, end."""
+        state, schedule = self.state, self.recipe.schedule
+        board = RunLog(self._folder()) if self.group.first else None
+        signals = _Signals()
+        sitting = _Sitting(state, self.recipe, self.group)
+        with signals.caught(), sitting.bar(self.group.first) as bar:
+            share = sitting.progress()
+            while share < 1 and not self.group.any(signals.number is not None):
+                sitting.add(self._step(share))
+                share = sitting.progress()
+                bar.update(100 * share - bar.n)
+                if state.step % self.epoch_steps == 0:
+                    epoch = state.step // self.epoch_steps
+                    validate = schedule.validate_every > 0 and (share >= 1 or epoch % schedule.validate_every == 0)
+                    self._end_epoch(board, sitting, validate)
+                elif sitting.due():
+                    sitting.report(board, bar)
+            self._end_epoch(board, sitting, validate=share >= 1 and schedule.validate_every > 0)
+        if board is not None:
+            board.close()
+        return Outcome(state, signals.number)
+
+    def _folder(self) -> Path:
+        self.paths.run.mkdir(parents=True, exist_ok=True)
+        return self.paths.run
+
+    def _step(self, progress: float) -> dict[str, Tensor]:
+        state = self.state
+        rate = learning_rate(self.recipe.optimizer, self.recipe.schedule, progress, self.group.count)
+        while True:
+            # Dropout too must not depend on what ran before this step.
+            torch.manual_seed(hash((self.recipe.seed, state.step, self.group.rank)) % 2**31)
+            try:
+                losses = self.task.step(self.sampler, state.step, state.pieces, lambda name: self._update(name, rate))
+                break
+            except RuntimeError as error:
+                self._make_room(error)
+        self._average()
+        state.step += 1
+        return losses
+
+    def _update(self, name: str, rate: float) -> bool:
+        """Moves one network by its gradients, unless they are not finite."""
+        recipe, network = self.recipe.optimizer, self.task.networks[name]
+        self.group.average_gradients(network.parameters())
+        norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+        if not torch.isfinite(norm):
+            self.skipped += 1
+            log.warning("Step %d: the gradient of the %s is not finite; the update is skipped.", self.state.step, name)
+            if self.skipped >= MAX_SKIPPED:
+                raise CaseError(
+                    f"{MAX_SKIPPED} updates in a row had gradients that are not finite, at step {self.state.step} of "
+                    f"{self.paths.run}; lower optimizer.learning_rate and resume, which goes on from the last epoch."
+                )
+            return False
+        self.skipped = 0
+        for group in self.optimizers[name].param_groups:
+            group["lr"] = rate * (recipe.discriminator_rate if name == "discriminator" else 1.0)
+        self.optimizers[name].step()
+        return True
+
+    def _make_room(self, error: RuntimeError) -> None:
+        """Cuts batches into more pieces after memory ran out; another error goes on."""
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise error
+        if self.state.pieces >= self.recipe.schedule.batch_size:
+            raise CaseError("not even one slice fits into memory; use a smaller preset or another --device.") from None
+        if self.group.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.state.pieces = min(2 * self.state.pieces, self.recipe.schedule.batch_size)
+        log.warning("Memory ran out: batches are now cut into %d pieces.", self.state.pieces)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early on the average must not be dominated by the random start.
+        keep = min(self.recipe.optimizer.ema, (1 + self.state.step) / (10 + self.state.step))
+        learner = next(iter(self.task.networks.values()))
+        for mean, value in zip(self.task.average.parameters(), learner.parameters(), strict=True):
+            mean.lerp_(value, 1 - keep)
+
+    # ------------------------------------------------------------ epochs
+
+    def _end_epoch(self, board: RunLog | None, sitting: _Sitting, validate: bool) -> None:
+        """Saves, draws, validates; the first process does, the others wait."""
+        if self.ended == self.state.step:
+            return
+        self.ended = self.state.step
+        if board is not None:
+            sitting.report(board, None)
+            self._save(LAST)
+            board.picture(
+                self._sample(), self.paths.run / "samples" / f"step-{self.state.step:07d}.png", self.state.step
+            )
+            if validate and (scores := self._validate()):
+                board.write(self.state.step, self.state.minutes, {f"val_{k}": v for k, v in scores.items()})
+                self._keep_if_best(scores)
+        self.group.wait()
+        sitting.restart()
+
+    def _save(self, name: str) -> None:
+        state = self.state
+        state.networks = {n: network.state_dict() for n, network in self.task.networks.items()}
+        state.optimizers = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}
+        state.average = self.task.average.state_dict()
+        save_state(state, self.paths.run / name)
+
+    def _keep_if_best(self, scores: Mapping[str, float]) -> None:
+        score = scores["ssim_brain"] if self.recipe.task == "synthesis" else scores["dice_WT"] + scores["dice_TC"]
+        log.info("validation at step %d: %s", self.state.step,
+                 ", ".join(f"{k} {v:.4f}" for k, v in scores.items() if k in _SHOWN))  # fmt: skip
+        if self.state.best is None or score > self.state.best:
+            self.state.best = score
+            self._save(BEST)
+        self._save(LAST)
+
+    def _validate(self) -> dict[str, float]:
+        cases, masks = self._validation_cases()
+        if not cases:
+            return {}
+        recipe, device = self.recipe, self.group.device
+        if isinstance(self.task, SegmentationTask):
+            return means(score_segmenter(copy.deepcopy(self.task.average), cases, masks, recipe.data, device))
+        predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.training]))
+        views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
+        model = model_in_memory(self.task.average, recipe.data, views, predictor, device)
+        return means(score_drops(model, cases, masks))
+
+    def _validation_cases(self) -> tuple[list[Case], dict[str, Path]]:
+        data = self.paths.validation or self.paths.data
+        cases = [c for c in scan(data).cases if self.paths.validation or c.subject in self.state.held_out]
+        return cases[: self.recipe.schedule.validation_subjects], find_segmentations(data)
+
+    def _sample(self) -> list[list[np.ndarray]]:
+        """Truth and what the averaged network makes of it, one slice, every sequence in turn."""
+        draw = np.random.default_rng([self.recipe.seed, 2**32])
+        batch = self.sampler.draw(draw, draw, 1).to(self.group.device)
+        real = batch.images[0].cpu().numpy()
+        if isinstance(self.task, SegmentationTask):
+            truth = batch.labels[0].float().cpu().numpy() / 3
+            return [[*real[:2]], [*real[2:]], [np.maximum(truth, 0), self.task.example(batch)[0]]]
+        rows = []
+        for target in range(len(MODALITIES)):
+            members = tuple(i for i in range(len(MODALITIES)) if i != target)
+            rows.append([real[target], self.task.example(batch, members, target)[0]])
+        return rows
+
+
+_SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
+
+
+class _Sitting:
+    """Clock and running sums of one sitting."""
+
+    def __init__(self, state: State, recipe: Recipe, group: Processes) -> None:
+        self._state, self._recipe, self._group = state, recipe, group
+        self._earlier, self._began = state.minutes, time.monotonic()
+        self._paused = self._share = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self._count, self._said = 0, time.monotonic()
+
+    def progress(self) -> float:
+        """How much of the run is over, 0 to 1, by steps or by minutes, whichever is further; the same everywhere."""
+        schedule = self._recipe.schedule
+        by_steps = self._state.step / schedule.steps if schedule.steps else 0.0
+        self._state.minutes = self._earlier + (time.monotonic() - self._began - self._paused) / 60
+        by_minutes = self._state.minutes / schedule.budget_minutes if schedule.budget_minutes else 0.0
+        # Clocks differ between processes; the first one's counts.
+        self._share = (
+            self._group.agree(min(max(by_steps, by_minutes), 1.0)) if schedule.budget_minutes else min(by_steps, 1.0)
+        )
+        return self._share
+
+    @contextlib.contextmanager
+    def bar(self, shown: bool) -> Iterator[Any]:
+        """A progress bar with images per second and the time left; silent where nobody watches."""
+        layout = "{percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}"
+        with tqdm(
+            total=100.0, initial=100 * self.progress(), bar_format=layout, disable=None if shown else True
+        ) as bar:
+            yield bar
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Counts one step."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._count += 1
+
+    def due(self) -> bool:
+        """Whether it is time to say something."""
+        return time.monotonic() - self._said > _LOG_SECONDS
+
+    def report(self, board: RunLog | None, bar: Any) -> None:
+        """Logs the means since the last report."""
+        if not self._count:
+            return
+        now = time.monotonic()
+        schedule = self._recipe.schedule
+        seen = self._count * schedule.batch_size * schedule.targets * self._group.count
+        values = {name: float(total) / self._count for name, total in self._sums.items()}
+        values["images_per_second"] = seen / max(now - self._said, 1e-9)
+        if board is not None:
+            board.write(self._state.step, self._state.minutes, values)
+            left = self._state.minutes * (1 - self._share) / self._share if self._share > 0 else math.nan
+            text = "  ".join(
+                f"{k} {v:.4f}" if k != "images_per_second" else f"{v:.1f} images/s" for k, v in values.items()
+            )
+            log.info("step %d  %.1f min, %.0f left  %s", self._state.step, self._state.minutes, left, text)
+        if bar is not None:
+            bar.set_postfix_str(f"{values['images_per_second']:.1f} images/s")
+        self._sums, self._count, self._said = {}, 0, now
+
+    def restart(self) -> None:
+        """Validation and saving are not training: the clock leaves them out."""
+        # What has passed since the last report was spent on them.
+        now = time.monotonic()
+        self._paused += now - self._said
+        self._said = now
+
+
+def _optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam
+    return kind(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= _differences(a, b, f"{where}{key}.")
+        elif a != b:
+            found[where + key] = (a, b)
+    return found

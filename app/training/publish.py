@@ -1,0 +1,183 @@
+"""From a run to a model of a weights folder, if it is better than the one it replaces."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.cases import Case, find_segmentations, scan
+from app.constants import MODALITIES
+from app.errors import UsageError
+from app.export import export_onnx
+from app.inference import Machine, choose_device
+from app.intensity import IntensityPredictor
+from app.models import new_generator
+from app.models.unet import Segmenter
+from app.pipeline import Synthesizer
+from app.training.cache import NORMALIZATION, build_cache
+from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.regression import encode, fit_intensity
+from app.training.synthesis import generator_config
+from app.training.validation import JUDGED, means, model_in_memory, score_drops, score_segmenter
+from app.weights import MANIFEST, Entry, Manifest, read_manifest, save_generator, save_segmenter
+
+log = logging.getLogger(__name__)
+
+
+def publish(
+    run: Path,
+    weights: Path,
+    name: str,
+    *,
+    data: Path,
+    cache: Path | None = None,
+    score_on: Path | None = None,
+    make_default: bool = False,
+    force: bool = False,
+    device: str = "auto",
+) -> Entry:
+    """Writes a run's averaged weights (the best validated, else the last) as safetensors and ONNX with their entry.
+
+    Args:
+        data, cache: what the run was trained on; the cache is `<run>/cache` if not given.
+        score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
+            the model it replaces: the one of its name, or the default one if it shall be the default.
+        force: do it all the same.
+
+    Raises:
+        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`.
+        WeightsError: `weights` cannot be written to.
+    """
+    state = load_state(run / (BEST if (run / BEST).exists() else LAST))
+    cases, masks = _judges(state, score_on)
+    chosen = torch.device(choose_device(device, Machine.probe())[0])
+    if state.recipe.task == "segmentation":
+        return _publish_segmenter(state, weights, name, cases, masks, chosen)
+    subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
+    if missing := [n for n in state.subjects if n not in subjects]:
+        raise UsageError(f"{data} lacks {missing[0]}, which {run} was trained on; give the folder of that run.")
+    intensity = fit_intensity([subjects[n].intensities for n in state.subjects])
+    config = generator_config(state.recipe)
+    network = new_generator(config)
+    network.load_state_dict(_rounded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        views = state.recipe.data.views
+        model = model_in_memory(
+            network.eval(), state.recipe.data, views, IntensityPredictor.from_json(intensity), chosen
+        )
+        found = score_drops(model, cases, masks)
+        scores = {"subjects": [c.subject for c in cases], "mean": _round(means(found))}
+        scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
+        if not force:
+            _require_better(scores, _replaced(weights, name, make_default), cases, masks, device)
+    elif not force:
+        raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
+    entry = save_generator(
+        weights,
+        name,
+        config,
+        _halved(state.average),
+        NORMALIZATION,
+        state.recipe.data.canvas,
+        state.recipe.data.views,
+        intensity=encode(intensity),
+        details=_details(state, scores),
+        make_default=make_default,
+    )
+    return export_onnx(entry)
+
+
+def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, Path]]:
+    if score_on is None:
+        return [], {}
+    cases = [c for c in scan(score_on).cases if not c.absent]
+    known = {*state.subjects, *state.origin.get("training", {}).get("names", [])}
+    if both := [c.subject for c in cases if c.subject in known]:
+        raise UsageError(f"{both[0]} of {score_on} was trained on; score on subjects that the run has not seen.")
+    if not cases:
+        raise UsageError(f"{score_on} holds no complete subject to score on.")
+    return cases, find_segmentations(score_on)
+
+
+def _publish_segmenter(
+    state: State, weights: Path, name: str, cases: list[Case], masks: Mapping[str, Path], device: torch.device
+) -> Entry:
+    network = Segmenter()
+    network.load_state_dict(_rounded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        found = score_segmenter(network.to(device), cases, masks, state.recipe.data, device)
+        scores = {"subjects": [s.subject for s in found], "mean": _round(means(found))}
+    details = _details(state, scores)
+    return save_segmenter(
+        weights, name, network.widths, _halved(state.average), NORMALIZATION, state.recipe.data.canvas, details
+    )
+
+
+def _replaced(weights: Path, name: str, make_default: bool) -> tuple[Manifest, Entry] | None:
+    """The model that the new one would take the place of."""
+    if not (weights / MANIFEST).exists():
+        return None
+    manifest = read_manifest(weights)
+    chosen = manifest.default if make_default else name
+    if chosen is None or chosen not in manifest.entries:
+        return None
+    return manifest, manifest.entries[chosen]
+
+
+def _require_better(
+    scores: Mapping[str, Any],
+    replaced: tuple[Manifest, Entry] | None,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+) -> None:
+    if replaced is None:
+        return
+    manifest, entry = replaced
+    if entry.details.get("scores", {}).get("subjects") == scores["subjects"]:
+        before = entry.details["scores"]["mean"]
+    else:
+        log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
+        before = means(score_drops(Synthesizer(entry.name, weights=manifest.folder, device=device).model, cases, masks))
+    worse = [k for k in JUDGED if k in before and scores["mean"][k] < round(before[k], 6)]
+    shown = ", ".join(f"{k} {scores['mean'][k]:.4f} (before {before[k]:.4f})" for k in JUDGED if k in before)
+    if worse:
+        raise UsageError(f"the model is worse than {entry.name!r}, which it would replace: {shown}; --force writes it.")
+    log.info("Better than %s: %s", entry.name, shown)
+
+
+def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = state.recipe.schedule
+    training = {
+        "subjects": len(state.subjects),
+        "names": state.subjects,
+        "recipe": state.recipe.to_json(),
+        "seed": state.recipe.seed,
+        "steps": state.step,
+        "slices": state.step * schedule.batch_size,
+        "minutes": round(state.minutes, 1),
+    }
+    if state.origin:
+        training["started_from"] = copy.deepcopy(state.origin)
+    return {"training": training, **({"scores": dict(scores)} if scores else {})}
+
+
+def _halved(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Half the size; the rounding is below that of the bfloat16 in which most machines run it."""
+    return {k: v.half() for k, v in average.items()}
+
+
+def _rounded(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a user's machine will load, so that what is scored is what is written."""
+    return {k: v.float() for k, v in _halved(average).items()}
+
+
+def _round(values: Mapping[str, float]) -> dict[str, float]:
+    return {k: round(v, 6) for k, v in values.items()}

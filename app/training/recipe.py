@@ -1,0 +1,356 @@
+"""Recipes: everything that decides a training run, as TOML with checked keys and values."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from app.constants import VIEWS, View
+from app.errors import UsageError
+from app.views import MULTIPLE, Canvas
+
+#: Recipes that come with the package, named without `.toml`.
+BUILT_IN = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """What is trained.
+
+    Attributes:
+        kind: `hybrid` (the hybrid-fusion generator) or `unet` (a plain one of 1.8 million parameters).
+        preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
+        discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
+    """
+
+    kind: Literal["hybrid", "unet"] = "hybrid"
+    preset: Literal["compact", "half", "full"] = "half"
+    discriminator_width: int = 64
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What it is trained on.
+
+    Attributes:
+        views: views that slices are drawn from; also those that the exported model is run on.
+        axial, sagittal, coronal: the canvas: rows and columns per view, multiples of 16.
+        min_brain_pixels: slices with fewer are left out.
+        single_missing: probability that only the target lacks; else one or two more sequences do.
+        tumour_share: probability that a slice is drawn from those that show the tumour, where the subject has any.
+        min_tumour_share: a slice shows the tumour when this share of its canvas is tumour.
+        balance_types: draw every tumour type (from the subjects' names) equally often.
+        held_out: how many subjects, drawn by the seed, are kept for validation and never trained on.
+    """
+
+    views: tuple[View, ...] = VIEWS
+    axial: tuple[int, int] = (144, 176)
+    sagittal: tuple[int, int] = (176, 144)
+    coronal: tuple[int, int] = (144, 144)
+    min_brain_pixels: int = 2000
+    single_missing: float = 1.0
+    tumour_share: float = 0.0
+    min_tumour_share: float = 0.001
+    balance_types: bool = True
+    held_out: int = 0
+
+    @property
+    def canvas(self) -> Canvas:
+        """Window sizes per view."""
+        return Canvas({"axial": self.axial, "sagittal": self.sagittal, "coronal": self.coronal})
+
+
+@dataclass(frozen=True)
+class AugmentationRecipe:
+    """How much slices vary; all zero leaves them alone. Geometry moves all sequences together, the rest is per input.
+
+    Attributes:
+        flip: probability of mirroring left and right (not in sagittal slices, which have no left).
+        shift: largest translation in pixels, each way.
+        rotate, zoom: largest rotation in degrees and relative change of size.
+        contrast, brightness: largest relative and absolute change of an input's scores.
+        gamma: largest absolute log of the exponent on an input's scores, mapped to [0, 1].
+        bias: largest relative change by a smooth field.
+        noise: largest deviation of Gaussian noise, in scores.
+    """
+
+    flip: float = 0.5
+    shift: int = 6
+    rotate: float = 0.0
+    zoom: float = 0.0
+    contrast: float = 0.1
+    brightness: float = 0.1
+    gamma: float = 0.0
+    bias: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Weights of the losses (0 leaves one out, with its computation); the defaults are the papers'.
+
+    Attributes:
+        l1: mean absolute error in the brain.
+        adversarial: binary cross-entropy against the discriminator.
+        classification: cross-entropy of the discriminator's sequence head.
+        feature: one minus the cosine between the bottlenecks of both passes.
+        cycle: mean absolute error of the second pass, which sees the first's result.
+        ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
+        tversky: focal Tversky of the frozen segmenter's answer.
+        segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`.
+    """
+
+    l1: float = 10.0
+    adversarial: float = 0.25
+    classification: float = 0.25
+    feature: float = 1.0
+    cycle: float = 1.0
+    ssim: float = 5.0
+    ssim_tissue: Literal["whole", "dual"] = "dual"
+    tversky: float = 5.0
+    segmentation: float = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """How weights move.
+
+    Attributes:
+        name: `adam` or `adamw`.
+        learning_rate: peak at `reference_batch` slices per step, scaled linearly to the real number; a reference of 0
+            does not scale.
+        discriminator_rate: the discriminator's, as a multiple of the generator's.
+        clip_norm: largest norm of the gradient; larger ones are scaled down to it.
+        ema: share that the averaged weights keep at each step.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 5e-4
+    reference_batch: int = 64
+    discriminator_rate: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float = 0.1
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """How long, how much at once.
+
+    Attributes:
+        batch_size: slices per step and process.
+        targets: sequences made per batch: 4 is Algorithm 1 of the paper (each in turn), 1 draws one.
+        steps, budget_minutes: the run ends, annealed, with whichever comes first; at least one is above 0.
+        warmup: share of the run in which the rate rises.
+        epoch_steps: steps between checkpoints, pictures and validations; 0 is one pass over the slices.
+        validate_every: epochs between validations (the last always validates); 0 never does.
+        validation_views: views that validation runs, fewer being faster.
+        validation_subjects: at most so many held-out subjects are used.
+    """
+
+    batch_size: int = 64
+    targets: int = 4
+    steps: int = 0
+    budget_minutes: float = 0.0
+    warmup: float = 0.03
+    epoch_steps: int = 0
+    validate_every: int = 1
+    validation_views: tuple[View, ...] = VIEWS
+    validation_subjects: int = 6
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Attributes:
+        task: `synthesis` trains a generator, `segmentation` the light segmenter.
+        note: what the recipe is for.
+        seed: decides every random number.
+    """
+
+    task: Literal["synthesis", "segmentation"] = "synthesis"
+    note: str = ""
+    seed: int = 0
+    network: NetworkRecipe = field(default_factory=NetworkRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    losses: LossRecipe = field(default_factory=LossRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+
+    def to_json(self) -> dict[str, Any]:
+        """For checkpoints and the manifest; `from_json` is the inverse."""
+        form: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return form
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any], source: str = "the recipe") -> Recipe:
+        """Checks keys, types and values.
+
+        Raises:
+            UsageError: names the key, what is wrong, and the nearest known key.
+        """
+        recipe: Recipe = _build(cls, form, "", source)
+        _check(recipe, source)
+        return recipe
+
+
+def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from a file, or a built-in one by name, with `section.key=value` changes applied.
+
+    A file may say `extends = "NAME"`: it then changes that recipe (built in, or a path beside the file).
+
+    Raises:
+        UsageError: it does not exist, is no TOML, or has a key or value that cannot be.
+    """
+    form = _read(Path(name), [])
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UsageError(f"--set {change!r} is not of the form section.key=value.")
+        _set(form, key.strip(), _value(value.strip()))
+    return Recipe.from_json(form, f"recipe {name}")
+
+
+def built_in() -> dict[str, str]:
+    """Names of the built-in recipes and what they are for."""
+    notes = {p.stem: str(tomllib.loads(p.read_text(encoding="utf-8")).get("note", "")) for p in BUILT_IN.glob("*.toml")}
+    return dict(sorted(notes.items()))
+
+
+def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
+    if path.suffix != ".toml" and not path.exists():
+        path = BUILT_IN / f"{path.name}.toml"
+    if path in seen:
+        raise UsageError(f"recipe {path} extends itself.")
+    try:
+        form = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
+        raise UsageError(f"recipe {path} cannot be read; give a .toml file or one of {known}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is no TOML: {error}.") from None
+    if (base := form.pop("extends", None)) is not None:
+        beside = path.parent / str(base)
+        return _merged(_read(beside if beside.suffix == ".toml" else Path(str(base)), [*seen, path]), form)
+    return form
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _set(form: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        form = form.setdefault(section, {})
+    form[last] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _build(cls: type[Any], form: Mapping[str, Any], where: str, source: str) -> Any:
+    if not isinstance(form, Mapping):
+        raise UsageError(f"{source}: {where[:-1]!r} is a section, not a value.")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in form.items():
+        if key not in known:
+            raise UsageError(f"{source}: unknown key {where + key!r}{_nearest(where + key)}.")
+        kind = known[key]
+        if dataclasses.is_dataclass(kind):
+            values[key] = _build(typing.cast("type[Any]", kind), value, f"{where}{key}.", source)
+        else:
+            values[key] = _cast(kind, value, where + key, source)
+    return cls(**values)
+
+
+def _nearest(key: str) -> str:
+    names = [
+        f"{section.name}.{f.name}"
+        for section in dataclasses.fields(Recipe)
+        if dataclasses.is_dataclass(hint := typing.get_type_hints(Recipe)[section.name])
+        for f in dataclasses.fields(hint)
+    ]
+    names += [f.name for f in dataclasses.fields(Recipe)]
+    # A key in the wrong section is more often meant than one that is spelt alike.
+    last = key.rpartition(".")[2]
+    same = [n for n in names if n.rpartition(".")[2] == last]
+    near = same or difflib.get_close_matches(key, names, 1, 0.5)
+    if not near:
+        near = [n for m in difflib.get_close_matches(last, [n.rpartition(".")[2] for n in names], 1, 0.5)
+                for n in names if n.rpartition(".")[2] == m]  # fmt: skip
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise UsageError(f"{source}: {key} = {value!r}; use one of {', '.join(map(str, typing.get_args(kind)))}.")
+        return value
+    if origin is tuple:
+        parts = typing.get_args(kind)
+        if not isinstance(value, list | tuple) or (parts[-1] is not Ellipsis and len(value) != len(parts)):
+            raise UsageError(f"{source}: {key} = {value!r} is no list of the right length.")
+        return tuple(_cast(parts[0], v, key, source) for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(kind, types.UnionType) and type(value) is not kind:
+        raise UsageError(f"{source}: {key} = {value!r} is not a {kind.__name__}.")
+    return value
+
+
+def _check(recipe: Recipe, source: str) -> None:
+    """Values that no type excludes."""
+    schedule, data, optimizer = recipe.schedule, recipe.data, recipe.optimizer
+    rules = {
+        "schedule.steps or schedule.budget_minutes must be above 0": schedule.steps > 0 or schedule.budget_minutes > 0,
+        "schedule.steps, budget_minutes and epoch_steps must not be negative": min(
+            schedule.steps, schedule.budget_minutes, schedule.epoch_steps, schedule.validate_every
+        )
+        >= 0,
+        "schedule.batch_size must be at least 1": schedule.batch_size >= 1,
+        "schedule.targets must be 1 to 4": 1 <= schedule.targets <= 4,
+        "schedule.warmup must be from 0 to below 1": 0 <= schedule.warmup < 1,
+        "data.views must name one view or more": bool(data.views),
+        f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
+            n > 0 and n % MULTIPLE == 0 for n in (*data.axial, *data.sagittal, *data.coronal)
+        ),
+        "data.single_missing and tumour_share are probabilities": all(
+            0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
+        ),
+        "data.held_out must not be negative": data.held_out >= 0,
+        "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
+        "optimizer.ema must be from 0 to below 1": 0 <= optimizer.ema < 1,
+        "no loss may be negative": all(
+            v >= 0 for v in dataclasses.asdict(recipe.losses).values() if not isinstance(v, str)
+        ),
+        "losses.feature needs network.kind = 'hybrid', which has a bottleneck of its own": recipe.network.kind
+        == "hybrid"
+        or recipe.losses.feature == 0,
+        "network.discriminator_width must be at least 1": recipe.network.discriminator_width >= 1,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise UsageError(f"{source}: {rule}.")

@@ -1,0 +1,68 @@
+"""Training of the light 2D segmenter, which later, frozen, teaches generators where tumours are."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.models.unet import Segmenter
+from app.training.augment import vary_geometry, vary_intensities
+from app.training.batches import Batch, Sampler
+from app.training.losses import focal_tversky_loss
+from app.training.recipe import Recipe
+from app.training.synthesis import BACKGROUND, Update, add_to, placed
+
+
+class SegmentationTask:
+    """A segmenter, taught on the four real sequences.
+
+    Attributes:
+        average: running mean of its weights; what is validated and exported.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.segmenter = placed(Segmenter(), device)
+        self.average = copy.deepcopy(self.segmenter).requires_grad_(False).eval()
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What learns."""
+        return {"segmenter": self.segmenter}
+
+    def step(self, sampler: Sampler, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+        """One batch, one update; arguments and result as `SynthesisTask.step`."""
+        recipe = self.recipe
+        plan, own = sampler.plan(step), sampler.own(step)
+        batch = sampler.draw(plan, own, recipe.schedule.batch_size, recipe.augmentation.shift).to(self.device)
+        batch = vary_geometry(batch, recipe.augmentation, own, BACKGROUND)
+        seen = vary_intensities(batch, recipe.augmentation, own, BACKGROUND)
+        self.segmenter.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for part, shown in zip(batch.pieces(pieces), seen.chunk(pieces), strict=True):
+            share = len(part) / len(batch)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                logits = self.segmenter(shown, part.views, part.types)
+            tversky, entropy = focal_tversky_loss(logits, part.labels), _entropy(logits.float(), part)
+            (share * recipe.losses.segmentation * (tversky + entropy)).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, {"tversky": tversky, "entropy": entropy}, share)
+        update("segmenter")
+        return totals
+
+    @torch.no_grad()
+    def example(self, batch: Batch) -> NDArray[np.float32]:
+        """The averaged network's classes, as shares of the largest, float32 B x H x W."""
+        logits = self.average(batch.images, batch.views, batch.types)
+        return np.asarray((logits.argmax(dim=1).float() / (logits.shape[1] - 1)).cpu().numpy(), dtype=np.float32)
+
+
+def _entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy over brain pixels: it moves the network while the overlap is still nearly nothing."""
+    values = F.cross_entropy(logits, batch.labels, reduction="none")
+    brain = batch.brain[:, 0]
+    return (values * brain).sum() / brain.sum().clamp(min=1)

@@ -1,0 +1,205 @@
+"""Training of a generator: Algorithm 1 of the BraSyn 2025 entry, of which every part can be left out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.constants import MODALITIES
+from app.models import new_generator
+from app.models.discriminator import Discriminator
+from app.models.generator import PRESETS, Generator, GeneratorConfig
+from app.models.unet import PlainConfig, PlainGenerator, Segmenter
+from app.training import losses as L
+from app.training.augment import vary_geometry, vary_intensities
+from app.training.batches import Batch, Sampler, Task
+from app.training.cache import NORMALIZATION
+from app.training.recipe import LossRecipe, Recipe
+
+Net = TypeVar("Net", bound=nn.Module)
+#: Moves one network's weights by its gradients; False where they were not finite and nothing moved.
+Update = Callable[[str], bool]
+
+assert NORMALIZATION.background is not None
+BACKGROUND: float = NORMALIZATION.background
+
+
+def generator_config(recipe: Recipe) -> GeneratorConfig | PlainConfig:
+    """The generator's shape that a recipe asks for."""
+    if recipe.network.kind == "unet":
+        return PlainConfig(background=BACKGROUND)
+    return GeneratorConfig(width=PRESETS[recipe.network.preset], background=BACKGROUND)
+
+
+class SynthesisTask:
+    """A generator, its discriminator if the recipe has one, and the frozen segmenter if it teaches.
+
+    Attributes:
+        average: running mean of the generator's weights; what is validated and exported.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device, segmenter: Segmenter | None = None) -> None:
+        self.recipe, self.losses = recipe, recipe.losses
+        self.device = device
+        self.generator = placed(new_generator(generator_config(recipe)), device)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.discriminator: Discriminator | None = None
+        if self.losses.adversarial > 0 or self.losses.classification > 0:
+            self.discriminator = placed(Discriminator(recipe.network.discriminator_width), device)
+        self.segmenter = None if segmenter is None else placed(segmenter, device)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What learns, in the order of its updates."""
+        found: dict[str, nn.Module] = {"generator": self.generator}
+        if self.discriminator is not None:
+            found["discriminator"] = self.discriminator
+        return found
+
+    def prepare(self, sampler: Sampler, step: int) -> tuple[Batch, Tensor, list[Task]]:
+        """The augmented batch of a step on the device, what the network sees of it, and what is made."""
+        recipe = self.recipe
+        plan, own = sampler.plan(step), sampler.own(step)
+        batch = sampler.draw(plan, own, recipe.schedule.batch_size, recipe.augmentation.shift).to(self.device)
+        tasks = sampler.tasks(plan, recipe.schedule.targets)
+        batch = vary_geometry(batch, recipe.augmentation, own, BACKGROUND)
+        return batch, vary_intensities(batch, recipe.augmentation, own, BACKGROUND), tasks
+
+    def step(self, sampler: Sampler, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+        """One batch: the generator's update, then the discriminator's.
+
+        Args:
+            pieces: parts into which the batch is cut for the device's memory.
+            update: moves the weights of a network by its gradients; False if they were not finite.
+
+        Returns:
+            The losses, unweighted, averaged over the batch and the sequences made.
+        """
+        batch, seen, tasks = self.prepare(sampler, step)
+        for network in self.networks.values():
+            network.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        parts = list(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
+        made = []
+        for part, shown in parts:
+            made.append(self._generate(part, shown, tasks, len(part) / len(batch), totals))
+        if update("generator") and self.discriminator is not None:
+            for (part, _), images in zip(parts, made, strict=True):
+                self._judge(part, images, len(part) / len(batch), totals)
+            update("discriminator")
+        return totals
+
+    def _generate(
+        self, batch: Batch, seen: Tensor, tasks: Sequence[Task], share: float, totals: dict[str, Tensor]
+    ) -> list[tuple[int, Tensor]]:
+        """Adds the generator's gradients on a part of the batch; returns what was made."""
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(False)
+        results = []
+        for task in tasks:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                found, made = self._losses_of(batch, seen, task)
+            weight = share / len(tasks)
+            # One backward pass per sequence: the gradients add up while memory holds one graph only.
+            _weighted(found, self.losses, weight).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, found, weight)
+            results.append((task.target, made))
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(True)
+        return results
+
+    def _losses_of(self, batch: Batch, seen: Tensor, task: Task) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses of one sequence, and the sequence made, detached."""
+        weights: LossRecipe = self.losses
+        truth = batch.images[:, task.target : task.target + 1]
+        made, code = self._make(seen, batch, task.target, task.members)
+        # Outside the brain the generator is free; nobody may judge what is never shown.
+        shown = _masked(made, batch.brain)
+        found = {"l1": L.l1_loss(made, truth, batch.brain)}
+        if weights.ssim > 0:
+            tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
+            found["ssim"] = L.ssim_loss(made, truth, batch.brain, batch.scale[:, task.target], tumour)
+        if self.discriminator is not None:
+            patches, classes = self.discriminator(shown)
+            found["adversarial"] = L.adversarial_loss(patches, real=True)
+            found["classification"] = L.classification_loss(classes, task.target)
+        if weights.cycle > 0 or weights.feature > 0:
+            members = tuple(i for i in range(len(MODALITIES)) if i != task.second)
+            again, second_code = self._make(_with(seen, task.target, shown), batch, task.second, members)
+            if weights.cycle > 0:
+                found["cycle"] = L.l1_loss(again, batch.images[:, task.second : task.second + 1], batch.brain)
+            if weights.feature > 0:
+                assert code is not None and second_code is not None
+                found["feature"] = L.feature_loss(code, second_code)
+        if self.segmenter is not None and weights.tversky > 0 and batch.labelled.any():
+            logits = self.segmenter(_with(batch.images, task.target, shown), batch.views, batch.types)
+            found["tversky"] = L.focal_tversky_loss(logits[batch.labelled], batch.labels[batch.labelled])
+        return found, shown.detach()
+
+    def _make(
+        self, images: Tensor, batch: Batch, target: int, members: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The sequence `target`, and the bottleneck where the network has one."""
+        count = len(images)
+        present = torch.zeros(count, len(MODALITIES), device=self.device)
+        present[:, list(members)] = 1
+        index = torch.full((count,), target, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.generator, PlainGenerator):
+            return self.generator(images, present, index, batch.views), None
+        generator: Generator = self.generator
+        fused, skips = generator.encode(images, present, members)
+        return generator.decode(fused, skips, index, batch.views), fused
+
+    def _judge(self, batch: Batch, made: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]) -> None:
+        """Adds the discriminator's gradients on real images and on what the generator has just made."""
+        assert self.discriminator is not None
+        for target, image in made:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                real, classes = self.discriminator(_masked(batch.images[:, target : target + 1], batch.brain))
+                fake, _ = self.discriminator(image)
+                judge = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
+                named = L.classification_loss(classes, target)
+            weight = share / len(made)
+            (weight * (judge + named)).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, {"judge": judge, "judge_class": named}, weight)
+
+    @torch.no_grad()
+    def example(self, batch: Batch, members: tuple[int, ...], target: int) -> NDArray[np.float32]:
+        """What the averaged generator makes of a batch without augmentation, float32 B x H x W."""
+        present = torch.zeros(len(batch), len(MODALITIES), device=self.device)
+        present[:, list(members)] = 1
+        index = torch.full((len(batch),), target, device=self.device)
+        made = self.average(batch.images, present, index, batch.views, members=members)
+        return _masked(made.float(), batch.brain)[:, 0].cpu().numpy()
+
+
+def placed(network: Net, device: torch.device) -> Net:
+    """The network on a device, in the layout that convolutions like best."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
+
+
+def _weighted(found: Mapping[str, Tensor], weights: LossRecipe, share: float) -> Tensor:
+    return share * torch.stack([getattr(weights, name) * value for name, value in found.items()]).sum()
+
+
+def add_to(totals: dict[str, Tensor], found: Mapping[str, Tensor], share: float) -> None:
+    """Adds `share` of each loss to its total."""
+    for name, value in found.items():
+        totals[name] = totals.get(name, torch.zeros_like(value)) + share * value.detach()
+
+
+def _masked(images: Tensor, brain: Tensor) -> Tensor:
+    """Background outside the brain, as every finished volume has it."""
+    return images * brain + BACKGROUND * (1 - brain)
+
+
+def _with(images: Tensor, index: int, replacement: Tensor) -> Tensor:
+    parts = [replacement.to(images) if i == index else images[:, i : i + 1] for i in range(images.shape[1])]
+    return torch.cat(parts, dim=1)

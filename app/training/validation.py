@@ -1,0 +1,139 @@
+"""Scores of a model that is still in memory, by the same way and the same metrics as a finished one's."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.cases import Case, tumour_type
+from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
+from app.evaluate import Scores, summarise
+from app.inference import GPU_BATCH, Machine, SliceRunner, TorchBackend, choose_runtime
+from app.intensity import IntensityPredictor
+from app.metrics.image import image_scores
+from app.metrics.segmentation import segmentation_scores
+from app.models.generator import Generator
+from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
+from app.pipeline import Model, synthesize_case
+from app.preprocess import measure, normalize, vote_foreground
+from app.training.cache import NORMALIZATION, load_complete, load_labels
+from app.training.recipe import DataRecipe
+from app.training.synthesis import BACKGROUND
+from app.types import MaskArray, VolumeArray
+from app.views import Canvas, cut, paste, place_window
+from app.volume import to_array
+from app.weights import Entry
+
+log = logging.getLogger(__name__)
+
+#: What a model is compared by, each the higher the better.
+JUDGED = ("official_healthy", "official_tumour", "ssim_brain")
+
+
+def model_in_memory(
+    network: Generator | PlainGenerator,
+    recipe: DataRecipe,
+    views: Sequence[View],
+    intensity: IntensityPredictor,
+    device: torch.device,
+) -> Model:
+    """A copy of a generator as the pipeline runs it."""
+    details = {"views": list(views), "canvas": recipe.canvas.to_json()}
+    files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
+    entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
+    runtime = choose_runtime(files, Machine.probe(), str(device))
+    backend = TorchBackend(copy.deepcopy(network), runtime)
+    return Model(entry, intensity, runner=SliceRunner(backend, runtime.batch_size), runtime=runtime)
+
+
+def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) -> list[Scores]:
+    """Drops each sequence of each complete subject in turn, makes it, and scores it; the rest is left out by name.
+
+    Args:
+        masks: per subject, its segmentation; without one the tumour scores are NaN.
+    """
+    results = []
+    for subject, volumes in load_complete(cases):
+        first = volumes[MODALITIES[0]]
+        labels = load_labels(masks.get(subject), first.grid, subject)
+        tumour = None if labels is None else np.asarray(labels > 0)
+        for target in MODALITIES:
+            inputs = {m: v for m, v in volumes.items() if m != target}
+            image = synthesize_case(inputs, target, REFERENCE_OF[target], model)
+            made = to_array(image, inputs[REFERENCE_OF[target]].grid)
+            values = image_scores(made, volumes[target].data, tumour, first.grid.lps_spacing)
+            results.append(Scores(subject, target, values))
+        log.info("%s: SSIM in the brain %s", subject, _brief(results[-len(MODALITIES) :]))
+    return results
+
+
+def score_segmenter(
+    network: Segmenter, cases: Iterable[Case], masks: Mapping[str, Path], recipe: DataRecipe, device: torch.device
+) -> list[Scores]:
+    """Segments each complete subject from its four real sequences, all views of the recipe averaged, and scores it."""
+    results = []
+    for subject, volumes in load_complete(cases):
+        truth = load_labels(masks.get(subject), volumes[MODALITIES[0]].grid, subject)
+        if truth is None:
+            continue
+        arrays = {m: v.data for m, v in volumes.items()}
+        intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
+        scores = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
+        found = segment(network, scores, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
+        spacing = volumes[MODALITIES[0]].grid.lps_spacing
+        results.append(Scores(subject, "seg", segmentation_scores(found, truth, spacing)))
+    return results
+
+
+@torch.inference_mode()
+def segment(
+    network: Segmenter,
+    scores: Sequence[VolumeArray],
+    brain: MaskArray,
+    views: Sequence[View],
+    canvas: Canvas,
+    subject: str,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    """Label map (0 to 3), axes (left, posterior, superior).
+
+    Args:
+        scores: four normalised sequences in challenge order.
+        brain: bool, same shape.
+        views: whose probabilities are averaged.
+        subject: its name may state the tumour type.
+    """
+    kind = tumour_type(subject)
+    code = TUMOUR_TYPES.index(kind) if kind in TUMOUR_TYPES else -1
+    network = network.eval()
+    shares: NDArray[np.float32] = np.zeros((3, *brain.shape), dtype=np.float32)
+    for view in views:
+        window = place_window(brain, view, canvas)
+        stacks = np.stack([cut(volume, window, BACKGROUND) for volume in scores], axis=1)
+        made = []
+        for images in torch.split(torch.from_numpy(stacks), GPU_BATCH if device.type == "cuda" else 4):
+            index = torch.full((len(images),), VIEWS.index(view), device=device)
+            kinds = torch.full((len(images),), code, device=device)
+            made.append(network(images.to(device), index, kinds).float().softmax(dim=1)[:, 1:].cpu().numpy())
+        joined = np.concatenate(made)
+        for channel in range(3):
+            shares[channel] += paste(joined[:, channel], window, brain.shape, 0.0) / len(views)
+    rest = 1 - shares.sum(axis=0)
+    labels = np.where(shares.max(axis=0) > rest, shares.argmax(axis=0) + 1, 0)
+    return np.where(brain, labels, 0).astype(np.uint8)
+
+
+def means(scores: Sequence[Scores]) -> dict[str, float]:
+    """Mean of every metric over all volumes; those that are NaN everywhere are left out."""
+    summary = summarise(scores).get("all", {})
+    return {name: float(values["mean"]) for name, values in summary.items() if values["n"]}
+
+
+def _brief(scores: Sequence[Scores]) -> str:
+    return ", ".join(f"{s.modality} {s.values['ssim_brain']:.3f}" for s in scores)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app.errors import UsageError
+from app.training.recipe import BUILT_IN, Recipe, built_in, load_recipe
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in BUILT_IN.glob("*.toml")))
+def test_built_in_recipes_load_and_come_back_from_json(name: str):
+    recipe = load_recipe(name)
+    assert recipe.note
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert name in built_in()
+
+
+def test_published_runs_differ_as_their_names_say():
+    r1, r2, r5, r6, r8 = (load_recipe(n) for n in ("r1", "r2", "r5", "r6", "r8"))
+    assert (r1.losses.ssim_tissue, r2.losses.ssim_tissue) == ("whole", "dual")
+    assert (r1.losses.tversky, r6.losses.tversky) == (0, 5)
+    assert (r2.losses.cycle, r5.losses.cycle) == (1, 0)
+    assert (r6.data.views, r8.data.views) == (("sagittal",), ("axial", "sagittal", "coronal"))
+    for recipe in (r1, r2, r5, r6, r8):
+        assert recipe.schedule.targets == 4
+        assert recipe.optimizer.learning_rate == 5e-4
+        assert recipe.losses.l1 == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[losses]\nl3 = 1.0", "unknown key 'losses.l3'; did you mean 'losses.l1'"),
+        ("[optimiser]\nname = 'adam'", "did you mean 'optimizer'"),
+        ("[data]\nlearning_rate = 1.0", "did you mean 'optimizer.learning_rate'"),
+        ("[network]\npreset = 'huge'", "network.preset = 'huge'; use one of compact, half, full"),
+        ("[schedule]\nsteps = 1.5", "schedule.steps = 1.5 is not a int"),
+        ("[schedule]\nsteps = true", "not a int"),
+        ("[schedule]\nsteps = 0", "steps or schedule.budget_minutes must be above 0"),
+        ("[data]\naxial = [100, 96]", "multiples of 16"),
+        ("[data]\naxial = [96]", "no list of the right length"),
+        ("[data]\nviews = ['oblique']", "data.views = 'oblique'"),
+        ("[losses]\nl1 = -1.0", "no loss may be negative"),
+        ("[network]\nkind = 'unet'", "losses.feature needs"),
+        ("losses = 3", "'losses' is a section"),
+        ("task =", "no TOML"),
+        ("extends = 'nothing'", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_named(text: str, message: str, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(text if "steps" in text else f"{text}\n" + ("" if "=" not in text else "[schedule]\nsteps = 1\n"))
+    with pytest.raises(UsageError) as error:
+        load_recipe(str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_changes_the_one_that_it_extends(tmp_path):
+    (tmp_path / "base.toml").write_text('extends = "r2"\n[schedule]\nsteps = 7\n')
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[losses]\nl1 = 3\n')
+    recipe = load_recipe(str(tmp_path / "mine.toml"))
+    assert (recipe.schedule.steps, recipe.losses.l1, recipe.losses.ssim_tissue) == (7, 3.0, "dual")
+    (tmp_path / "base.toml").write_text('extends = "mine.toml"\n')
+    with pytest.raises(UsageError, match="extends itself"):
+        load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_changes_on_the_command_line():
+    recipe = load_recipe("r1", ["network.preset=half", "data.views=['axial']", "losses.l1=1", "schedule.steps=9"])
+    assert recipe.network.preset == "half"
+    assert recipe.data.views == ("axial",)
+    assert (recipe.losses.l1, recipe.schedule.steps) == (1.0, 9)
+    with pytest.raises(UsageError, match="not of the form"):
+        load_recipe("r1", ["losses.l1"])
+    with pytest.raises(UsageError, match=r"did you mean 'losses\.ssim'"):
+        load_recipe("r1", ["losses.sim=1"])

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from app.constants import MODALITIES, VIEWS
+from app.errors import UsageError
+from app.intensity import Normalization
+from app.phantom import make_phantom, write_phantom
+from app.preprocess import measure
+from app.training.augment import vary_geometry, vary_intensities
+from app.training.batches import Sampler
+from app.training.cache import NORMALIZATION, build_cache
+from app.training.recipe import AugmentationRecipe, DataRecipe
+from app.volume import load_volume
+
+DATA = DataRecipe(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), min_brain_pixels=200)
+NOTHING = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(2):
+        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subjects(data, tmp_path_factory):
+    return build_cache(data, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def spoiled(data, tmp_path):
+    """A copy of the data whose second subject a test may spoil, and a way to spoil its labels."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    path = folder / "s1" / "s1-seg.nii.gz"
+
+    def relabel(change):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+
+    return folder, path, relabel
+
+
+class TestCache:
+    def test_scores_are_the_pipelines(self, subjects, data):
+        subject = subjects[0]
+        volume = load_volume(data / "s0" / "s0-t2w.nii.gz").data
+        intensity = measure(volume, "t2w", NORMALIZATION)
+        assert subject.intensities["t2w"].mean == pytest.approx(intensity.mean)
+        inside = np.asarray(subject.scores[3], dtype=np.float32)[subject.brain]
+        assert inside.mean() == pytest.approx(0, abs=0.02)
+        assert inside.std() == pytest.approx(1, abs=0.02)
+
+    def test_it_is_cropped_to_the_brain_and_counts_slices(self, subjects):
+        for subject in subjects:
+            for axis in range(3):
+                filled = subject.brain.any(axis=tuple(a for a in range(3) if a != axis))
+                assert filled[0]
+                assert filled[-1]
+            few, many = subject.slices("axial", 900), subject.slices("axial", 200)
+            assert 0 < few.size < many.size
+            ill = subject.slices("axial", 200, 10)
+            assert all((subject.labels[:, :, i] > 0).sum() >= 10 for i in ill)
+
+    def test_an_incomplete_subject_is_left_out_by_name(self, spoiled, tmp_path, caplog):
+        folder, _, _ = spoiled
+        write_phantom(make_phantom((40, 44, 36), 9), folder, "lacking", leave_out=("t1c",))
+        assert len(build_cache(folder, tmp_path / "cache")) == 2
+        assert "lacking is left out: it lacks t1c" in caplog.text
+
+    def test_fewer_than_two_subjects_is_an_error(self, spoiled, tmp_path):
+        folder, _, _ = spoiled
+        shutil.rmtree(folder / "s1")
+        with pytest.raises(UsageError, match="fewer than two"):
+            build_cache(folder, tmp_path / "cache")
+
+    def test_it_is_used_again_but_not_for_other_data_or_normalisation(self, spoiled, tmp_path):
+        folder, path, _ = spoiled
+        build_cache(folder, tmp_path / "cache")
+        assert len(build_cache(folder, tmp_path / "cache")) == 2
+        with pytest.raises(UsageError, match="another normalisation"):
+            build_cache(folder, tmp_path / "cache", Normalization("volume", background=0.0))
+        path.unlink()
+        with pytest.raises(UsageError, match="another data folder"):
+            build_cache(folder, tmp_path / "cache")
+
+    def test_without_a_segmentation_a_subject_still_teaches_images(self, spoiled, tmp_path, caplog):
+        folder, path, _ = spoiled
+        path.unlink()
+        found = build_cache(folder, tmp_path / "cache")
+        assert found[1].labels is None
+        assert "s1 has no segmentation" in caplog.text
+        batch = Sampler(found, replace(DATA, tumour_share=1.0), -1.0)
+        drawn = batch.draw(batch.plan(0), batch.own(0), 16)
+        assert not drawn.labelled.all()
+        assert not drawn.labels[~drawn.labelled].any()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (np.zeros_like, "empty segmentation"),
+            (lambda labels: labels[:, :, 1:], "another grid"),
+            (lambda labels: np.where(labels == 2, 9, labels), "labels that BraTS has not (9)"),
+            (lambda labels: labels.astype(np.float32) * 0.5, "fractions"),
+        ],
+    )
+    def test_odd_segmentations_are_named(self, spoiled, tmp_path, caplog, change, message):
+        folder, _, relabel = spoiled
+        relabel(change)
+        found = build_cache(folder, tmp_path / "cache")
+        assert len(found) == 2
+        assert "s1" in caplog.text
+        assert message in caplog.text
+
+    def test_label_four_is_three(self, spoiled, tmp_path):
+        folder, _, relabel = spoiled
+        before = build_cache(folder, tmp_path / "one")[1].labels
+        relabel(lambda labels: np.where(labels == 3, 4, labels))
+        np.testing.assert_array_equal(before, build_cache(folder, tmp_path / "two")[1].labels)
+
+
+class TestSampler:
+    def _draw(self, subjects, step=0, size=6, shift=0, seed=0, rank=0, **changes):
+        sampler = Sampler(subjects, replace(DATA, **changes), -1.0, seed=seed, rank=rank)
+        return sampler.draw(sampler.plan(step), sampler.own(step), size, shift)
+
+    def test_seed_step_and_process_decide(self, subjects):
+        one, two = self._draw(subjects), self._draw(subjects)
+        assert torch.equal(one.images, two.images)
+        assert one.images.shape == (6, 4, 48, 48)
+        for other in ({"seed": 1}, {"step": 1}, {"rank": 1}):
+            drawn = self._draw(subjects, **other)
+            assert drawn.images.shape == one.images.shape
+            assert not torch.equal(one.images, drawn.images)
+        assert self._draw(subjects, rank=1).view == one.view
+
+    def test_images_brain_labels_and_scale_belong_together(self, subjects):
+        batch = self._draw(subjects, size=8, shift=4, tumour_share=1.0)
+        outside = batch.brain[:, 0] == 0
+        assert (batch.images.movedim(1, -1)[outside] == -1).float().mean() > 0.97
+        assert not batch.labels[outside].any()
+        assert (batch.labels > 0).any()
+        low, high = batch.scale[..., 0], batch.scale[..., 1]
+        assert (low < -1).all()
+        assert (batch.images.amax(dim=(2, 3)) <= high + 0.01).all()
+
+    def test_every_view_target_and_subset_comes(self, subjects):
+        sampler = Sampler(subjects, replace(DATA, single_missing=0.3), -1.0)
+        tasks = [sampler.tasks(sampler.plan(step), 1)[0] for step in range(200)]
+        assert {len(t.members) for t in tasks} == {1, 2, 3}
+        assert {t.target for t in tasks} == set(range(len(MODALITIES)))
+        assert all(t.target not in t.members and t.second != t.target for t in tasks)
+        views = {self._draw(subjects, step=step, size=1).view for step in range(30)}
+        assert views == set(range(len(VIEWS)))
+
+    def test_algorithm_one_makes_each_in_turn(self, subjects):
+        sampler = Sampler(subjects, DATA, -1.0)
+        tasks = sampler.tasks(sampler.plan(0), 4)
+        assert [t.target for t in tasks] == [0, 1, 2, 3]
+        assert all(len(t.members) == 3 for t in tasks)
+
+    def test_tumour_types_come_equally_often(self, subjects):
+        many = [replace(subjects[0], name=f"g{i}", tumour_type="GLI") for i in range(9)]
+        rare = replace(subjects[1], name="m", tumour_type="MET")
+        for balance, low, high in ((True, 0.35, 0.65), (False, 0.0, 0.25)):
+            batch = self._draw([*many, rare], size=200, balance_types=balance)
+            share = float((batch.types == 1).float().mean())
+            assert low <= share <= high
+
+    def test_no_slice_with_enough_brain(self, subjects):
+        with pytest.raises(UsageError, match="no subject has a"):
+            Sampler(subjects, replace(DATA, min_brain_pixels=10**6), -1.0)
+
+    def test_pieces_are_the_whole(self, subjects):
+        batch = self._draw(subjects, size=5)
+        parts = batch.pieces(2)
+        assert [len(p) for p in parts] == [3, 2]
+        assert torch.equal(torch.cat([p.images for p in parts]), batch.images)
+
+
+class TestAugmentation:
+    @pytest.fixture
+    def batch(self, subjects):
+        sampler = Sampler(subjects, replace(DATA, views=("axial",), tumour_share=1.0), -1.0)
+        return sampler.draw(sampler.plan(0), sampler.own(0), 6)
+
+    def test_nothing_changes_nothing(self, batch):
+        random = np.random.default_rng(0)
+        assert torch.equal(vary_geometry(batch, NOTHING, random, -1.0).images, batch.images)
+        assert torch.equal(vary_intensities(batch, NOTHING, random, -1.0), batch.images)
+
+    def test_a_flip_mirrors_left_and_right_of_everything(self, batch):
+        flipped = vary_geometry(batch, replace(NOTHING, flip=1), np.random.default_rng(0), -1.0)
+        assert torch.equal(flipped.images, batch.images.flip(2))
+        assert torch.equal(flipped.labels, batch.labels.flip(1))
+        assert torch.equal(flipped.brain, batch.brain.flip(2))
+
+    def test_sagittal_slices_have_no_left(self, batch):
+        sagittal = replace(batch, view=VIEWS.index("sagittal"))
+        kept = vary_geometry(sagittal, replace(NOTHING, flip=1), np.random.default_rng(0), -1.0)
+        assert torch.equal(kept.images, batch.images)
+
+    def test_turning_and_resizing_move_all_together(self, batch):
+        turned = vary_geometry(batch, replace(NOTHING, rotate=20, zoom=0.1), np.random.default_rng(0), -1.0)
+        assert not torch.equal(turned.images, batch.images)
+        outside = turned.brain[:, 0] == 0
+        assert (turned.images.movedim(1, -1)[outside] == -1).all()
+        assert set(torch.unique(turned.labels).tolist()) <= set(torch.unique(batch.labels).tolist())
+        # The tumour's enhancing rim is the brightest of T1c before and after.
+        for b in (batch, turned):
+            rim, rest = b.images[:, 0][b.labels == 3], b.images[:, 0][(b.labels == 0) & (b.brain[:, 0] > 0)]
+            assert rim.median() > rest.quantile(0.9)
+
+    def test_a_quarter_turn_is_exact(self, batch):
+        from app.training.augment import _grid
+
+        square = batch.images[:1, :1]
+        grid = _grid(np.array([np.pi / 2]), np.array([1.0]), square)
+        turned = torch.nn.functional.grid_sample(square, grid, align_corners=False)
+        ways = [torch.rot90(square, k, (2, 3)) for k in (1, 3)]
+        assert min(float((turned - w).abs().max()) for w in ways) < 1e-3
+
+    @pytest.mark.parametrize("what", ["contrast", "brightness", "gamma", "bias", "noise"])
+    def test_brightness_varies_in_the_brain_only_and_by_the_seed(self, batch, what):
+        recipe = replace(NOTHING, **{what: 0.2})
+        one, two, other = (vary_intensities(batch, recipe, np.random.default_rng(s), -1.0) for s in (1, 1, 2))
+        assert torch.equal(one, two)
+        assert not torch.equal(one, other)
+        outside = (batch.brain == 0).expand_as(one)
+        assert torch.equal(one[outside], batch.images[outside])
+        assert torch.isfinite(one).all()
+        assert 0 < float((one - batch.images).abs().mean()) < 0.5

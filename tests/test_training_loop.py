@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.cli import main
+from app.constants import MODALITIES
+from app.errors import CaseError, ExitCode, UsageError
+from app.evaluate import Scores, find_pairs, score_pair
+from app.models.unet import Segmenter
+from app.phantom import make_phantom, write_phantom
+from app.training import loop
+from app.training.batches import Sampler
+from app.training.cache import NORMALIZATION, build_cache
+from app.training.checkpoint import BEST, LAST, load_state
+from app.training.loop import TrainingPaths, learning_rate, split, train
+from app.training.recipe import load_recipe
+from app.training.segmentation import SegmentationTask
+from app.training.synthesis import SynthesisTask
+from app.weights import read_manifest, save_segmenter
+
+SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
+         "schedule.validate_every=0", "data.held_out=0"]  # fmt: skip
+ALL_LOSSES = {"l1", "ssim", "adversarial", "classification", "feature", "cycle", "tversky"}
+
+
+def small(*changes: str, recipe: str = "smoke"):
+    return load_recipe(recipe, [*SMALL, "losses.tversky=0", *changes])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(3):
+        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    build_cache(data, folder)
+    return folder
+
+
+@pytest.fixture
+def paths(data, cache, tmp_path):
+    return TrainingPaths(data, tmp_path / "run", cache)
+
+
+def weights_of(run: Path) -> torch.Tensor:
+    state = load_state(run / LAST)
+    held = [*state.average.values(), *(v for n in state.networks.values() for v in n.values())]
+    return torch.cat([v.flatten() for v in held])
+
+
+def sampler_of(data, cache, recipe):
+    return Sampler(build_cache(data, cache), recipe.data, -1.0)
+
+
+class TestAlgorithmOne:
+    def test_every_loss_is_there_and_moves_both_networks(self, data, cache):
+        recipe = small("losses.tversky=5", "data.tumour_share=1.0", "data.single_missing=1.0")
+        task = SynthesisTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
+        moved = {}
+
+        def update(name: str) -> bool:
+            moved[name] = [
+                p.grad is not None and bool(p.grad.abs().sum() > 0) for p in task.networks[name].parameters()
+            ]
+            return True
+
+        losses = task.step(sampler_of(data, cache, recipe), 0, 1, update)
+        assert set(losses) == ALL_LOSSES | {"judge", "judge_class"}
+        assert all(torch.isfinite(v) for v in losses.values())
+        # All four encoders learn from one batch: each sequence is made in turn.
+        assert np.mean(moved["generator"]) > 0.95
+        assert all(moved["discriminator"])
+        assert all(p.grad is None for p in task.segmenter.parameters())
+
+    def test_a_loss_of_weight_zero_is_not_computed(self, data, cache):
+        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
+        recipe = small(*off)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        assert task.discriminator is None
+        assert set(task.step(sampler_of(data, cache, recipe), 0, 1, lambda _: True)) == {"l1"}
+
+    def test_pieces_give_the_gradient_of_the_whole(self, data, cache):
+        # L1 is a mean over brain pixels; with slices of unlike brains the pieces' mean differs a little.
+        recipe = small("schedule.batch_size=4", "losses.ssim=0", "losses.adversarial=0", "losses.classification=0",
+                       "losses.feature=0", "losses.cycle=0", "schedule.targets=1")  # fmt: skip
+        gradients = []
+        for pieces in (1, 2):
+            torch.manual_seed(0)
+            task = SynthesisTask(recipe, torch.device("cpu"))
+            task.generator.eval()
+            task.step(sampler_of(data, cache, recipe), 0, pieces, lambda _: True)
+            held = [p.grad for p in task.generator.parameters() if p.grad is not None]
+            gradients.append(torch.cat([g.flatten() for g in held]))
+        assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
+
+    def test_a_gradient_that_is_not_finite_ends_the_batch_before_the_judge(self, data, cache):
+        recipe = small()
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        asked = []
+        losses = task.step(sampler_of(data, cache, recipe), 0, 1, lambda name: asked.append(name) or False)
+        assert asked == ["generator"]
+        assert "judge" not in losses
+
+    @pytest.mark.parametrize("kind", ["hybrid", "unet"])
+    def test_it_learns_one_batch_by_heart(self, data, cache, kind, monkeypatch):
+        recipe = small("losses.feature=0", "losses.cycle=0", "losses.adversarial=0", "losses.classification=0",
+                       f"network.kind='{kind}'", "schedule.targets=1")  # fmt: skip
+        torch.manual_seed(0)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        sampler = sampler_of(data, cache, recipe)
+        optimizer = torch.optim.AdamW(task.generator.parameters(), lr=1e-3)
+
+        def update(_: str) -> bool:
+            optimizer.step()
+            return True
+
+        losses = [task.step(sampler, 0, 1, update) for _ in range(40)]
+        assert losses[-1]["l1"] < 0.6 * losses[0]["l1"]
+        assert losses[-1]["ssim"] < losses[0]["ssim"]
+
+    def test_the_segmenter_learns_one_batch_by_heart(self, data, cache):
+        recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2"])
+        torch.manual_seed(0)
+        task = SegmentationTask(recipe, torch.device("cpu"))
+        sampler = sampler_of(data, cache, recipe)
+        optimizer = torch.optim.AdamW(task.segmenter.parameters(), lr=2e-3)
+
+        def update(_: str) -> bool:
+            optimizer.step()
+            return True
+
+        losses = [task.step(sampler, 0, 1, update) for _ in range(25)]
+        assert losses[-1]["tversky"] < 0.8 * losses[0]["tversky"]
+        assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
+
+
+class TestSchedule:
+    def test_it_warms_up_and_anneals_to_nothing(self):
+        recipe = load_recipe("r1")
+        rates = [learning_rate(recipe.optimizer, recipe.schedule, p) for p in np.linspace(0, 1, 201)]
+        assert rates[0] < 0.01 * max(rates)
+        assert max(rates) == pytest.approx(5e-4, rel=0.01)
+        assert np.argmax(rates) == pytest.approx(6, abs=1)
+        assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+    def test_it_scales_with_the_slices_of_a_step(self):
+        recipe = load_recipe("r1", ["schedule.batch_size=16"])
+        assert learning_rate(recipe.optimizer, recipe.schedule, 0.03, 2) == pytest.approx(2.5e-4, rel=0.02)
+
+    def test_held_out_subjects_are_the_seeds_and_never_trained_on(self, data, cache):
+        subjects = build_cache(data, cache)
+        training, kept = split(subjects, 1, seed=3)
+        assert {s.name for s in training} | set(kept) == {"s0", "s1", "s2"}
+        assert not {s.name for s in training} & set(kept)
+        assert split(subjects, 1, seed=3)[1] == kept
+        with pytest.raises(UsageError, match="fewer than two"):
+            split(subjects, 2, seed=3)
+
+
+class TestRun:
+    def test_a_resumed_run_equals_an_unbroken_one(self, paths, tmp_path, monkeypatch):
+        recipe = small("schedule.steps=4", "schedule.epoch_steps=2")
+        train(recipe, paths)
+        broken = replace(paths, run=tmp_path / "broken")
+        steps = []
+        original = loop._Run._step
+
+        def stop_in_the_middle(self, progress):
+            losses = original(self, progress)
+            steps.append(self.state.step)
+            if self.state.step == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return losses
+
+        monkeypatch.setattr(loop._Run, "_step", stop_in_the_middle)
+        outcome = train(recipe, broken)
+        assert outcome.signal_number == signal.SIGTERM
+        assert load_state(broken.run / LAST).step == 3
+        torch.rand(7)  # Whatever happens in between.
+        assert train(recipe, broken, resume=True).signal_number is None
+        assert steps == [1, 2, 3, 4]
+        assert torch.equal(weights_of(paths.run), weights_of(broken.run))
+
+    def test_the_seed_decides(self, paths, tmp_path):
+        ends = []
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            run = replace(paths, run=tmp_path / name)
+            train(small("schedule.steps=2", f"seed={seed}"), run)
+            ends.append(weights_of(run.run))
+        assert torch.equal(ends[0], ends[1])
+        assert not torch.equal(ends[0], ends[2])
+
+    def test_it_validates_in_three_dimensions_and_keeps_the_best(self, paths):
+        recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
+        state = train(recipe, paths).state
+        assert len(state.held_out) == 1
+        assert not set(state.held_out) & set(state.subjects)
+        with (paths.run / "log.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        found = {r["name"]: float(r["value"]) for r in rows if r["step"] == "2"}
+        assert {"l1", "judge", "images_per_second", "val_official_healthy", "val_ssim_brain"} <= set(found)
+        assert (paths.run / "samples" / "step-0000002.png").stat().st_size > 500
+        best = load_state(paths.run / BEST)
+        scores = [float(r["value"]) for r in rows if r["name"] == "val_ssim_brain"]
+        assert len(scores) == 2
+        assert state.best == pytest.approx(max(scores), abs=1e-5)
+        assert best.step == 1 + int(np.argmax(scores))
+
+    def test_a_budget_of_time_ends_it_annealed(self, paths, monkeypatch):
+        rates = []
+        original = loop.learning_rate
+
+        def spy(*arguments):
+            rates.append(original(*arguments))
+            return rates[-1]
+
+        monkeypatch.setattr(loop, "learning_rate", spy)
+        state = train(small("schedule.steps=0", "schedule.budget_minutes=0.05", "schedule.targets=1"), paths).state
+        assert state.minutes >= 0.05
+        assert state.step > 1
+        assert rates[-1] < 0.5 * max(rates)
+
+    def test_a_run_is_not_written_over(self, paths):
+        recipe = small("schedule.steps=1")
+        train(recipe, paths)
+        with pytest.raises(UsageError, match="add --resume"):
+            train(recipe, paths)
+        with pytest.raises(UsageError, match=r"losses\.l1 = 10\.0, not 3\.0"):
+            train(small("schedule.steps=1", "losses.l1=3"), paths, resume=True)
+        assert train(small("schedule.steps=2"), paths, resume=True).state.step == 2
+
+    def test_a_damaged_checkpoint_is_named(self, paths):
+        paths.run.mkdir()
+        (paths.run / LAST).write_bytes(b"not a checkpoint")
+        with pytest.raises(UsageError, match=r"last\.pt is no checkpoint"):
+            train(small("schedule.steps=1"), paths, resume=True)
+
+    def test_a_checkpoint_executes_nothing(self, paths, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (os.mkdir, (str(tmp_path / "evil"),))
+
+        paths.run.mkdir()
+        torch.save({"schema": 1, "recipe": Evil()}, paths.run / LAST)
+        with pytest.raises(UsageError):
+            train(small("schedule.steps=1"), paths, resume=True)
+        assert not (tmp_path / "evil").exists()
+
+    def test_gradients_that_are_not_finite_are_skipped_then_end_it(self, paths, monkeypatch, caplog):
+        monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+        monkeypatch.setattr("app.training.losses.l1_loss", lambda made, *_: made.sum() * float("nan"))
+        with pytest.raises(CaseError, match=r"2 updates in a row.*lower optimizer\.learning_rate"):
+            train(small("schedule.steps=5"), paths)
+        assert "the gradient of the generator is not finite" in caplog.text
+
+    def test_memory_that_runs_out_halves_the_batch(self, paths, monkeypatch, caplog):
+        original = SynthesisTask.step
+
+        def greedy(self, sampler, step, pieces, update):
+            if pieces < 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(self, sampler, step, pieces, update)
+
+        monkeypatch.setattr(SynthesisTask, "step", greedy)
+        assert train(small("schedule.steps=1"), paths).state.pieces == 2
+        assert "Memory ran out" in caplog.text
+
+    def test_memory_for_not_even_one_slice(self, paths, monkeypatch):
+        def never(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(SynthesisTask, "step", never)
+        with pytest.raises(CaseError, match="not even one slice"):
+            train(small("schedule.steps=1"), paths)
+
+    def test_tversky_needs_a_segmenter_and_takes_one(self, paths, tmp_path):
+        recipe = small("schedule.steps=1", "losses.tversky=5", "data.tumour_share=1.0")
+        with pytest.raises(UsageError, match="needs a trained segmenter"):
+            train(recipe, paths)
+        entry = save_segmenter(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
+                               NORMALIZATION, recipe.data.canvas)  # fmt: skip
+        assert train(recipe, paths, segmenter=entry).state.step == 1
+
+    def test_two_processes_share_the_work(self, data, tmp_path):
+        changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets=1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+             Path(__file__).parent / "torchrun_worker.py", data, tmp_path / "run", "smoke", *changes],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert load_state(tmp_path / "run" / LAST).step == 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    assert main(["phantom", "--output", str(folder / "data"), "--count", "2"]) == ExitCode.OK
+    assert main(["phantom", "--output", str(folder / "unseen"), "--count", "1", "--seed", "7"]) == ExitCode.OK
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    code = main(["train", "smoke", "--data", str(folder / "data"), "--run", str(folder / "run"), "--set",
+                 "schedule.steps=2", "--set", "losses.tversky=0", "--set", "schedule.validate_every=0",
+                 "--device", "cpu"])  # fmt: skip
+    assert code == ExitCode.OK
+    return folder
+
+
+class TestCommands:
+    """From data to a model that completes an exam, as a user does it."""
+
+    def _export(self, folder, *more: str) -> int:
+        return main(["export", str(folder / "run"), "--data", str(folder / "data"), "--weights", str(folder / "w"),
+                     "--device", "cpu", "--model", "mine", *more])  # fmt: skip
+
+    def test_export_needs_scores_and_then_completes_an_exam(self, trained, tmp_path, capsys):
+        assert self._export(trained) == ExitCode.USAGE
+        assert "only with scores" in capsys.readouterr().err
+        assert self._export(trained, "--score-on", str(trained / "data")) == ExitCode.USAGE
+        assert "was trained on" in capsys.readouterr().err
+        assert self._export(trained, "--score-on", str(trained / "unseen")) == ExitCode.OK
+        entry = read_manifest(trained / "w").entry("mine")
+        assert {"torch", "onnx", "intensity"} <= set(entry.files)
+        assert entry.details["scores"]["subjects"] == ["phantom-7"]
+        assert {"t1c", "t1n", "t2f", "t2w", "mean"} <= set(entry.details["scores"])
+        assert entry.details["training"]["recipe"]["network"]["preset"] == "compact"
+        assert len(entry.details["training"]["names"]) == 2
+        # What was scored in memory is what a user's run scores from files.
+        main(["dropout", "--each", "--input", str(trained / "unseen"), "--output", str(tmp_path / "dropped")])
+        code = main(["synthesize", "--input", str(tmp_path / "dropped"), "--output", str(tmp_path / "made"),
+                     "--weights", str(trained / "w"), "--on-error", "stop", "--device", "cpu"])  # fmt: skip
+        assert code == ExitCode.OK
+        pairs, _ = find_pairs(tmp_path / "made", trained / "unseen")
+        mean = np.mean([score_pair(p).values["ssim_brain"] for p in pairs])
+        assert mean == pytest.approx(entry.details["scores"]["mean"]["ssim_brain"], abs=2e-3)
+
+    def test_a_worse_model_is_refused_unless_forced(self, trained, tmp_path, capsys, monkeypatch):
+        similarity = [0.6]
+
+        def scored(*_):
+            values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[0]}
+            return [Scores("phantom-7", m, values) for m in MODALITIES]
+
+        monkeypatch.setattr("app.training.publish.score_drops", scored)
+        monkeypatch.setattr("app.training.publish.export_onnx", lambda entry: entry)
+        arguments = ("--score-on", str(trained / "unseen"), "--weights", str(tmp_path / "w"))
+        assert self._export(trained, *arguments) == ExitCode.OK
+        before = (tmp_path / "w" / "manifest.json").read_bytes()
+        similarity[0] = 0.599
+        assert self._export(trained, *arguments) == ExitCode.USAGE
+        assert "is worse than 'mine', which it would replace" in capsys.readouterr().err
+        assert (tmp_path / "w" / "manifest.json").read_bytes() == before
+        assert self._export(trained, *arguments, "--force") == ExitCode.OK
+        # Equal is not worse.
+        assert self._export(trained, *arguments) == ExitCode.OK
+
+    def test_the_model_that_would_lose_its_place_is_scored_too(self, trained, weights_dir, tmp_path):
+        shutil.copytree(weights_dir, tmp_path / "w")
+        code = self._export(
+            trained, "--weights", str(tmp_path / "w"), "--make-default", "--score-on", str(trained / "unseen")
+        )
+        # Two steps of training do not beat the regression, which is the default there.
+        assert code == ExitCode.USAGE
+        assert "mine" not in read_manifest(tmp_path / "w").entries
+
+    def test_the_segmenter_is_trained_exported_and_not_run_as_a_model(self, trained, tmp_path, capsys):
+        code = main(["train", "segmenter", "--data", str(trained / "data"), "--run", str(tmp_path / "seg"), "--set",
+                     "schedule.steps=1", "--set", "schedule.batch_size=2", "--budget-minutes", "5", "--set",
+                     "data.min_brain_pixels=500", "--cache", str(trained / "run" / "cache")])  # fmt: skip
+        assert code == ExitCode.OK
+        code = main(["export", str(tmp_path / "seg"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
+                     "--model", "segmenter", "--score-on", str(trained / "unseen")])  # fmt: skip
+        assert code == ExitCode.OK
+        manifest = read_manifest(tmp_path / "w")
+        assert manifest.default is None
+        assert "dice_WT" in manifest.entries["segmenter"].details["scores"]["mean"]
+        code = main(["synthesize", "--input", str(trained / "unseen"), "--output", str(tmp_path / "out"), "--weights",
+                     str(tmp_path / "w"), "--model", "segmenter"])  # fmt: skip
+        assert code in {ExitCode.WEIGHTS, ExitCode.NOTHING_TO_DO}
+
+    def test_a_start_from_another_model(self, trained, tmp_path, capsys):
+        if "mine" not in (read_manifest(trained / "w").entries if (trained / "w").exists() else {}):
+            assert self._export(trained, "--force") == ExitCode.OK
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "next"), "--set",
+                     "schedule.steps=1", "--set", "losses.tversky=0", "--set", "schedule.validate_every=0", "--start",
+                     "mine", "--weights", str(trained / "w")])  # fmt: skip
+        assert code == ExitCode.OK
+        origin = load_state(tmp_path / "next" / LAST).origin
+        assert origin["model"] == "mine"
+        assert origin["training"]["steps"] == 2
+
+    def test_an_unknown_recipe_or_key(self, tmp_path, capsys):
+        arguments = ["--data", str(tmp_path), "--run", str(tmp_path / "run")]
+        assert main(["train", "r9", *arguments]) == ExitCode.USAGE
+        assert "r8" in capsys.readouterr().err
+        assert main(["train", "r1", *arguments, "--set", "loses.l1=1"]) == ExitCode.USAGE
+        assert "did you mean 'losses'" in capsys.readouterr().err

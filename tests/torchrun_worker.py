@@ -1,0 +1,46 @@
+"""Run by torchrun in tests/test_training_loop.py: two processes must agree on everything that they should."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from app.training import loop
+from app.training.distributed import processes
+from app.training.loop import TrainingPaths, train
+from app.training.recipe import load_recipe
+
+data, run, recipe, *changes = sys.argv[1:]
+
+with processes("cpu") as group:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    alone = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.full((3,), float(group.rank))
+    if group.first:
+        alone.grad = torch.ones(2)
+    group.average_gradients([parameter, alone])
+    assert torch.equal(parameter.grad, torch.full((3,), 0.5))
+    assert torch.equal(alone.grad, torch.full((2,), 0.5))
+    assert group.agree(float(group.rank)) == 0.0
+    assert group.any(group.rank == 1)
+
+ends = []
+original = loop._Run.go
+
+
+def go(self):
+    outcome = original(self)
+    flat = torch.cat([p.detach().flatten() for p in self.task.average.parameters()])
+    gathered = [torch.zeros_like(flat) for _ in range(self.group.count)]
+    dist.all_gather(gathered, flat)
+    assert torch.equal(gathered[0], gathered[1]), "the processes' weights differ"
+    ends.append(outcome.state.step)
+    return outcome
+
+
+loop._Run.go = go
+train(load_recipe(recipe, changes), TrainingPaths(Path(data), Path(run)))
+assert ends == [2]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from app.models.blocks import Encoder
+from app.models.discriminator import Discriminator
 from app.models.generator import PRESETS, Generator, GeneratorConfig
+from app.models.unet import CLASSES, PlainConfig, PlainGenerator, Segmenter, code_planes
 
 TINY = GeneratorConfig(width=16)
 
@@ -156,3 +158,63 @@ def test_gradients_reach_every_parameter_of_the_present_encoders():
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     # The missing sequence's gate, and what only shifts a softmax or a norm evenly.
     assert all(n.startswith("fusion.gates.1.") for n in silent), silent
+
+
+class TestLightNetworks:
+    """The segmenter, the plain generator and the discriminator."""
+
+    def test_sizes_are_the_published_ones(self):
+        for network in (Segmenter(), PlainGenerator(PlainConfig())):
+            assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.8e6, rel=0.01)
+
+    @pytest.mark.parametrize("size", [(32, 48), (144, 176)])
+    def test_the_segmenter_gives_classes_of_every_pixel(self, size):
+        images = torch.randn(2, 4, *size)
+        logits = Segmenter((8, 8, 16, 16))(images, torch.tensor([0, 2]), torch.tensor([0, -1]))
+        assert logits.shape == (2, CLASSES, *size)
+
+    def test_view_and_tumour_type_matter(self):
+        torch.manual_seed(0)
+        network, images = Segmenter((8, 8, 8, 8)), torch.randn(1, 4, 32, 32)
+
+        def run(view: int, kind: int) -> torch.Tensor:
+            return network(images, torch.tensor([view]), torch.tensor([kind]))
+
+        assert not torch.equal(run(0, 0), run(1, 0))
+        assert not torch.equal(run(0, 0), run(0, 1))
+        assert not torch.equal(run(0, 0), run(0, -1))
+
+    def test_code_planes(self):
+        planes = code_planes(torch.tensor([1, -1]), 3, torch.zeros(2, 1, 4, 5))
+        assert planes.shape == (2, 3, 4, 5)
+        assert planes[0].amax(dim=(1, 2)).tolist() == [0, 1, 0]
+        assert not planes[1].any()
+
+    def test_the_plain_generator_is_called_like_the_other(self):
+        torch.manual_seed(0)
+        network = PlainGenerator(PlainConfig((8, 8, 8, 8))).eval()
+        images, present, target, view = _inputs()
+        made = network(images, present, target, view)
+        assert made.shape == (2, 1, 32, 48)
+        hidden = images.clone()
+        hidden[(present == 0)] = 99.0
+        assert torch.equal(made, network(hidden, present, target, view))
+        with pytest.raises(ValueError, match="view code"):
+            network(images, present, target)
+
+    @pytest.mark.parametrize("size", [(32, 32), (144, 176)])
+    def test_the_discriminator_judges_patches_and_names_sequences(self, size):
+        patches, classes = Discriminator(8)(torch.randn(2, 1, *size))
+        assert patches.shape[:2] == (2, 1)
+        assert patches.shape[2] > 1
+        assert classes.shape == (2, 4)
+
+    def test_a_patch_is_seventy_pixels(self):
+        network = Discriminator(8)
+        image = torch.zeros(1, 1, 160, 160, requires_grad=True)
+        # InstanceNorm sees the whole image; without it the reach is that of the convolutions.
+        for layer in [m for m in network.features if isinstance(m, torch.nn.InstanceNorm2d)]:
+            layer.forward = lambda x: x
+        network(image)[0][0, 0, 9, 9].backward()
+        rows = torch.nonzero(image.grad[0, 0].abs().sum(dim=1)).flatten()
+        assert int(rows[-1] - rows[0]) + 1 == 70

@@ -14,7 +14,7 @@ from app.intensity import Normalization
 from app.phantom import make_phantom, write_phantom
 from app.preprocess import measure
 from app.training.augment import vary_geometry, vary_intensities
-from app.training.batches import Sampler
+from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.recipe import AugmentationRecipe, DataRecipe
 from app.volume import load_volume
@@ -175,6 +175,15 @@ class TestSampler:
             batch = self._draw([*many, rare], size=200, balance_types=balance)
             share = float((batch.types == 1).float().mean())
             assert low <= share <= high
+
+    def test_reading_ahead_gives_the_same(self, subjects):
+        sampler = Sampler(subjects, DATA, -1.0)
+        plain, ahead = Source(sampler, 2, 3), Source(sampler, 2, 3, ahead=True)
+        for step in (0, 1, 2, 2, 7, 8):
+            one, two = plain.at(step), ahead.at(step)
+            assert torch.equal(one.batch.images, two.batch.images)
+            assert one.own.random() == two.own.random()
+            assert one.plan.random() == two.plan.random()
 
     def test_no_slice_with_enough_brain(self, subjects):
         with pytest.raises(UsageError, match="no subject has a"):

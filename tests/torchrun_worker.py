@@ -9,13 +9,12 @@ import torch
 import torch.distributed as dist
 
 from app.training import loop
-from app.training.distributed import processes
+from app.training.distributed import Processes
 from app.training.loop import TrainingPaths, train
 from app.training.recipe import load_recipe
 
-data, run, recipe, *changes = sys.argv[1:]
 
-with processes("cpu") as group:
+def check(group: Processes) -> None:
     parameter = torch.nn.Parameter(torch.zeros(3))
     alone = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.full((3,), float(group.rank))
@@ -26,12 +25,16 @@ with processes("cpu") as group:
     assert torch.equal(alone.grad, torch.full((2,), 0.5))
     assert group.agree(float(group.rank)) == 0.0
     assert group.any(group.rank == 1)
+    assert not group.any(False)
 
+
+data, run, recipe, *changes = sys.argv[1:]
 ends = []
 original = loop._Run.go
 
 
 def go(self):
+    check(self.group)
     outcome = original(self)
     flat = torch.cat([p.detach().flatten() for p in self.task.average.parameters()])
     gathered = [torch.zeros_like(flat) for _ in range(self.group.count)]

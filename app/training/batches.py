@@ -7,6 +7,7 @@ step to step: a resumed run draws what an unbroken one would, and the step's num
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,15 @@ class Task:
     second: int
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A batch on the processor, and the random generators of its step (shared, own) where drawing left them."""
+
+    batch: Batch
+    plan: np.random.Generator
+    own: np.random.Generator
+
+
 class Sampler:
     """Draws the batch of any step.
 
@@ -124,6 +134,11 @@ class Sampler:
     def own(self, step: int) -> np.random.Generator:
         """Random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
+
+    def at(self, step: int, size: int, max_shift: int) -> Drawn:
+        """The batch of a step, with the generators for what is still to be decided about it."""
+        plan, own = self.plan(step), self.own(step)
+        return Drawn(self.draw(plan, own, size, max_shift), plan, own)
 
     def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
         """A batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
@@ -190,6 +205,27 @@ class Sampler:
             source.append(slice(low - start, high - start))
         out[:, target[0], target[1]] = channels[:, source[0], source[1]]
         return out
+
+
+class Source:
+    """A sampler's batches of one size; with `ahead`, a thread draws the next one while a device computes."""
+
+    def __init__(self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False) -> None:
+        self.sampler, self._size, self._max_shift = sampler, size, max_shift
+        self._pool = ThreadPoolExecutor(1) if ahead else None
+        self._next: tuple[int, Future[Drawn]] | None = None
+
+    def at(self, step: int) -> Drawn:
+        """The batch of a step: the same with and without `ahead`."""
+        if self._pool is None:
+            return self._draw(step)
+        begun = self._next
+        drawn = begun[1].result() if begun is not None and begun[0] == step else self._draw(step)
+        self._next = step + 1, self._pool.submit(self._draw, step + 1)
+        return drawn
+
+    def _draw(self, step: int) -> Drawn:
+        return self.sampler.at(step, self._size, self._max_shift)
 
 
 def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.intensity import IntensityPredictor
 from app.models.unet import Segmenter
-from app.training.batches import Sampler
+from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state, save_state
 from app.training.distributed import Processes, processes
@@ -165,6 +165,8 @@ class _Run:
             if len(self.training) < 2:
                 raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
         self.sampler = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=group.rank)
+        on_gpu = group.device.type == "cuda"
+        self.source = Source(self.sampler, recipe.schedule.batch_size, recipe.augmentation.shift, ahead=on_gpu)
         torch.manual_seed(recipe.seed)
         self.task = self._task(segmenter)
         origin: dict[str, Any] = {}
@@ -270,7 +272,7 @@ class _Run:
             # Dropout too must not depend on what ran before this step.
             torch.manual_seed(hash((self.recipe.seed, state.step, self.group.rank)) % 2**31)
             try:
-                losses = self.task.step(self.sampler, state.step, state.pieces, lambda name: self._update(name, rate))
+                losses = self.task.step(self.source, state.step, state.pieces, lambda name: self._update(name, rate))
                 break
             except RuntimeError as error:
                 self._make_room(error)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app.models.unet import Segmenter
 from app.training.augment import vary_geometry, vary_intensities
-from app.training.batches import Batch, Sampler
+from app.training.batches import Batch, Source
 from app.training.losses import focal_tversky_loss
 from app.training.recipe import Recipe
 from app.training.synthesis import BACKGROUND, Update, add_to, placed
@@ -35,13 +35,12 @@ class SegmentationTask:
         """What learns."""
         return {"segmenter": self.segmenter}
 
-    def step(self, sampler: Sampler, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+    def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
         """One batch, one update; arguments and result as `SynthesisTask.step`."""
         recipe = self.recipe
-        plan, own = sampler.plan(step), sampler.own(step)
-        batch = sampler.draw(plan, own, recipe.schedule.batch_size, recipe.augmentation.shift).to(self.device)
-        batch = vary_geometry(batch, recipe.augmentation, own, BACKGROUND)
-        seen = vary_intensities(batch, recipe.augmentation, own, BACKGROUND)
+        drawn = source.at(step)
+        batch = vary_geometry(drawn.batch.to(self.device), recipe.augmentation, drawn.own, BACKGROUND)
+        seen = vary_intensities(batch, recipe.augmentation, drawn.own, BACKGROUND)
         self.segmenter.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for part, shown in zip(batch.pieces(pieces), seen.chunk(pieces), strict=True):

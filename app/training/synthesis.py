@@ -18,7 +18,7 @@ from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.models.unet import PlainConfig, PlainGenerator, Segmenter
 from app.training import losses as L
 from app.training.augment import vary_geometry, vary_intensities
-from app.training.batches import Batch, Sampler, Task
+from app.training.batches import Batch, Source, Task
 from app.training.cache import NORMALIZATION
 from app.training.recipe import LossRecipe, Recipe
 
@@ -62,16 +62,15 @@ class SynthesisTask:
             found["discriminator"] = self.discriminator
         return found
 
-    def prepare(self, sampler: Sampler, step: int) -> tuple[Batch, Tensor, list[Task]]:
+    def prepare(self, source: Source, step: int) -> tuple[Batch, Tensor, list[Task]]:
         """The augmented batch of a step on the device, what the network sees of it, and what is made."""
         recipe = self.recipe
-        plan, own = sampler.plan(step), sampler.own(step)
-        batch = sampler.draw(plan, own, recipe.schedule.batch_size, recipe.augmentation.shift).to(self.device)
-        tasks = sampler.tasks(plan, recipe.schedule.targets)
-        batch = vary_geometry(batch, recipe.augmentation, own, BACKGROUND)
-        return batch, vary_intensities(batch, recipe.augmentation, own, BACKGROUND), tasks
+        drawn = source.at(step)
+        tasks = source.sampler.tasks(drawn.plan, recipe.schedule.targets)
+        batch = vary_geometry(drawn.batch.to(self.device), recipe.augmentation, drawn.own, BACKGROUND)
+        return batch, vary_intensities(batch, recipe.augmentation, drawn.own, BACKGROUND), tasks
 
-    def step(self, sampler: Sampler, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+    def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
         """One batch: the generator's update, then the discriminator's.
 
         Args:
@@ -81,7 +80,7 @@ class SynthesisTask:
         Returns:
             The losses, unweighted, averaged over the batch and the sequences made.
         """
-        batch, seen, tasks = self.prepare(sampler, step)
+        batch, seen, tasks = self.prepare(source, step)
         for network in self.networks.values():
             network.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}

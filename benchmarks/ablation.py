@@ -1,0 +1,80 @@
+"""What each part of the training method gives, at equal time: one run per variant, scored on subjects held out.
+
+Usage: `python -m benchmarks.ablation --data TRAIN --out DIR [--minutes 6] [--only NAME,...]`. Every variant changes the
+recipe `compact` in one thing, starts from random weights with one seed, trains for the same minutes on the same
+subjects, and is validated on the same held-out ones, axial view only. What is done already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+from app.config import WEIGHTS_DIR
+from app.training.checkpoint import LAST, load_state
+from app.training.loop import TrainingPaths, train
+from app.training.recipe import load_recipe
+from app.weights import read_manifest
+
+COMMON = ["data.held_out=4", "schedule.validate_every=1", "schedule.epoch_steps=100000",
+          "schedule.validation_views=['axial']"]  # fmt: skip
+ADVERSARY = ["losses.adversarial=0.025", "losses.classification=0.025", "network.discriminator_width=16"]
+VARIANTS: dict[str, list[str]] = {
+    "compact": [],
+    "SSIM over the whole brain": ["losses.ssim_tissue=whole"],
+    "no SSIM": ["losses.ssim=0"],
+    "no variation of brightness, no turning": [
+        f"augmentation.{name}=0" for name in ("rotate", "zoom", "contrast", "brightness", "gamma", "bias", "noise")
+    ],
+    "always one missing": ["data.single_missing=1"],
+    "axial slices only": ["data.views=['axial']"],
+    "adversary and classification": ADVERSARY,
+    "cycle and feature": ["losses.cycle=0.1", "losses.feature=0.1"],
+    "focal Tversky": ["losses.tversky=0.5"],
+    "every sequence in turn": ["schedule.targets=4", "schedule.batch_size=2"],
+    "the paper's Algorithm 1, all losses": [
+        "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",
+        "losses.feature=1", "losses.tversky=5", "schedule.targets=4", "schedule.batch_size=2",
+        "network.discriminator_width=16",
+    ],
+    "gradient norm 0.1": ["optimizer.clip_norm=0.1"],
+    "plain U-Net": ["network.kind='unet'"],
+    "half width": ["network.preset='half'"],
+}  # fmt: skip
+COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--only", default="", help="names of variants, separated by commas")
+    options = parser.parse_args()
+    chosen = [n for n in VARIANTS if not options.only or n in options.only.split(",")]
+    for name in chosen:
+        run = options.out / name.replace(" ", "-").replace("'", "")
+        begun = (run / LAST).exists()
+        if not begun or load_state(run / LAST).minutes < options.minutes:
+            recipe = load_recipe("compact", [*COMMON, *VARIANTS[name], f"schedule.budget_minutes={options.minutes}"])
+            teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if recipe.losses.tversky > 0 else None
+            train(recipe, TrainingPaths(options.data, run, options.out / "cache"), segmenter=teacher, resume=begun)
+    print(f"| {options.minutes:g} minutes each | slices | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (2 + len(COLUMNS)) + "|")
+    for name in chosen:
+        run = options.out / name.replace(" ", "-").replace("'", "")
+        state, scores = load_state(run / LAST), _scores(run / "log.csv")
+        cells = " | ".join(f"{scores[c]:.4f}" if "official" in c else f"{scores[c]:.3f}" for c in COLUMNS)
+        print(f"| {name} | {state.step * state.recipe.schedule.batch_size} | {cells} |")
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """The last validation's."""
+    with path.open() as stream:
+        rows = [r for r in csv.DictReader(stream) if r["name"].startswith("val_")]
+    return {r["name"].removeprefix("val_"): float(r["value"]) for r in rows}
+
+
+if __name__ == "__main__":
+    main()

@@ -196,27 +196,20 @@ class _Worker:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.interrupts = _Interrupts()
-        self.synthesizer: Synthesizer | None = None
         # A device or a model that is not there must be known before an hour of work, and when all is kept.
-        self._load()
-
-    def _load(self) -> Synthesizer:
-        if self.synthesizer is None:
-            c = self.config
-            self.synthesizer = Synthesizer(
-                c.model,
-                weights=c.weights_dir,
-                device=c.device,
-                backend=c.backend,
-                precision=c.precision,
-                batch_size=c.batch_size,
-            )
-            model = self.synthesizer.model
-            if model.runtime is not None:
-                log.info("Model %s: %s.", model.entry.name, model.runtime)
-            else:
-                log.info("Model %s: numpy on cpu in fp32 (a voxel-wise regression needs no more).", model.entry.name)
-        return self.synthesizer
+        self.synthesizer = Synthesizer(
+            config.model,
+            weights=config.weights_dir,
+            device=config.device,
+            backend=config.backend,
+            precision=config.precision,
+            batch_size=config.batch_size,
+        )
+        model = self.synthesizer.model
+        if model.runtime is not None:
+            log.info("Model %s: %s.", model.entry.name, model.runtime)
+        else:
+            log.info("Model %s: numpy on cpu in fp32 (a voxel-wise regression needs no more).", model.entry.name)
 
     def process(self, case: Case) -> Outcome:
         """One subject, whatever happens; only a signal gets through."""
@@ -256,8 +249,7 @@ class _Worker:
     def _make(
         self, subject: str, target: Modality, todo: Plan, volumes: dict[Modality, Volume], warnings: list[str]
     ) -> dict[str, Any]:
-        synthesizer = self._load()
-        model = synthesizer.fallback if todo.fallback else synthesizer.model
+        model = self.synthesizer.fallback if todo.fallback else self.synthesizer.model
         reference = todo.reference_of(target)
         if todo.fallback:
             warnings.append(f"{subject}: {target} is made by the fallback ({model.entry.name}) from what can be read.")
@@ -290,7 +282,7 @@ class _Worker:
     def _fallback_for(self, model: Model) -> Model | None:
         if self.config.on_error != "fallback" or model.entry.kind == "regression":
             return None
-        return self._load().fallback
+        return self.synthesizer.fallback
 
     def _output_path(self, subject: str, target: Modality) -> Path:
         return self.config.output_dir / f"{subject}-{target}.nii.gz"
@@ -309,6 +301,9 @@ class _Worker:
                     continue
                 if origin.startswith("synthetic") and f"from {len(todo.inputs)}," not in origin:
                     # It was made when fewer inputs could be read (or more, which have gone since).
+                    continue
+                if not todo.fallback and f", {self.synthesizer.stand_in} " in origin:
+                    # The network broke on it; perhaps it does not now.
                     continue
                 good.append({"target": target, "path": str(path), "sha256": _sha256(path), "origin": origin})
             except VolumeError as error:
@@ -348,7 +343,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_record(config: RunConfig, summary: Summary, worker: _Worker, started: datetime) -> None:
-    model = worker.synthesizer.model if worker.synthesizer is not None else None
+    model = worker.synthesizer.model
     record = {
         "tetrad": __version__,
         "python": platform.python_version(),
@@ -356,8 +351,8 @@ def _write_record(config: RunConfig, summary: Summary, worker: _Worker, started:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "exit_code": int(exit_code_of(summary)),
         "config": config.to_json(),
-        "model": None if model is None else {"name": model.entry.name, "sha256": model.entry.sha256},
-        "runtime": "numpy on cpu" if model is None or model.runtime is None else str(model.runtime),
+        "model": {"name": model.entry.name, "sha256": model.entry.sha256},
+        "runtime": "numpy on cpu" if model.runtime is None else str(model.runtime),
         "notes": list(summary.notes),
         "subjects": [vars(o) for o in summary.outcomes],
     }

@@ -41,7 +41,8 @@ def describe(weights: Path) -> str:
 def _line(entry: Entry) -> str:
     parts: list[str] = [entry.kind]
     if entry.kind == "generator":
-        parts += [f"width {entry.details['architecture']['width']}", "views " + " ".join(entry.views)]
+        shape = entry.details["architecture"]
+        parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views)]
     parts += [f"normalisation {entry.normalization.scheme}", "files " + " ".join(entry.files)]
     if subjects := entry.details.get("training", {}).get("subjects"):
         parts.append(f"fitted on {subjects} subjects")

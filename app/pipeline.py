@@ -175,6 +175,11 @@ class Synthesizer:
         self._fallback: Model | None = self.model if entry.kind == "regression" else None
 
     @property
+    def stand_in(self) -> str | None:
+        """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
+        return None if self.model.entry.kind == "regression" else self._manifest.fallback
+
+    @property
     def fallback(self) -> Model:
         """The voxel-wise regression, for subjects that the network cannot do.
 
@@ -242,6 +247,8 @@ def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike
 
 
 def _open(entry: Entry, device: str, backend: BackendName, precision: Precision, batch_size: int | None) -> Model:
+    if entry.kind == "segmenter":
+        raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
     intensity = load_intensity(entry)
     if entry.kind == "regression":
         if device not in {"auto", "cpu"}:

@@ -1,14 +1,16 @@
 """What each part of the training method gives, at equal time: one run per variant, scored on subjects held out.
 
 Usage: `python -m benchmarks.ablation --data TRAIN --out DIR [--minutes 6] [--only NAME,...]`. Every variant changes the
-recipe `compact` in one thing, starts from random weights with one seed, trains for the same minutes on the same
-subjects, and is validated on the same held-out ones, axial view only. What is done already is not run again.
+recipe `compact` in one thing, starts from random weights with one seed, trains for the same minutes of processor time (set
+OMP_NUM_THREADS=1) on the same subjects, and is validated on the same held-out ones, axial view only. What is done
+already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import time
 from pathlib import Path
 
 from app.config import WEIGHTS_DIR
@@ -59,7 +61,8 @@ def main() -> None:
         if not begun or load_state(run / LAST).minutes < options.minutes:
             recipe = load_recipe("compact", [*COMMON, *VARIANTS[name], f"schedule.budget_minutes={options.minutes}"])
             teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if recipe.losses.tversky > 0 else None
-            train(recipe, TrainingPaths(options.data, run, options.out / "cache"), segmenter=teacher, resume=begun)
+            train(recipe, TrainingPaths(options.data, run, options.out / "cache"), segmenter=teacher, resume=begun,
+                  clock=time.process_time)  # fmt: skip
     print(f"| {options.minutes:g} minutes each | slices | " + " | ".join(COLUMNS) + " |")
     print("|---" * (2 + len(COLUMNS)) + "|")
     for name in chosen:

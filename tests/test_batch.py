@@ -84,6 +84,11 @@ class TestPolicies:
         summary = run(_config(three, weights_dir, model="tiny"))
         assert [o.outputs[0]["model"] for o in summary.outcomes] == ["regression", "tiny"]
         assert str(error) in caplog.text
+        # The stand-in's output is no reason to pass over the subject when the network works again.
+        monkeypatch.setattr(batch, "synthesize_case", real)
+        again = run(_config(three, weights_dir, model="tiny"))
+        assert [(o.status, o.outputs[0].get("model")) for o in again.outcomes] == [("made", "tiny"), ("kept", None)]
+        monkeypatch.setattr(batch, "synthesize_case", sometimes)
         shutil.rmtree(three / "out")
         strict = run(_config(three, weights_dir, model="tiny", on_error="skip"))
         assert [o.status for o in strict.outcomes] == ["failed", "made"]

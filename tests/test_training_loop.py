@@ -395,9 +395,13 @@ class TestCommands:
         manifest = read_manifest(tmp_path / "w")
         assert manifest.default is None
         assert "dice_WT" in manifest.entries["segmenter"].details["scores"]["mean"]
-        code = main(["synthesize", "--input", str(trained / "unseen"), "--output", str(tmp_path / "out"), "--weights",
+        write_phantom(make_phantom((40, 44, 36)), tmp_path / "in", "new", leave_out=("t1n",))
+        code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights",
                      str(tmp_path / "w"), "--model", "segmenter"])  # fmt: skip
-        assert code in {ExitCode.WEIGHTS, ExitCode.NOTHING_TO_DO}
+        assert code == ExitCode.WEIGHTS
+        assert "makes no sequence" in capsys.readouterr().err
+        assert main(["info", "--weights", str(tmp_path / "w")]) == ExitCode.OK
+        assert "segmenter: segmenter" in capsys.readouterr().out
 
     def test_a_start_from_another_model(self, trained, tmp_path, capsys):
         if "mine" not in (read_manifest(trained / "w").entries if (trained / "w").exists() else {}):

@@ -75,6 +75,7 @@ def train(
     resume: bool = False,
     segmenter: Entry | None = None,
     start: Entry | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Trains until the recipe's steps or minutes are over, or a signal comes; saves the whole state either way.
 
@@ -83,6 +84,7 @@ def train(
         resume: go on from the run folder's last checkpoint.
         segmenter: the frozen segmenter; needed by the Tversky loss.
         start: a generator whose weights a new run starts from, instead of random ones.
+        clock: seconds that the time budget counts.
 
     Raises:
         UsageError: the data, the recipe or the run folder cannot be used.
@@ -91,7 +93,7 @@ def train(
     with processes(device) as group:
         if not group.first:
             logging.getLogger("app").setLevel(logging.WARNING)
-        return _Run(recipe, paths, group, resume, segmenter, start).go()
+        return _Run(recipe, paths, group, resume, segmenter, start).go(clock)
 
 
 def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: float, processes_: int = 1) -> float:
@@ -238,12 +240,12 @@ class _Run:
 
     # ------------------------------------------------------------ running
 
-    def go(self) -> Outcome:
+    def go(self, clock: Callable[[], float] = time.monotonic) -> Outcome:
         """Steps, epochs, end."""
         state, schedule = self.state, self.recipe.schedule
         board = RunLog(self._folder()) if self.group.first else None
         signals = _Signals()
-        sitting = _Sitting(state, self.recipe, self.group)
+        sitting = _Sitting(state, self.recipe, self.group, clock)
         with signals.caught(), sitting.bar(self.group.first) as bar:
             share = sitting.progress()
             while share < 1 and not self.group.any(signals.number is not None):
@@ -392,18 +394,18 @@ _SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "di
 class _Sitting:
     """Clock and running sums of one sitting."""
 
-    def __init__(self, state: State, recipe: Recipe, group: Processes) -> None:
-        self._state, self._recipe, self._group = state, recipe, group
-        self._earlier, self._began = state.minutes, time.monotonic()
+    def __init__(self, state: State, recipe: Recipe, group: Processes, clock: Callable[[], float]) -> None:
+        self._state, self._recipe, self._group, self._clock = state, recipe, group, clock
+        self._earlier, self._began = state.minutes, self._clock()
         self._paused = self._share = 0.0
         self._sums: dict[str, Tensor] = {}
-        self._count, self._said = 0, time.monotonic()
+        self._count, self._said = 0, self._clock()
 
     def progress(self) -> float:
         """How much of the run is over, 0 to 1, by steps or by minutes, whichever is further; the same everywhere."""
         schedule = self._recipe.schedule
         by_steps = self._state.step / schedule.steps if schedule.steps else 0.0
-        self._state.minutes = self._earlier + (time.monotonic() - self._began - self._paused) / 60
+        self._state.minutes = self._earlier + (self._clock() - self._began - self._paused) / 60
         by_minutes = self._state.minutes / schedule.budget_minutes if schedule.budget_minutes else 0.0
         # Clocks differ between processes; the first one's counts.
         self._share = (
@@ -428,13 +430,13 @@ class _Sitting:
 
     def due(self) -> bool:
         """Whether it is time to say something."""
-        return time.monotonic() - self._said > _LOG_SECONDS
+        return self._clock() - self._said > _LOG_SECONDS
 
     def report(self, board: RunLog | None, bar: Any) -> None:
         """Logs the means since the last report."""
         if not self._count:
             return
-        now = time.monotonic()
+        now = self._clock()
         schedule = self._recipe.schedule
         seen = self._count * schedule.batch_size * schedule.targets * self._group.count
         values = {name: float(total) / self._count for name, total in self._sums.items()}
@@ -453,7 +455,7 @@ class _Sitting:
     def restart(self) -> None:
         """Validation and saving are not training: the clock leaves them out."""
         # What has passed since the last report was spent on them.
-        now = time.monotonic()
+        now = self._clock()
         self._paused += now - self._said
         self._said = now
 

@@ -32,6 +32,7 @@ class RunConfig:
         on_error: what a subject that cannot be done normally becomes.
         complete_all: make every sequence that a subject lacks, not just one.
         overwrite: make outputs again that are already there and good.
+        profile_file: gets a Chrome trace of the run.
         part_id, num_parts: this process does every `num_parts`-th subject, from `part_id` (0-based).
     """
 
@@ -47,6 +48,7 @@ class RunConfig:
     on_error: OnError = "fallback"
     complete_all: bool = False
     overwrite: bool = False
+    profile_file: Path | None = None
     part_id: int = 0
     num_parts: int = 1
 

@@ -22,14 +22,12 @@ from app.intensity import Intensity, IntensityPredictor
 from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean
 from app.preprocess import measure, normalize, restore, vote_foreground
+from app.types import MaskArray, VolumeArray
 from app.views import place_window
-from app.volume import Volume, load_volume, scale_to_type, to_image
+from app.volume import Grid, Volume, load_volume, scale_to_type, to_image
 from app.weights import Entry, Manifest, load_intensity, load_regression, read_manifest
 
 log = logging.getLogger(__name__)
-
-#: Score of background voxels where the scheme does not name one; they are set to 0 in the end.
-_ANY_BACKGROUND = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,34 @@ class Model:
     runner: SliceRunner | None = None
     runtime: Runtime | None = None
 
+    @property
+    def background(self) -> float:
+        """Score of background voxels; any where the scheme names none, since they are set to 0 in the end."""
+        stated = self.entry.normalization.background
+        return 0.0 if stated is None else stated
+
     def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
         """How bright the sequence to be made is, in the file's units."""
         if self.intensity is None:
             return self.entry.normalization.intensities[target]
         return self.intensity.predict(inputs, target)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A subject's inputs in model space.
+
+    Attributes:
+        scores: float32 per present sequence, axes (left, posterior, superior).
+        foreground: where the brain is, same shape.
+        measured: how the scores were made.
+        grids: where each input's voxels lie.
+    """
+
+    scores: dict[Modality, VolumeArray]
+    foreground: MaskArray
+    measured: dict[Modality, Intensity]
+    grids: dict[Modality, Grid]
 
 
 def synthesize_case(
@@ -63,30 +84,52 @@ def synthesize_case(
     Raises:
         CaseError: the inputs have no brain in common, or the network does not fit into memory.
     """
-    scheme = model.entry.normalization
-    background = _ANY_BACKGROUND if scheme.background is None else scheme.background
-    arrays = {m: v.data for m, v in volumes.items()}
+    prepared = prepare(volumes, model)
+    predicted = predict(prepared, target, model)
+    return finish(predicted, prepared, target, reference, model)
 
+
+def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
+    """Finds the brain and brings the inputs into model space.
+
+    Raises:
+        CaseError: the inputs have no brain in common.
+    """
+    scheme = model.entry.normalization
+    arrays = {m: v.data for m, v in volumes.items()}
     foreground = vote_foreground(arrays)
     if not foreground.any():
         raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
     measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
     scores = {m: normalize(a, measured[m], scheme.background) for m, a in arrays.items()}
-    intensity = model.intensity_of(target, measured)
+    return Prepared(scores, foreground, measured, {m: v.grid for m, v in volumes.items()})
 
-    if model.runner is not None:
-        windows = [place_window(foreground, view, model.entry.canvas) for view in model.entry.views]
-        median = model.entry.details.get("target_medians", {}).get(target)
-        slices = model.runner.predict(scores, windows, target, background, median)
-        predicted = fuse_views(slices, windows, foreground.shape, background)
-    else:
+
+def predict(prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
+    """Scores of the target: slices of every view through the network, stacked and fused; or the regression.
+
+    Raises:
+        CaseError: the network does not fit into memory.
+    """
+    if model.runner is None:
         assert model.regression is not None
-        predicted = model.regression.predict(scores, target, foreground)
+        return model.regression.predict(prepared.scores, target, prepared.foreground)
+    background = model.background
+    windows = [place_window(prepared.foreground, view, model.entry.canvas) for view in model.entry.views]
+    median = model.entry.details.get("target_medians", {}).get(target)
+    slices = model.runner.predict(prepared.scores, windows, target, background, median)
+    return fuse_views(slices, windows, prepared.foreground.shape, background)
 
-    cleaned = clean(predicted, foreground, intensity, background)
-    restored = restore(cleaned, intensity, foreground)
-    grid = volumes[reference].grid
-    return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(volumes)))
+
+def finish(
+    predicted: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
+) -> nib.Nifti1Image:
+    """Clears the background, brings scores back to intensities and puts them into the reference's geometry."""
+    intensity = model.intensity_of(target, prepared.measured)
+    cleaned = clean(predicted, prepared.foreground, intensity, model.background)
+    restored = restore(cleaned, intensity, prepared.foreground)
+    grid = prepared.grids[reference]
+    return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.scores)))
 
 
 def describe(model: Model, target: Modality, inputs: int) -> str:

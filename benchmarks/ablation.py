@@ -1,8 +1,8 @@
 """What each part of the training method gives, at equal time: one run per variant, scored on subjects held out.
 
 Usage: `python -m benchmarks.ablation --data TRAIN --out DIR [--minutes 6] [--only NAME,...]`. Every variant changes the
-recipe `compact` in one thing, starts from random weights with one seed, trains for the same minutes of processor time (set
-OMP_NUM_THREADS=1) on the same subjects, and is validated on the same held-out ones, axial view only. What is done
+recipe `compact` in one thing, starts from random weights with one seed, trains for the same minutes of processor time
+(set OMP_NUM_THREADS=1) on the same subjects, and is validated on the same held-out ones, axial view only. What is done
 already is not run again.
 """
 

@@ -13,16 +13,17 @@ APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
     0: {"constants", "errors", "types"},
-    1: {"config", "files", "volume", "views", "models", "intensity"},
-    2: {"cases", "preprocess", "metrics", "weights", "phantom"},
+    1: {"config", "files", "volume", "views", "models", "intensity", "interrupts"},
+    2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace"},
     3: {"inference", "fuse", "postprocess", "export"},
     4: {"pipeline", "report", "training", "evaluate", "dropout"},
-    5: {"batch", "demo", "info", "baselines"},
+    5: {"batch", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
 SAME_FLOOR = {
     "volume": {"files"},
+    "batch": {"worker"},
     "demo": {"batch"},
     "training": {"pipeline", "evaluate"},
     "__main__": {"cli"},

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app import batch
+from app import batch, worker
 from app.batch import Outcome, Summary, exit_code_of, run
 from app.config import RunConfig
 from app.errors import CaseError, NothingToDo, OutputError, UsageError
+from app.pipeline import Prepared
+from app.worker import READ_AHEAD, WRITE_BEHIND, Worker
 
 
 @pytest.fixture
@@ -70,25 +73,27 @@ class TestPolicies:
         assert exit_code_of(summary) == 1
         assert _names(three / "out") == ["a-t2f.nii.gz"]
 
+    @pytest.mark.parametrize("stage", ["predict", "finish"])
     @pytest.mark.parametrize("error", [CaseError("too large"), RuntimeError("a fault of the driver")])
-    def test_a_network_that_breaks_is_replaced_for_that_subject(self, three, weights_dir, monkeypatch, error, caplog):
-        real = batch.synthesize_case
+    def test_a_network_that_breaks_is_replaced(self, three, weights_dir, monkeypatch, error, stage, caplog):
+        real = getattr(worker, stage)
 
-        def sometimes(volumes, target, reference, model):
-            if model.runner is not None and "/a/" in str(volumes["t1n"].grid.path):
+        def sometimes(*arguments):
+            prepared = next(a for a in arguments if isinstance(a, Prepared))
+            if "/a/" in str(prepared.grids["t1n"].path):
                 raise error
-            return real(volumes, target, reference, model)
+            return real(*arguments)
 
         shutil.rmtree(three / "in" / "b")
-        monkeypatch.setattr(batch, "synthesize_case", sometimes)
+        monkeypatch.setattr(worker, stage, sometimes)
         summary = run(_config(three, weights_dir, model="tiny"))
         assert [o.outputs[0]["model"] for o in summary.outcomes] == ["regression", "tiny"]
         assert str(error) in caplog.text
         # The stand-in's output is no reason to pass over the subject when the network works again.
-        monkeypatch.setattr(batch, "synthesize_case", real)
+        monkeypatch.setattr(worker, stage, real)
         again = run(_config(three, weights_dir, model="tiny"))
         assert [(o.status, o.outputs[0].get("model")) for o in again.outcomes] == [("made", "tiny"), ("kept", None)]
-        monkeypatch.setattr(batch, "synthesize_case", sometimes)
+        monkeypatch.setattr(worker, stage, sometimes)
         shutil.rmtree(three / "out")
         strict = run(_config(three, weights_dir, model="tiny", on_error="skip"))
         assert [o.status for o in strict.outcomes] == ["failed", "made"]
@@ -231,6 +236,80 @@ class TestRecord:
         assert len(list((three / "report").glob("*.json"))) == 2
 
 
+class TestOverlap:
+    @pytest.fixture
+    def many(self, tmp_path, write_subject):
+        for number in range(6):
+            write_subject(tmp_path / "in" / f"s{number}")
+        return tmp_path
+
+    def test_the_next_is_read_and_the_last_written_while_the_network_runs(self, many, weights_dir, monkeypatch):
+        read, written = ({f"s{i}": threading.Event() for i in range(6)} for _ in range(2))
+        original = {name: getattr(Worker, name) for name in ("read", "compute", "write")}
+
+        def reading(self, case):
+            job = original["read"](self, case)
+            read[case.subject].set()
+            return job
+
+        def computing(self, job):
+            number = int(job.case.subject[1:])
+            if number < 5:
+                assert read[f"s{number + 1}"].wait(30), "the next subject is not read meanwhile"
+            if number > 0:
+                assert written[f"s{number - 1}"].wait(30), "the last subject is not written meanwhile"
+            original["compute"](self, job)
+
+        def writing(self, job):
+            outcome = original["write"](self, job)
+            written[job.case.subject].set()
+            return outcome
+
+        for name, replacement in (("read", reading), ("compute", computing), ("write", writing)):
+            monkeypatch.setattr(Worker, name, replacement)
+        summary = run(_config(many, weights_dir))
+        assert [(o.subject, o.status) for o in summary.outcomes] == [(f"s{i}", "made") for i in range(6)]
+
+    def test_few_subjects_are_held_at_once(self, many, weights_dir, monkeypatch):
+        held, most, lock = set(), [0], threading.Lock()
+        read, write = Worker.read, Worker.write
+
+        def reading(self, case):
+            with lock:
+                held.add(case.subject)
+                most[0] = max(most[0], len(held))
+            return read(self, case)
+
+        def writing(self, job):
+            time.sleep(0.3)
+            with lock:
+                held.discard(job.case.subject)
+            return write(self, job)
+
+        monkeypatch.setattr(Worker, "read", reading)
+        monkeypatch.setattr(Worker, "write", writing)
+        run(_config(many, weights_dir))
+        assert most[0] <= 1 + READ_AHEAD + 1 + WRITE_BEHIND
+
+    def test_stop_leaves_nothing_of_later_subjects(self, many, weights_dir, monkeypatch):
+        monkeypatch.setattr(worker, "finish", lambda *_: (_ for _ in ()).throw(CaseError("no")))
+        summary = run(_config(many, weights_dir, on_error="stop"))
+        assert [o.subject for o in summary.outcomes] == ["s0"]
+        assert _names(many / "out") == []
+
+    def test_a_trace_tells_where_time_went(self, many, weights_dir):
+        summary = run(_config(many, weights_dir, profile_file=many / "trace.json", report_dir=many / "report"))
+        events = json.loads((many / "trace.json").read_text())["traceEvents"]
+        assert {(e["args"]["subject"], e["name"]) for e in events} == {
+            (f"s{i}", stage) for i in range(6) for stage in ("read", "network", "write")
+        }
+        assert all(e["ph"] == "X" and e["dur"] >= 0 for e in events)
+        assert len({e["tid"] for e in events}) == 3
+        for outcome in summary.outcomes:
+            assert set(outcome.stages) == {"read", "network", "write"}
+            assert outcome.seconds == pytest.approx(sum(outcome.stages.values()), abs=1e-3)
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small file system, which needs root")
 def test_a_full_disk_leaves_no_half_file(three, weights_dir, capsys):
     output = three / "out"
@@ -265,7 +344,10 @@ def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_sub
     assert 0 < len(done) < 40
     for name in done:
         assert np.asarray(nib.load(tmp_path / "out" / name).dataobj).max() > 0
-    assert json.loads(next((tmp_path / "report").glob("*.json")).read_text())["exit_code"] == 143
+    record = json.loads(next((tmp_path / "report").glob("*.json")).read_text())
+    assert record["exit_code"] == 143
+    # What was on its way to the disk is written and told.
+    assert [Path(o["path"]).name for s in record["subjects"] for o in s["outputs"]] == done
     summary = run(_config(tmp_path, weights_dir))
     assert summary.count("kept") == len(done)
     assert summary.count("made") == 40 - len(done)

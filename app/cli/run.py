@@ -48,6 +48,9 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         help="a subject that cannot be done normally is made by the voxel-wise regression from what can be read "
         "(fallback, the default), left out (skip), or ends the run (stop)",
     )
+    p.add_argument(
+        "--profile-run", type=path, metavar="FILE", help="write a Chrome trace: seconds per stage and subject"
+    )
     p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
                    help="hospital: --on-error skip and a report folder beside the output")  # fmt: skip
     p.add_argument("--complete-all", action="store_true", help="make all that a subject lacks, one file each")
@@ -74,6 +77,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         input_dir=options.input,
         output_dir=options.output,
         report_dir=report_dir,
+        profile_file=options.profile_run,
         weights_dir=options.weights,
         model=options.model,
         device=options.device,

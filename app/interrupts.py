@@ -1,0 +1,53 @@
+"""SIGTERM and SIGINT as an exception that arrives where nothing is half done."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT arrived; raised where nothing is half done."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Interrupts:
+    """Turns SIGTERM and SIGINT into `Interrupted`, but not inside `shielded()`."""
+
+    def __init__(self) -> None:
+        self._shielded = False
+        self._pending: int | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        previous = {}
+        # Python allows handlers in the main thread only; elsewhere the caller's stay.
+        with contextlib.suppress(ValueError):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                previous[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._pending is not None:
+            raise Interrupted(self._pending)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._shielded:
+            self._pending = number
+        else:
+            raise Interrupted(number)

@@ -1,0 +1,68 @@
+"""Where a run's time goes: spans per stage and subject, as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.files import save_bytes
+
+
+class Trace:
+    """Collects spans from any thread.
+
+    Args:
+        keep: hold every span for `write`; else only the sums of subjects that were not asked for yet.
+    """
+
+    def __init__(self, keep: bool = True) -> None:
+        self._keep, self._began = keep, time.monotonic()
+        self._events: list[dict[str, Any]] = []
+        self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def span(self, stage: str, subject: str) -> Iterator[None]:
+        """Times what happens inside."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            end = time.monotonic()
+            event = {
+                "name": stage,
+                "cat": "tetrad",
+                "ph": "X",
+                "ts": round(1e6 * (start - self._began)),
+                "dur": round(1e6 * (end - start)),
+                "pid": os.getpid(),
+                "tid": threading.get_native_id(),
+                "args": {"subject": subject},
+            }
+            with self._lock:
+                self._sums[subject][stage] += end - start
+                if self._keep:
+                    self._events.append(event)
+
+    def seconds(self, subject: str) -> dict[str, float]:
+        """Seconds per stage of one subject since it was last asked for."""
+        with self._lock:
+            sums = self._sums.pop(subject, {})
+        return {stage: round(value, 3) for stage, value in sums.items()}
+
+    def write(self, path: Path) -> None:
+        """Writes the trace.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._lock:
+            form = {"traceEvents": self._events, "displayTimeUnit": "ms"}
+            save_bytes(json.dumps(form).encode(), path)

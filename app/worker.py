@@ -1,0 +1,311 @@
+"""One subject through three stages (read, network, write), and many subjects through them at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+
+from app.cases import Case, Plan, plan
+from app.config import RunConfig
+from app.constants import Modality
+from app.errors import TetradError, VolumeError
+from app.files import save_bytes
+from app.pipeline import Model, Prepared, Synthesizer, finish, load_inputs, predict, prepare, remarks, synthesize_case
+from app.trace import Trace
+from app.types import VolumeArray
+from app.volume import Volume, encode_image, load_volume, read_grid
+
+log = logging.getLogger(__name__)
+
+#: Subjects that wait, decoded, for the network, and those that wait, computed, for the disk.
+READ_AHEAD = 1
+WRITE_BEHIND = 2
+
+Status = Literal["made", "kept", "complete", "failed"]
+
+
+@dataclass
+class Outcome:
+    """What became of one subject.
+
+    Attributes:
+        status: `made` (now), `kept` (a good output was there), `complete` (nothing lacked), `failed`.
+        outputs: per sequence made: path, sha256, model, weights sha256, device.
+        error: why it failed.
+        seconds, stages: of work on it, in all and per stage (read, network, write); subjects overlap, so that a run
+            takes less than the sum.
+    """
+
+    subject: str
+    status: Status
+    inputs: dict[Modality, str] = field(default_factory=dict)
+    lacked: tuple[Modality, ...] = ()
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        """One line for a person."""
+        if self.status == "complete":
+            return f"{self.subject}: has all four sequences, passed over"
+        if self.status == "failed":
+            return f"{self.subject}: FAILED: {self.error}"
+        names = ", ".join(o["target"] for o in self.outputs)
+        if self.status == "kept":
+            return f"{self.subject}: {names} is there already, kept (--overwrite makes it again)"
+        models = ", ".join(dict.fromkeys(o["model"] for o in self.outputs))
+        return f"{self.subject}: {names} made from {', '.join(self.inputs)} in {self.seconds:.1f} s ({models})"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """One sequence on its way to the disk: an image, or scores that the writer turns into one."""
+
+    target: Modality
+    model: Model
+    predicted: VolumeArray | None = None
+    image: nib.Nifti1Image | None = None
+
+
+@dataclass
+class Job:
+    """One subject on its way from the reader through the network to the writer."""
+
+    case: Case
+    outcome: Outcome
+    todo: Plan | None = None
+    volumes: dict[Modality, Volume] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    made: list[_Made] = field(default_factory=list)
+
+
+class Worker:
+    """Takes subjects through three stages, each in its own thread, with one model."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.trace = Trace(keep=config.profile_file is not None)
+        # A device or a model that is not there must be known before an hour of work, and when all is kept.
+        self.synthesizer = Synthesizer(
+            config.model,
+            weights=config.weights_dir,
+            device=config.device,
+            backend=config.backend,
+            precision=config.precision,
+            batch_size=config.batch_size,
+        )
+        model = self.synthesizer.model
+        if model.runtime is not None:
+            log.info("Model %s: %s.", model.entry.name, model.runtime)
+        else:
+            log.info("Model %s: numpy on cpu in fp32 (a voxel-wise regression needs no more).", model.entry.name)
+
+    # ------------------------------------------------------------ the three stages
+
+    def read(self, case: Case) -> Job:
+        """What the subject needs, decoded and in model space; a failure is noted in the job's outcome."""
+        job = Job(case, Outcome(case.subject, "failed"))
+        with self._isolated(job, "read"):
+            self._read(job)
+        return job
+
+    def compute(self, job: Job) -> None:
+        """Runs the network on what is to be made."""
+        if job.todo is None:
+            return
+        with self._isolated(job, "network"):
+            for target in job.todo.targets:
+                job.made.append(self._make(job, job.todo, target))
+
+    def write(self, job: Job) -> Outcome:
+        """Finishes and writes the images; the outcome is final then."""
+        outcome = job.outcome
+        if job.todo is not None and outcome.error is None:
+            with self._isolated(job, "write"):
+                for made in job.made:
+                    outcome.outputs.append(self._write(job, job.todo, made))
+                outcome.status = "made"
+        outcome.stages = self.trace.seconds(outcome.subject)
+        outcome.seconds = round(sum(outcome.stages.values()), 3)
+        return outcome
+
+    @contextlib.contextmanager
+    def _isolated(self, job: Job, stage: str) -> Iterator[None]:
+        """Whatever happens to one subject stays with it; only a signal gets through."""
+        try:
+            with self.trace.span(stage, job.case.subject):
+                yield
+        except TetradError as error:
+            job.outcome.error = str(error)
+            job.todo = None
+        except Exception as error:
+            job.outcome.error = f"unexpected {type(error).__name__}: {error}; please report it with the file concerned."
+            log.debug("%s", job.case.subject, exc_info=True)
+            job.todo = None
+
+    # ------------------------------------------------------------ their details
+
+    def _read(self, job: Job) -> None:
+        config, outcome = self.config, job.outcome
+        first = plan(job.case, config.on_error, config.complete_all)
+        outcome.lacked = first.targets
+        if not first.targets:
+            outcome.status = "complete"
+            return
+        kept = [] if config.overwrite else self._good_outputs(job.case, first)
+        if len(kept) == len(first.targets):
+            outcome.outputs = kept
+            outcome.status = "kept"
+            return
+        job.case, todo, job.volumes = load_inputs(job.case, config.on_error, config.complete_all)
+        outcome.warnings.extend(todo.warnings)
+        outcome.lacked = todo.targets
+        outcome.warnings.extend(remarks(job.volumes))
+        outcome.inputs = {m: str(job.case.files[m]) for m in todo.inputs}
+        if not todo.fallback:
+            job.prepared = prepare(job.volumes, self.synthesizer.model)
+        job.todo = todo
+
+    def _make(self, job: Job, todo: Plan, target: Modality) -> _Made:
+        model = self.synthesizer.model
+        if todo.fallback:
+            model = self.synthesizer.fallback
+            job.outcome.warnings.append(
+                f"{job.case.subject}: {target} is made by the fallback ({model.entry.name}) from what can be read."
+            )
+            return _Made(target, model, image=synthesize_case(job.volumes, target, todo.reference_of(target), model))
+        assert job.prepared is not None
+        try:
+            return _Made(target, model, predicted=predict(job.prepared, target, model))
+        except Exception as error:
+            if not self._may_stand_in:
+                raise
+            return self._stand_in(job, todo, target, error)
+
+    @property
+    def _may_stand_in(self) -> bool:
+        return self.config.on_error == "fallback" and self.synthesizer.stand_in is not None
+
+    def _stand_in(self, job: Job, todo: Plan, target: Modality, error: Exception) -> _Made:
+        """The fallback's image after the network broke."""
+        model, fallback = self.synthesizer.model, self.synthesizer.fallback
+        job.outcome.warnings.append(
+            f"{job.case.subject}: {model.entry.name} could not make {target} ({error}); "
+            f"the fallback ({fallback.entry.name}) made it instead."
+        )
+        return _Made(target, fallback, image=synthesize_case(job.volumes, target, todo.reference_of(target), fallback))
+
+    def _write(self, job: Job, todo: Plan, made: _Made) -> dict[str, Any]:
+        reference = todo.reference_of(made.target)
+        if made.predicted is not None:
+            assert job.prepared is not None
+            try:
+                image = finish(made.predicted, job.prepared, made.target, reference, made.model)
+                made = replace(made, image=image, predicted=None)
+            except Exception as error:
+                if not self._may_stand_in:
+                    raise
+                made = self._stand_in(job, todo, made.target, error)
+        assert made.image is not None
+        path = self._output_path(job.case.subject, made.target)
+        content = encode_image(made.image)
+        save_bytes(content, path)
+        runtime = made.model.runtime
+        return {
+            "target": made.target,
+            "path": str(path),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "reference": reference,
+            "model": made.model.entry.name,
+            "weights_sha256": made.model.entry.sha256,
+            "device": "cpu" if runtime is None else runtime.device,
+        }
+
+    def _output_path(self, subject: str, target: Modality) -> Path:
+        return self.config.output_dir / f"{subject}-{target}.nii.gz"
+
+    def _good_outputs(self, case: Case, todo: Plan) -> list[dict[str, Any]]:
+        """The outputs that are there already, readable to the end and on their reference's grid."""
+        good = []
+        for target in todo.targets:
+            path = self._output_path(case.subject, target)
+            if not path.exists():
+                continue
+            try:
+                grid = load_volume(path).grid
+                origin = bytes(grid.header["descrip"].item()).decode("ascii", "replace")
+                if not grid.same_as(read_grid(case.files[todo.reference_of(target)])):
+                    continue
+                if origin.startswith("synthetic") and f"from {len(todo.inputs)}," not in origin:
+                    # It was made when fewer inputs could be read (or more, which have gone since).
+                    continue
+                if not todo.fallback and f", {self.synthesizer.stand_in} " in origin:
+                    # The network broke on it; perhaps it does not now.
+                    continue
+                good.append({"target": target, "path": str(path), "sha256": _sha256(path), "origin": origin})
+            except VolumeError as error:
+                log.warning("%s It is made again.", error)
+        return good
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Flow:
+    """Every subject's outcome, in order; the next are read and the last are written while the network runs.
+
+    At most `READ_AHEAD` subjects wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with
+    their number. What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
+    """
+
+    def __init__(self, worker: Worker, cases: Sequence[Case]) -> None:
+        self._worker, self._cases = worker, cases
+        self._reader, self._writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
+        self._ahead: deque[Future[Job]] = deque()
+        self._behind: deque[Future[Outcome]] = deque()
+        # After a failure that ends the run, nothing later may appear in the output.
+        self._patience = WRITE_BEHIND if worker.config.on_error != "stop" else 0
+
+    def __enter__(self) -> Flow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.shutdown(cancel_futures=True)
+        self._writer.shutdown()
+
+    def __iter__(self) -> Iterator[Outcome]:
+        waiting = iter(self._cases)
+        self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1 + READ_AHEAD))
+        while self._ahead:
+            job = self._ahead.popleft().result()
+            self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1))
+            self._worker.compute(job)
+            self._behind.append(self._writer.submit(self._worker.write, job))
+            # What the reader and the writer need no more of this subject must not wait for the next one.
+            del job
+            while self._behind and (self._behind[0].done() or len(self._behind) > self._patience):
+                yield self._next()
+        yield from self.rest()
+
+    def rest(self) -> Iterator[Outcome]:
+        """The outcomes of what was computed and not yet given."""
+        while self._behind:
+            yield self._next()
+
+    def _next(self) -> Outcome:
+        outcome = self._behind[0].result()
+        self._behind.popleft()
+        return outcome

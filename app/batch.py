@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from tqdm import tqdm
@@ -20,6 +20,8 @@ from app.cases import Case, scan
 from app.config import RunConfig
 from app.errors import ExitCode, NothingToDo, OutputError, UsageError
 from app.files import save_bytes
+from app.fleet import Fleet
+from app.inference import Machine, choose_devices
 from app.interrupts import Interrupted, Interrupts
 from app.report.run import write_run_report
 from app.worker import Flow, Outcome, Status, Worker
@@ -68,42 +70,55 @@ def run(config: RunConfig) -> Summary:
     _require_work(found.cases, config)
     if config.num_parts > 1:
         log.info("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(cases), len(found.cases))
-    worker = Worker(config)
     interrupts = Interrupts()
     summary = Summary([], found.notes)
+    flow = _open(config, cases)
     try:
         with interrupts.installed():
-            _run_all(cases, worker, interrupts, summary)
+            _run_all(config, flow, len(cases), interrupts, summary)
     except Interrupted as interruption:
         summary.signal_number = interruption.number
         log.error("%s: stopped cleanly; run again to do the rest.", interruption)
     finally:
+        summary.outcomes.sort(key=lambda outcome: outcome.subject)
         if config.report_dir is not None:
-            _write_record(config, summary, worker, started)
+            _write_record(config, summary, flow, started)
         if config.profile_file is not None:
-            worker.trace.write(config.profile_file)
+            flow.trace.write(config.profile_file)
     counts = [summary.count("made"), summary.count("kept"), summary.count("complete"), summary.count("failed")]
     log.info("Done: %d made, %d kept, %d complete, %d failed.", *counts)
     return summary
 
 
-def _run_all(cases: Sequence[Case], worker: Worker, interrupts: Interrupts, summary: Summary) -> None:
+def _open(config: RunConfig, cases: Sequence[Case]) -> Flow | Fleet:
+    """The model, loaded: a device or weights that are not there must be known before an hour of work."""
+    if config.device == "all" or "," in config.device:
+        devices = choose_devices(config.device, Machine.probe())
+        if len(devices) > 1:
+            return Fleet(config, devices, cases)
+        config = replace(config, device=devices[0])
+    flow = Flow(Worker(config), cases)
+    log.info("Model %s: %s.", flow.model["name"], flow.runtime)
+    return flow
+
+
+def _run_all(config: RunConfig, flow: Flow | Fleet, count: int, interrupts: Interrupts, summary: Summary) -> None:
     on_terminal = sys.stderr.isatty()
     with logging_redirect_tqdm() if on_terminal else contextlib.nullcontext():
-        with tqdm(total=len(cases), unit="subject", disable=not on_terminal) as bar:
-            with Flow(worker, cases) as flow:
+        with tqdm(total=count, unit="subject", disable=not on_terminal) as bar:
+            with flow:
                 try:
                     for outcome in flow:
                         bar.update()
-                        _note(outcome, len(cases), summary)
-                        if outcome.status == "failed" and worker.config.on_error == "stop":
+                        _note(outcome, count, summary)
+                        if outcome.status == "failed" and config.on_error == "stop":
                             summary.stopped = True
                             log.error("Stopped at the first failure (--on-error stop).")
                             return
                 except Interrupted:
                     with interrupts.shielded():
                         for outcome in flow.rest():
-                            _note(outcome, len(cases), summary)
+                            _note(outcome, count, summary)
                     raise
 
 
@@ -142,8 +157,7 @@ def _require_work(cases: Sequence[Case], config: RunConfig) -> None:
         raise NothingToDo(f"all {len(cases)} subjects of {config.input_dir} have the four sequences; nothing to make.")
 
 
-def _write_record(config: RunConfig, summary: Summary, worker: Worker, started: datetime) -> None:
-    model = worker.synthesizer.model
+def _write_record(config: RunConfig, summary: Summary, flow: Flow | Fleet, started: datetime) -> None:
     record = {
         "tetrad": __version__,
         "python": platform.python_version(),
@@ -151,8 +165,8 @@ def _write_record(config: RunConfig, summary: Summary, worker: Worker, started: 
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "exit_code": int(exit_code_of(summary)),
         "config": config.to_json(),
-        "model": {"name": model.entry.name, "sha256": model.entry.sha256},
-        "runtime": "numpy on cpu" if model.runtime is None else str(model.runtime),
+        "model": flow.model,
+        "runtime": flow.runtime,
         "notes": list(summary.notes),
         "subjects": [vars(o) for o in summary.outcomes],
     }

@@ -341,6 +341,19 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
     return f"cuda:{index}", f"{machine.gpus[index]} as asked"
 
 
+def choose_devices(device: str, machine: Machine) -> list[str]:
+    """One device or several: names separated by commas (one may come twice), or `all` GPUs.
+
+    Raises:
+        UsageError, DeviceError: as `choose_device`; or `all` without any GPU.
+    """
+    if device == "all":
+        if not machine.gpus:
+            raise DeviceError("device all was asked for but no GPU is visible; use --device cpu or pass --gpus all.")
+        return [f"cuda:{i}" for i in range(len(machine.gpus))]
+    return [choose_device(name, machine)[0] for name in device.split(",")]
+
+
 def _choose_precision(
     precision: Precision, backend: str, on_gpu: bool, machine: Machine
 ) -> Literal["bf16", "fp16", "fp32"]:

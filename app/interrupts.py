@@ -19,7 +19,8 @@ class Interrupted(BaseException):
 class Interrupts:
     """Turns SIGTERM and SIGINT into `Interrupted`, but not inside `shielded()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:
+        self._signals = signals
         self._shielded = False
         self._pending: int | None = None
 
@@ -28,7 +29,7 @@ class Interrupts:
         previous = {}
         # Python allows handlers in the main thread only; elsewhere the caller's stay.
         with contextlib.suppress(ValueError):
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in self._signals:
                 previous[number] = signal.signal(number, self._handle)
         try:
             yield

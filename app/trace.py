@@ -23,7 +23,7 @@ class Trace:
     """
 
     def __init__(self, keep: bool = True) -> None:
-        self._keep, self._began = keep, time.monotonic()
+        self._keep = keep
         self._events: list[dict[str, Any]] = []
         self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._lock = threading.Lock()
@@ -40,7 +40,8 @@ class Trace:
                 "name": stage,
                 "cat": "tetrad",
                 "ph": "X",
-                "ts": round(1e6 * (start - self._began)),
+                # The machine's clock, so that several processes' spans lie on one line.
+                "ts": round(1e6 * start),
                 "dur": round(1e6 * (end - start)),
                 "pid": os.getpid(),
                 "tid": threading.get_native_id(),
@@ -56,6 +57,16 @@ class Trace:
         with self._lock:
             sums = self._sums.pop(subject, {})
         return {stage: round(value, 3) for stage, value in sums.items()}
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every span kept so far."""
+        with self._lock:
+            return list(self._events)
+
+    def add(self, events: list[dict[str, Any]]) -> None:
+        """Takes over the spans of another process."""
+        with self._lock:
+            self._events.extend(events)
 
     def write(self, path: Path) -> None:
         """Writes the trace.

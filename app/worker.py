@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -27,9 +28,10 @@ from app.volume import Volume, encode_image, load_volume, read_grid
 
 log = logging.getLogger(__name__)
 
-#: Subjects that wait, decoded, for the network, and those that wait, computed, for the disk.
-READ_AHEAD = 1
+#: Subjects that wait, computed, for the disk.
 WRITE_BEHIND = 2
+#: Most threads that decode for one GPU; each holds one subject (about 150 MB).
+MAX_READERS = 8
 
 Status = Literal["made", "kept", "complete", "failed"]
 
@@ -106,11 +108,6 @@ class Worker:
             precision=config.precision,
             batch_size=config.batch_size,
         )
-        model = self.synthesizer.model
-        if model.runtime is not None:
-            log.info("Model %s: %s.", model.entry.name, model.runtime)
-        else:
-            log.info("Model %s: numpy on cpu in fp32 (a voxel-wise regression needs no more).", model.entry.name)
 
     # ------------------------------------------------------------ the three stages
 
@@ -264,16 +261,37 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def runtime_of(worker: Worker) -> str:
+    """What the worker's model runs on, and why."""
+    runtime = worker.synthesizer.model.runtime
+    return "numpy on cpu in fp32 (a voxel-wise regression needs no more)" if runtime is None else str(runtime)
+
+
+def default_readers(worker: Worker) -> int:
+    """One thread beside a processor's network; beside a GPU's, half of the cores."""
+    runtime = worker.synthesizer.model.runtime
+    if runtime is None or not runtime.device.startswith("cuda"):
+        return 1
+    return max(1, min(MAX_READERS, (os.cpu_count() or 1) // 2))
+
+
 class Flow:
     """Every subject's outcome, in order; the next are read and the last are written while the network runs.
 
-    At most `READ_AHEAD` subjects wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with
+    As many as there are readers wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with
     their number. What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
+
+    Args:
+        readers: threads that decode; a processor's network is slower than one of them, a GPU's needs several.
     """
 
-    def __init__(self, worker: Worker, cases: Sequence[Case]) -> None:
+    def __init__(self, worker: Worker, cases: Iterable[Case], readers: int | None = None) -> None:
+        self.trace, self.runtime = worker.trace, runtime_of(worker)
+        entry = worker.synthesizer.model.entry
+        self.model = {"name": entry.name, "sha256": entry.sha256}
         self._worker, self._cases = worker, cases
-        self._reader, self._writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
+        self._readers = readers or default_readers(worker)
+        self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")
         self._ahead: deque[Future[Job]] = deque()
         self._behind: deque[Future[Outcome]] = deque()
         # After a failure that ends the run, nothing later may appear in the output.
@@ -288,7 +306,7 @@ class Flow:
 
     def __iter__(self) -> Iterator[Outcome]:
         waiting = iter(self._cases)
-        self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1 + READ_AHEAD))
+        self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1 + self._readers))
         while self._ahead:
             job = self._ahead.popleft().result()
             self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1))

@@ -17,13 +17,14 @@ FLOORS = {
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace"},
     3: {"inference", "fuse", "postprocess", "export"},
     4: {"pipeline", "report", "training", "evaluate", "dropout"},
-    5: {"batch", "worker", "demo", "info", "baselines"},
+    5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
 SAME_FLOOR = {
     "volume": {"files"},
-    "batch": {"worker"},
+    "batch": {"fleet", "worker"},
+    "fleet": {"worker"},
     "demo": {"batch"},
     "training": {"pipeline", "evaluate"},
     "__main__": {"cli"},

@@ -16,10 +16,13 @@ import pytest
 
 from app import batch, worker
 from app.batch import Outcome, Summary, exit_code_of, run
+from app.cases import scan
 from app.config import RunConfig
-from app.errors import CaseError, NothingToDo, OutputError, UsageError
+from app.errors import CaseError, DeviceError, NothingToDo, OutputError, UsageError, WeightsError
+from app.fleet import Fleet
+from app.inference import Machine, choose_devices
 from app.pipeline import Prepared
-from app.worker import READ_AHEAD, WRITE_BEHIND, Worker
+from app.worker import WRITE_BEHIND, Worker
 
 
 @pytest.fixture
@@ -289,7 +292,7 @@ class TestOverlap:
         monkeypatch.setattr(Worker, "read", reading)
         monkeypatch.setattr(Worker, "write", writing)
         run(_config(many, weights_dir))
-        assert most[0] <= 1 + READ_AHEAD + 1 + WRITE_BEHIND
+        assert most[0] <= 1 + 1 + 1 + WRITE_BEHIND
 
     def test_stop_leaves_nothing_of_later_subjects(self, many, weights_dir, monkeypatch):
         monkeypatch.setattr(worker, "finish", lambda *_: (_ for _ in ()).throw(CaseError("no")))
@@ -326,11 +329,70 @@ def test_a_full_disk_leaves_no_half_file(three, weights_dir, capsys):
         subprocess.run(["umount", output], check=True)
 
 
-def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_subject, weights_dir):
+class TestFleet:
+    """Several devices, here two processes on one processor."""
+
+    @pytest.fixture
+    def five(self, tmp_path, write_subject):
+        for number in range(5):
+            write_subject(tmp_path / "in" / f"s{number}")
+        return tmp_path
+
+    def test_it_does_what_one_device_does(self, five, weights_dir):
+        one = run(_config(five, weights_dir, model="tiny", precision="fp32"))
+        before = {p.name: p.read_bytes() for p in (five / "out").iterdir()}
+        (five / "in" / "s3" / "s3-t1n.nii.gz").write_bytes(b"damaged")
+        two = run(_config(five, weights_dir, model="tiny", precision="fp32", device="cpu,cpu", overwrite=True,
+                          report_dir=five / "report", profile_file=five / "trace.json"))  # fmt: skip
+        assert [o.subject for o in two.outcomes] == [o.subject for o in one.outcomes]
+        assert [o.status for o in two.outcomes] == ["made"] * 5
+        assert [o.outputs[0]["model"] for o in two.outcomes] == ["tiny", "tiny", "tiny", "regression", "tiny"]
+        after = {p.name: p.read_bytes() for p in (five / "out").iterdir()}
+        assert {n for n in before if before[n] != after[n]} == {"s3-t2f.nii.gz"}
+        record = json.loads((five / "report" / "tetrad-run.json").read_text())
+        assert len(record["subjects"]) == 5
+        assert record["runtime"].count("torch on cpu") == 2
+        events = json.loads((five / "trace.json").read_text())["traceEvents"]
+        assert {e["args"]["subject"] for e in events} == {f"s{i}" for i in range(5)}
+
+    def test_weights_that_are_damaged_are_known_at_once(self, five, weights_dir, tmp_path):
+        shutil.copytree(weights_dir, tmp_path / "w")
+        (tmp_path / "w" / "tiny.safetensors").write_bytes(b"other")
+        with pytest.raises(WeightsError, match="does not match its checksum"):
+            run(_config(five, tmp_path / "w", model="tiny", device="cpu,cpu"))
+
+    def test_a_process_that_dies_fails_what_it_had_begun_only(self, five, weights_dir, caplog):
+        cases = scan(five / "in").cases
+        (five / "out").mkdir()
+        with Fleet(_config(five, weights_dir, model="tiny"), ["cpu", "cpu"], cases) as fleet:
+            fleet._crew[0].kill()
+            outcomes = {o.subject: o for o in fleet}
+        assert set(outcomes) == {f"s{i}" for i in range(5)}
+        failed = [o for o in outcomes.values() if o.status == "failed"]
+        assert len(failed) < 5
+        assert all("process died" in (o.error or "") for o in failed)
+        assert "ended with code -9" in caplog.text
+
+    def test_devices_that_are_not_there(self, five, weights_dir, monkeypatch):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        for device in ("all", "cuda:0,cuda:1", "cpu,cuda:7"):
+            with pytest.raises(DeviceError):
+                run(_config(five, weights_dir, model="tiny", device=device))
+        with pytest.raises(UsageError):
+            run(_config(five, weights_dir, model="tiny", device="cpu,gpu"))
+
+    def test_all_are_the_gpus(self):
+        machine = Machine(gpus=("A", "B"))
+        assert choose_devices("all", machine) == ["cuda:0", "cuda:1"]
+        assert choose_devices("cuda:1,cpu", machine) == ["cuda:1", "cpu"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_subject, weights_dir, device):
     for number in range(40):
         write_subject(tmp_path / "in" / f"s{number:02}")
     command = [sys.executable, "-m", "app", "--input", tmp_path / "in", "--output", tmp_path / "out",
-               "--weights", weights_dir, "--model", "tiny", "--precision", "fp32",
+               "--weights", weights_dir, "--model", "tiny", "--precision", "fp32", "--device", device,
                "--report-dir", tmp_path / "report"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -38,7 +38,11 @@ def add_infer(commands: Any) -> None:
 
 def _add_run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", metavar="NAME", help="a model of `info`; default: the manifest's default")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto (a GPU if there is one)")
+    p.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:N, several with commas, or all GPUs; default: auto (a GPU if there is one)",
+    )
     p.add_argument("--backend", choices=BACKENDS, default="auto", help="default: auto (torch if it has the weights)")
     p.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where it is native)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="slices per network call; default: the device's")

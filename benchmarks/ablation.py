@@ -25,7 +25,7 @@ ADVERSARY = ["losses.adversarial=0.025", "losses.classification=0.025", "network
 VARIANTS: dict[str, list[str]] = {
     "compact": [],
     "plain U-Net": ["network.kind='unet'"],
-    "the paper's Algorithm 1, all losses": [
+    "the paper's Algorithm 1 with all losses": [
         "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",
         "losses.feature=1", "losses.tversky=5", "schedule.targets=4", "schedule.batch_size=2",
         "network.discriminator_width=16",
@@ -33,7 +33,7 @@ VARIANTS: dict[str, list[str]] = {
     "adversary and classification": ADVERSARY,
     "focal Tversky": ["losses.tversky=0.5"],
     "SSIM over the whole brain": ["losses.ssim_tissue=whole"],
-    "no variation of brightness, no turning": [
+    "no variation of brightness and no turning": [
         f"augmentation.{name}=0" for name in ("rotate", "zoom", "contrast", "brightness", "gamma", "bias", "noise")
     ],
     "always one missing": ["data.single_missing=1"],
@@ -56,20 +56,32 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [n for n in VARIANTS if not options.only or n in options.only.split(",")]
     for name in chosen:
-        run = options.out / name.replace(" ", "-").replace("'", "")
-        begun = (run / LAST).exists()
-        if not begun or load_state(run / LAST).minutes < options.minutes:
-            recipe = load_recipe("compact", [*COMMON, *VARIANTS[name], f"schedule.budget_minutes={options.minutes}"])
-            teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if recipe.losses.tversky > 0 else None
-            train(recipe, TrainingPaths(options.data, run, options.out / "cache"), segmenter=teacher, resume=begun,
-                  clock=time.process_time)  # fmt: skip
+        if not _run(name, options):
+            return
     print(f"| {options.minutes:g} minutes each | slices | " + " | ".join(COLUMNS) + " |")
     print("|---" * (2 + len(COLUMNS)) + "|")
     for name in chosen:
-        run = options.out / name.replace(" ", "-").replace("'", "")
+        run = _folder(name, options.out)
         state, scores = load_state(run / LAST), _scores(run / "log.csv")
         cells = " | ".join(f"{scores[c]:.4f}" if "official" in c else f"{scores[c]:.3f}" for c in COLUMNS)
         print(f"| {name} | {state.step * state.recipe.schedule.batch_size} | {cells} |")
+
+
+def _run(name: str, options: argparse.Namespace) -> bool:
+    """Trains one variant unless that is done; False when a signal ended it."""
+    run = _folder(name, options.out)
+    begun = (run / LAST).exists()
+    if begun and load_state(run / LAST).minutes >= options.minutes:
+        return True
+    recipe = load_recipe("compact", [*COMMON, *VARIANTS[name], f"schedule.budget_minutes={options.minutes}"])
+    paths = TrainingPaths(options.data, run, options.out / "cache")
+    teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if recipe.losses.tversky > 0 else None
+    outcome = train(recipe, paths, segmenter=teacher, resume=begun, clock=time.process_time)
+    return outcome.signal_number is None
+
+
+def _folder(name: str, out: Path) -> Path:
+    return out / name.replace(" ", "-").replace("'", "").replace(",", "")
 
 
 def _scores(path: Path) -> dict[str, float]:

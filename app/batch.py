@@ -72,30 +72,31 @@ def run(config: RunConfig) -> Summary:
         log.info("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(cases), len(found.cases))
     interrupts = Interrupts()
     summary = Summary([], found.notes)
-    flow = _open(config, cases)
+    flow: Flow | Fleet | None = None
     try:
         with interrupts.installed():
+            flow = _open(config, cases, interrupts)
             _run_all(config, flow, len(cases), interrupts, summary)
     except Interrupted as interruption:
         summary.signal_number = interruption.number
         log.error("%s: stopped cleanly; run again to do the rest.", interruption)
     finally:
         summary.outcomes.sort(key=lambda outcome: outcome.subject)
-        if config.report_dir is not None:
-            _write_record(config, summary, flow, started)
-        if config.profile_file is not None:
-            flow.trace.write(config.profile_file)
+        if flow is not None:
+            _write_trace(config, summary, flow)
+            if config.report_dir is not None:
+                _write_record(config, summary, flow, started)
     counts = [summary.count("made"), summary.count("kept"), summary.count("complete"), summary.count("failed")]
     log.info("Done: %d made, %d kept, %d complete, %d failed.", *counts)
     return summary
 
 
-def _open(config: RunConfig, cases: Sequence[Case]) -> Flow | Fleet:
+def _open(config: RunConfig, cases: Sequence[Case], interrupts: Interrupts) -> Flow | Fleet:
     """The model, loaded: a device or weights that are not there must be known before an hour of work."""
     if config.device == "all" or "," in config.device:
         devices = choose_devices(config.device, Machine.probe())
         if len(devices) > 1:
-            return Fleet(config, devices, cases)
+            return Fleet(config, devices, cases, interrupts)
         config = replace(config, device=devices[0])
     flow = Flow(Worker(config), cases)
     log.info("Model %s: %s.", flow.model["name"], flow.runtime)
@@ -114,7 +115,12 @@ def _run_all(config: RunConfig, flow: Flow | Fleet, count: int, interrupts: Inte
                         if outcome.status == "failed" and config.on_error == "stop":
                             summary.stopped = True
                             log.error("Stopped at the first failure (--on-error stop).")
-                            return
+                            break
+                    else:
+                        return
+                    # Other devices may have been at work on subjects of their own.
+                    for outcome in flow.rest():
+                        _note(outcome, count, summary)
                 except Interrupted:
                     with interrupts.shielded():
                         for outcome in flow.rest():
@@ -122,7 +128,20 @@ def _run_all(config: RunConfig, flow: Flow | Fleet, count: int, interrupts: Inte
                     raise
 
 
+def _write_trace(config: RunConfig, summary: Summary, flow: Flow | Fleet) -> None:
+    if config.profile_file is None:
+        return
+    try:
+        flow.trace.write(config.profile_file)
+    except OutputError as error:
+        log.error("%s", error)
+        summary.report_failed = True
+
+
 def _note(outcome: Outcome, count: int, summary: Summary) -> None:
+    if any(outcome is noted for noted in summary.outcomes[-1:]):
+        # A signal came just after it was noted, before it was ticked off.
+        return
     summary.outcomes.append(outcome)
     say: Callable[..., None] = log.error if outcome.status == "failed" else log.info
     for warning in outcome.warnings:
@@ -138,6 +157,8 @@ def _check_folders(config: RunConfig) -> None:
         report = config.report_dir.resolve()
         if report == output or output in report.parents:
             raise UsageError(f"the report folder {config.report_dir} lies in the output, which holds images only.")
+    if config.profile_file is not None and output in config.profile_file.resolve().parents:
+        raise UsageError(f"the trace {config.profile_file} lies in the output, which holds images only.")
     for folder in filter(None, [config.output_dir, config.report_dir]):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,7 @@ def export_onnx(entry: Entry) -> Entry:
     """
     if entry.kind != "generator":
         raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
-    if find_spec("onnxscript") is None:
-        raise UsageError("export needs the packages onnx and onnxscript; run `pip install -r requirements-dev.txt`.")
+    require_onnx_packages()
     network = load_generator(entry)
     names, inputs = _example(entry, network.config.view_code, network.config.intensity_code)
     batch = torch.export.Dim("batch", min=1, max=4096)
@@ -62,6 +61,16 @@ def export_onnx(entry: Entry) -> Entry:
         target = entry.folder / f"{entry.name}.onnx"
         save_bytes(path.read_bytes(), target)
     return add_file(entry, "onnx", target)
+
+
+def require_onnx_packages() -> None:
+    """Whether ONNX can be written here.
+
+    Raises:
+        UsageError: the packages that export needs are not installed.
+    """
+    if find_spec("onnxscript") is None:
+        raise UsageError("export needs the packages onnx and onnxscript; run `pip install -r requirements-dev.txt`.")
 
 
 def _example(entry: Entry, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:

@@ -15,7 +15,8 @@ def save_bytes(content: bytes, path: Path) -> None:
     """Writes a file whole or not at all, and never leaves another name in its folder.
 
     On Linux the bytes go to a file without a name that is linked into place when complete, so that even a
-    killed process leaves nothing behind. File systems that cannot do this get a hidden neighbour and a rename.
+    killed process leaves nothing behind. A file that is there already is replaced in one step, by way of a hidden
+    neighbour; so it is on file systems that know no unnamed files.
 
     Raises:
         OutputError: the disk is full, the folder is not writable or went away.
@@ -48,17 +49,26 @@ def _write_unnamed(content: bytes, path: Path) -> bool:
         source = f"/proc/self/fd/{stream.fileno()}"
         if not os.path.exists(source):
             return False
-        # A link cannot replace a name, so a name that is in the way goes first.
-        path.unlink(missing_ok=True)
+        # A link cannot replace a name: where there is one, the old content stays until the new one takes its place.
+        target = _neighbour(path) if path.exists() else path
         try:
-            os.link(source, path, follow_symlinks=True)
+            os.link(source, target, follow_symlinks=True)
         except OSError:
             return False
+        if target != path:
+            try:
+                target.replace(path)
+            finally:
+                target.unlink(missing_ok=True)
     return True
 
 
+def _neighbour(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def _write_and_rename(content: bytes, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _neighbour(path)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)

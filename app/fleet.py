@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
@@ -14,7 +16,7 @@ from typing import Any
 
 from app.cases import Case
 from app.config import RunConfig
-from app.errors import TetradError
+from app.errors import DeviceError, TetradError
 from app.interrupts import Interrupted, Interrupts
 from app.trace import Trace
 from app.weights import read_manifest
@@ -23,6 +25,8 @@ from app.worker import Flow, Outcome, Worker, runtime_of
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+#: How long processes that were told to end may take over what they have begun.
+_GRACE_SECONDS = 60.0
 
 
 class Fleet:
@@ -34,7 +38,10 @@ class Fleet:
         TetradError: what a process met on loading its model.
     """
 
-    def __init__(self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case]) -> None:
+    def __init__(
+        self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], interrupts: Interrupts | None = None
+    ) -> None:
+        self._interrupts = interrupts or Interrupts()
         self.trace = Trace(keep=config.profile_file is not None)
         entry = read_manifest(config.weights_dir).entry(config.model)
         self.model = {"name": entry.name, "sha256": entry.sha256}
@@ -46,19 +53,28 @@ class Fleet:
         for case in self._cases:
             self._tasks.put(case)
         self._crew: dict[int, BaseProcess] = {}
-        threads = max(1, (os.cpu_count() or 1) // len(devices))
-        for number, device in enumerate(devices):
-            self._tasks.put(None)
-            own = replace(config, device=device)
-            process = context.Process(
-                target=_serve, args=(number, own, threads, self._tasks, self._results), daemon=True
-            )
-            process.start()
-            self._crew[number] = process
-        self._running = set(self._crew)
+        self._running: set[int] = set()
         self._pending: list[Outcome] = []
         self._given: set[str] = set()
-        self.runtime = "; ".join(self._wait_until_ready(devices))
+        self._names: dict[int, str] = {}
+        self._broken: TetradError | None = None
+        threads = max(1, (os.cpu_count() or 1) // len(devices))
+        try:
+            for number, device in enumerate(devices):
+                self._tasks.put(None)
+                arguments = (number, replace(config, device=device), threads, self._tasks, self._results)
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                process.start()
+                self._crew[number] = process
+                self._running.add(number)
+            while len(self._names) < len(self._running):
+                self._take()
+                if self._broken is not None:
+                    raise self._broken
+        except BaseException:
+            self.__exit__()
+            raise
+        self.runtime = "; ".join(self._names.get(n, f"{d} did not start") for n, d in enumerate(devices))
 
     def __enter__(self) -> Fleet:
         return self
@@ -75,81 +91,102 @@ class Fleet:
 
     def __iter__(self) -> Iterator[Outcome]:
         while self._running:
-            yield from self._receive()
+            self._take()
+            yield from self._give()
+        yield from self._give()
         for case in self._cases:
             if case.subject not in self._given:
                 yield Outcome(case.subject, "failed", error="its process died (out of memory?); run it again alone.")
 
     def rest(self) -> Iterator[Outcome]:
-        """Tells the processes to end; the outcomes of what they had computed."""
+        """Tells the processes to end; the outcomes of what they had begun to write."""
         self._stop()
-        while self._running:
-            yield from self._receive()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while self._running and time.monotonic() < deadline:
+            self._take()
+        yield from self._give()
 
     def _stop(self) -> None:
         for number in self._running:
             self._crew[number].terminate()
 
-    def _wait_until_ready(self, devices: Sequence[str]) -> list[str]:
-        names: dict[int, str] = {}
-        while len(names) < len(devices) and len(self._running) == len(devices):
-            for number, kind, content in self._messages():
-                if kind == "broken":
-                    self.__exit__()
-                    raise content
-                if kind == "ready":
-                    names[number] = content
-                    log.info("Model %s: %s.", self.model["name"], content)
-                elif kind == "done":
-                    self._pending.append(content)
-        return [names.get(n, f"{d} did not start") for n, d in enumerate(devices)]
-
-    def _receive(self) -> Iterator[Outcome]:
-        for _, kind, content in self._messages():
-            if kind == "done":
-                self._pending.append(content)
+    def _give(self) -> Iterator[Outcome]:
         while self._pending:
-            outcome = self._pending.pop(0)
+            outcome = self._pending[0]
             self._given.add(outcome.subject)
             yield outcome
+            self._pending.pop(0)
 
-    def _messages(self) -> Iterator[tuple[int, str, Any]]:
-        """What has come; ends of processes are noted."""
-        try:
-            message = self._results.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            for number in [n for n in self._running if not self._crew[n].is_alive()]:
-                log.error("The process of device %d ended with code %s.", number, self._crew[number].exitcode)
+    def _take(self) -> None:
+        """Waits a moment for a message and notes it; a signal in between must not tear it."""
+        with self._interrupts.shielded():
+            dead = [n for n in self._running if not self._crew[n].is_alive()]
+            try:
+                number, kind, content = self._results.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                # Dead before the wait, and nothing of it has come since: nothing will.
+                for number in dead:
+                    log.error("The process of device %d ended with code %s.", number, self._crew[number].exitcode)
+                    self._running.discard(number)
+                    self._names.pop(number, None)
+                return
+            if kind == "ready":
+                self._names[number] = content
+                log.info("Model %s: %s.", self.model["name"], content)
+            elif kind == "done":
+                self._pending.append(content)
+            elif kind == "broken":
+                self._broken = content
                 self._running.discard(number)
-            return
-        if message[1] == "end":
-            self.trace.add(message[2])
-            self._running.discard(message[0])
-        yield message
+            else:
+                self.trace.add(content)
+                self._running.discard(number)
 
 
 def _serve(number: int, config: RunConfig, threads: int, tasks: Any, results: Any) -> None:
     """One process: its model, and subjects until there are no more or SIGTERM comes."""
     import torch
 
-    # Ctrl-C reaches all processes of a terminal; the first one decides and tells the others.
+    # Ctrl-C reaches all processes of a terminal; the first one decides and tells the others. It may also die.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
     interrupts = Interrupts((signal.SIGTERM,))
+
+    def tell(kind: str, content: object) -> None:
+        with interrupts.shielded():
+            results.put((number, kind, content))
+
+    events: list[dict[str, Any]] = []
     try:
         with interrupts.installed():
             worker = Worker(config)
-            results.put((number, "ready", runtime_of(worker)))
-            with Flow(worker, iter(tasks.get, None)) as flow:
+            tell("ready", runtime_of(worker))
+            with Flow(worker, iter(tasks.get, None), readers=max(1, threads // 2)) as flow:
                 try:
                     for outcome in flow:
-                        results.put((number, "done", outcome))
+                        tell("done", outcome)
                 except Interrupted:
                     with interrupts.shielded():
                         for outcome in flow.rest():
                             results.put((number, "done", outcome))
-        results.put((number, "end", worker.trace.events()))
+            events = worker.trace.events()
+    except Interrupted:
+        pass
     except TetradError as error:
         results.put((number, "broken", error))
-    except Interrupted:
-        results.put((number, "end", []))
+        return
+    except (RuntimeError, OSError, MemoryError, ValueError, ImportError) as error:
+        reason = f"the model could not be loaded on {config.device} ({type(error).__name__}: {error})."
+        results.put((number, "broken", DeviceError(reason)))
+        return
+    results.put((number, "end", events))
+
+
+def _follow_parent() -> None:
+    """Ends this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -21,11 +21,12 @@ class Interrupts:
 
     def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:
         self._signals = signals
-        self._shielded = False
+        self._shields = 0
         self._pending: int | None = None
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
+        """Inside, the signals arrive as `Interrupted`."""
         previous = {}
         # Python allows handlers in the main thread only; elsewhere the caller's stay.
         with contextlib.suppress(ValueError):
@@ -39,16 +40,18 @@ class Interrupts:
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        self._shielded = True
+        """What is inside is done whole: a signal waits for the end of the outermost shield."""
+        self._shields += 1
         try:
             yield
         finally:
-            self._shielded = False
-        if self._pending is not None:
-            raise Interrupted(self._pending)
+            self._shields -= 1
+        if self._shields == 0 and self._pending is not None:
+            number, self._pending = self._pending, None
+            raise Interrupted(number)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._shielded:
+        if self._shields:
             self._pending = number
         else:
             raise Interrupted(number)

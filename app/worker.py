@@ -315,15 +315,15 @@ class Flow:
             # What the reader and the writer need no more of this subject must not wait for the next one.
             del job
             while self._behind and (self._behind[0].done() or len(self._behind) > self._patience):
-                yield self._next()
+                yield from self._give()
         yield from self.rest()
 
     def rest(self) -> Iterator[Outcome]:
         """The outcomes of what was computed and not yet given."""
         while self._behind:
-            yield self._next()
+            yield from self._give()
 
-    def _next(self) -> Outcome:
-        outcome = self._behind[0].result()
+    def _give(self) -> Iterator[Outcome]:
+        # Ticked off only when it was taken: a signal in between must not lose it.
+        yield self._behind[0].result()
         self._behind.popleft()
-        return outcome

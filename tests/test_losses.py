@@ -45,6 +45,16 @@ class TestSsim:
         scale = torch.tensor([[-3.0, 5.0]]).repeat(2, 1)
         assert float(L.ssim_loss(truth, truth, torch.ones_like(truth), scale)) == pytest.approx(0, abs=1e-5)
 
+    def test_it_is_computed_in_float32_under_autocast(self):
+        made, truth, brain = _pair()
+        near = truth + 0.02 * made
+        plain = L.ssim_loss(near, truth, brain, SCALE)
+        with torch.autocast("cpu", torch.bfloat16):
+            automatic = L.ssim_loss(near.bfloat16().float(), truth, brain, SCALE)
+            exact = L.ssim_loss(near, truth, brain, SCALE)
+        assert torch.equal(exact, plain)
+        assert float(automatic) == pytest.approx(float(plain), abs=2e-3)
+
     def test_dual_counts_healthy_and_tumour_as_halves(self):
         made, truth, brain = _pair()
         tumour = torch.zeros_like(brain)

@@ -44,6 +44,11 @@ def test_published_runs_differ_as_their_names_say():
         ("[losses]\nl1 = -1.0", "no loss may be negative"),
         ("[network]\nkind = 'unet'", "losses.feature needs"),
         ("losses = 3", "'losses' is a section"),
+        ("seed = -1", "must not be negative"),
+        ("[augmentation]\nshift = -3", "must not be negative"),
+        ("[augmentation]\nzoom = 1.0", "zoom and bias must be below 1"),
+        ("[optimizer]\nbeta1 = 1.5", "beta1 and beta2"),
+        ("[data]\naxial = [16, 16]", "discriminator needs a canvas"),
         ("task =", "no TOML"),
         ("extends = 'nothing'", "cannot be read"),
     ],
@@ -67,11 +72,19 @@ def test_a_recipe_changes_the_one_that_it_extends(tmp_path):
         load_recipe(str(tmp_path / "mine.toml"))
 
 
+def test_a_folder_of_a_recipes_name_is_not_in_its_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r8").mkdir()
+    assert load_recipe("r8") == load_recipe(str(BUILT_IN / "r8.toml"))
+
+
 def test_changes_on_the_command_line():
     recipe = load_recipe("r1", ["network.preset=half", "data.views=['axial']", "losses.l1=1", "schedule.steps=9"])
     assert recipe.network.preset == "half"
     assert recipe.data.views == ("axial",)
     assert (recipe.losses.l1, recipe.schedule.steps) == (1.0, 9)
+    with pytest.raises(UsageError, match="'tversky' is a value"):
+        load_recipe("r1", ["losses.tversky=1", "losses.tversky.x=1"])
     with pytest.raises(UsageError, match="not of the form"):
         load_recipe("r1", ["losses.l1"])
     with pytest.raises(UsageError, match=r"did you mean 'losses\.ssim'"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -121,9 +122,28 @@ class TestCache:
         assert "s1" in caplog.text
         assert message in caplog.text
 
+    def test_a_subject_without_a_common_brain_is_left_out(self, spoiled, tmp_path, caplog):
+        folder, _, _ = spoiled
+        write_phantom(make_phantom((40, 44, 36), 9), folder, "apart")
+        for number, modality in enumerate(MODALITIES):
+            path = folder / "apart" / f"apart-{modality}.nii.gz"
+            image = nib.load(path)
+            data = np.zeros(image.shape, np.int16)
+            data[:, :, number] = np.arange(1, 41)[:, None]
+            nib.save(nib.Nifti1Image(data, image.affine), path)
+        assert [s.name for s in build_cache(folder, tmp_path / "cache")] == ["s0", "s1"]
+        assert "apart is left out: its sequences show no common brain" in caplog.text
+
+    def test_many_subjects_hold_few_files_open(self, subjects, monkeypatch):
+        many = [replace(subjects[i % 2]) for i in range(600)]
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        sampler = Sampler(many, DATA, -1.0)
+        sampler.draw(sampler.plan(0), sampler.own(0), 64)
+        assert len(list(Path("/proc/self/fd").iterdir())) - before < 20
+
     def test_label_four_is_three(self, spoiled, tmp_path):
         folder, _, relabel = spoiled
-        before = build_cache(folder, tmp_path / "one")[1].labels
+        before = np.array(build_cache(folder, tmp_path / "one")[1].labels)
         relabel(lambda labels: np.where(labels == 3, 4, labels))
         np.testing.assert_array_equal(before, build_cache(folder, tmp_path / "two")[1].labels)
 
@@ -169,8 +189,8 @@ class TestSampler:
         assert all(len(t.members) == 3 for t in tasks)
 
     def test_tumour_types_come_equally_often(self, subjects):
-        many = [replace(subjects[0], name=f"g{i}", tumour_type="GLI") for i in range(9)]
-        rare = replace(subjects[1], name="m", tumour_type="MET")
+        many = [replace(subjects[0], tumour_type="GLI") for _ in range(9)]
+        rare = replace(subjects[1], tumour_type="MET")
         for balance, low, high in ((True, 0.35, 0.65), (False, 0.0, 0.25)):
             batch = self._draw([*many, rare], size=200, balance_types=balance)
             share = float((batch.types == 1).float().mean())

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,6 +90,64 @@ class TestAlgorithmOne:
         assert np.mean(moved["generator"]) > 0.95
         assert all(moved["discriminator"])
         assert all(p.grad is None for p in task.segmenter.parameters())
+
+    def test_the_second_pass_sees_the_first_ones_result(self, data, cache, monkeypatch):
+        recipe = small("schedule.batch_size=1", "schedule.targets=1", "data.single_missing=1.0")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        seen = []
+        original = task.generator.encode
+
+        def encode(images, present, members):
+            seen.append((images.detach().clone(), members))
+            return original(images, present, members)
+
+        monkeypatch.setattr(task.generator, "encode", encode)
+        source = source_of(data, cache, recipe)
+        batch, shown, (job,) = task.prepare(source, 0)
+        task.step(source, 0, 1, lambda _: True)
+        (first, members), (second, again) = seen
+        assert torch.equal(first, shown)
+        assert job.target not in members
+        assert job.second not in again
+        assert job.target in again
+        made = second[:, job.target]
+        brain = batch.brain[:, 0] > 0
+        assert not torch.equal(made[brain], batch.images[:, job.target][brain])
+        assert (made[~brain] == -1).all()
+        others = [i for i in range(4) if i != job.target]
+        assert torch.equal(second[:, others], shown[:, others])
+
+    def test_what_must_be_made_is_not_augmented(self, data, cache, monkeypatch):
+        truths = []
+        monkeypatch.setattr(
+            "app.training.losses.l1_loss", lambda made, truth, _: truths.append(truth) or made.sum() * 0
+        )
+        recipe = small("schedule.targets=1", "losses.cycle=0", "losses.feature=0", "augmentation.contrast=0.5")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(data, cache, recipe)
+        batch, shown, (job,) = task.prepare(source, 3)
+        task.step(source, 3, 1, lambda _: True)
+        assert torch.equal(truths[0], batch.images[:, job.target : job.target + 1])
+        assert not torch.equal(truths[0], shown[:, job.target : job.target + 1])
+
+    def test_the_judge_learns_to_tell_real_from_made(self, data, cache):
+        recipe = small("schedule.targets=1", "losses.cycle=0", "losses.feature=0")
+        torch.manual_seed(0)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(data, cache, recipe)
+        optimizer = torch.optim.Adam(task.discriminator.parameters(), lr=2e-3)
+
+        def update(name: str) -> bool:
+            if name == "discriminator":
+                optimizer.step()
+            return True
+
+        losses = [task.step(source, 0, 1, update)["judge"] for _ in range(25)]
+        assert losses[-1] < 0.5 * losses[0]
+        batch, _, (job,) = task.prepare(source, 0)
+        real, named = task.discriminator(batch.images[:, job.target : job.target + 1])
+        assert real.mean() > 0
+        assert (named.argmax(dim=1) == job.target).all()
 
     def test_a_loss_of_weight_zero_is_not_computed(self, data, cache):
         off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
@@ -224,7 +284,7 @@ class TestRun:
         assert best.step == 1 + int(np.argmax(scores))
 
     def test_a_budget_of_time_ends_it_annealed(self, paths, monkeypatch):
-        rates = []
+        rates, seconds = [], itertools.count(step=0.2)
         original = loop.learning_rate
 
         def spy(*arguments):
@@ -232,10 +292,11 @@ class TestRun:
             return rates[-1]
 
         monkeypatch.setattr(loop, "learning_rate", spy)
-        state = train(small("schedule.steps=0", "schedule.budget_minutes=0.05", "schedule.targets=1"), paths).state
+        recipe = small("schedule.steps=0", "schedule.budget_minutes=0.05", "schedule.targets=1")
+        state = train(recipe, paths, clock=lambda: next(seconds)).state
         assert state.minutes >= 0.05
-        assert state.step > 1
-        assert rates[-1] < 0.5 * max(rates)
+        assert state.step > 5
+        assert rates[-1] < 0.2 * max(rates)
 
     def test_a_run_is_not_written_over(self, paths):
         recipe = small("schedule.steps=1")
@@ -266,7 +327,7 @@ class TestRun:
     def test_gradients_that_are_not_finite_are_skipped_then_end_it(self, paths, monkeypatch, caplog):
         monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
         monkeypatch.setattr("app.training.losses.l1_loss", lambda made, *_: made.sum() * float("nan"))
-        with pytest.raises(CaseError, match=r"2 updates in a row.*lower optimizer\.learning_rate"):
+        with pytest.raises(CaseError, match=r"2 updates of the generator in a row.*--resume"):
             train(small("schedule.steps=5"), paths)
         assert "the gradient of the generator is not finite" in caplog.text
 
@@ -281,6 +342,36 @@ class TestRun:
         monkeypatch.setattr(SynthesisTask, "step", greedy)
         assert train(small("schedule.steps=1"), paths).state.pieces == 2
         assert "Memory ran out" in caplog.text
+
+    def test_a_judge_that_is_not_finite_ends_it_too(self, paths, monkeypatch):
+        monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+        original = SynthesisTask._judge
+
+        def spoilt(self, *arguments):
+            original(self, *arguments)
+            next(self.discriminator.parameters()).grad[:] = float("nan")
+
+        monkeypatch.setattr(SynthesisTask, "_judge", spoilt)
+        with pytest.raises(CaseError, match="updates of the discriminator in a row"):
+            train(small("schedule.steps=5"), paths)
+
+    def test_memory_that_runs_out_after_an_update_is_not_tried_again(self, paths, monkeypatch):
+        def greedy(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(SynthesisTask, "_judge", greedy)
+        with pytest.raises(CaseError, match="memory ran out while weights were updated"):
+            train(small("schedule.steps=1"), paths)
+
+    def test_a_lower_rate_may_be_set_on_resuming(self, paths):
+        train(small("schedule.steps=1"), paths)
+        recipe = small("schedule.steps=2", "optimizer.learning_rate=1e-5")
+        assert train(recipe, paths, resume=True).state.step == 2
+
+    def test_subjects_trained_on_do_not_validate(self, paths):
+        recipe = small("schedule.steps=1", "schedule.validate_every=1")
+        with pytest.raises(UsageError, match="is trained on"):
+            train(recipe, replace(paths, validation=paths.data))
 
     def test_memory_for_not_even_one_slice(self, paths, monkeypatch):
         def never(*_):
@@ -389,9 +480,15 @@ class TestCommands:
                      "schedule.steps=1", "--set", "schedule.batch_size=2", "--budget-minutes", "5", "--set",
                      "data.min_brain_pixels=500", "--cache", str(trained / "run" / "cache")])  # fmt: skip
         assert code == ExitCode.OK
-        code = main(["export", str(tmp_path / "seg"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
-                     "--model", "segmenter", "--score-on", str(trained / "unseen")])  # fmt: skip
-        assert code == ExitCode.OK
+        export = ["export", str(tmp_path / "seg"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
+                  "--model", "segmenter"]  # fmt: skip
+        assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.OK
+        assert main(export) == ExitCode.USAGE
+        assert "only with scores" in capsys.readouterr().err
+        path = tmp_path / "w" / "manifest.json"
+        path.write_text(re.sub(r'"dice_(..)": [0-9.]+', r'"dice_\1": 0.99', path.read_text()))
+        assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.USAGE
+        assert "is worse than 'segmenter'" in capsys.readouterr().err
         manifest = read_manifest(tmp_path / "w")
         assert manifest.default is None
         assert "dice_WT" in manifest.entries["segmenter"].details["scores"]["mean"]

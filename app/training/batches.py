@@ -186,7 +186,7 @@ class Sampler:
             self._place(scores, view, shift, self._background),
             self._place(brain, view, shift, 0.0),
             self._place(labels[None], view, shift, 0),
-            np.array(subject.labels is not None),
+            np.array(subject.labelled),
             scale,
             np.array(kind),
         )

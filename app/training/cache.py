@@ -6,11 +6,15 @@ when read; a volume serves all three views. `index.json` holds the rest and is w
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +36,7 @@ log = logging.getLogger(__name__)
 #: How every model that is trained here sees intensities.
 NORMALIZATION: Final = Normalization("volume", background=-1.0)
 _INDEX = "index.json"
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -40,31 +44,57 @@ class CachedSubject:
     """One subject of a cache.
 
     Attributes:
-        scores: float16 (4, left, posterior, superior), challenge order, memory-mapped, cropped to the brain.
-        brain: bool, same box: where most sequences are brighter than background.
-        labels: uint8, same box: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour; None without a segmentation.
+        folder: where its arrays are.
+        labelled: whether it has a segmentation.
         tumour_type: as the name states it, or `unknown`.
         intensities: how the scores were made, per sequence.
         brain_pixels, tumour_pixels: per view, how many each slice has.
     """
 
     name: str
-    scores: NDArray[np.float16]
-    brain: MaskArray
-    labels: NDArray[np.uint8] | None
+    folder: Path
+    labelled: bool
     tumour_type: str
     intensities: dict[Modality, Intensity]
     brain_pixels: dict[View, NDArray[np.int64]]
     tumour_pixels: dict[View, NDArray[np.int64]]
+
+    @property
+    def scores(self) -> NDArray[np.float16]:
+        """Float16 (4, left, posterior, superior), challenge order, memory-mapped, cropped to the brain."""
+        scores: NDArray[np.float16] = _mapped(self.folder / f"{self.name}.npy")
+        return scores
+
+    @property
+    def brain(self) -> MaskArray:
+        """Bool, same box, memory-mapped: where most sequences are brighter than background."""
+        brain: MaskArray = _mapped(self.folder / f"{self.name}-brain.npy")
+        return brain
+
+    @property
+    def labels(self) -> NDArray[np.uint8] | None:
+        """Uint8, same box: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour; None without a segmentation."""
+        return _mapped(self.folder / f"{self.name}-labels.npy") if self.labelled else None
 
     def slices(self, view: View, min_brain: int, min_tumour: int = 0) -> NDArray[np.int64]:
         """Indices of the slices with at least so many brain and tumour pixels."""
         return np.flatnonzero((self.brain_pixels[view] >= min_brain) & (self.tumour_pixels[view] >= min_tumour))
 
 
+@lru_cache(maxsize=256)
+def _mapped(path: Path) -> Any:
+    # Every map holds a file open, and a process may have a thousand: those used last stay.
+    return np.load(path, mmap_mode="r")
+
+
 def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, Volume]]]:
     """The volumes of every complete readable subject, one after another; the others are left out by name."""
+    seen: set[str] = set()
     for case in cases:
+        if case.subject in seen:
+            log.warning("A second %s is left out; give every subject a name of its own.", case.subject)
+            continue
+        seen.add(case.subject)
         lacking = [m for m in MODALITIES if m not in case.files]
         if lacking:
             log.warning("%s is left out: it lacks %s.", case.subject, ", ".join(lacking))
@@ -77,6 +107,9 @@ def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, V
         first = loaded[MODALITIES[0]]
         if not all(first.grid.same_as(v.grid) for v in loaded.values()):
             log.warning("%s is left out: its sequences are on different grids.", case.subject)
+            continue
+        if not vote_foreground({m: v.data for m, v in loaded.items()}).any():
+            log.warning("%s is left out: its sequences show no common brain.", case.subject)
             continue
         yield case.subject, loaded
 
@@ -118,19 +151,28 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
     cases, masks = scan(data).cases, find_segmentations(data)
     origin = {"schema": _SCHEMA, "data": _fingerprint(cases, masks), "normalization": normalization.to_json()}
     index = folder / _INDEX
-    if not index.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        entries = [
-            _write(name, volumes, masks.get(name), folder, normalization) for name, volumes in load_complete(cases)
-        ]
-        if len(entries) < 2:
-            raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
-        save_bytes(json.dumps({**origin, "subjects": entries}).encode(), index)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not index.exists():
+            entries = [
+                _write(name, volumes, masks.get(name), folder, normalization) for name, volumes in load_complete(cases)
+            ]
+            if len(entries) < 2:
+                raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
+            save_bytes(json.dumps({**origin, "subjects": entries}).encode(), index)
     form = json.loads(index.read_text())
     for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
         if form.get(key) != origin[key]:
             raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
     return [_read(entry, folder) for entry in form["subjects"]]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Runs that share a cache build it once: the others wait."""
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _fingerprint(cases: Iterable[Case], masks: Mapping[str, Path]) -> str:
@@ -152,11 +194,11 @@ def _write(
         for found in (np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))
     )
     scores = [normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]
-    np.save(folder / f"{name}.npy", np.stack(scores).astype(np.float16))
-    np.save(folder / f"{name}-brain.npy", np.packbits(brain[box]))
+    _save(np.stack(scores).astype(np.float16), folder / f"{name}.npy")
+    _save(brain[box], folder / f"{name}-brain.npy")
     tumour = np.zeros_like(brain)
     if labels is not None:
-        np.save(folder / f"{name}-labels.npy", labels[box])
+        _save(labels[box], folder / f"{name}-labels.npy")
         tumour = labels > 0
     log.info("%s cached", name)
     return {
@@ -168,16 +210,18 @@ def _write(
     }
 
 
+def _save(array: NDArray[Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array))
+    save_bytes(buffer.getvalue(), path)
+
+
 def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
     name = entry["name"]
-    scores = np.load(folder / f"{name}.npy", mmap_mode="r")
-    shape = scores.shape[1:]
-    packed = np.load(folder / f"{name}-brain.npy")
     return CachedSubject(
         name,
-        scores,
-        np.unpackbits(packed, count=int(np.prod(shape))).reshape(shape).astype(bool),
-        np.load(folder / f"{name}-labels.npy", mmap_mode="r") if entry["labels"] else None,
+        folder,
+        entry["labels"],
         tumour_type(name),
         {m: Intensity(**entry["intensities"][m]) for m in MODALITIES},
         {v: np.array(entry["brain_pixels"][v]) for v in VIEWS},

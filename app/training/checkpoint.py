@@ -19,7 +19,7 @@ from app.files import save_bytes
 from app.training.recipe import Recipe
 
 LAST, BEST = "last.pt", "best.pt"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass
@@ -32,6 +32,7 @@ class State:
         networks, average, optimizers: torch's state dicts.
         best: score of the best validation so far; None before the first.
         pieces: parts into which batches are cut for memory.
+        processes: how many shared each step.
         subjects: names trained on; held_out: names kept for validation.
         origin: the model that it started from, as its manifest entry tells; empty for random weights.
     """
@@ -44,6 +45,7 @@ class State:
     optimizers: dict[str, Any] = field(default_factory=dict)
     best: float | None = None
     pieces: int = 1
+    processes: int = 1
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -86,7 +87,8 @@ def processes(device: str) -> Iterator[Processes]:
             raise UsageError(f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()}).")
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # The others wait while the first prepares the cache, or validates: hours on a large data set.
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     try:
         yield Processes(dist.get_rank(), count, chosen)
     finally:

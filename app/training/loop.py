@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 #: Updates in a row whose gradients are not finite before a run is given up.
 MAX_SKIPPED = 20
 _LOG_SECONDS = 20.0
+#: What a resumed run may do otherwise than before.
+_CHANGEABLE = {"schedule.steps", "schedule.budget_minutes", "optimizer.learning_rate", "optimizer.clip_norm"}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def train(
     with processes(device) as group:
         if not group.first:
             logging.getLogger("app").setLevel(logging.WARNING)
+        # Two runs of one seed shall be as equal as the device can make them.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         return _Run(recipe, paths, group, resume, segmenter, start).go(clock)
 
 
@@ -163,7 +167,7 @@ class _Run:
         subjects = self._subjects()
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         if recipe.task == "segmentation":
-            self.training = [s for s in self.training if s.labels is not None]
+            self.training = [s for s in self.training if s.labelled]
             if len(self.training) < 2:
                 raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
         self.sampler = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=group.rank)
@@ -176,10 +180,11 @@ class _Run:
             origin = self._begin_with(start)
         self.optimizers = {name: _optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
-        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin)
+        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, processes=group.count)
         if before is not None:
             self._restore(before, names)
-        self.skipped, self.ended = 0, -1
+        self.skipped: dict[str, int] = {}
+        self.ended, self.updated = -1, False
         self.epoch_steps = recipe.schedule.epoch_steps or max(
             1, self.sampler.count // (recipe.schedule.batch_size * group.count)
         )
@@ -194,9 +199,11 @@ class _Run:
             return None
         before = load_state(path)
         for key, (old, new) in _differences(before.recipe.to_json(), self.recipe.to_json()).items():
-            if key not in {"schedule.steps", "schedule.budget_minutes"}:
+            if key not in _CHANGEABLE:
                 raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
             log.info("The run goes on with %s = %s instead of %s.", key, new, old)
+        if before.processes != self.group.count:
+            raise UsageError(f"{path} was made by {before.processes} processes, not {self.group.count}; use as many.")
         before.recipe = self.recipe
         return before
 
@@ -270,6 +277,7 @@ class _Run:
     def _step(self, progress: float) -> dict[str, Tensor]:
         state = self.state
         rate = learning_rate(self.recipe.optimizer, self.recipe.schedule, progress, self.group.count)
+        self.updated = False
         while True:
             # Dropout too must not depend on what ran before this step.
             torch.manual_seed(hash((self.recipe.seed, state.step, self.group.rank)) % 2**31)
@@ -285,18 +293,21 @@ class _Run:
     def _update(self, name: str, rate: float) -> bool:
         """Moves one network by its gradients, unless they are not finite."""
         recipe, network = self.recipe.optimizer, self.task.networks[name]
+        # From here on the step cannot be done again: weights move, and other processes have gone on.
+        self.updated = True
         self.group.average_gradients(network.parameters())
         norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         if not torch.isfinite(norm):
-            self.skipped += 1
+            self.skipped[name] = self.skipped.get(name, 0) + 1
             log.warning("Step %d: the gradient of the %s is not finite; the update is skipped.", self.state.step, name)
-            if self.skipped >= MAX_SKIPPED:
+            if self.skipped[name] >= MAX_SKIPPED:
                 raise CaseError(
-                    f"{MAX_SKIPPED} updates in a row had gradients that are not finite, at step {self.state.step} of "
-                    f"{self.paths.run}; lower optimizer.learning_rate and resume, which goes on from the last epoch."
+                    f"{MAX_SKIPPED} updates of the {name} in a row had gradients that are not finite, at step "
+                    f"{self.state.step} of {self.paths.run}; go on from its last checkpoint with --resume and a lower "
+                    "--set optimizer.learning_rate."
                 )
             return False
-        self.skipped = 0
+        self.skipped[name] = 0
         for group in self.optimizers[name].param_groups:
             group["lr"] = rate * (recipe.discriminator_rate if name == "discriminator" else 1.0)
         self.optimizers[name].step()
@@ -306,6 +317,11 @@ class _Run:
         """Cuts batches into more pieces after memory ran out; another error goes on."""
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
+        if self.updated:
+            raise CaseError(
+                f"memory ran out while weights were updated, at step {self.state.step} of {self.paths.run}; "
+                "start a run with a smaller schedule.batch_size or preset."
+            ) from None
         if self.state.pieces >= self.recipe.schedule.batch_size:
             raise CaseError("not even one slice fits into memory; use a smaller preset or another --device.") from None
         if self.group.device.type == "cuda":
@@ -371,6 +387,8 @@ class _Run:
     def _validation_cases(self) -> tuple[list[Case], dict[str, Path]]:
         data = self.paths.validation or self.paths.data
         cases = [c for c in scan(data).cases if self.paths.validation or c.subject in self.state.held_out]
+        if both := [c.subject for c in cases if c.subject in self.state.subjects]:
+            raise UsageError(f"{both[0]} of {data} is trained on; validate on subjects that the run does not see.")
         return cases[: self.recipe.schedule.validation_subjects], find_segmentations(data)
 
     def _sample(self) -> list[list[np.ndarray]]:
@@ -398,7 +416,7 @@ class _Sitting:
         self._state, self._recipe, self._group, self._clock = state, recipe, group, clock
         self._earlier, self._began = state.minutes, self._clock()
         self._paused = self._share = 0.0
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, int]] = {}
         self._count, self._said = 0, self._clock()
 
     def progress(self) -> float:
@@ -425,7 +443,8 @@ class _Sitting:
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Counts one step."""
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
+            self._sums[name] = total + value, count + 1
         self._count += 1
 
     def due(self) -> bool:
@@ -439,7 +458,7 @@ class _Sitting:
         now = self._clock()
         schedule = self._recipe.schedule
         seen = self._count * schedule.batch_size * schedule.targets * self._group.count
-        values = {name: float(total) / self._count for name, total in self._sums.items()}
+        values = {name: float(total) / count for name, (total, count) in self._sums.items()}
         values["images_per_second"] = seen / max(now - self._said, 1e-9)
         if board is not None:
             board.write(self._state.step, self._state.minutes, values)

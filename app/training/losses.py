@@ -46,9 +46,15 @@ def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, t
 
 def ssim_pixels(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -> Tensor:
     """2D SSIM of every pixel in float32, B x 1 x H x W; arguments as `ssim_loss`."""
+    # The variances are small differences of large numbers, which bfloat16 cannot hold.
+    with torch.autocast(prediction.device.type, enabled=False):
+        return _ssim_pixels(prediction.float(), truth.float(), brain, scale)
+
+
+def _ssim_pixels(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -> Tensor:
     low, high = scale[:, 0, None, None, None], scale[:, 1, None, None, None]
     # Background is 0 in the challenge's volumes, whatever its score here.
-    p, t = ((v.float() - low) / (high - low) * brain for v in (prediction, truth))
+    p, t = ((v - low) / (high - low) * brain for v in (prediction, truth))
     moments = _blur(torch.cat([p, t, p * p, t * t, p * t], dim=1))
     mean_p, mean_t, square_p, square_t, product = moments.chunk(5, dim=1)
     c1, c2 = K1**2, K2**2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from app.cases import Case, find_segmentations, scan
 from app.constants import MODALITIES
 from app.errors import UsageError
-from app.export import export_onnx
+from app.evaluate import Scores
+from app.export import export_onnx, require_onnx_packages
 from app.inference import Machine, choose_device
 from app.intensity import IntensityPredictor
 from app.models import new_generator
@@ -23,7 +24,7 @@ from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.regression import encode, fit_intensity
 from app.training.synthesis import generator_config
-from app.training.validation import JUDGED, means, model_in_memory, score_drops, score_segmenter
+from app.training.validation import JUDGED, JUDGED_SEGMENTER, means, model_in_memory, score_drops, score_segmenter
 from app.weights import MANIFEST, Entry, Manifest, read_manifest, save_generator, save_segmenter
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def publish(
     Args:
         data, cache: what the run was trained on; the cache is `<run>/cache` if not given.
         score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
-            the model it replaces: the one of its name, or the default one if it shall be the default.
+            any model it replaces: the one of its name, and the default one if it shall be the default.
         force: do it all the same.
 
     Raises:
@@ -56,8 +57,11 @@ def publish(
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
     cases, masks = _judges(state, score_on)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
+    if not cases and not force:
+        raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     if state.recipe.task == "segmentation":
-        return _publish_segmenter(state, weights, name, cases, masks, chosen)
+        return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
+    require_onnx_packages()
     subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
     if missing := [n for n in state.subjects if n not in subjects]:
         raise UsageError(f"{data} lacks {missing[0]}, which {run} was trained on; give the folder of that run.")
@@ -72,12 +76,11 @@ def publish(
             network.eval(), state.recipe.data, views, IntensityPredictor.from_json(intensity), chosen
         )
         found = score_drops(model, cases, masks)
-        scores = {"subjects": [c.subject for c in cases], "mean": _round(means(found))}
+        scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
         if not force:
-            _require_better(scores, _replaced(weights, name, make_default), cases, masks, device)
-    elif not force:
-        raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
+            for replaced in _replaced(weights, name, make_default):
+                _require_better(scores, replaced, cases, masks, device)
     entry = save_generator(
         weights,
         name,
@@ -97,7 +100,11 @@ def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, 
     if score_on is None:
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
-    known = {*state.subjects, *state.origin.get("training", {}).get("names", [])}
+    known = set(state.subjects)
+    origin = state.origin
+    while origin:
+        known |= set(origin.get("training", {}).get("names", []))
+        origin = origin.get("training", {}).get("started_from", {})
     if both := [c.subject for c in cases if c.subject in known]:
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on subjects that the run has not seen.")
     if not cases:
@@ -106,51 +113,67 @@ def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, 
 
 
 def _publish_segmenter(
-    state: State, weights: Path, name: str, cases: list[Case], masks: Mapping[str, Path], device: torch.device
+    state: State,
+    weights: Path,
+    name: str,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: torch.device,
+    force: bool,
 ) -> Entry:
     network = Segmenter()
     network.load_state_dict(_rounded(state.average))
     scores: dict[str, Any] = {}
     if cases:
-        found = score_segmenter(network.to(device), cases, masks, state.recipe.data, device)
-        scores = {"subjects": [s.subject for s in found], "mean": _round(means(found))}
+        scores = _scores(score_segmenter(network.to(device), cases, masks, state.recipe.data, device))
+        for _, replaced in [] if force else _replaced(weights, name, make_default=False):
+            before = replaced.details.get("scores", {})
+            if before.get("subjects") != scores["subjects"]:
+                raise UsageError(f"{name!r} has no scores on these subjects to compare with; --force replaces it.")
+            _refuse_worse(scores["mean"], before["mean"], JUDGED_SEGMENTER, name)
     details = _details(state, scores)
     return save_segmenter(
         weights, name, network.widths, _halved(state.average), NORMALIZATION, state.recipe.data.canvas, details
     )
 
 
-def _replaced(weights: Path, name: str, make_default: bool) -> tuple[Manifest, Entry] | None:
-    """The model that the new one would take the place of."""
+def _scores(found: Sequence[Scores]) -> dict[str, Any]:
+    if not found:
+        raise UsageError("no subject of --score-on could be scored; see the messages above.")
+    return {"subjects": list(dict.fromkeys(s.subject for s in found)), "mean": _round(means(found))}
+
+
+def _replaced(weights: Path, name: str, make_default: bool) -> list[tuple[Manifest, Entry]]:
+    """The models that the new one would take the place of: that of its name, and the default if it shall be it."""
     if not (weights / MANIFEST).exists():
-        return None
+        return []
     manifest = read_manifest(weights)
-    chosen = manifest.default if make_default else name
-    if chosen is None or chosen not in manifest.entries:
-        return None
-    return manifest, manifest.entries[chosen]
+    names = dict.fromkeys([name, manifest.default] if make_default else [name])
+    return [(manifest, manifest.entries[n]) for n in names if n is not None and n in manifest.entries]
 
 
 def _require_better(
     scores: Mapping[str, Any],
-    replaced: tuple[Manifest, Entry] | None,
+    replaced: tuple[Manifest, Entry],
     cases: list[Case],
     masks: Mapping[str, Path],
     device: str,
 ) -> None:
-    if replaced is None:
-        return
     manifest, entry = replaced
     if entry.details.get("scores", {}).get("subjects") == scores["subjects"]:
         before = entry.details["scores"]["mean"]
     else:
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
         before = means(score_drops(Synthesizer(entry.name, weights=manifest.folder, device=device).model, cases, masks))
-    worse = [k for k in JUDGED if k in before and scores["mean"][k] < round(before[k], 6)]
-    shown = ", ".join(f"{k} {scores['mean'][k]:.4f} (before {before[k]:.4f})" for k in JUDGED if k in before)
-    if worse:
-        raise UsageError(f"the model is worse than {entry.name!r}, which it would replace: {shown}; --force writes it.")
-    log.info("Better than %s: %s", entry.name, shown)
+    _refuse_worse(scores["mean"], before, JUDGED, entry.name)
+
+
+def _refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
+    both = [k for k in judged if k in before and k in now]
+    shown = ", ".join(f"{k} {now[k]:.4f} (before {before[k]:.4f})" for k in both)
+    if any(now[k] < round(before[k], 6) for k in both):
+        raise UsageError(f"the model is worse than {name!r}, which it would replace: {shown}; --force writes it.")
+    log.info("Not worse than %s: %s", name, shown)
 
 
 def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +184,7 @@ def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": state.recipe.to_json(),
         "seed": state.recipe.seed,
         "steps": state.step,
-        "slices": state.step * schedule.batch_size,
+        "slices": state.step * schedule.batch_size * state.processes,
         "minutes": round(state.minutes, 1),
     }
     if state.origin:

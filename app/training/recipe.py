@@ -230,7 +230,7 @@ def built_in() -> dict[str, str]:
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not path.is_file():
         path = BUILT_IN / f"{path.name}.toml"
     if path in seen:
         raise UsageError(f"recipe {path} extends itself.")
@@ -258,6 +258,8 @@ def _set(form: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         form = form.setdefault(section, {})
+        if not isinstance(form, dict):
+            raise UsageError(f"--set {key}: {section!r} is a value, not a section.")
     form[last] = value
 
 
@@ -340,7 +342,19 @@ def _check(recipe: Recipe, source: str) -> None:
         "data.single_missing and tumour_share are probabilities": all(
             0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
         ),
-        "data.held_out must not be negative": data.held_out >= 0,
+        "seed, data.held_out, schedule.validation_subjects and every augmentation must not be negative": min(
+            recipe.seed,
+            data.held_out,
+            schedule.validation_subjects,
+            *dataclasses.asdict(recipe.augmentation).values(),
+        )
+        >= 0,
+        "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
+        "optimizer.beta1 and beta2 must be from 0 to below 1": all(
+            0 <= b < 1 for b in (optimizer.beta1, optimizer.beta2)
+        ),
+        "the discriminator needs a canvas of 32 pixels or more": min(*data.axial, *data.sagittal, *data.coronal) >= 32
+        or (recipe.losses.adversarial == 0 and recipe.losses.classification == 0),
         "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
         "optimizer.ema must be from 0 to below 1": 0 <= optimizer.ema < 1,
         "no loss may be negative": all(

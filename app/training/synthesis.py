@@ -104,10 +104,9 @@ class SynthesisTask:
         for task in tasks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 found, made = self._losses_of(batch, seen, task)
-            weight = share / len(tasks)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
-            _weighted(found, self.losses, weight).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, found, weight)
+            _weighted(found, self.losses, share).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, found, share / len(tasks))
             results.append((task.target, made))
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
@@ -165,9 +164,8 @@ class SynthesisTask:
                 fake, _ = self.discriminator(image)
                 judge = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
                 named = L.classification_loss(classes, target)
-            weight = share / len(made)
-            (weight * (judge + named)).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, {"judge": judge, "judge_class": named}, weight)
+            (share * (judge + named)).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, {"judge": judge, "judge_class": named}, share / len(made))
 
     @torch.no_grad()
     def example(self, batch: Batch, members: tuple[int, ...], target: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from app.cases import Case, tumour_type
 from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
+from app.errors import CaseError
 from app.evaluate import Scores, summarise
 from app.inference import GPU_BATCH, Machine, SliceRunner, TorchBackend, choose_runtime
 from app.intensity import IntensityPredictor
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 #: What a model is compared by, each the higher the better.
 JUDGED = ("official_healthy", "official_tumour", "ssim_brain")
+JUDGED_SEGMENTER = ("dice_WT", "dice_TC", "dice_ET")
 
 
 def model_in_memory(
@@ -65,7 +67,11 @@ def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) 
         tumour = None if labels is None else np.asarray(labels > 0)
         for target in MODALITIES:
             inputs = {m: v for m, v in volumes.items() if m != target}
-            image = synthesize_case(inputs, target, REFERENCE_OF[target], model)
+            try:
+                image = synthesize_case(inputs, target, REFERENCE_OF[target], model)
+            except CaseError as error:
+                log.warning("%s is not scored on %s: %s", subject, target, error)
+                continue
             made = to_array(image, inputs[REFERENCE_OF[target]].grid)
             values = image_scores(made, volumes[target].data, tumour, first.grid.lps_spacing)
             results.append(Scores(subject, target, values))

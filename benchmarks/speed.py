@@ -1,0 +1,286 @@
+"""What each step away from the released peer's way of running saves, end to end from gzip to gzip, on the processor.
+
+`python -m benchmarks.speed [--repeats 2] [--subjects 1] [--shape small] [--json FILE]`. The first variant does what the
+released 2025 container does, built from our own modules: full width, all sagittal slices at 240 x 240 in batches of 40,
+five encoders, float32, one subject loaded, computed and saved after the other. Each variant adds one step to the one
+before. Every measurement is a fresh process with random weights on phantoms; variants are measured in turn (A B C,
+A B C) and medians reported. Seconds count from the first file opened to the last one written, without starting Python
+and loading weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
+
+from app.batch import run
+from app.config import WEIGHTS_DIR, RunConfig
+from app.constants import MODALITIES, Modality, View
+from app.fuse import fuse_views
+from app.inference import Runtime, SliceRunner, TorchBackend
+from app.intensity import IntensityPredictor, Normalization
+from app.models.generator import PRESETS, Generator, GeneratorConfig
+from app.phantom import make_phantom, write_phantom
+from app.pipeline import Model, finish, prepare
+from app.views import Canvas, Window, place_window
+from app.volume import load_volume, save_image
+from app.weights import Entry, read_manifest, save_generator
+from benchmarks.memory import brats_phantom
+
+TARGET: Modality = "t2f"
+VIEW: View = "sagittal"
+INPUTS = tuple(m for m in MODALITIES if m != TARGET)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of running; the defaults are the released peer's."""
+
+    preset: str = "full"
+    all_encoders: bool = True
+    every_slice: bool = True
+    crop: bool = False
+    precision: str = "fp32"
+    batch: int = 40
+    overlap: bool = False
+
+
+def variants() -> dict[str, Variant]:
+    """The reference, then one step more each."""
+    steps: dict[str, dict[str, Any]] = {
+        "missing encoder dropped": {"all_encoders": False},
+        "empty slices skipped": {"every_slice": False},
+        "brain-centred canvas": {"crop": True},
+        "bf16": {"precision": "bf16"},
+        "batch 1": {"batch": 1},
+        "overlapped reading and writing": {"overlap": True},
+        "half width": {"preset": "half"},
+        "compact width": {"preset": "compact"},
+    }
+    found = {"reference": Variant()}
+    current = Variant()
+    for name, step in steps.items():
+        current = replace(current, **step)
+        found[name] = current
+    return found
+
+
+class _AllEncoders(TorchBackend):
+    """Runs the missing sequence's encoder too, as the released code does."""
+
+    def predict(
+        self,
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> NDArray[np.float32]:
+        count = len(images)
+        present = torch.zeros(count, len(MODALITIES))
+        present[:, list(members)] = 1
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).to(self._dtype).contiguous(memory_format=torch.channels_last)
+            made = self.network(batch, present, torch.full((count,), target), torch.from_numpy(views))
+        out: NDArray[np.float32] = made[:, 0].float().numpy()
+        return out
+
+
+def _canvas(variant: Variant, small: bool) -> Canvas:
+    if small:
+        return Canvas({VIEW: (96, 96)}, "brain" if variant.crop else "volume")
+    return Canvas({VIEW: (176, 144)}) if variant.crop else Canvas({VIEW: (240, 240)}, "volume")
+
+
+def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
+    """Seconds, processor-seconds and peak memory of one variant over all subjects of `folder`."""
+    torch.manual_seed(0)
+    network = Generator(GeneratorConfig(width=PRESETS[variant.preset]))
+    canvas, scheme = _canvas(variant, small), Normalization("volume", background=-1.0)
+    intensity = read_manifest(WEIGHTS_DIR).entry("regression").path_of("intensity").read_bytes()
+    subjects = sorted(p for p in (folder / "in").iterdir())
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    if variant.overlap:
+        save_generator(
+            folder / "w",
+            variant.preset,
+            network.config,
+            network.state_dict(),
+            scheme,
+            canvas,
+            (VIEW,),
+            intensity=intensity,
+        )
+        config = RunConfig(
+            folder / "in", out, weights_dir=folder / "w", model=variant.preset, device="cpu", precision="bf16",
+            overwrite=True, on_error="stop", profile_file=folder / "trace.json",
+        )  # fmt: skip
+        before = _clock()
+        run(config)
+        spent = _since(before)
+        # Loading is no part of a subject; the trace knows when the first one was begun.
+        events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+        begun, ended = min(e["ts"] for e in events), max(e["ts"] + e["dur"] for e in events)
+        networks = sorted((e for e in events if e["name"] == "network"), key=lambda e: e["ts"])
+        busy = sum(e["dur"] for e in networks) / max(networks[-1]["ts"] + networks[-1]["dur"] - networks[0]["ts"], 1)
+        return {**spent, "seconds": (ended - begun) / 1e6, "network_share": busy, "subjects": len(subjects)}
+    kind = _AllEncoders if variant.all_encoders else TorchBackend
+    runtime = Runtime("torch", "cpu", variant.precision, variant.batch, "benchmark")  # type: ignore[arg-type]
+    details = {"views": [VIEW], "canvas": canvas.to_json()}
+    entry = Entry("benchmark", "generator", folder, {"torch": {"sha256": "0" * 64}}, scheme, details)
+    predictor = IntensityPredictor.from_json(json.loads(intensity))
+    model = Model(entry, predictor, runner=SliceRunner(kind(network, runtime), variant.batch), runtime=runtime)
+    before = _clock()
+    for subject in subjects:
+        _one(subject, out, model, variant)
+    return {**_since(before), "subjects": len(subjects)}
+
+
+def _one(subject: Path, out: Path, model: Model, variant: Variant) -> None:
+    volumes = {m: load_volume(subject / f"{subject.name}-{m}.nii.gz") for m in INPUTS}
+    prepared = prepare(volumes, model)
+    shape = prepared.foreground.shape
+    window = place_window(prepared.foreground, VIEW, model.entry.canvas)
+    if variant.every_slice:
+        window = Window(VIEW, window.start, window.size, tuple(range(shape[0])))
+    assert model.runner is not None
+    slices = model.runner.predict(prepared.scores, [window], TARGET, model.background)
+    predicted = fuse_views(slices, [window], shape, model.background)
+    save_image(finish(predicted, prepared, TARGET, "t2w", model), out / f"{subject.name}-{TARGET}.nii.gz")
+
+
+def _clock() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
+def _since(before: tuple[float, float]) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "seconds": time.monotonic() - before[0],
+        "processor_seconds": time.process_time() - before[1],
+        "peak_mib": peak,
+    }
+
+
+def convolution_peak(seconds: float = 3.0) -> float:
+    """The best rate, in GFLOP/s, of a plain bf16 3 x 3 convolution of 256 channels on this processor."""
+    best = 0.0
+    for size in (36, 72):
+        image = torch.randn(4, 256, size, size, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(256, 256, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            F.conv2d(image, weight, padding=1)
+            began, count = time.perf_counter(), 0
+            while time.perf_counter() - began < seconds:
+                F.conv2d(image, weight, padding=1)
+                count += 1
+            spent = time.perf_counter() - began
+        best = max(best, 2.0 * 4 * 256 * 256 * 9 * size * size * count / spent / 1e9)
+    return best
+
+
+def network_rate(preset: str, seconds: float = 5.0) -> float:
+    """GFLOP/s of a generator on single slices in bf16, as inference runs it."""
+    network = Generator(GeneratorConfig(width=PRESETS[preset])).eval()
+    images, present = torch.zeros(1, 4, 176, 144), torch.ones(1, 4)
+    present[0, MODALITIES.index(TARGET)] = 0
+    members = tuple(i for i, m in enumerate(MODALITIES) if m != TARGET)
+    codes = torch.tensor([MODALITIES.index(TARGET)]), torch.tensor([1])
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(images, present, *codes, members=members)
+    backend = TorchBackend(network, Runtime("torch", "cpu", "bf16", 1, "benchmark"))
+    pixels, views = images.numpy(), codes[1].numpy()
+    backend.predict(pixels, members, int(codes[0]), views, None)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        backend.predict(pixels, members, int(codes[0]), views, None)
+        count += 1
+    return float(counter.get_total_flops() * count / (time.perf_counter() - began) / 1e9)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--subjects", type=int, default=1)
+    parser.add_argument("--shape", choices=["brats", "small"], default="brats")
+    parser.add_argument("--only", default="", help="names of variants, separated by commas")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    small = options.shape == "small"
+    if options.child:
+        print(json.dumps(measure(variants()[options.child], options.folder, small)))
+        return
+    chosen = [n for n in variants() if not options.only or n in options.only.split(",")]
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        phantom = make_phantom((80, 96, 72)) if small else brats_phantom()
+        for number in range(options.subjects):
+            write_phantom(phantom, folder / "in", f"s{number:03}", leave_out=(TARGET,))
+        for _ in range(options.repeats):
+            for variant in chosen:
+                command = [sys.executable, "-m", "benchmarks.speed", "--child", variant, "--folder", folder,
+                           "--shape", options.shape]  # fmt: skip
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                results[variant].append(json.loads(done.stdout.splitlines()[-1]))
+    _print(results)
+    peak = convolution_peak()
+    rates = {preset: network_rate(preset) for preset in PRESETS}
+    shares = ", ".join(f"{p} {r:.0f} GFLOP/s ({r / peak:.0%})" for p, r in rates.items())
+    print(f"\nbf16 convolution peak {peak:.0f} GFLOP/s; {shares}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}")
+    if options.json:
+        form = {
+            "results": results,
+            "variants": {n: asdict(variants()[n]) for n in chosen},
+            "peak": peak,
+            "rates": rates,
+        }
+        options.json.write_text(json.dumps(form, indent=1) + "\n")
+
+
+def _print(results: dict[str, list[dict[str, float]]]) -> None:
+    print("| variant | s a subject | processor-s | peak, MiB | times faster than the first | than the one before |")
+    print("|---|---|---|---|---|---|")
+    medians = {
+        name: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for name, runs in results.items() if runs
+    }
+    first = before = next(iter(medians.values()))["seconds"]
+    for name, m in medians.items():
+        each = m["subjects"]
+        print(
+            f"| {name} | {m['seconds'] / each:.1f} | {m['processor_seconds'] / each:.1f} | {m['peak_mib']:.0f} "
+            f"| {first / m['seconds']:.1f} | {before / m['seconds']:.2f} |"
+        )
+        before = m["seconds"]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -91,5 +91,7 @@ def processes(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=12))
     try:
         yield Processes(dist.get_rank(), count, chosen)
+        # A process that leaves while another still talks to it would abort that one.
+        dist.barrier()
     finally:
         dist.destroy_process_group()

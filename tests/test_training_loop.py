@@ -413,7 +413,7 @@ def folder(tmp_path_factory):
 def trained(folder):
     code = main(["train", "smoke", "--data", str(folder / "data"), "--run", str(folder / "run"), "--set",
                  "schedule.steps=2", "--set", "losses.tversky=0", "--set", "schedule.validate_every=0",
-                 "--device", "cpu"])  # fmt: skip
+                 "--set", "data.views=['axial']", "--device", "cpu"])  # fmt: skip
     assert code == ExitCode.OK
     return folder
 
@@ -478,7 +478,8 @@ class TestCommands:
     def test_the_segmenter_is_trained_exported_and_not_run_as_a_model(self, trained, tmp_path, capsys):
         code = main(["train", "segmenter", "--data", str(trained / "data"), "--run", str(tmp_path / "seg"), "--set",
                      "schedule.steps=1", "--set", "schedule.batch_size=2", "--budget-minutes", "5", "--set",
-                     "data.min_brain_pixels=500", "--cache", str(trained / "run" / "cache")])  # fmt: skip
+                     "data.min_brain_pixels=500", "--set", "data.views=['axial']",
+                     "--cache", str(trained / "run" / "cache")])  # fmt: skip
         assert code == ExitCode.OK
         export = ["export", str(tmp_path / "seg"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
                   "--model", "segmenter"]  # fmt: skip

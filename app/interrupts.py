@@ -24,6 +24,11 @@ class Interrupts:
         self._shields = 0
         self._pending: int | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a signal waits for the end of a shield: a loop may end early by it."""
+        return self._pending is not None
+
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Inside, the signals arrive as `Interrupted`."""

@@ -23,10 +23,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.batch import run
@@ -81,25 +80,16 @@ def variants() -> dict[str, Variant]:
     return found
 
 
-class _AllEncoders(TorchBackend):
+class _AllEncoders(nn.Module):
     """Runs the missing sequence's encoder too, as the released code does."""
 
-    def predict(
-        self,
-        images: NDArray[np.float32],
-        members: tuple[int, ...],
-        target: int,
-        views: NDArray[np.int64],
-        intensity: float | None,
-    ) -> NDArray[np.float32]:
-        count = len(images)
-        present = torch.zeros(count, len(MODALITIES))
-        present[:, list(members)] = 1
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self._dtype).contiguous(memory_format=torch.channels_last)
-            made = self.network(batch, present, torch.full((count,), target), torch.from_numpy(views))
-        out: NDArray[np.float32] = made[:, 0].float().numpy()
-        return out
+    def __init__(self, network: Generator) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: torch.Tensor, members: tuple[int, ...]) -> torch.Tensor:
+        made: torch.Tensor = self.network(*inputs)
+        return made
 
 
 def _canvas(variant: Variant, small: bool) -> Canvas:
@@ -141,12 +131,12 @@ def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
         networks = sorted((e for e in events if e["name"] == "network"), key=lambda e: e["ts"])
         busy = sum(e["dur"] for e in networks) / max(networks[-1]["ts"] + networks[-1]["dur"] - networks[0]["ts"], 1)
         return {**spent, "seconds": (ended - begun) / 1e6, "network_share": busy, "subjects": len(subjects)}
-    kind = _AllEncoders if variant.all_encoders else TorchBackend
+    run_as: Any = _AllEncoders(network) if variant.all_encoders else network
     runtime = Runtime("torch", "cpu", variant.precision, variant.batch, "benchmark")  # type: ignore[arg-type]
     details = {"views": [VIEW], "canvas": canvas.to_json()}
     entry = Entry("benchmark", "generator", folder, {"torch": {"sha256": "0" * 64}}, scheme, details)
     predictor = IntensityPredictor.from_json(json.loads(intensity))
-    model = Model(entry, predictor, runner=SliceRunner(kind(network, runtime), variant.batch), runtime=runtime)
+    model = Model(entry, predictor, runner=SliceRunner(TorchBackend(run_as, runtime), variant.batch), runtime=runtime)
     before = _clock()
     for subject in subjects:
         _one(subject, out, model, variant)

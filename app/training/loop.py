@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from app.cases import Case, find_segmentations, scan
 from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.intensity import IntensityPredictor
+from app.interrupts import Interrupted, Interrupts
 from app.models.unet import Segmenter
 from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject, build_cache
@@ -31,6 +29,7 @@ from app.training.logs import RunLog
 from app.training.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
 from app.training.regression import fit_intensity
 from app.training.segmentation import SegmentationTask
+from app.training.sitting import Sitting
 from app.training.synthesis import BACKGROUND, SynthesisTask
 from app.training.validation import means, model_in_memory, score_drops, score_segmenter
 from app.weights import Entry, load_generator, load_segmenter
@@ -39,7 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Updates in a row whose gradients are not finite before a run is given up.
 MAX_SKIPPED = 20
-_LOG_SECONDS = 20.0
+#: Of a validation, what is said.
+_SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
 #: What a resumed run may do otherwise than before.
 _CHANGEABLE = {"schedule.steps", "schedule.budget_minutes", "optimizer.learning_rate", "optimizer.clip_norm"}
 
@@ -125,29 +125,6 @@ def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[
         raise UsageError(f"data.held_out = {held_out} leaves fewer than two of {len(names)} subjects to train on.")
     kept = sorted(np.random.default_rng(seed).choice(names, held_out, replace=False).tolist())
     return [s for s in subjects if s.name not in kept], kept
-
-
-class _Signals:
-    """Remembers the first SIGTERM or SIGINT, for the loop to end between two steps."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-
-    @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
-        previous: dict[int, Any] = {}
-        # Python allows handlers in the main thread only; elsewhere the caller's stay.
-        with contextlib.suppress(ValueError):
-            for wanted in (signal.SIGTERM, signal.SIGINT):
-                previous[wanted] = signal.signal(wanted, self._remember)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _remember(self, number: int, _frame: object) -> None:
-        self.number = self.number or number
 
 
 class _Run:
@@ -247,28 +224,33 @@ class _Run:
 
     # ------------------------------------------------------------ running
 
-    def go(self, clock: Callable[[], float] = time.monotonic) -> Outcome:
-        """Steps, epochs, end."""
-        state, schedule = self.state, self.recipe.schedule
+    def go(self, clock: Callable[[], float]) -> Outcome:
+        """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
         board = RunLog(self._folder()) if self.group.first else None
-        signals = _Signals()
-        sitting = _Sitting(state, self.recipe, self.group, clock)
-        with signals.caught(), sitting.bar(self.group.first) as bar:
+        interrupts, number = Interrupts(), None
+        try:
+            with interrupts.installed(), interrupts.shielded():
+                self._train(board, Sitting(self.state, self.recipe, self.group, clock), interrupts)
+        except Interrupted as interruption:
+            number = interruption.number
+        if board is not None:
+            board.close()
+        return Outcome(self.state, number)
+
+    def _train(self, board: RunLog | None, sitting: Sitting, interrupts: Interrupts) -> None:
+        every = self.recipe.schedule.validate_every
+        with sitting.bar(self.group.first) as bar:
             share = sitting.progress()
-            while share < 1 and not self.group.any(signals.number is not None):
+            while share < 1 and not self.group.any(interrupts.waiting):
                 sitting.add(self._step(share))
                 share = sitting.progress()
                 bar.update(100 * share - bar.n)
-                if state.step % self.epoch_steps == 0:
-                    epoch = state.step // self.epoch_steps
-                    validate = schedule.validate_every > 0 and (share >= 1 or epoch % schedule.validate_every == 0)
-                    self._end_epoch(board, sitting, validate)
+                if self.state.step % self.epoch_steps == 0:
+                    epoch = self.state.step // self.epoch_steps
+                    self._end_epoch(board, sitting, every > 0 and (share >= 1 or epoch % every == 0))
                 elif sitting.due():
                     sitting.report(board, bar)
-            self._end_epoch(board, sitting, validate=share >= 1 and schedule.validate_every > 0)
-        if board is not None:
-            board.close()
-        return Outcome(state, signals.number)
+            self._end_epoch(board, sitting, validate=share >= 1 and every > 0)
 
     def _folder(self) -> Path:
         self.paths.run.mkdir(parents=True, exist_ok=True)
@@ -339,7 +321,7 @@ class _Run:
 
     # ------------------------------------------------------------ epochs
 
-    def _end_epoch(self, board: RunLog | None, sitting: _Sitting, validate: bool) -> None:
+    def _end_epoch(self, board: RunLog | None, sitting: Sitting, validate: bool) -> None:
         """Saves, draws, validates; the first process does, the others wait."""
         if self.ended == self.state.step:
             return
@@ -404,79 +386,6 @@ class _Run:
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
             rows.append([real[target], self.task.example(batch, members, target)[0]])
         return rows
-
-
-_SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
-
-
-class _Sitting:
-    """Clock and running sums of one sitting."""
-
-    def __init__(self, state: State, recipe: Recipe, group: Processes, clock: Callable[[], float]) -> None:
-        self._state, self._recipe, self._group, self._clock = state, recipe, group, clock
-        self._earlier, self._began = state.minutes, self._clock()
-        self._paused = self._share = 0.0
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._count, self._said = 0, self._clock()
-
-    def progress(self) -> float:
-        """How much of the run is over, 0 to 1, by steps or by minutes, whichever is further; the same everywhere."""
-        schedule = self._recipe.schedule
-        by_steps = self._state.step / schedule.steps if schedule.steps else 0.0
-        self._state.minutes = self._earlier + (self._clock() - self._began - self._paused) / 60
-        by_minutes = self._state.minutes / schedule.budget_minutes if schedule.budget_minutes else 0.0
-        # Clocks differ between processes; the first one's counts.
-        self._share = (
-            self._group.agree(min(max(by_steps, by_minutes), 1.0)) if schedule.budget_minutes else min(by_steps, 1.0)
-        )
-        return self._share
-
-    @contextlib.contextmanager
-    def bar(self, shown: bool) -> Iterator[Any]:
-        """A progress bar with images per second and the time left; silent where nobody watches."""
-        layout = "{percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}"
-        with tqdm(
-            total=100.0, initial=100 * self.progress(), bar_format=layout, disable=None if shown else True
-        ) as bar:
-            yield bar
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Counts one step."""
-        for name, value in losses.items():
-            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = total + value, count + 1
-        self._count += 1
-
-    def due(self) -> bool:
-        """Whether it is time to say something."""
-        return self._clock() - self._said > _LOG_SECONDS
-
-    def report(self, board: RunLog | None, bar: Any) -> None:
-        """Logs the means since the last report."""
-        if not self._count:
-            return
-        now = self._clock()
-        schedule = self._recipe.schedule
-        seen = self._count * schedule.batch_size * schedule.targets * self._group.count
-        values = {name: float(total) / count for name, (total, count) in self._sums.items()}
-        values["images_per_second"] = seen / max(now - self._said, 1e-9)
-        if board is not None:
-            board.write(self._state.step, self._state.minutes, values)
-            left = self._state.minutes * (1 - self._share) / self._share if self._share > 0 else math.nan
-            text = "  ".join(
-                f"{k} {v:.4f}" if k != "images_per_second" else f"{v:.1f} images/s" for k, v in values.items()
-            )
-            log.info("step %d  %.1f min, %.0f left  %s", self._state.step, self._state.minutes, left, text)
-        if bar is not None:
-            bar.set_postfix_str(f"{values['images_per_second']:.1f} images/s")
-        self._sums, self._count, self._said = {}, 0, now
-
-    def restart(self) -> None:
-        """Validation and saving are not training: the clock leaves them out."""
-        # What has passed since the last report was spent on them.
-        now = self._clock()
-        self._paused += now - self._said
-        self._said = now
 
 
 def _optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:

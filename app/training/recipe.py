@@ -278,7 +278,7 @@ def _build(cls: type[Any], form: Mapping[str, Any], where: str, source: str) -> 
     values = {}
     for key, value in form.items():
         if key not in known:
-            raise UsageError(f"{source}: unknown key {where + key!r}{_nearest(where + key)}.")
+            raise UsageError(f"{source}: unknown key {where + key!r}{_nearest(where + key)}")
         kind = known[key]
         if dataclasses.is_dataclass(kind):
             values[key] = _build(typing.cast("type[Any]", kind), value, f"{where}{key}.", source)
@@ -302,7 +302,7 @@ def _nearest(key: str) -> str:
     if not near:
         near = [n for m in difflib.get_close_matches(last, [n.rpartition(".")[2] for n in names], 1, 0.5)
                 for n in names if n.rpartition(".")[2] == m]  # fmt: skip
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _cast(kind: Any, value: Any, key: str, source: str) -> Any:

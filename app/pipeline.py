@@ -20,7 +20,7 @@ from app.fuse import fuse_views
 from app.inference import Machine, Runtime, SliceRunner, choose_device, choose_runtime, open_backend
 from app.intensity import Intensity, IntensityPredictor
 from app.models.regression import VoxelwiseRegression
-from app.postprocess import clean
+from app.postprocess import clean, stretch
 from app.preprocess import measure, normalize, restore, vote_foreground
 from app.types import MaskArray, VolumeArray
 from app.views import place_window
@@ -45,6 +45,11 @@ class Model:
         """Score of background voxels; any where the scheme names none, since they are set to 0 in the end."""
         stated = self.entry.normalization.background
         return 0.0 if stated is None else stated
+
+    @property
+    def contrast(self) -> float:
+        """How far what the network makes is brought to a scan's spread (`app.postprocess.stretch`)."""
+        return float(self.entry.details.get("contrast", 0.0))
 
     def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
         """How bright the sequence to be made is, in the file's units."""
@@ -126,7 +131,8 @@ def finish(
 ) -> nib.Nifti1Image:
     """Clears the background, brings scores back to intensities and puts them into the reference's geometry."""
     intensity = model.intensity_of(target, prepared.measured)
-    cleaned = clean(predicted, prepared.foreground, intensity, model.background)
+    stretched = stretch(predicted, prepared.foreground, model.contrast)
+    cleaned = clean(stretched, prepared.foreground, intensity, model.background)
     restored = restore(cleaned, intensity, prepared.foreground)
     grid = prepared.grids[reference]
     return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.scores)))

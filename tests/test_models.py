@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.models.blocks import Encoder
+from app.models.blocks import Encoder, group_norm
 from app.models.discriminator import Discriminator
 from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.models.unet import CLASSES, PlainConfig, PlainGenerator, Segmenter, code_planes
@@ -218,3 +218,35 @@ class TestLightNetworks:
         network(image)[0][0, 0, 9, 9].backward()
         rows = torch.nonzero(image.grad[0, 0].abs().sum(dim=1)).flatten()
         assert int(rows[-1] - rows[0]) + 1 == 70
+
+
+def test_quick_group_norm_has_torchs_values_and_gradients():
+    torch.manual_seed(0)
+    weight, bias = torch.randn(32), torch.randn(32)
+    images = torch.randn(2, 32, 12, 20) + 0.5
+    slopes = torch.randn_like(images)
+
+    def results(norm, dtype):
+        x = images.to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+        w, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+        out = norm(x, 8, w, b)
+        out.backward(slopes.to(out))
+        return [t.float() for t in (out.detach(), x.grad, w.grad, b.grad)]
+
+    expected = results(torch.nn.functional.group_norm, torch.float32)
+    # Only bfloat16 takes the other way, whose rounding is 2 ** -8.
+    for quick, exact in zip(results(group_norm, torch.bfloat16), expected, strict=True):
+        assert (quick - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_mixed_precision_learns_what_float32_does(network):
+    images, present, target, view = _inputs()
+    grads = []
+    for enabled in (False, True):
+        net = Generator(TINY).eval()
+        net.load_state_dict(network.state_dict())
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made = net(images, present, target, view, members=(0, 2, 3))
+        made.float().square().mean().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(*grads, dim=0) > 0.98

@@ -161,6 +161,20 @@ class TestAlgorithmOne:
         assert task.discriminator is None
         assert set(task.step(source_of(data, cache, recipe), 0, 1, lambda _: True)) == {"l1"}
 
+    def test_enhancing_tumour_counts_in_a_made_t1c_only(self, data, cache):
+        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
+        recipe = small(*off, "losses.enhancing=1", "data.tumour_share=1.0", "schedule.targets=1")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(data, cache, recipe)
+        seen = {}
+        for step in range(12):
+            batch, _, (job,) = task.prepare(source, step)
+            losses = task.step(source, step, 1, lambda _: True)
+            assert ("enhancing" in losses) == (MODALITIES[job.target] == "t1c")
+            if "enhancing" in losses:
+                seen[bool((batch.labels == 3).any())] = float(losses["enhancing"])
+        assert seen[True] > 0
+
     def test_pieces_give_the_gradient_of_the_whole(self, data, cache):
         # L1 is a mean over brain pixels; with slices of unlike brains the pieces' mean differs a little.
         recipe = small("schedule.batch_size=4", "losses.ssim=0", "losses.adversarial=0", "losses.classification=0",

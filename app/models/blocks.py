@@ -7,12 +7,48 @@ along the channel axis, as in the released weights. It runs either all of them i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: GroupNorm groups per member.
 NORM_GROUPS = 8
+NORM_EPSILON = 1e-5
+
+
+class _ProcessorGroupNorm(torch.autograd.Function):
+    """GroupNorm whose gradient is computed with the channels first.
+
+    Torch's own gradient for bfloat16 with the channels last took 73 ms on one core for 8 x 16 x 144 x 176, this 15 ms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+        out, mean, rstd = torch.ops.aten.native_group_norm(
+            x, weight, bias, *x.shape[:2], x[0, 0].numel(), groups, NORM_EPSILON
+        )
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.groups = groups
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
+            slopes[0].contiguous(), x.contiguous(), mean, rstd, weight,
+            *x.shape[:2], x[0, 0].numel(), ctx.groups, [True, True, True],
+        )  # fmt: skip
+        return dx.to(memory_format=torch.channels_last), None, dweight, dbias
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """GroupNorm of B x C x H x W, by the way that trains fast where this runs."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.requires_grad:
+        out: Tensor = _ProcessorGroupNorm.apply(x, groups, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    return F.group_norm(x, groups, weight, bias, NORM_EPSILON)
 
 
 class GroupedConv2d(nn.Module):
@@ -58,9 +94,9 @@ class GroupedNorm(nn.Module):
     def forward(self, x: Tensor, member: int | None = None) -> Tensor:
         """Same shape out as in."""
         if member is None:
-            return F.group_norm(x, NORM_GROUPS * self.members, self.weight, self.bias)
+            return group_norm(x, NORM_GROUPS * self.members, self.weight, self.bias)
         share = slice(member * self.channels, (member + 1) * self.channels)
-        return F.group_norm(x, NORM_GROUPS, self.weight[share], self.bias[share])
+        return group_norm(x, NORM_GROUPS, self.weight[share], self.bias[share])
 
 
 class PreActivation(nn.Module):

@@ -101,9 +101,9 @@ class Decoder(nn.Module):
         """B x 1 x H x W.
 
         Args:
-            skips: the five stages' joined features, finest first; the finest is not used.
+            skips: the joined features of all stages but the finest, finer first.
         """
-        for block, up, skip in zip(self.blocks, self.ups, skips[:0:-1], strict=True):
+        for block, up, skip in zip(self.blocks, self.ups, skips[::-1], strict=True):
             x = up(block(torch.cat([x, skip], dim=1)))
         out: Tensor = self.head(F.silu(self.norm(self.last(x))))
         return out
@@ -154,13 +154,13 @@ class Generator(nn.Module):
     def encode(
         self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None, grouped: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """The fused bottleneck (B x C x H/16 x W/16), which knows no target yet, and the skips; see `forward`."""
+        """The fused bottleneck (B x C x H/16 x W/16), which knows no target yet, and the decoder's skips."""
         there = present[:, :, None, None].to(images)
         images = images * there + self.config.background * (1 - there)
         stages, features, members = self._run_encoders(images, members, grouped)
         early = self.early(images)
         present = present[:, list(members)]
-        return self.fusion(features, early[-1], present, members), _join_skips(stages, early, present)
+        return self.fusion(features, early[-1], present, members), _join_skips(stages[1:], early[1:], present)
 
     def decode(
         self,

@@ -363,7 +363,7 @@ class _Run:
             return means(score_segmenter(copy.deepcopy(self.task.average), cases, masks, recipe.data, device))
         predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.training]))
         views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-        model = model_in_memory(self.task.average, recipe.data, views, predictor, device)
+        model = model_in_memory(self.task.average, recipe, views, predictor, device)
         return means(score_drops(model, cases, masks))
 
     def _validation_cases(self) -> tuple[list[Case], dict[str, Path]]:

@@ -72,9 +72,7 @@ def publish(
     scores: dict[str, Any] = {}
     if cases:
         views = state.recipe.data.views
-        model = model_in_memory(
-            network.eval(), state.recipe.data, views, IntensityPredictor.from_json(intensity), chosen
-        )
+        model = model_in_memory(network.eval(), state.recipe, views, IntensityPredictor.from_json(intensity), chosen)
         found = score_drops(model, cases, masks)
         scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
@@ -90,7 +88,7 @@ def publish(
         state.recipe.data.canvas,
         state.recipe.data.views,
         intensity=encode(intensity),
-        details=_details(state, scores),
+        details={"contrast": state.recipe.output.contrast, **_details(state, scores)},
         make_default=make_default,
     )
     return export_onnx(entry)

@@ -105,6 +105,7 @@ class LossRecipe:
         cycle: mean absolute error of the second pass, which sees the first's result.
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
         tversky: focal Tversky of the frozen segmenter's answer.
+        enhancing: mean absolute error in the enhancing tumour of a T1c, which the mean over the brain drowns.
         segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`.
     """
 
@@ -116,6 +117,7 @@ class LossRecipe:
     ssim: float = 5.0
     ssim_tissue: Literal["whole", "dual"] = "dual"
     tversky: float = 5.0
+    enhancing: float = 0.0
     segmentation: float = 1.0
 
 
@@ -148,6 +150,7 @@ class ScheduleRecipe:
     """How long, how much at once.
 
     Attributes:
+        precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32.
         batch_size: slices per step and process.
         targets: sequences made per batch: 4 is Algorithm 1 of the paper (each in turn), 1 draws one.
         steps, budget_minutes: the run ends, annealed, with whichever comes first; at least one is above 0.
@@ -158,6 +161,7 @@ class ScheduleRecipe:
         validation_subjects: at most so many held-out subjects are used.
     """
 
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     batch_size: int = 64
     targets: int = 4
     steps: int = 0
@@ -167,6 +171,17 @@ class ScheduleRecipe:
     validate_every: int = 1
     validation_views: tuple[View, ...] = VIEWS
     validation_subjects: int = 6
+
+
+@dataclass(frozen=True)
+class OutputRecipe:
+    """How the trained generator is run, beside the views of `DataRecipe`.
+
+    Attributes:
+        contrast: share of the way by which what it makes is brought to a scan's spread (`app.postprocess.stretch`).
+    """
+
+    contrast: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,7 @@ class Recipe:
     losses: LossRecipe = field(default_factory=LossRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    output: OutputRecipe = field(default_factory=OutputRecipe)
 
     def to_json(self) -> dict[str, Any]:
         """For checkpoints and the manifest; `from_json` is the inverse."""
@@ -356,6 +372,7 @@ def _check(recipe: Recipe, source: str) -> None:
         "the discriminator needs a canvas of 32 pixels or more": min(*data.axial, *data.sagittal, *data.coronal) >= 32
         or (recipe.losses.adversarial == 0 and recipe.losses.classification == 0),
         "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
+        "output.contrast must be from 0 to 1": 0 <= recipe.output.contrast <= 1,
         "optimizer.ema must be from 0 to below 1": 0 <= optimizer.ema < 1,
         "no loss may be negative": all(
             v >= 0 for v in dataclasses.asdict(recipe.losses).values() if not isinstance(v, str)

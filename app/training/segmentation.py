@@ -15,7 +15,7 @@ from app.training.augment import vary_geometry, vary_intensities
 from app.training.batches import Batch, Source
 from app.training.losses import focal_tversky_loss
 from app.training.recipe import Recipe
-from app.training.synthesis import BACKGROUND, Update, add_to, placed
+from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
 
 
 class SegmentationTask:
@@ -45,7 +45,7 @@ class SegmentationTask:
         totals: dict[str, Tensor] = {}
         for part, shown in zip(batch.pieces(pieces), seen.chunk(pieces), strict=True):
             share = len(part) / len(batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with mixed_precision(recipe, self.device):
                 logits = self.segmenter(shown, part.views, part.types)
             tversky, entropy = focal_tversky_loss(logits, part.labels), _entropy(logits.float(), part)
             (share * recipe.losses.segmentation * (tversky + entropy)).backward()  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.constants import MODALITIES
+from app.inference import Machine
 from app.models import new_generator
 from app.models.discriminator import Discriminator
 from app.models.generator import PRESETS, Generator, GeneratorConfig
@@ -27,6 +29,7 @@ Net = TypeVar("Net", bound=nn.Module)
 Update = Callable[[str], bool]
 
 assert NORMALIZATION.background is not None
+T1C, ENHANCING = MODALITIES.index("t1c"), 3
 BACKGROUND: float = NORMALIZATION.background
 
 
@@ -102,7 +105,7 @@ class SynthesisTask:
             self.discriminator.requires_grad_(False)
         results = []
         for task in tasks:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with mixed_precision(self.recipe, self.device):
                 found, made = self._losses_of(batch, seen, task)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
             _weighted(found, self.losses, share).backward()  # type: ignore[no-untyped-call]
@@ -123,6 +126,8 @@ class SynthesisTask:
         if weights.ssim > 0:
             tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
             found["ssim"] = L.ssim_loss(made, truth, batch.brain, batch.scale[:, task.target], tumour)
+        if weights.enhancing > 0 and task.target == T1C:
+            found["enhancing"] = L.l1_loss(made, truth, (batch.labels[:, None] == ENHANCING).float())
         if self.discriminator is not None:
             patches, classes = self.discriminator(shown)
             found["adversarial"] = L.adversarial_loss(patches, real=True)
@@ -159,7 +164,7 @@ class SynthesisTask:
         """Adds the discriminator's gradients on real images and on what the generator has just made."""
         assert self.discriminator is not None
         for target, image in made:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with mixed_precision(self.recipe, self.device):
                 real, classes = self.discriminator(_masked(batch.images[:, target : target + 1], batch.brain))
                 fake, _ = self.discriminator(image)
                 judge = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
@@ -175,6 +180,20 @@ class SynthesisTask:
         index = torch.full((len(batch),), target, device=self.device)
         made = self.average(batch.images, present, index, batch.views, members=members)
         return _masked(made.float(), batch.brain)[:, 0].cpu().numpy()
+
+
+def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The context in which networks run: bfloat16 where the recipe and the device agree to it."""
+    wanted = recipe.schedule.precision
+    native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+@functools.cache
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 natively."""
+    machine = Machine.probe()
+    return machine.gpu_bf16 if device.type == "cuda" else machine.cpu_bf16
 
 
 def placed(network: Net, device: torch.device) -> Net:

@@ -24,7 +24,7 @@ from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
 from app.pipeline import Model, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
 from app.training.cache import NORMALIZATION, load_complete, load_labels
-from app.training.recipe import DataRecipe
+from app.training.recipe import DataRecipe, Recipe
 from app.training.synthesis import BACKGROUND
 from app.types import MaskArray, VolumeArray
 from app.views import Canvas, cut, paste, place_window
@@ -40,13 +40,13 @@ JUDGED_SEGMENTER = ("dice_WT", "dice_TC", "dice_ET")
 
 def model_in_memory(
     network: Generator | PlainGenerator,
-    recipe: DataRecipe,
+    recipe: Recipe,
     views: Sequence[View],
     intensity: IntensityPredictor,
     device: torch.device,
 ) -> Model:
     """A copy of a generator as the pipeline runs it."""
-    details = {"views": list(views), "canvas": recipe.canvas.to_json()}
+    details = {"views": list(views), "canvas": recipe.data.canvas.to_json(), "contrast": recipe.output.contrast}
     files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
     entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
     runtime = choose_runtime(files, Machine.probe(), str(device))

@@ -30,6 +30,20 @@ def test_only_brain_pixels_count():
     assert float(L.brain_mean(values, torch.zeros_like(brain))) == 0
 
 
+def test_a_region_counts_as_often_as_its_weight_says():
+    brain = torch.ones(1, 1, 1, 4)
+    region = torch.tensor([1.0, 0, 0, 0]).reshape(1, 1, 1, 4)
+    wrong_inside, wrong_outside = region, region.flip(3)
+
+    def cost(prediction, weight=6.0):
+        truth = torch.zeros_like(brain)
+        return float(L.l1_loss(prediction, truth, brain) + weight * L.region_loss(prediction, truth, brain, region))
+
+    assert cost(wrong_inside) == pytest.approx(7 * cost(wrong_outside))
+    assert cost(wrong_outside) == pytest.approx(0.25)
+    assert float(L.region_loss(wrong_inside, brain * 0, brain, brain * 0)) == 0
+
+
 class TestSsim:
     def test_it_is_the_metrics_own_in_two_dimensions(self):
         made, truth, brain = _pair()

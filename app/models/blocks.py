@@ -31,7 +31,8 @@ class _ProcessorGroupNorm(torch.autograd.Function):
         )
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.groups = groups
-        return out
+        normed: Tensor = out
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:

@@ -105,7 +105,7 @@ class LossRecipe:
         cycle: mean absolute error of the second pass, which sees the first's result.
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
         tversky: focal Tversky of the frozen segmenter's answer.
-        enhancing: mean absolute error in the enhancing tumour of a T1c, which the mean over the brain drowns.
+        enhancing: how many times more the enhancing tumour of a T1c counts in L1.
         segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`.
     """
 

@@ -127,7 +127,8 @@ class SynthesisTask:
             tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
             found["ssim"] = L.ssim_loss(made, truth, batch.brain, batch.scale[:, task.target], tumour)
         if weights.enhancing > 0 and task.target == T1C:
-            found["enhancing"] = L.l1_loss(made, truth, (batch.labels[:, None] == ENHANCING).float())
+            region = (batch.labels[:, None] == ENHANCING).float()
+            found["enhancing"] = L.region_loss(made, truth, batch.brain, region)
         if self.discriminator is not None:
             patches, classes = self.discriminator(shown)
             found["adversarial"] = L.adversarial_loss(patches, real=True)

@@ -39,8 +39,9 @@ check: $(VENV)/dev.stamp ## style and types
 	$(BIN)/ruff format --check app tests benchmarks
 	$(BIN)/mypy
 
-bench: $(VENV)/dev.stamp ## memory and time per subject
-	$(BIN)/python -m benchmarks.memory --preset half
+bench: $(VENV)/dev.stamp ## time and memory per subject, each step beside the released peer's way of running (half an hour)
+	$(BIN)/python -m benchmarks speed --json bench.json
+	$(BIN)/python -m benchmarks memory --preset half
 
 image: ## the container, for CUDA GPUs and processors
 	docker build -t tetrad .

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from app.cli import main
+from app.allocator import start_tuned
 
 if __name__ == "__main__":
+    start_tuned()
+    from app.cli import main
+
     sys.exit(main())

@@ -161,9 +161,9 @@ def _serve(number: int, config: RunConfig, threads: int, tasks: Any, results: An
     events: list[dict[str, Any]] = []
     try:
         with interrupts.installed():
-            worker = Worker(config)
+            worker = Worker(replace(config, jobs=config.jobs or max(1, threads // 2)))
             tell("ready", runtime_of(worker))
-            with Flow(worker, iter(tasks.get, None), readers=max(1, threads // 2)) as flow:
+            with Flow(worker, iter(tasks.get, None)) as flow:
                 try:
                     for outcome in flow:
                         tell("done", outcome)

@@ -36,7 +36,11 @@ def measure(volume: VolumeArray, modality: Modality, normalization: Normalizatio
     brain = volume[volume > 0]
     clip = float(np.percentile(brain, normalization.percentile))
     np.minimum(brain, clip, out=brain)
-    mean, std = float(brain.mean(dtype=np.float64)), float(brain.std(dtype=np.float64))
+    mean = float(brain.mean(dtype=np.float64))
+    # In place, so that no float64 copy of the brain is ever held; the sums are float64 all the same.
+    brain -= np.float32(mean)
+    np.square(brain, out=brain)
+    std = float(np.sqrt(brain.mean(dtype=np.float64)))
     # A two-valued image can be constant below its percentile; its scores are then all 0.
     return Intensity(mean=mean, std=std if std > 1e-6 * mean else max(mean, 1e-6), clip=clip)
 

@@ -7,7 +7,6 @@ and `save_image` (whole or not at all).
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
 import os
@@ -18,6 +17,8 @@ from typing import cast
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
+from isal.igzip_lib import IsalError
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
@@ -40,7 +41,10 @@ _MOST_NEGATIVE = 0.25
 #: Bytes that may follow the last voxel (some writers append).
 _TRAILING_SLACK = 2**24
 #: What nibabel, zlib and the system raise for a damaged or foreign file.
-_READ_ERRORS = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error)
+# isal's stubs call its error an instance.
+_READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]
+    ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error, IsalError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +224,9 @@ def to_image(data: VolumeArray, reference: Grid, description: str = "") -> nib.N
     if description:
         header["descrip"] = description.encode("ascii", "replace")[:79]
     if dtype.kind in "iu":
-        stored = np.clip(np.rint(stored.astype(np.float64)), 0, np.iinfo(dtype).max)
+        # Float32 holds every whole number up to 2 ** 24; only beyond it must a copy be wider.
+        wide = stored if peak < 2**24 else stored.astype(np.float64)
+        stored = np.clip(np.rint(wide), 0, np.iinfo(dtype).max)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = image_class(  # type: ignore[no-untyped-call]
         np.ascontiguousarray(stored, dtype=dtype), header.get_best_affine(), header
@@ -246,7 +252,7 @@ def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:
 
 def encode_image(image: nib.Nifti1Image) -> bytes:
     """The bytes of a `.nii.gz` file; the same image always gives the same bytes (no time, no name inside)."""
-    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    return bytes(igzip.compress(image.to_bytes(), 1, mtime=0))
 
 
 def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
@@ -295,7 +301,7 @@ def _decompressed(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
     if not path.name.lower().endswith(".gz"):
         return image
     limit = _bytes_needed(image) + _TRAILING_SLACK
-    with gzip.open(path) as stream:
+    with igzip.open(path) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise VolumeError(f"{path} is damaged: it holds more data than its header says; copy or export it again.")

@@ -8,7 +8,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -267,30 +267,29 @@ def runtime_of(worker: Worker) -> str:
     return "numpy on cpu in fp32 (a voxel-wise regression needs no more)" if runtime is None else str(runtime)
 
 
-def default_readers(worker: Worker) -> int:
-    """One thread beside a processor's network; beside a GPU's, half of the cores."""
-    runtime = worker.synthesizer.model.runtime
-    if runtime is None or not runtime.device.startswith("cuda"):
-        return 1
-    return max(1, min(MAX_READERS, (os.cpu_count() or 1) // 2))
+def choose_readers(worker: Worker) -> int:
+    """Threads that decode: as asked, else one per 16 cores beside a processor's network, half the cores by a GPU's."""
+    if worker.config.jobs is not None:
+        return worker.config.jobs
+    runtime, cores = worker.synthesizer.model.runtime, os.cpu_count() or 1
+    on_gpu = runtime is not None and runtime.device.startswith("cuda")
+    return max(1, min(MAX_READERS, cores // (2 if on_gpu else 16)))
 
 
 class Flow:
-    """Every subject's outcome, in order; the next are read and the last are written while the network runs.
+    """Every subject's outcome; the next are read and the last are written while the network runs.
 
-    As many as there are readers wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with
-    their number. What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
-
-    Args:
-        readers: threads that decode; a processor's network is slower than one of them, a GPU's needs several.
+    What is read first is computed first: with two readers or more a slow file holds back nobody. As many subjects as
+    there are readers wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with their number.
+    What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
     """
 
-    def __init__(self, worker: Worker, cases: Iterable[Case], readers: int | None = None) -> None:
+    def __init__(self, worker: Worker, cases: Iterable[Case]) -> None:
         self.trace, self.runtime = worker.trace, runtime_of(worker)
         entry = worker.synthesizer.model.entry
         self.model = {"name": entry.name, "sha256": entry.sha256}
         self._worker, self._cases = worker, cases
-        self._readers = readers or default_readers(worker)
+        self._readers = choose_readers(worker)
         self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")
         self._ahead: deque[Future[Job]] = deque()
         self._behind: deque[Future[Outcome]] = deque()
@@ -308,22 +307,28 @@ class Flow:
         waiting = iter(self._cases)
         self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1 + self._readers))
         while self._ahead:
-            job = self._ahead.popleft().result()
+            while (ready := next((f for f in self._ahead if f.done()), None)) is None:
+                # What is written meanwhile is reported, however long the next subject takes to be read.
+                open_ones: list[Future[Any]] = [*self._ahead, *islice(self._behind, 1)]
+                wait(open_ones, return_when=FIRST_COMPLETED)
+                yield from self._give_up_to(WRITE_BEHIND)
+            self._ahead.remove(ready)
+            job = ready.result()
             self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1))
             self._worker.compute(job)
             self._behind.append(self._writer.submit(self._worker.write, job))
             # What the reader and the writer need no more of this subject must not wait for the next one.
-            del job
-            while self._behind and (self._behind[0].done() or len(self._behind) > self._patience):
-                yield from self._give()
+            del job, ready
+            yield from self._give_up_to(self._patience)
         yield from self.rest()
 
     def rest(self) -> Iterator[Outcome]:
         """The outcomes of what was computed and not yet given."""
-        while self._behind:
-            yield from self._give()
+        yield from self._give_up_to(0)
 
-    def _give(self) -> Iterator[Outcome]:
-        # Ticked off only when it was taken: a signal in between must not lose it.
-        yield self._behind[0].result()
-        self._behind.popleft()
+    def _give_up_to(self, patience: int) -> Iterator[Outcome]:
+        """The outcomes that are there, oldest first; waits until no more than `patience` are open."""
+        while self._behind and (self._behind[0].done() or len(self._behind) > patience):
+            # Ticked off only when it was taken: a signal in between must not lose it.
+            yield self._behind[0].result()
+            self._behind.popleft()

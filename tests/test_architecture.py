@@ -12,7 +12,7 @@ import pytest
 APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
-    0: {"constants", "errors", "types"},
+    0: {"allocator", "constants", "errors", "types"},
     1: {"config", "files", "volume", "views", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace"},
     3: {"inference", "fuse", "postprocess", "export"},

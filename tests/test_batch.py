@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -425,3 +426,41 @@ def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_sub
     summary = run(_config(tmp_path, weights_dir))
     assert summary.count("kept") == len(done)
     assert summary.count("made") == 40 - len(done)
+
+
+class TestJobs:
+    def test_a_slow_subject_holds_back_nobody(self, tmp_path, write_subject, weights_dir, monkeypatch):
+        for name in ("a", "b", "c", "d"):
+            write_subject(tmp_path / "in" / name)
+        (tmp_path / "out").mkdir()
+        others, original = threading.Semaphore(0), Worker._read
+
+        def read(self, job):
+            if job.case.subject == "a":
+                # The network drive hangs until all the others are finished.
+                for _ in range(3):
+                    assert others.acquire(timeout=60)
+            original(self, job)
+
+        monkeypatch.setattr(Worker, "_read", read)
+        done, outcomes = [], []
+        with worker.Flow(Worker(_config(tmp_path, weights_dir, jobs=2)), scan(tmp_path / "in").cases) as flow:
+            for outcome in flow:
+                done.append(outcome.subject)
+                outcomes.append(outcome)
+                others.release()
+        assert done == ["b", "c", "d", "a"], outcomes
+        assert _names(tmp_path / "out") == [f"{n}-t2f.nii.gz" for n in "abcd"]
+
+    @pytest.mark.parametrize(
+        "device,cores,asked,threads",
+        [("cpu", 2, None, 1), ("cpu", 64, None, 4), ("cuda:0", 16, None, 8), ("cuda:0", 64, None, 8),
+         ("cuda:0", 2, None, 1), ("cpu", 2, 3, 3)],
+    )  # fmt: skip
+    def test_threads_that_read(self, tmp_path, weights_dir, monkeypatch, device, cores, asked, threads):
+        (tmp_path / "in").mkdir()
+        made = Worker(_config(tmp_path, weights_dir, model="tiny", device="cpu", jobs=asked))
+        runtime = replace(made.synthesizer.model.runtime, device=device)
+        made.synthesizer.model = replace(made.synthesizer.model, runtime=runtime)
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        assert worker.choose_readers(made) == threads

@@ -47,6 +47,13 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where it is native)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="slices per network call; default: the device's")
     p.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="threads that decode the next subjects while the network runs; default: 1 per 16 cores, "
+        "beside a GPU half the cores, at most 8",
+    )
+    p.add_argument(
         "--on-error",
         choices=ON_ERROR,
         help="a subject that cannot be done normally is made by the voxel-wise regression from what can be read "
@@ -88,6 +95,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         backend=options.backend,
         precision=options.precision,
         batch_size=options.batch_size,
+        jobs=options.jobs,
         on_error=options.on_error or ("skip" if hospital else "fallback"),
         complete_all=options.complete_all,
         overwrite=options.overwrite,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -152,3 +154,16 @@ class TestSynthesizer:
         one = np.asarray(_synthesizer(weights_dir, "tiny", batch_size=1)(subject).dataobj).astype(int)
         two = np.asarray(_synthesizer(weights_dir, "tiny", batch_size=16)(subject).dataobj).astype(int)
         assert np.abs(one - two).max() <= 1
+
+
+def test_the_manifests_contrast_spreads_what_the_network_makes(subject, weights_dir):
+    synthesizer = _synthesizer(weights_dir, "tiny")
+    spreads = {}
+    for contrast in (0.0, 1.0):
+        details = {**synthesizer.model.entry.details, "contrast": contrast}
+        synthesizer.model = replace(synthesizer.model, entry=replace(synthesizer.model.entry, details=details))
+        image = synthesizer(subject)
+        values = np.asarray(image.dataobj)
+        spreads[contrast] = values[values > 0].std() / values[values > 0].mean()
+    # An untrained network makes next to a constant; stretched, the image varies as a scan does.
+    assert spreads[1.0] > 2 * spreads[0.0]

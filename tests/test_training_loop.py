@@ -439,8 +439,9 @@ class TestCommands:
         assert "only with scores" in capsys.readouterr().err
         assert self._export(trained, "--score-on", str(trained / "data")) == ExitCode.USAGE
         assert "was trained on" in capsys.readouterr().err
-        assert self._export(trained, "--score-on", str(trained / "unseen")) == ExitCode.OK
+        assert self._export(trained, "--score-on", str(trained / "unseen"), "--contrast", "0.25") == ExitCode.OK
         entry = read_manifest(trained / "w").entry("mine")
+        assert entry.details["contrast"] == 0.25
         assert {"torch", "onnx", "intensity"} <= set(entry.files)
         assert entry.details["scores"]["subjects"] == ["phantom-7"]
         assert {"t1c", "t1n", "t2f", "t2w", "mean"} <= set(entry.details["scores"])

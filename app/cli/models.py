@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import Any
 
-from app.cli.arguments import path, views
+from app.cli.arguments import path, share, views
 from app.config import WEIGHTS_DIR
 from app.errors import ExitCode, UsageError
 
@@ -27,6 +27,12 @@ def add_export(commands: Any) -> None:
     p.add_argument("--data", type=path, metavar="DIR", help="what the run was trained on")
     p.add_argument("--cache", type=path, metavar="DIR", help="its prepared arrays; default: RUN/cache")
     p.add_argument("--score-on", type=path, metavar="DIR", help="complete subjects that the run has not seen")
+    p.add_argument(
+        "--contrast",
+        type=share,
+        metavar="C",
+        help="how far what it makes is brought to a scan's spread, 0 to 1; default: the recipe's",
+    )
     p.add_argument("--make-default", action="store_true", help="make it the manifest's default")
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
     p.add_argument("--device", default="auto", help="as in synthesize")
@@ -52,6 +58,7 @@ def _export(options: argparse.Namespace) -> int:
         data=options.data,
         cache=options.cache,
         score_on=options.score_on,
+        contrast=options.contrast,
         make_default=options.make_default,
         force=options.force,
         device=options.device,

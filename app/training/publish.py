@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def publish(
     data: Path,
     cache: Path | None = None,
     score_on: Path | None = None,
+    contrast: float | None = None,
     make_default: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -48,6 +50,7 @@ def publish(
         data, cache: what the run was trained on; the cache is `<run>/cache` if not given.
         score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
             any model it replaces: the one of its name, and the default one if it shall be the default.
+        contrast: see `app.postprocess.stretch`; the recipe's if not given.
         force: do it all the same.
 
     Raises:
@@ -61,6 +64,9 @@ def publish(
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     if state.recipe.task == "segmentation":
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
+    if contrast is not None:
+        output = replace(state.recipe.output, contrast=contrast)
+        state = replace(state, recipe=replace(state.recipe, output=output))
     require_onnx_packages()
     subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
     if missing := [n for n in state.subjects if n not in subjects]:

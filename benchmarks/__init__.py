@@ -1,1 +1,1 @@
-"""Measurements, each run by `python -m benchmarks.NAME`. Not tests: nothing here passes or fails."""
+"""Measurements, each run by `python -m benchmarks NAME`. Not tests: nothing here passes or fails."""

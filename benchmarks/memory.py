@@ -1,6 +1,6 @@
 """Peak memory and time of one subject on the processor, per width, with untrained weights.
 
-`python -m benchmarks.memory [--preset half] [--precision auto]` starts the command line as a user would, on a phantom
+`python -m benchmarks memory [--preset half] [--precision auto]` starts the command line as a user would, on a phantom
 of BraTS size (240 x 240 x 155, brain of 144 x 176 x 144), and reads the child's peak resident set.
 """
 

@@ -1,6 +1,6 @@
 """Processor time of the official score against torchmetrics' own, on one phantom of BraTS size.
 
-`python -m benchmarks.ssim`. torchmetrics runs once (it takes minutes), ours three times (median).
+`python -m benchmarks ssim`. torchmetrics runs once (it takes minutes), ours three times (median).
 """
 
 from __future__ import annotations

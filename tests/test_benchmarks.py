@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["__init__"]])
+def test_without_a_known_name_it_says_what_there_is(arguments):
+    done = _call(*arguments)
+    assert done.returncode == 2
+    assert "ablation, memory, speed, ssim" in done.stderr
+
+
+def test_options_reach_the_benchmark():
+    done = _call("ablation", "--steps", "7")
+    assert done.returncode == 2
+    assert "--data" in done.stderr
+    assert "Traceback" not in done.stderr

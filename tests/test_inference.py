@@ -23,9 +23,9 @@ class TestRuntime:
         [
             (GPU, {}, "cuda:0", "bf16", 64),
             (OLD_GPU, {}, "cuda:0", "fp16", 64),
-            (CPU, {}, "cpu", "bf16", 1),
-            (Machine(), {}, "cpu", "fp32", 1),
-            (GPU, {"device": "cpu"}, "cpu", "bf16", 1),
+            (CPU, {}, "cpu", "bf16", 8),
+            (Machine(), {}, "cpu", "fp32", 8),
+            (GPU, {"device": "cpu"}, "cpu", "bf16", 8),
             (GPU, {"device": "cuda:1", "precision": "fp32", "batch_size": 7}, "cuda:1", "fp32", 7),
             (GPU, {"backend": "onnx"}, "cuda:0", "fp32", 64),
         ],

@@ -70,7 +70,7 @@ def variants() -> dict[str, Variant]:
         "empty slices skipped": {"every_slice": False},
         "brain-centred canvas": {"crop": True},
         "bf16": {"precision": "bf16"},
-        "memory kept, in huge pages": {"tuned": True},
+        "memory kept in huge pages": {"tuned": True},
         f"batch {CPU_BATCH}": {"batch": CPU_BATCH},
         "overlapped reading and writing": {"overlap": True},
         "half width": {"preset": "half"},

@@ -448,13 +448,12 @@ class TestJobs:
             original(self, job)
 
         monkeypatch.setattr(Worker, "_read", read)
-        done, outcomes = [], []
+        outcomes = []
         with worker.Flow(Worker(_config(tmp_path, weights_dir, jobs=2)), scan(tmp_path / "in").cases) as flow:
             for outcome in flow:
-                done.append(outcome.subject)
                 outcomes.append(outcome)
                 others.release()
-        assert done == ["b", "c", "d", "a"], outcomes
+        assert [(o.subject, o.status) for o in outcomes] == [(n, "made") for n in "bcda"]
         assert _names(tmp_path / "out") == [f"{n}-t2f.nii.gz" for n in "abcd"]
 
     @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def region_loss(prediction: Tensor, truth: Tensor, brain: Tensor, region: Tensor
     Args:
         region: B x 1 x H x W, 1 in the region; no pixel of it costs nothing.
     """
-    return l1_loss(prediction, truth, brain * region) * (brain * region).sum() / brain.sum().clamp(min=1)
+    return brain_mean((prediction.float() - truth).abs() * region, brain)
 
 
 def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, tumour: Tensor | None = None) -> Tensor:

@@ -54,7 +54,8 @@ def publish(
         force: do it all the same.
 
     Raises:
-        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`.
+        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast for a
+            segmenter, which makes no images.
         WeightsError: `weights` cannot be written to.
     """
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
@@ -63,6 +64,8 @@ def publish(
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     if state.recipe.task == "segmentation":
+        if contrast is not None:
+            raise UsageError("a segmenter makes no images; leave out --contrast.")
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
     if contrast is not None:
         output = replace(state.recipe.output, contrast=contrast)

@@ -1,0 +1,70 @@
+"""What a segmenter finds with a synthesised sequence in the place of the real one: Dice against the true masks.
+
+`python -m benchmarks downstream --made DIR --reference DATA [--sequence t1c]`; DIR holds `<subject>-t1c.nii.gz` as
+`synthesize` writes them. The judge is the 2D `segmenter` of `weights/` on axial slices; a generator that it taught (the
+focal Tversky loss) must not be judged by it. The first row is its result on the four real sequences.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.cases import find_segmentations, scan
+from app.config import WEIGHTS_DIR
+from app.constants import MODALITIES, Modality
+from app.evaluate import find_pairs
+from app.metrics.segmentation import segmentation_scores
+from app.preprocess import measure, normalize, vote_foreground
+from app.training.cache import NORMALIZATION, load_complete, load_labels
+from app.training.synthesis import BACKGROUND
+from app.training.validation import segment
+from app.types import VolumeArray
+from app.views import Canvas
+from app.volume import load_volume
+from app.weights import load_segmenter, read_manifest
+
+REGIONS = ("dice_WT", "dice_TC", "dice_ET")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--made", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--sequence", choices=MODALITIES, default="t1c")
+    options = parser.parse_args()
+    entry = read_manifest(WEIGHTS_DIR).entry("segmenter")
+    network, canvas, processor = load_segmenter(entry), Canvas.from_json(entry.details["canvas"]), torch.device("cpu")
+    pairs = find_pairs(options.made, options.reference)[0]
+    made = {p.subject: p.prediction for p in pairs if p.modality == options.sequence}
+    masks = find_segmentations(options.reference)
+    rows: dict[str, list[list[float]]] = {"real": [], f"made {options.sequence}": []}
+    for subject, volumes in load_complete(c for c in scan(options.reference).cases if c.subject in made):
+        truth = load_labels(masks.get(subject), volumes["t1n"].grid, subject)
+        if truth is None:
+            continue
+        real = {m: v.data for m, v in volumes.items()}
+        brain = vote_foreground(real)
+        for name, arrays in zip(rows, (real, {**real, options.sequence: load_volume(made[subject]).data}), strict=True):
+            scores = [_scores(arrays[m], m) for m in MODALITIES]
+            found = segment(network, scores, brain, ("axial",), canvas, subject, processor)
+            values = segmentation_scores(found, truth, volumes["t1n"].grid.lps_spacing)
+            rows[name].append([values[r] for r in REGIONS])
+    print("| sequences | n | WT | TC | ET |\n|---|---|---|---|---|")
+    for name, values_of_all in rows.items():
+        print(
+            f"| {name} | {len(values_of_all)} | "
+            + " | ".join(f"{v:.3f}" for v in np.mean(values_of_all, axis=0))
+            + " |"
+        )
+
+
+def _scores(volume: VolumeArray, modality: Modality) -> VolumeArray:
+    return normalize(volume, measure(volume, modality, NORMALIZATION), BACKGROUND)
+
+
+if __name__ == "__main__":
+    main()

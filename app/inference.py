@@ -6,11 +6,12 @@ onnxruntime, CPU and GPU, are the same to everything above.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from app.views import Window, cut
 from app.weights import Entry, load_generator
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from app.models.generator import Generator
     from app.models.unet import PlainGenerator
 
@@ -157,13 +160,13 @@ class TorchBackend:
         import torch
 
         self._torch = torch
-        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
-        self._device = torch.device(runtime.device)
-        if self._device.type == "cuda":
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
+        self.device = torch.device(runtime.device)
+        if self.device.type == "cuda":
             # The same input gives the same bytes.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
-        network = network.eval().to(self._device, self._dtype)
+        network = network.eval().to(self.device, self.dtype)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def predict(
@@ -176,25 +179,39 @@ class TorchBackend:
     ) -> NDArray[np.float32]:
         """See `Backend.predict`."""
         torch = self._torch
-        count = len(images)
+        with self.telling_of_memory():
+            batch, codes = torch.from_numpy(images).to(self.device, self.dtype), torch.from_numpy(views)
+            out: NDArray[np.float32] = self.run(batch, members, target, codes.to(self.device), intensity).cpu().numpy()
+            return out
+
+    def run(
+        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
+    ) -> Tensor:
+        """Float32 B x H x W scores; as `predict`, with everything on the device."""
+        torch, count = self._torch, len(batch)
+        with torch.inference_mode():
+            present = torch.zeros(count, len(MODALITIES), device=self.device)
+            for member in members:
+                present[:, member] = 1
+            scores: Tensor = self.network(
+                batch.contiguous(memory_format=torch.channels_last),
+                present,
+                torch.full((count,), target, device=self.device),
+                views,
+                None if intensity is None else torch.full((count,), intensity, device=self.device),
+                members=members,
+            )
+            return scores[:, 0].float()
+
+    @contextlib.contextmanager
+    def telling_of_memory(self) -> Iterator[None]:
+        """Torch's ways to say that memory ran out, as MemoryError."""
         try:
-            with torch.inference_mode():
-                batch = torch.from_numpy(images).to(self._device, self._dtype)
-                batch = batch.contiguous(memory_format=torch.channels_last)
-                scores = self.network(
-                    batch,
-                    torch.from_numpy(_presence(members, count)).to(self._device),
-                    torch.full((count,), target, device=self._device),
-                    torch.from_numpy(views).to(self._device),
-                    None if intensity is None else torch.full((count,), intensity, device=self._device),
-                    members=members,
-                )
-                out: NDArray[np.float32] = scores[:, 0].float().cpu().numpy()
-                return out
+            yield
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
+            if isinstance(error, self._torch.OutOfMemoryError) or "allocate memory" in str(error):
+                if self.device.type == "cuda":
+                    self._torch.cuda.empty_cache()
                 raise MemoryError(str(error).splitlines()[0]) from None
             raise
 
@@ -248,13 +265,40 @@ class OnnxBackend:
         return out
 
 
-@dataclass
-class SliceRunner:
-    """A backend with a batch size that shrinks when memory runs out, and stays so."""
+class Batches:
+    """How many slices a call takes: fewer once memory ran out, and it stays so."""
 
-    backend: Backend
-    batch_size: int
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def each(self, count: int, step: Callable[[int, int], None]) -> None:
+        """Calls `step(first, end)` until all of `count` are done.
+
+        Raises:
+            CaseError: not even one slice fits into memory.
+        """
+        done = 0
+        while done < count:
+            end = min(done + self.size, count)
+            try:
+                step(done, end)
+            except MemoryError as error:
+                self._halve(error)
+                continue
+            done = end
+
+    def _halve(self, error: MemoryError) -> None:
+        if self.size == 1:
+            raise CaseError(f"not even one slice fits into the device's memory ({error}); use --device cpu.") from None
+        self.size //= 2
+        log.warning("Memory ran out: batches are now of %d slices.", self.size)
+
+
+class SliceRunner:
+    """Cuts volumes into slices, runs a backend over them and fuses what it makes."""
+
+    def __init__(self, backend: Backend, batch_size: int) -> None:
+        self.backend, self.batches = backend, Batches(batch_size)
 
     def predict(
         self,
@@ -278,37 +322,38 @@ class SliceRunner:
             CaseError: not even one slice fits into memory.
         """
         out = {w.view: np.empty((len(w.slices), *w.size), dtype=np.float32) for w in windows}
-        members = tuple(i for i, m in enumerate(MODALITIES) if m in scores)
-        for group in _by_size(windows):
+        members = members_of(scores)
+
+        def run(group: list[Window]) -> None:
             stacks = {w.view: {m: cut(v, w, background) for m, v in scores.items()} for w in group}
             jobs = [(w.view, i) for w in group for i in range(len(w.slices))]
-            done = 0
-            while done < len(jobs):
-                chunk = jobs[done : done + self.batch_size]
+
+            def step(first: int, end: int) -> None:
+                chunk = jobs[first:end]
                 images = np.full((len(chunk), len(MODALITIES), *group[0].size), background, dtype=np.float32)
                 for row, (view, index) in enumerate(chunk):
                     for member in members:
                         images[row, member] = stacks[view][MODALITIES[member]][index]
                 views = np.array([VIEWS.index(view) for view, _ in chunk], dtype=np.int64)
-                try:
-                    made = self.backend.predict(images, members, MODALITIES.index(target), views, intensity)
-                except MemoryError as error:
-                    self._halve(error)
-                    continue
+                made = self.backend.predict(images, members, MODALITIES.index(target), views, intensity)
                 for (view, index), image in zip(chunk, made, strict=True):
                     out[view][index] = image
-                done += len(chunk)
+
+            self.batches.each(len(jobs), step)
+
+        for group in by_size(windows):
+            run(group)
         return out
 
-    def _halve(self, error: MemoryError) -> None:
-        if self.batch_size == 1:
-            raise CaseError(f"not even one slice fits into the device's memory ({error}); use --device cpu.") from None
-        self.batch_size //= 2
-        self.notes.append(f"memory ran out: batches are now of {self.batch_size} slices.")
-        log.warning("Memory ran out: batches are now of %d slices.", self.batch_size)
+
+def members_of(present: Iterable[Modality]) -> tuple[int, ...]:
+    """Indices of the sequences that are present, in challenge order."""
+    there = set(present)
+    return tuple(i for i, m in enumerate(MODALITIES) if m in there)
 
 
-def _by_size(windows: Sequence[Window]) -> Iterator[list[Window]]:
+def by_size(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Groups of views that can share a batch."""
     for size in dict.fromkeys(w.size for w in windows):
         yield [w for w in windows if w.size == size]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +19,16 @@ from app.config import BACKENDS, PRECISIONS, WEIGHTS_DIR, BackendName, OnError, 
 from app.constants import MODALITIES, Modality
 from app.errors import CaseError, EmptyVolumeError, UsageError, VolumeError, WeightsError
 from app.fuse import fuse_views
-from app.inference import Machine, Runtime, SliceRunner, choose_device, choose_runtime, open_backend
+from app.inference import (
+    Backend,
+    Machine,
+    Runtime,
+    SliceRunner,
+    TorchBackend,
+    choose_device,
+    choose_runtime,
+    open_backend,
+)
 from app.intensity import Intensity, IntensityPredictor
 from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean, stretch
@@ -26,6 +37,9 @@ from app.types import MaskArray, VolumeArray
 from app.views import place_window
 from app.volume import Grid, Volume, load_volume, scale_to_type, to_image
 from app.weights import Entry, Manifest, load_intensity, load_regression, read_manifest
+
+if TYPE_CHECKING:
+    from app.resident import ResidentRunner
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +51,7 @@ class Model:
     entry: Entry
     intensity: IntensityPredictor | None
     regression: VoxelwiseRegression | None = None
-    runner: SliceRunner | None = None
+    runner: SliceRunner | ResidentRunner | None = None
     runtime: Runtime | None = None
 
     @property
@@ -63,16 +77,23 @@ class Prepared:
     """A subject's inputs in model space.
 
     Attributes:
-        scores: float32 per present sequence, axes (left, posterior, superior).
+        arrays: the present sequences in the file's units, float32, axes (left, posterior, superior).
         foreground: where the brain is, same shape.
-        measured: how the scores were made.
+        measured: how the scores are made.
         grids: where each input's voxels lie.
+        background: score of background voxels, if the scheme has one.
     """
 
-    scores: dict[Modality, VolumeArray]
+    arrays: dict[Modality, VolumeArray]
     foreground: MaskArray
     measured: dict[Modality, Intensity]
     grids: dict[Modality, Grid]
+    background: float | None
+
+    @cached_property
+    def scores(self) -> dict[Modality, VolumeArray]:
+        """Float32 per present sequence; not computed where a GPU does it."""
+        return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
 
 
 def synthesize_case(
@@ -106,8 +127,11 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
     if not foreground.any():
         raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
     measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
-    scores = {m: normalize(a, measured[m], scheme.background) for m, a in arrays.items()}
-    return Prepared(scores, foreground, measured, {m: v.grid for m, v in volumes.items()})
+    prepared = Prepared(arrays, foreground, measured, {m: v.grid for m, v in volumes.items()}, scheme.background)
+    if model.runner is None or isinstance(model.runner, SliceRunner):
+        # Here, in the thread that reads, and not in the one that the network waits for.
+        _ = prepared.scores
+    return prepared
 
 
 def predict(prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
@@ -122,6 +146,8 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
     background = model.background
     windows = [place_window(prepared.foreground, view, model.entry.canvas) for view in model.entry.views]
     median = model.entry.details.get("target_medians", {}).get(target)
+    if not isinstance(model.runner, SliceRunner):
+        return model.runner.predict(prepared.arrays, prepared.measured, windows, target, background, median)
     slices = model.runner.predict(prepared.scores, windows, target, background, median)
     return fuse_views(slices, windows, prepared.foreground.shape, background)
 
@@ -135,7 +161,7 @@ def finish(
     cleaned = clean(stretched, prepared.foreground, intensity, model.background)
     restored = restore(cleaned, intensity, prepared.foreground)
     grid = prepared.grids[reference]
-    return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.scores)))
+    return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.arrays)))
 
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
@@ -305,5 +331,14 @@ def _open(entry: Entry, device: str, backend: BackendName, precision: Precision,
             choose_device(device, Machine.probe())
         return Model(entry, intensity, regression=load_regression(entry))
     runtime = choose_runtime(entry.files, Machine.probe(), device, backend, precision, batch_size)
-    runner = SliceRunner(open_backend(entry, runtime), runtime.batch_size)
-    return Model(entry, intensity, runner=runner, runtime=runtime)
+    return Model(entry, intensity, runner=runner_of(open_backend(entry, runtime), runtime), runtime=runtime)
+
+
+def runner_of(backend: Backend, runtime: Runtime) -> SliceRunner | ResidentRunner:
+    """What takes volumes through a backend: on a GPU they stay there, where torch runs them."""
+    if runtime.backend == "torch" and runtime.device.startswith("cuda"):
+        from app.resident import ResidentRunner
+
+        assert isinstance(backend, TorchBackend)
+        return ResidentRunner(backend, runtime.batch_size)
+    return SliceRunner(backend, runtime.batch_size)

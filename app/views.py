@@ -108,7 +108,7 @@ def cut(volume: VolumeArray, window: Window, background: float) -> SliceStack:
     """The window's slices, float32 (len(window.slices), rows, columns), `background` beyond the volume."""
     stack = stack_slices(volume, window.view)
     out = np.full((len(window.slices), *window.size), background, dtype=np.float32)
-    inside, outside = _overlap(window, stack.shape[1:])
+    inside, outside = overlap(window, stack.shape[1:])
     out[:, outside[0], outside[1]] = stack[list(window.slices)][:, inside[0], inside[1]]
     return out
 
@@ -122,13 +122,13 @@ def paste(slices: SliceStack, window: Window, shape: tuple[int, ...], background
     """
     volume = np.full(shape, background, dtype=np.float32)
     stack = stack_slices(volume, window.view)
-    inside, outside = _overlap(window, stack.shape[1:])
+    inside, outside = overlap(window, stack.shape[1:])
     for index, source in zip(window.slices, slices, strict=True):
         stack[index, inside[0], inside[1]] = source[outside[0], outside[1]]
     return volume
 
 
-def _overlap(window: Window, extent: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def overlap(window: Window, extent: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """The common part of window and slice: in the slice's indices, and in the window's."""
     inside, outside = [], []
     for start, size, length in zip(window.start, window.size, extent, strict=True):

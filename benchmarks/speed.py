@@ -154,7 +154,7 @@ def _one(subject: Path, out: Path, model: Model, variant: Variant) -> None:
     window = place_window(prepared.foreground, VIEW, model.entry.canvas)
     if variant.every_slice:
         window = Window(VIEW, window.start, window.size, tuple(range(shape[0])))
-    assert model.runner is not None
+    assert isinstance(model.runner, SliceRunner)
     slices = model.runner.predict(prepared.scores, [window], TARGET, model.background)
     predicted = fuse_views(slices, [window], shape, model.background)
     save_image(finish(predicted, prepared, TARGET, "t2w", model), out / f"{subject.name}-{TARGET}.nii.gz")

@@ -129,7 +129,7 @@ class TestRunner:
         runner = SliceRunner(small, 16)
         made = runner.predict(scores, windows, "t2w", -1.0)
         expected = SliceRunner(large, 16).predict(scores, windows, "t2w", -1.0)
-        assert runner.batch_size == 4
+        assert runner.batches.size == 4
         assert "batches are now of 4 slices" in caplog.text
         for view in VIEWS:
             np.testing.assert_array_equal(made[view], expected[view])

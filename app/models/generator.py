@@ -157,10 +157,11 @@ class Generator(nn.Module):
         """The fused bottleneck (B x C x H/16 x W/16), which knows no target yet, and the decoder's skips."""
         there = present[:, :, None, None].to(images)
         images = images * there + self.config.background * (1 - there)
-        stages, features, members = self._run_encoders(images, members, grouped)
+        stages, features, run = self._run_encoders(images, members, grouped)
         early = self.early(images)
-        present = present[:, list(members)]
-        return self.fusion(features, early[-1], present, members), _join_skips(stages[1:], early[1:], present)
+        shares = present[:, list(run)]
+        skips = _join_skips(stages[1:], early[1:], None if members else shares)
+        return self.fusion(features, early[-1], shares, run), skips
 
     def decode(
         self,
@@ -188,13 +189,23 @@ class Generator(nn.Module):
         return stages, torch.stack(stages[-1], dim=1), members
 
 
-def _join_skips(stages: list[list[Tensor]], early: list[Tensor], present: Tensor) -> list[Tensor]:
-    """Per stage: mean over the present sequences, plus the early encoder's where there are two or more."""
-    count = present.sum(dim=1)
-    several = (count > 1)[:, None, None, None]
+def _join_skips(stages: list[list[Tensor]], early: list[Tensor], present: Tensor | None) -> list[Tensor]:
+    """Per stage: mean over the present sequences, plus the early encoder's where there are two or more.
+
+    Args:
+        present: B x n, 1 where the sequence is there; None where all n are, which needs no weighing.
+    """
+    if present is None:
+        count = len(stages[0])
+        totals = [sum(features[1:], start=features[0]) for features in stages]
+        if count == 1:
+            return totals
+        return [torch.add(first, total, alpha=1 / count) for first, total in zip(early, totals, strict=True)]
+    number = present.sum(dim=1)
+    several = (number > 1)[:, None, None, None]
     joined = []
     for features, first in zip(stages, early, strict=True):
-        weights = (present / count[:, None]).to(first)[:, :, None, None, None]
+        weights = (present / number[:, None]).to(first)[:, :, None, None, None]
         mean = sum(weights[:, i] * feature for i, feature in enumerate(features))
         joined.append(mean + several.to(first) * first)
     return joined

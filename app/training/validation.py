@@ -15,13 +15,13 @@ from app.cases import Case, tumour_type
 from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
 from app.errors import CaseError
 from app.evaluate import Scores, summarise
-from app.inference import GPU_BATCH, Machine, SliceRunner, TorchBackend, choose_runtime
+from app.inference import GPU_BATCH, Machine, TorchBackend, choose_runtime
 from app.intensity import IntensityPredictor
 from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores
 from app.models.generator import Generator
 from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
-from app.pipeline import Model, synthesize_case
+from app.pipeline import Model, runner_of, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
 from app.training.cache import NORMALIZATION, load_complete, load_labels
 from app.training.recipe import DataRecipe, Recipe
@@ -51,7 +51,7 @@ def model_in_memory(
     entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
     runtime = choose_runtime(files, Machine.probe(), str(device))
     backend = TorchBackend(copy.deepcopy(network), runtime)
-    return Model(entry, intensity, runner=SliceRunner(backend, runtime.batch_size), runtime=runtime)
+    return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime)
 
 
 def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) -> list[Scores]:

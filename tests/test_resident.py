@@ -1,0 +1,133 @@
+"""The runner that keeps volumes on a GPU, here on the processor: it must give what the plain one gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app.constants import MODALITIES, VIEWS
+from app.errors import CaseError
+from app.fuse import fuse_views
+from app.inference import Machine, Runtime, SliceRunner, TorchBackend, choose_runtime
+from app.intensity import Normalization
+from app.models.generator import Generator, GeneratorConfig
+from app.pipeline import Synthesizer, runner_of
+from app.preprocess import measure, normalize, vote_foreground
+from app.resident import ResidentRunner
+from app.views import Canvas, place_window
+from app.weights import load_generator, read_manifest
+
+SIZES = {"axial": (32, 48), "sagittal": (48, 32), "coronal": (32, 32)}
+
+
+def _backend(precision: str = "fp32", batch: int = 16) -> TorchBackend:
+    torch.manual_seed(0)
+    network = Generator(GeneratorConfig(width=16))
+    return TorchBackend(network, Runtime("torch", "cpu", precision, batch, "test"))  # type: ignore[arg-type]
+
+
+def _both(phantom, backend, present, target, sizes=SIZES, batch=16):
+    """What the two runners make of one phantom."""
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in present}
+    brain = vote_foreground(arrays)
+    windows = [place_window(brain, v, Canvas(sizes)) for v in VIEWS]
+    scheme = Normalization("volume", background=-1.0)
+    measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
+    scores = {m: normalize(a, measured[m], -1.0) for m, a in arrays.items()}
+    slices = SliceRunner(backend, batch).predict(scores, windows, target, -1.0)
+    plain = fuse_views(slices, windows, brain.shape, -1.0)
+    return plain, ResidentRunner(backend, batch).predict(arrays, measured, windows, target, -1.0)
+
+
+@pytest.mark.parametrize("present,target", [(("t1c", "t1n", "t2w"), "t2f"), (("t2w", "t1n"), "t1c"), (("t2f",), "t1n")])
+def test_float32_is_what_the_plain_runner_makes(phantom, present, target):
+    plain, resident = _both(phantom, _backend(), present, target)
+    assert plain.std() > 0
+    np.testing.assert_array_equal(resident, plain)
+
+
+def test_bf16_is_too(phantom):
+    plain, resident = _both(phantom, _backend("bf16"), ("t1c", "t1n", "t2w"), "t2f")
+    assert np.abs(resident - plain).max() <= 1e-2 * plain.std()
+
+
+def test_windows_that_reach_over_the_edge_and_views_of_one_size(phantom):
+    plain, resident = _both(phantom, _backend(), ("t1c", "t1n"), "t2w", dict.fromkeys(VIEWS, (96, 96)))
+    np.testing.assert_array_equal(resident, plain)
+
+
+def test_the_order_of_the_inputs_does_not_matter(phantom):
+    backend = _backend()
+    one = _both(phantom, backend, ("t1c", "t1n", "t2w"), "t2f")[1]
+    np.testing.assert_array_equal(one, _both(phantom, backend, ("t2w", "t1c", "t1n"), "t2f")[1])
+
+
+def test_one_runner_takes_subjects_of_other_shapes(phantom, weights_dir):
+    entry = read_manifest(weights_dir).entry("tiny")
+    backend = TorchBackend(load_generator(entry), choose_runtime(entry.files, Machine(), precision="fp32"))
+    runner = ResidentRunner(backend, 16)
+    scheme = entry.normalization
+    for crop in (0, 3, 0):
+        arrays = {m: phantom.volumes[m][crop:].astype(np.float32) for m in MODALITIES[:3]}
+        windows = [place_window(vote_foreground(arrays), v, entry.canvas) for v in VIEWS]
+        made = runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
+        assert made.shape == arrays["t1c"].shape
+        assert np.isfinite(made).all()
+
+
+def test_batch_shrinks_when_memory_runs_out(phantom, monkeypatch):
+    backend = _backend()
+    run = backend.run
+
+    def small(batch, *rest):
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(batch, *rest)
+
+    expected, _ = _both(phantom, backend, ("t1c", "t1n"), "t2w")
+    monkeypatch.setattr(backend, "run", small)
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
+    windows = [place_window(vote_foreground(arrays), v, Canvas(SIZES)) for v in VIEWS]
+    scheme = Normalization("volume", background=-1.0)
+    runner = ResidentRunner(backend, 16)
+    made = runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
+    assert runner.batches.size == 4
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_a_subject_that_does_not_fit_says_what_to_do(phantom, monkeypatch):
+    backend = _backend()
+    runner = ResidentRunner(backend, 16)
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(runner, "_upload", exhausted)
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
+    windows = [place_window(vote_foreground(arrays), v, Canvas(SIZES)) for v in VIEWS]
+    scheme = Normalization("volume", background=-1.0)
+    with pytest.raises(CaseError, match="--device cpu"):
+        runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
+
+
+def test_a_gpu_gets_it_and_a_processor_does_not():
+    backend = _backend()
+    assert isinstance(runner_of(backend, Runtime("torch", "cuda:0", "bf16", 64, "")), ResidentRunner)
+    assert isinstance(runner_of(backend, Runtime("torch", "cpu", "fp32", 8, "")), SliceRunner)
+    assert isinstance(runner_of(backend, Runtime("onnx", "cuda:0", "fp32", 64, "")), SliceRunner)
+
+
+def test_the_whole_way_gives_the_same_image(subject, weights_dir):
+    synthesizer = Synthesizer("tiny", weights=weights_dir, device="cpu", precision="fp32")
+    plain = synthesizer(subject["t1c"].parent)
+    runner = synthesizer.model.runner
+    assert isinstance(runner, SliceRunner)
+    assert isinstance(runner.backend, TorchBackend)
+    resident = ResidentRunner(runner.backend, 8)
+    synthesizer.model = replace(synthesizer.model, runner=resident)
+    again = synthesizer(subject["t1c"].parent)
+    np.testing.assert_array_equal(np.asanyarray(again.dataobj), np.asanyarray(plain.dataobj))
+    assert again.header.binaryblock == plain.header.binaryblock

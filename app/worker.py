@@ -268,19 +268,25 @@ def runtime_of(worker: Worker) -> str:
 
 
 def choose_readers(worker: Worker) -> int:
-    """Threads that decode: as asked, else one per 16 cores beside a processor's network, half the cores by a GPU's."""
+    """Threads that decode: as asked, else one per 16 cores beside a processor's network, half the cores by a GPU's.
+
+    Two at least, so that a slow file holds back nobody; but one where a failure ends the run, which keeps the order.
+    """
     if worker.config.jobs is not None:
         return worker.config.jobs
+    if worker.config.on_error == "stop":
+        return 1
     runtime, cores = worker.synthesizer.model.runtime, os.cpu_count() or 1
     on_gpu = runtime is not None and runtime.device.startswith("cuda")
-    return max(1, min(MAX_READERS, cores // (2 if on_gpu else 16)))
+    return max(2, min(MAX_READERS, cores // (2 if on_gpu else 16)))
 
 
 class Flow:
     """Every subject's outcome; the next are read and the last are written while the network runs.
 
-    What is read first is computed first: with two readers or more a slow file holds back nobody. As many subjects as
-    there are readers wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with their number.
+    What is read first is computed first: with two readers, as by default, a slow file holds back nobody. As many
+    subjects as there are readers wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with
+    their number.
     What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
     """
 

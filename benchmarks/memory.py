@@ -7,7 +7,6 @@ of BraTS size (240 x 240 x 155, brain of 144 x 176 x 144), and reads the child's
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
 import subprocess
 import sys
@@ -15,26 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from app.config import WEIGHTS_DIR
 from app.constants import VIEWS
 from app.intensity import Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
-from app.phantom import Phantom, make_phantom, write_phantom
+from app.phantom import write_phantom
 from app.views import Canvas
 from app.weights import read_manifest, save_generator
-
-SHAPE = (240, 240, 155)
-
-
-def brats_phantom() -> Phantom:
-    """A phantom on the grid of BraTS files, its brain as large as an adult's."""
-    small = make_phantom((144, 176, 144))
-    margins = [((n - s) // 2, n - s - (n - s) // 2) for n, s in zip(SHAPE, small.labels.shape, strict=True)]
-    volumes = {m: np.pad(v, margins) for m, v in small.volumes.items()}
-    return Phantom(volumes, np.pad(small.labels, margins), small.affine)
+from benchmarks._common import brats_phantom, machine
 
 
 def write_untrained(folder: Path, preset: str) -> None:
@@ -71,7 +60,7 @@ def main() -> None:
         seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{options.preset} width, three views, one subject: peak {peak:.0f} MiB, {seconds:.1f} s from start to exit")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(machine())
 
 
 if __name__ == "__main__":

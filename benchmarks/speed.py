@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -42,7 +41,7 @@ from app.pipeline import Model, finish, prepare
 from app.views import Canvas, Window, place_window
 from app.volume import load_volume, save_image
 from app.weights import Entry, read_manifest, save_generator
-from benchmarks.memory import brats_phantom
+from benchmarks._common import brats_phantom, machine
 
 TARGET: Modality = "t2f"
 VIEW: View = "sagittal"
@@ -244,7 +243,7 @@ def main() -> None:
     rates = {preset: network_rate(preset) for preset in PRESETS}
     shares = ", ".join(f"{p} {r:.0f} GFLOP/s ({r / peak:.0%})" for p, r in rates.items())
     print(f"\nbf16 convolution peak {peak:.0f} GFLOP/s; {shares}")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}")
+    print(machine())
     if options.json:
         form = {
             "results": results,
@@ -269,14 +268,6 @@ def _print(results: dict[str, list[dict[str, float]]]) -> None:
             f"| {first / m['seconds']:.1f} | {before / m['seconds']:.2f} |"
         )
         before = m["seconds"]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from app.metrics.official import normalise, official_score
-from benchmarks.memory import brats_phantom
+from benchmarks._common import brats_phantom
 
 
 def _theirs(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> float:

@@ -271,7 +271,7 @@ class TestOverlap:
 
         for name, replacement in (("read", reading), ("compute", computing), ("write", writing)):
             monkeypatch.setattr(Worker, name, replacement)
-        summary = run(_config(many, weights_dir))
+        summary = run(_config(many, weights_dir, jobs=1))
         assert [(o.subject, o.status) for o in summary.outcomes] == [(f"s{i}", "made") for i in range(6)]
 
     def test_few_subjects_are_held_at_once(self, many, weights_dir, monkeypatch):
@@ -292,7 +292,7 @@ class TestOverlap:
 
         monkeypatch.setattr(Worker, "read", reading)
         monkeypatch.setattr(Worker, "write", writing)
-        run(_config(many, weights_dir))
+        run(_config(many, weights_dir, jobs=1))
         assert most[0] <= 1 + 1 + 1 + WRITE_BEHIND
 
     def test_stop_leaves_nothing_of_later_subjects(self, many, weights_dir, monkeypatch):
@@ -449,7 +449,7 @@ class TestJobs:
 
         monkeypatch.setattr(Worker, "_read", read)
         outcomes = []
-        with worker.Flow(Worker(_config(tmp_path, weights_dir, jobs=2)), scan(tmp_path / "in").cases) as flow:
+        with worker.Flow(Worker(_config(tmp_path, weights_dir)), scan(tmp_path / "in").cases) as flow:
             for outcome in flow:
                 outcomes.append(outcome)
                 others.release()
@@ -458,8 +458,8 @@ class TestJobs:
 
     @pytest.mark.parametrize(
         "device,cores,asked,threads",
-        [("cpu", 2, None, 1), ("cpu", 64, None, 4), ("cuda:0", 16, None, 8), ("cuda:0", 64, None, 8),
-         ("cuda:0", 2, None, 1), ("cpu", 2, 3, 3)],
+        [("cpu", 2, None, 2), ("cpu", 64, None, 4), ("cuda:0", 16, None, 8), ("cuda:0", 64, None, 8),
+         ("cuda:0", 2, None, 2), ("cpu", 2, 3, 3), ("cpu", 2, 1, 1)],
     )  # fmt: skip
     def test_threads_that_read(self, tmp_path, weights_dir, monkeypatch, device, cores, asked, threads):
         (tmp_path / "in").mkdir()
@@ -468,3 +468,5 @@ class TestJobs:
         made.synthesizer.model = replace(made.synthesizer.model, runtime=runtime)
         monkeypatch.setattr("os.cpu_count", lambda: cores)
         assert worker.choose_readers(made) == threads
+        made.config = replace(made.config, on_error="stop")
+        assert worker.choose_readers(made) == (asked or 1)

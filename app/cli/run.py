@@ -51,7 +51,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help="threads that decode the next subjects while the network runs; default: 1 per 16 cores, "
-        "beside a GPU half the cores, at most 8",
+        "beside a GPU half the cores, 2 to 8 (1 with --on-error stop)",
     )
     p.add_argument(
         "--on-error",

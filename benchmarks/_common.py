@@ -1,0 +1,31 @@
+"""What the benchmarks share: a phantom of BraTS size, and the machine in words."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.phantom import Phantom, make_phantom
+
+SHAPE = (240, 240, 155)
+
+
+def brats_phantom() -> Phantom:
+    """A phantom on the grid of BraTS files, its brain as large as an adult's."""
+    small = make_phantom((144, 176, 144))
+    margins = [((n - s) // 2, n - s - (n - s) // 2) for n, s in zip(SHAPE, small.labels.shape, strict=True)]
+    volumes = {m: np.pad(v, margins) for m, v in small.volumes.items()}
+    return Phantom(volumes, np.pad(small.labels, margins), small.affine)
+
+
+def machine() -> str:
+    """Versions, threads and processor, for the line under a table."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.machine()
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}"

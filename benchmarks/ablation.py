@@ -25,6 +25,7 @@ ADVERSARY = ["losses.adversarial=0.025", "losses.classification=0.025", "network
 VARIANTS: dict[str, list[str]] = {
     "compact": [],
     "plain U-Net": ["network.kind='unet'"],
+    "skip at full resolution": ["network.fine_skip=true"],
     "the paper's Algorithm 1 with all losses": [
         "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",
         "losses.feature=1", "losses.tversky=5", "schedule.targets=4", "schedule.batch_size=2",

@@ -250,3 +250,19 @@ def test_mixed_precision_learns_what_float32_does(network):
         made.float().square().mean().backward()
         grads.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     assert torch.nn.functional.cosine_similarity(*grads, dim=0) > 0.98
+
+
+def test_a_skip_at_full_resolution_is_an_option_that_reaches_the_result():
+    torch.manual_seed(0)
+    network = Generator(GeneratorConfig(width=16, fine_skip=True)).eval()
+    images, present, target, view = _inputs()
+    assert GeneratorConfig(**network.config.to_json()) == network.config
+    with torch.inference_mode():
+        fused, skips = network.encode(images, present)
+        assert [s.shape[1:] for s in skips[:2]] == [(16, *images.shape[2:]), (32, *(n // 2 for n in images.shape[2:]))]
+        whole = network.decode(fused, skips, target, view)
+        without = network.decode(fused, [torch.zeros_like(skips[0]), *skips[1:]], target, view)
+        members = tuple(range(4))
+        torch.testing.assert_close(network(images, torch.ones_like(present), target, view, members=members),
+                                   network(images, torch.ones_like(present), target, view))  # fmt: skip
+    assert (whole - without).abs().max() > 1e-4

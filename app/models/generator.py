@@ -30,6 +30,7 @@ class GeneratorConfig:
         width: channels of the first stage, a multiple of 16; the five stages are 1, 2, 4, 8 and 10 times as wide.
         view_code, intensity_code: codes added to the sequence code.
         position, activation: see `Infuser`; the release uses `learned`, and `gelu` with a view code, `silu` without.
+        fine_skip: whether the decoder's last stage sees the encoders' first, at full resolution; not in the release.
         background: input value of background voxels and of every voxel of a missing sequence.
     """
 
@@ -38,6 +39,7 @@ class GeneratorConfig:
     intensity_code: bool = False
     position: Position = "sinusoidal"
     activation: Activation = "gelu"
+    fine_skip: bool = False
     background: float = -1.0
 
     @property
@@ -86,14 +88,15 @@ class Fusion(nn.Module):
 class Decoder(nn.Module):
     """Four stages of skip, residual block and up-sampling, then one channel."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], fine_skip: bool) -> None:
         super().__init__()
+        self.fine_skip = fine_skip
         self.blocks = nn.ModuleList()
         self.ups = nn.ModuleList()
         for skip, after, before in zip(widths[:0:-1], widths[-2::-1], (widths[-1], *widths[-2:0:-1]), strict=True):
             self.blocks.append(ResidualBlock(before + skip, after))
             self.ups.append(Upsample(after))
-        self.last = ResidualBlock(widths[0], widths[0])
+        self.last = ResidualBlock(widths[0] * (1 + fine_skip), widths[0])
         self.norm = GroupedNorm(widths[0])
         self.head = nn.Conv2d(widths[0], 1, 1)
 
@@ -101,10 +104,12 @@ class Decoder(nn.Module):
         """B x 1 x H x W.
 
         Args:
-            skips: the joined features of all stages but the finest, finer first.
+            skips: the joined features of all stages, finer first; the finest only with `fine_skip`.
         """
-        for block, up, skip in zip(self.blocks, self.ups, skips[::-1], strict=True):
+        finest, coarser = (skips[:1], skips[1:]) if self.fine_skip else ([], skips)
+        for block, up, skip in zip(self.blocks, self.ups, coarser[::-1], strict=True):
             x = up(block(torch.cat([x, skip], dim=1)))
+        x = torch.cat([x, *finest], dim=1) if finest else x
         out: Tensor = self.head(F.silu(self.norm(self.last(x))))
         return out
 
@@ -126,7 +131,7 @@ class Generator(nn.Module):
             view_code=config.view_code,
             intensity_code=config.intensity_code,
         )
-        self.decoder = Decoder(widths)
+        self.decoder = Decoder(widths, config.fine_skip)
 
     def forward(
         self,
@@ -160,7 +165,8 @@ class Generator(nn.Module):
         stages, features, run = self._run_encoders(images, members, grouped)
         early = self.early(images)
         shares = present[:, list(run)]
-        skips = _join_skips(stages[1:], early[1:], None if members else shares)
+        first = 0 if self.config.fine_skip else 1
+        skips = _join_skips(stages[first:], early[first:], None if members else shares)
         return self.fusion(features, early[-1], shares, run), skips
 
     def decode(

@@ -28,11 +28,13 @@ class NetworkRecipe:
     Attributes:
         kind: `hybrid` (the hybrid-fusion generator) or `unet` (a plain one of 1.8 million parameters).
         preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
+        fine_skip: as in `app.models.generator.GeneratorConfig`.
         discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
     """
 
     kind: Literal["hybrid", "unet"] = "hybrid"
     preset: Literal["compact", "half", "full"] = "half"
+    fine_skip: bool = False
     discriminator_width: int = 64
 
 

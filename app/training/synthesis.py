@@ -37,7 +37,9 @@ def generator_config(recipe: Recipe) -> GeneratorConfig | PlainConfig:
     """The generator's shape that a recipe asks for."""
     if recipe.network.kind == "unet":
         return PlainConfig(background=BACKGROUND)
-    return GeneratorConfig(width=PRESETS[recipe.network.preset], background=BACKGROUND)
+    return GeneratorConfig(
+        width=PRESETS[recipe.network.preset], fine_skip=recipe.network.fine_skip, background=BACKGROUND
+    )
 
 
 class SynthesisTask:

@@ -1,4 +1,4 @@
-"""What makes a run fast must not change what it makes: each shortcut beside the plain way, with the trained `compact`."""
+"""What makes a run fast must not change what it makes: each shortcut beside the plain way, with a trained network."""
 
 from __future__ import annotations
 

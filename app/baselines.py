@@ -12,12 +12,13 @@ import numpy as np
 from app.cases import Case, scan
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES, Modality
+from app.encode import to_array
 from app.errors import UsageError
 from app.evaluate import Scores
 from app.metrics.image import image_scores
 from app.pipeline import Model, open_fallback, synthesize_case
 from app.types import VolumeArray
-from app.volume import Volume, load_volume, to_array
+from app.volume import Volume, load_volume
 from app.weights import read_manifest
 
 log = logging.getLogger(__name__)

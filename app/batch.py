@@ -21,9 +21,9 @@ from app.config import RunConfig
 from app.errors import ExitCode, NothingToDo, OutputError, UsageError
 from app.files import save_bytes
 from app.fleet import Fleet
-from app.inference import Machine, choose_devices
 from app.interrupts import Interrupted, Interrupts
 from app.report.run import write_run_report
+from app.runtime import Machine, choose_devices
 from app.worker import Flow, Outcome, Status, Worker
 
 log = logging.getLogger(__name__)

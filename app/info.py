@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from app import __version__
-from app.inference import Machine
+from app.runtime import Machine
 from app.weights import Entry, read_manifest
 
 _PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "nibabel", "numpy", "SimpleITK", "safetensors")

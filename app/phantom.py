@@ -12,8 +12,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from app.constants import MODALITIES, Modality
+from app.encode import save_image
 from app.types import VolumeArray
-from app.volume import save_image
 
 #: Brightness of each tissue per sequence, loosely as on 3 T scans.
 _CONTRAST: Final[dict[Modality, dict[str, float]]] = {

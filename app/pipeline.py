@@ -17,25 +17,18 @@ from app import __version__
 from app.cases import Case, Plan, inspect, plan, scan
 from app.config import BACKENDS, PRECISIONS, WEIGHTS_DIR, BackendName, OnError, Precision
 from app.constants import MODALITIES, Modality
+from app.encode import scale_to_type, to_image
 from app.errors import CaseError, EmptyVolumeError, UsageError, VolumeError, WeightsError
 from app.fuse import fuse_views
-from app.inference import (
-    Backend,
-    Machine,
-    Runtime,
-    SliceRunner,
-    TorchBackend,
-    choose_device,
-    choose_runtime,
-    open_backend,
-)
+from app.inference import Backend, SliceRunner, TorchBackend, open_backend
 from app.intensity import Intensity, IntensityPredictor
 from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean, stretch
 from app.preprocess import measure, normalize, restore, vote_foreground
+from app.runtime import Machine, Runtime, choose_device, choose_runtime
 from app.types import MaskArray, VolumeArray
 from app.views import place_window
-from app.volume import Grid, Volume, load_volume, scale_to_type, to_image
+from app.volume import Grid, Volume, load_volume
 from app.weights import Entry, Manifest, load_intensity, load_regression, read_manifest
 
 if TYPE_CHECKING:

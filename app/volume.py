@@ -1,8 +1,7 @@
-"""NIfTI files in, NIfTI files out, without losing a header or trusting an orientation.
+"""NIfTI files in, without losing a header or trusting an orientation; `app.encode` is the way out.
 
-Reading has two steps, because `check` needs only the first: `read_grid` looks at the header,
-`load_volume` decodes the voxels. Writing is `to_image` (voxels into the geometry of a reference)
-and `save_image` (whole or not at all).
+Reading has two steps, because `check` needs only the first: `read_grid` looks at the header, `load_volume` decodes the
+voxels.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from numpy.typing import NDArray
 
 from app.constants import AFFINE_TOLERANCE, MAX_EXTENT, MIN_EXTENT, ORIENTATION
 from app.errors import EmptyVolumeError, VolumeError
-from app.files import save_bytes
 from app.types import Affine, VolumeArray
 
 # nibabel logs what it finds odd in a header, without the file's name; the errors here have it.
@@ -196,79 +194,6 @@ def find_emptiness(grid: Grid) -> str | None:
     return None
 
 
-def to_image(data: VolumeArray, reference: Grid, description: str = "") -> nib.Nifti1Image:
-    """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
-
-    Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
-    files rely on a slope) becomes int16; values beyond the type saturate (see `scale_to_type`).
-
-    Args:
-        data: float32, axes L, P, S, finite, not negative.
-        reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
-        description: what made it, for the header's 79 characters of `descrip`; the reference's own if empty.
-
-    Raises:
-        ValueError: the shapes differ, or a value is negative or not finite.
-    """
-    if data.shape != reference.lps_shape:
-        raise ValueError(f"array of shape {data.shape} does not fit the grid {reference.lps_shape}")
-    peak, low = float(data.max()), float(data.min())
-    if not math.isfinite(peak) or not math.isfinite(low) or low < 0:
-        raise ValueError(f"values from {low} to {peak} are no image intensities")
-    stored = apply_orientation(data, reference.from_lps)
-    header = reference.header.copy()
-    header.set_data_shape(reference.shape)
-    dtype = _output_dtype(header.get_data_dtype(), peak)
-    header.set_data_dtype(dtype)
-    header["cal_min"] = header["cal_max"] = 0
-    if description:
-        header["descrip"] = description.encode("ascii", "replace")[:79]
-    if dtype.kind in "iu":
-        # Float32 holds every whole number up to 2 ** 24; only beyond it must a copy be wider.
-        wide = stored if peak < 2**24 else stored.astype(np.float64)
-        stored = np.clip(np.rint(wide), 0, np.iinfo(dtype).max)
-    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = image_class(  # type: ignore[no-untyped-call]
-        np.ascontiguousarray(stored, dtype=dtype), header.get_best_affine(), header
-    )
-    image.header.set_slope_inter(1, 0)
-    return image
-
-
-def to_array(image: nib.Nifti1Image, grid: Grid) -> VolumeArray:
-    """The L, P, S array of an image that `to_image` made on `grid`."""
-    stored = np.asarray(image.dataobj, dtype=np.float32)
-    return np.ascontiguousarray(apply_orientation(stored, grid.to_lps), dtype=np.float32)
-
-
-def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:
-    """Scales an array down where its peak exceeds what `to_image` can store (the unit of an MRI is arbitrary)."""
-    peak = float(data.max())
-    dtype = _output_dtype(reference.header.get_data_dtype(), peak)
-    if dtype.kind == "f" or peak <= np.iinfo(dtype).max:
-        return data
-    return data * np.float32(np.iinfo(dtype).max / peak)
-
-
-def encode_image(image: nib.Nifti1Image) -> bytes:
-    """The bytes of a `.nii.gz` file; the same image always gives the same bytes (no time, no name inside)."""
-    return bytes(igzip.compress(image.to_bytes(), 1, mtime=0))
-
-
-def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
-    """`encode_image` and `save_bytes`; returns the bytes written.
-
-    Raises:
-        OutputError: as `save_bytes`.
-    """
-    content = encode_image(image)
-    save_bytes(content, path)
-    return content
-
-
-# ---------------------------------------------------------------- reading
-
-
 def _open(path: Path) -> nib.Nifti1Image:
     if path.is_symlink() and not path.exists():
         raise VolumeError(f"{path} is a broken link; restore the file that it points to.")
@@ -393,14 +318,3 @@ def _clean_in_place(data: VolumeArray, path: Path) -> list[str]:
         np.maximum(data, 0, out=data)
         notes.append(f"{path}: {negative} negative voxels were set to 0.")
     return notes
-
-
-# ---------------------------------------------------------------- writing
-
-
-def _output_dtype(stored: np.dtype, peak: float) -> np.dtype:
-    if stored.kind == "f":
-        return np.dtype(np.float32) if stored.itemsize <= 4 else np.dtype(np.float64)
-    # Without the foreign byte order that a file may have.
-    stored = stored.newbyteorder("=")
-    return np.dtype(np.int16) if stored.itemsize == 1 and np.rint(peak) > np.iinfo(stored).max else stored

@@ -19,12 +19,13 @@ import nibabel as nib
 from app.cases import Case, Plan, plan
 from app.config import RunConfig
 from app.constants import Modality
+from app.encode import encode_image
 from app.errors import TetradError, VolumeError
 from app.files import save_bytes
 from app.pipeline import Model, Prepared, Synthesizer, finish, load_inputs, predict, prepare, remarks, synthesize_case
 from app.trace import Trace
 from app.types import VolumeArray
-from app.volume import Volume, encode_image, load_volume, read_grid
+from app.volume import Volume, load_volume, read_grid
 
 log = logging.getLogger(__name__)
 

@@ -32,14 +32,16 @@ from app.allocator import TUNABLES
 from app.batch import run
 from app.config import WEIGHTS_DIR, RunConfig
 from app.constants import MODALITIES, Modality, View
+from app.encode import save_image
 from app.fuse import fuse_views
-from app.inference import CPU_BATCH, Runtime, SliceRunner, TorchBackend
+from app.inference import SliceRunner, TorchBackend
 from app.intensity import IntensityPredictor, Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.phantom import make_phantom, write_phantom
 from app.pipeline import Model, finish, prepare
+from app.runtime import CPU_BATCH, Runtime
 from app.views import Canvas, Window, place_window
-from app.volume import load_volume, save_image
+from app.volume import load_volume
 from app.weights import Entry, read_manifest, save_generator
 from benchmarks._common import brats_phantom, machine
 

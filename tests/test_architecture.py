@@ -13,8 +13,8 @@ APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
-    1: {"config", "files", "volume", "views", "models", "intensity", "interrupts"},
-    2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace"},
+    1: {"config", "files", "volume", "encode", "views", "models", "intensity", "interrupts"},
+    2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
     3: {"inference", "resident", "fuse", "postprocess", "export"},
     4: {"pipeline", "report", "training", "evaluate", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
@@ -22,7 +22,7 @@ FLOORS = {
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
 SAME_FLOOR = {
-    "volume": {"files"},
+    "encode": {"files", "volume"},
     "resident": {"inference"},
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
@@ -62,7 +62,7 @@ def test_nothing_but_the_command_line_imports_training():
     assert {a for a, b in _imports() if b == "training"} <= {"cli", "training"}
 
 
-@pytest.mark.parametrize("module", ["cases", "config", "constants", "errors", "cli", "volume"])
+@pytest.mark.parametrize("module", ["cases", "config", "constants", "errors", "cli", "volume", "encode", "runtime"])
 def test_light_modules_do_not_import_torch(module: str):
     code = f"import sys, app.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

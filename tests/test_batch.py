@@ -21,8 +21,8 @@ from app.cases import scan
 from app.config import RunConfig
 from app.errors import CaseError, DeviceError, NothingToDo, OutputError, UsageError, WeightsError
 from app.fleet import Fleet
-from app.inference import Machine, choose_devices
 from app.pipeline import Prepared
+from app.runtime import Machine, choose_devices
 from app.worker import WRITE_BEHIND, Worker
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES
 from app.fuse import fuse_views
-from app.inference import Runtime, SliceRunner, TorchBackend
+from app.inference import SliceRunner, TorchBackend
 from app.preprocess import measure, normalize, vote_foreground
+from app.runtime import Runtime
 from app.types import VolumeArray
 from app.views import Window, place_window
 from app.weights import load_generator, read_manifest

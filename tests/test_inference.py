@@ -6,8 +6,9 @@ import pytest
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError, DeviceError, UsageError
 from app.fuse import fuse_views
-from app.inference import Machine, OnnxBackend, SliceRunner, TorchBackend, choose_runtime, open_backend
+from app.inference import OnnxBackend, SliceRunner, TorchBackend, open_backend
 from app.preprocess import vote_foreground
+from app.runtime import Machine, choose_runtime
 from app.views import Canvas, place_window
 from app.weights import load_generator, read_manifest
 

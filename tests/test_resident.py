@@ -11,12 +11,13 @@ import torch
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError
 from app.fuse import fuse_views
-from app.inference import Machine, Runtime, SliceRunner, TorchBackend, choose_runtime
+from app.inference import SliceRunner, TorchBackend
 from app.intensity import Normalization
 from app.models.generator import Generator, GeneratorConfig
 from app.pipeline import Synthesizer, runner_of
 from app.preprocess import measure, normalize, vote_foreground
 from app.resident import ResidentRunner
+from app.runtime import Machine, Runtime, choose_runtime
 from app.views import Canvas, place_window
 from app.weights import load_generator, read_manifest
 

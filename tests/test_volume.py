@@ -11,17 +11,10 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.encode import encode_image, save_image, scale_to_type, to_image
 from app.errors import EmptyVolumeError, OutputError, VolumeError
 from app.files import save_bytes
-from app.volume import (
-    encode_image,
-    find_emptiness,
-    load_volume,
-    read_grid,
-    save_image,
-    scale_to_type,
-    to_image,
-)
+from app.volume import find_emptiness, load_volume, read_grid
 
 RANDOM = np.random.default_rng(0)
 DATA = RANDOM.integers(1, 1000, (33, 40, 36)).astype(np.float64)

@@ -130,7 +130,7 @@ def add_train(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from app.inference import Machine, choose_device
+    from app.runtime import Machine, choose_device
     from app.training.loop import TrainingPaths, train
     from app.training.recipe import load_recipe
     from app.weights import read_manifest

@@ -16,11 +16,11 @@ from app.constants import MODALITIES
 from app.errors import UsageError
 from app.evaluate import Scores
 from app.export import export_onnx, require_onnx_packages
-from app.inference import Machine, choose_device
 from app.intensity import IntensityPredictor
 from app.models import new_generator
 from app.models.unet import Segmenter
 from app.pipeline import Synthesizer
+from app.runtime import Machine, choose_device
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.regression import encode, fit_intensity

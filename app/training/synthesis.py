@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.constants import MODALITIES
-from app.inference import Machine
 from app.models import new_generator
 from app.models.discriminator import Discriminator
 from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.models.unet import PlainConfig, PlainGenerator, Segmenter
+from app.runtime import Machine
 from app.training import losses as L
 from app.training.augment import vary_geometry, vary_intensities
 from app.training.batches import Batch, Source, Task

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from app.cases import Case, tumour_type
 from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
+from app.encode import to_array
 from app.errors import CaseError
 from app.evaluate import Scores, summarise
-from app.inference import GPU_BATCH, Machine, TorchBackend, choose_runtime
+from app.inference import TorchBackend
 from app.intensity import IntensityPredictor
 from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores
@@ -23,12 +24,12 @@ from app.models.generator import Generator
 from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
 from app.pipeline import Model, runner_of, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
+from app.runtime import GPU_BATCH, Machine, choose_runtime
 from app.training.cache import NORMALIZATION, load_complete, load_labels
 from app.training.recipe import DataRecipe, Recipe
 from app.training.synthesis import BACKGROUND
 from app.types import MaskArray, VolumeArray
 from app.views import Canvas, cut, paste, place_window
-from app.volume import to_array
 from app.weights import Entry
 
 log = logging.getLogger(__name__)

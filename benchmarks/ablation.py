@@ -41,6 +41,7 @@ VARIANTS: dict[str, list[str]] = {
     "axial slices only": ["data.views=['axial']"],
     "cycle and feature": ["losses.cycle=0.1", "losses.feature=0.1"],
     "half width": ["network.preset='half'"],
+    "half width, skip at full resolution": ["network.preset='half'", "network.fine_skip=true"],
     "gradient norm 0.1": ["optimizer.clip_norm=0.1"],
     "every sequence in turn": ["schedule.targets=4", "schedule.batch_size=2"],
     "no SSIM": ["losses.ssim=0"],
@@ -52,7 +53,7 @@ COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", default="", help="names of variants, separated by commas")

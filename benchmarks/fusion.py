@@ -1,0 +1,102 @@
+"""What joining views is worth: each view alone, their mean, their median, the mean with mirrored copies, and contrasts.
+
+`python -m benchmarks fusion --data DIR [--model NAME] [--weights DIR] [--contrast 0,0.25,0.4]`: drops each sequence of
+each complete subject of DIR in turn and scores what the model makes of the others in every way from the same slices.
+The ways before the contrasts use the model's own contrast; the contrasts are of the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from app.cases import find_segmentations, scan
+from app.config import WEIGHTS_DIR
+from app.constants import MODALITIES, REFERENCE_OF, Modality
+from app.encode import to_array
+from app.fuse import fuse_views
+from app.inference import SliceRunner
+from app.metrics.image import image_scores
+from app.pipeline import Model, Prepared, Synthesizer, finish, prepare
+from app.training.cache import load_complete, load_labels
+from app.types import VolumeArray
+from app.views import place_window
+from benchmarks._common import machine
+
+COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
+    parser.add_argument("--contrast", default="0,0.25,0.4")
+    options = parser.parse_args()
+    model = Synthesizer(options.model, weights=options.weights, device="cpu").model
+    contrasts = [float(c) for c in options.contrast.split(",")]
+    masks = find_segmentations(options.data)
+    found: dict[str, list[list[float]]] = {}
+    for subject, volumes in load_complete(scan(options.data).cases):
+        first = volumes["t1n"]
+        labels = load_labels(masks.get(subject), first.grid, subject)
+        tumour = None if labels is None else np.asarray(labels > 0)
+        for target in MODALITIES:
+            prepared = prepare({m: v for m, v in volumes.items() if m != target}, model)
+            for name, scores, contrast in _ways(prepared, target, model, contrasts):
+                reference = REFERENCE_OF[target]
+                made = finish(scores, prepared, target, reference, _with_contrast(model, contrast))
+                values = image_scores(
+                    to_array(made, prepared.grids[reference]), volumes[target].data, tumour, first.grid.lps_spacing
+                )
+                found.setdefault(name, []).append([values[c] for c in COLUMNS])
+        print(f"{subject} done", flush=True)
+    print(f"| {model.entry.name} | n | " + " | ".join(COLUMNS) + " |\n" + "|---" * (2 + len(COLUMNS)) + "|")
+    for name, rows in found.items():
+        means = zip(COLUMNS, np.nanmean(rows, axis=0), strict=True)
+        cells = " | ".join(f"{v:.5f}" if c.startswith("official") else f"{v:.4f}" for c, v in means)
+        print(f"| {name} | {len(rows)} | {cells} |")
+    print(machine())
+
+
+def _ways(
+    prepared: Prepared, target: Modality, model: Model, contrasts: list[float]
+) -> Iterator[tuple[str, VolumeArray, float]]:
+    """Name, scores and contrast of each way to join the views."""
+    views = _views(prepared, target, model)
+    mirrored = replace(
+        prepared,
+        arrays={m: np.ascontiguousarray(a[::-1]) for m, a in prepared.arrays.items()},
+        foreground=prepared.foreground[::-1].copy(),
+    )
+    mean = np.mean(list(views.values()), axis=0)
+    for view, scores in views.items():
+        yield f"{view} alone", scores, model.contrast
+    yield "mean", mean, model.contrast
+    yield "median", np.median(list(views.values()), axis=0), model.contrast
+    flipped = np.mean(list(_views(mirrored, target, model).values()), axis=0)[::-1]
+    yield "mean, and of the mirrored brain", (mean + flipped) / 2, model.contrast
+    for contrast in contrasts:
+        yield f"mean, contrast {contrast:g}", mean, contrast
+
+
+def _views(prepared: Prepared, target: Modality, model: Model) -> dict[str, VolumeArray]:
+    """What the network makes of each view."""
+    assert isinstance(model.runner, SliceRunner)
+    windows = [place_window(prepared.foreground, view, model.entry.canvas) for view in model.entry.views]
+    median = model.entry.details.get("target_medians", {}).get(target)
+    slices = model.runner.predict(prepared.scores, windows, target, model.background, median)
+    shape = prepared.foreground.shape
+    return {w.view: fuse_views(slices, [w], shape, model.background) for w in windows}
+
+
+def _with_contrast(model: Model, contrast: float) -> Model:
+    return replace(model, entry=replace(model.entry, details={**model.entry.details, "contrast": contrast}))
+
+
+if __name__ == "__main__":
+    main()

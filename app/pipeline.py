@@ -319,6 +319,8 @@ def _open(entry: Entry, device: str, backend: BackendName, precision: Precision,
         raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
     intensity = load_intensity(entry)
     if entry.kind == "regression":
+        if backend == "onnx" or precision not in {"auto", "fp32"}:
+            raise UsageError(f"model {entry.name!r} is no network; leave out the backend and the precision.")
         if device not in {"auto", "cpu"}:
             # It runs on the processor, but a device that is not there is never passed over in silence.
             choose_device(device, Machine.probe())

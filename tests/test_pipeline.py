@@ -132,6 +132,11 @@ class TestSynthesizer:
         with pytest.raises(UsageError, match="do not exist"):
             Synthesizer("regression", weights=weights_dir, **options)
 
+    @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"backend": "onnx"}])
+    def test_a_regression_takes_no_backend_and_no_precision(self, weights_dir, options):
+        with pytest.raises(UsageError, match="is no network"):
+            Synthesizer("regression", weights=weights_dir, **options)
+
     def test_several_lacking_ask_for_a_target(self, tmp_path, write_subject, weights_dir):
         with pytest.raises(CaseError, match="`target`"):
             _synthesizer(weights_dir)(write_subject(tmp_path / "s", lacks=("t1c", "t2f")))

@@ -22,9 +22,14 @@ from app.weights import read_manifest
 COMMON = ["data.held_out=4", "schedule.validate_every=1", "schedule.epoch_steps=100000",
           "schedule.validation_views=['axial']", "schedule.budget_minutes=0"]  # fmt: skip
 ADVERSARY = ["losses.adversarial=0.025", "losses.classification=0.025", "network.discriminator_width=16"]
+UNET = ["network.kind='unet'"]
 VARIANTS: dict[str, list[str]] = {
     "compact": [],
-    "plain U-Net": ["network.kind='unet'"],
+    "plain U-Net": UNET,
+    "U-Net with adversary and classification": [*UNET, *ADVERSARY],
+    "U-Net with focal Tversky": [*UNET, "losses.tversky=0.5"],
+    "U-Net with every sequence in turn": [*UNET, "schedule.targets=4", "schedule.batch_size=2"],
+    "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "skip at full resolution": ["network.fine_skip=true"],
     "the paper's Algorithm 1 with all losses": [
         "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",
@@ -41,7 +46,7 @@ VARIANTS: dict[str, list[str]] = {
     "axial slices only": ["data.views=['axial']"],
     "cycle and feature": ["losses.cycle=0.1", "losses.feature=0.1"],
     "half width": ["network.preset='half'"],
-    "half width, skip at full resolution": ["network.preset='half'", "network.fine_skip=true"],
+    "half width with skip at full resolution": ["network.preset='half'", "network.fine_skip=true"],
     "gradient norm 0.1": ["optimizer.clip_norm=0.1"],
     "every sequence in turn": ["schedule.targets=4", "schedule.batch_size=2"],
     "no SSIM": ["losses.ssim=0"],

@@ -63,7 +63,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     options = parser.parse_args()
-    chosen = [n for n in VARIANTS if not options.only or n in options.only.split(",")]
+    asked = options.only.split(",") if options.only else list(VARIANTS)
+    if unknown := [name for name in asked if name not in VARIANTS]:
+        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    chosen = [name for name in VARIANTS if name in asked]
     for name in chosen:
         if not _run(name, options):
             return

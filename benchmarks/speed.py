@@ -224,7 +224,10 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(variants()[options.child], options.folder, small)))
         return
-    chosen = [n for n in variants() if not options.only or n in options.only.split(",")]
+    asked = options.only.split(",") if options.only else list(variants())
+    if unknown := [name for name in asked if name not in variants()]:
+        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(variants())}")
+    chosen = [name for name in variants() if name in asked]
     results: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

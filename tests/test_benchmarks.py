@@ -22,3 +22,10 @@ def test_options_reach_the_benchmark():
     assert done.returncode == 2
     assert "--data" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["ablation", "--data", ".", "--out", "."], ["speed"]])
+def test_a_variant_that_does_not_exist_is_named(arguments):
+    done = _call(*arguments, "--only", "no such thing")
+    assert done.returncode == 2
+    assert "no variant 'no such thing'" in done.stderr

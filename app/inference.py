@@ -79,9 +79,10 @@ class TorchBackend:
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
         self.device = torch.device(runtime.device)
         if self.device.type == "cuda":
-            # The same input gives the same bytes.
+            # The same input gives the same bytes, and float32 is float32.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.allow_tf32 = False
         network = network.eval().to(self.device, self.dtype)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -125,7 +126,7 @@ class TorchBackend:
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, self._torch.OutOfMemoryError) or "allocate memory" in str(error):
+            if isinstance(error, self._torch.OutOfMemoryError) or tells_of_memory(error):
                 if self.device.type == "cuda":
                     self._torch.cuda.empty_cache()
                 raise MemoryError(str(error).splitlines()[0]) from None
@@ -144,7 +145,9 @@ class OnnxBackend:
         if runtime.device.startswith("cuda"):
             ort.preload_dlls()
             index = int(runtime.device.partition(":")[2] or 0)
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0}))
+            # No search among convolutions: it would be done again for every batch size, with another result perhaps.
+            cuda = {"device_id": index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
         options = ort.SessionOptions()
         options.log_severity_level = 3
         self._session = ort.InferenceSession(entry.path_of("onnx"), options, providers=providers)
@@ -173,12 +176,19 @@ class OnnxBackend:
         }
         try:
             (scores,) = self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
+        # Its errors share no class but the most general.
+        except Exception as error:
+            if tells_of_memory(error):
                 raise MemoryError(str(error).splitlines()[0]) from None
             raise
         out: NDArray[np.float32] = scores[:, 0]
         return out
+
+
+def tells_of_memory(error: Exception) -> bool:
+    """Whether an error of torch, CUDA's libraries or onnxruntime says that memory ran out."""
+    text = str(error).lower()
+    return any(words in text for words in ("allocate memory", "out of memory", "alloc_failed"))
 
 
 class Batches:

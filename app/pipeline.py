@@ -140,7 +140,8 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
     windows = [place_window(prepared.foreground, view, model.entry.canvas) for view in model.entry.views]
     median = model.entry.details.get("target_medians", {}).get(target)
     if not isinstance(model.runner, SliceRunner):
-        return model.runner.predict(prepared.arrays, prepared.measured, windows, target, background, median)
+        fill = prepared.background is not None
+        return model.runner.predict(prepared.arrays, prepared.measured, windows, target, background, median, fill=fill)
     slices = model.runner.predict(prepared.scores, windows, target, background, median)
     return fuse_views(slices, windows, prepared.foreground.shape, background)
 

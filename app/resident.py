@@ -1,10 +1,12 @@
 """Whole volumes on a GPU: they cross the bus once each way; z-scores, slices and the fusion of views are made there.
 
-The counterpart of `app.inference.SliceRunner` with `app.fuse.fuse_views`, with the same result, for torch alone.
+The counterpart of `app.inference.SliceRunner` with `app.fuse.fuse_views`, for torch alone: the same result, but for the
+rounding of a GPU.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +20,11 @@ from app.intensity import Intensity
 from app.types import VolumeArray
 from app.views import SLICE_AXIS, Window, overlap
 
+log = logging.getLogger(__name__)
+
+#: On a GPU a batch is filled up to a multiple of this: cuDNN plans every convolution anew for each size.
+FILLED = 16
+
 
 class ResidentRunner:
     """Runs a torch network over volumes that stay on its device."""
@@ -25,6 +32,7 @@ class ResidentRunner:
     def __init__(self, backend: TorchBackend, batch_size: int) -> None:
         self.backend, self.batches = backend, Batches(batch_size)
         self._staging = torch.empty(0)
+        self._filled = FILLED if backend.device.type == "cuda" else 1
 
     def predict(
         self,
@@ -34,6 +42,8 @@ class ResidentRunner:
         target: Modality,
         background: float,
         intensity: float | None = None,
+        *,
+        fill: bool = True,
     ) -> VolumeArray:
         """Float32 scores of the target, axes (left, posterior, superior): the mean over the views.
 
@@ -42,13 +52,14 @@ class ResidentRunner:
             measured: how each becomes scores.
             windows: one per view.
             background: score of background voxels, of missing sequences and of what no window reaches.
+            fill: False where background voxels keep the score of their intensity (schemes that name no background).
 
         Raises:
             CaseError: the volumes, or one slice, do not fit into the device's memory.
         """
         try:
             with self.backend.telling_of_memory(), torch.inference_mode():
-                scores = self._scores(volumes, measured, background)
+                scores = self._scores(volumes, measured, background, fill)
                 total = torch.zeros(scores.shape[1:], device=self.backend.device)
                 for group in by_size(windows):
                     stacks = self._run(scores, group, members_of(volumes), target, background, intensity)
@@ -63,7 +74,11 @@ class ResidentRunner:
             raise CaseError(f"the subject does not fit into the device's memory ({error}); use --device cpu.") from None
 
     def _scores(
-        self, volumes: Mapping[Modality, VolumeArray], measured: Mapping[Modality, Intensity], background: float
+        self,
+        volumes: Mapping[Modality, VolumeArray],
+        measured: Mapping[Modality, Intensity],
+        background: float,
+        fill: bool,
     ) -> Tensor:
         """4 x X x Y x Z on the device; a missing sequence is all `background`."""
         raw = self._upload(list(volumes.values()))
@@ -71,7 +86,7 @@ class ResidentRunner:
         for volume, modality in zip(raw, volumes, strict=True):
             m = measured[modality]
             score = (volume.clamp(max=m.clip) - m.mean) / m.std
-            scores[MODALITIES.index(modality)] = torch.where(volume > 0, score, background)
+            scores[MODALITIES.index(modality)] = torch.where(volume > 0, score, background) if fill else score
         return scores
 
     def _upload(self, arrays: list[VolumeArray]) -> Tensor:
@@ -79,7 +94,11 @@ class ResidentRunner:
         shape = (len(arrays), *arrays[0].shape)
         on_gpu = self.backend.device.type == "cuda"
         if self._staging.shape != shape:
-            self._staging = torch.empty(shape, pin_memory=on_gpu)
+            try:
+                self._staging = torch.empty(shape, pin_memory=on_gpu)
+            except RuntimeError as error:
+                log.debug("No page-locked memory (%s): volumes reach the GPU more slowly.", error)
+                self._staging = torch.empty(shape)
         for slot, array in zip(self._staging, arrays, strict=True):
             slot.numpy()[...] = array
         return self._staging.to(self.backend.device, non_blocking=True)
@@ -101,9 +120,12 @@ class ResidentRunner:
 
         def step(first: int, end: int) -> None:
             with self.backend.telling_of_memory():
-                made[first:end] = self.backend.run(
-                    images[first:end], members, MODALITIES.index(target), views[first:end], intensity
-                )
+                chunk, codes = images[first:end], views[first:end]
+                if lacking := -len(chunk) % self._filled:
+                    chunk = torch.cat([chunk, chunk[-1:].expand(lacking, -1, -1, -1)])
+                    codes = torch.cat([codes, codes[-1:].expand(lacking)])
+                scores = self.backend.run(chunk, members, MODALITIES.index(target), codes, intensity)
+                made[first:end] = scores[: end - first]
 
         self.batches.each(len(images), step)
         return torch.split(made, counts)

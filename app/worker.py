@@ -20,7 +20,7 @@ from app.cases import Case, Plan, plan
 from app.config import RunConfig
 from app.constants import Modality
 from app.encode import encode_image
-from app.errors import TetradError, VolumeError
+from app.errors import DeviceError, TetradError, VolumeError
 from app.files import save_bytes
 from app.pipeline import Model, Prepared, Synthesizer, finish, load_inputs, predict, prepare, remarks, synthesize_case
 from app.trace import Trace
@@ -101,14 +101,19 @@ class Worker:
         self.config = config
         self.trace = Trace(keep=config.profile_file is not None)
         # A device or a model that is not there must be known before an hour of work, and when all is kept.
-        self.synthesizer = Synthesizer(
-            config.model,
-            weights=config.weights_dir,
-            device=config.device,
-            backend=config.backend,
-            precision=config.precision,
-            batch_size=config.batch_size,
-        )
+        try:
+            self.synthesizer = Synthesizer(
+                config.model,
+                weights=config.weights_dir,
+                device=config.device,
+                backend=config.backend,
+                precision=config.precision,
+                batch_size=config.batch_size,
+            )
+        except RuntimeError as error:
+            # A GPU that is full, or in another's exclusive use.
+            reason = f"the model could not be loaded on device {config.device} ({str(error).splitlines()[0]})"
+            raise DeviceError(f"{reason}; free it, or use --device cpu.") from None
 
     # ------------------------------------------------------------ the three stages
 
@@ -318,6 +323,8 @@ class Flow:
                 # What is written meanwhile is reported, however long the next subject takes to be read.
                 open_ones: list[Future[Any]] = [*self._ahead, *islice(self._behind, 1)]
                 wait(open_ones, return_when=FIRST_COMPLETED)
+                # A future holds its subject; none may outlive its turn.
+                del open_ones
                 yield from self._give_up_to(WRITE_BEHIND)
             self._ahead.remove(ready)
             job = ready.result()

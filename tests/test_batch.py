@@ -240,6 +240,15 @@ class TestRecord:
         assert len(list((three / "report").glob("*.json"))) == 2
 
 
+def test_a_device_that_cannot_take_the_model_is_told_in_a_sentence(three, weights_dir, monkeypatch):
+    def full(*_args, **_options):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore of it")
+
+    monkeypatch.setattr(worker, "Synthesizer", full)
+    with pytest.raises(DeviceError, match=r"busy or unavailable\); free it, or use --device cpu"):
+        run(_config(three, weights_dir))
+
+
 class TestOverlap:
     @pytest.fixture
     def many(self, tmp_path, write_subject):

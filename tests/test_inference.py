@@ -6,7 +6,7 @@ import pytest
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError, DeviceError, UsageError
 from app.fuse import fuse_views
-from app.inference import OnnxBackend, SliceRunner, TorchBackend, open_backend
+from app.inference import OnnxBackend, SliceRunner, TorchBackend, open_backend, tells_of_memory
 from app.preprocess import vote_foreground
 from app.runtime import Machine, choose_runtime
 from app.views import Canvas, place_window
@@ -182,6 +182,26 @@ class TestBackends:
         monkeypatch.setattr(backend, "network", exhausted)
         with pytest.raises(MemoryError):
             backend.predict(np.zeros((1, 4, 32, 32), np.float32), (0, 1, 2), 3, np.array([0]), None)
+
+    def test_onnxruntime_tells_of_exhausted_memory(self, entry, monkeypatch):
+        backend = OnnxBackend(entry, choose_runtime(entry.files, Machine(), backend="onnx"))
+
+        class Exhausted:
+            def run(self, *_):
+                # Its own errors derive from Exception and nothing nearer.
+                raise type("RuntimeException", (Exception,), {})("Failed to allocate memory for requested buffer")
+
+        monkeypatch.setattr(backend, "_session", Exhausted())
+        with pytest.raises(MemoryError):
+            backend.predict(np.zeros((1, 4, 32, 32), np.float32), (0, 1, 2), 3, np.array([0]), None)
+
+    @pytest.mark.parametrize(
+        "text,memory",
+        [("CUDA error: out of memory", True), ("CUBLAS_STATUS_ALLOC_FAILED when calling", True),
+         ("CUDNN_STATUS_ALLOC_FAILED", True), ("an illegal memory access was encountered", False)],
+    )  # fmt: skip
+    def test_what_tells_of_memory(self, text, memory):
+        assert tells_of_memory(RuntimeError(text)) == memory
 
     def test_telemetry_is_off_before_onnxruntime_is_imported(self, entry, monkeypatch):
         import os

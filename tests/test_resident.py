@@ -99,6 +99,45 @@ def test_batch_shrinks_when_memory_runs_out(phantom, monkeypatch):
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
+def test_batches_filled_up_give_the_same(phantom, monkeypatch):
+    backend, sizes = _backend(), []
+    run = backend.run
+    monkeypatch.setattr(backend, "run", lambda batch, *rest: sizes.append(len(batch)) or run(batch, *rest))
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
+    windows = [place_window(vote_foreground(arrays), v, Canvas(SIZES)) for v in VIEWS]
+    measured = {m: measure(a, m, Normalization("volume", background=-1.0)) for m, a in arrays.items()}
+    plain, filled = ResidentRunner(backend, 20), ResidentRunner(backend, 20)
+    filled._filled = 16
+    expected = plain.predict(arrays, measured, windows, "t2w", -1.0)
+    assert any(n % 16 for n in sizes)
+    sizes.clear()
+    np.testing.assert_allclose(filled.predict(arrays, measured, windows, "t2w", -1.0), expected, atol=1e-5)
+    assert not any(n % 16 for n in sizes)
+
+
+def test_a_scheme_without_a_background_scores_zeros_as_any_voxel(phantom):
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
+    measured = {m: measure(a, m, Normalization("volume")) for m, a in arrays.items()}
+    expected = {m: normalize(a, measured[m], None) for m, a in arrays.items()}
+    scores = ResidentRunner(_backend(), 8)._scores(arrays, measured, 0.0, fill=False)
+    for modality, array in expected.items():
+        np.testing.assert_array_equal(scores[MODALITIES.index(modality)].numpy(), array)
+
+
+def test_memory_that_cannot_be_locked_is_done_without(phantom, monkeypatch):
+    backend = _backend()
+    expected = _both(phantom, backend, ("t1c", "t1n"), "t2w")[1]
+    empty = torch.empty
+
+    def unlocked(*shape, **options):
+        if "pin_memory" in options:
+            raise RuntimeError("cudaHostAlloc: not permitted")
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", unlocked)
+    np.testing.assert_array_equal(_both(phantom, backend, ("t1c", "t1n"), "t2w")[1], expected)
+
+
 def test_a_subject_that_does_not_fit_says_what_to_do(phantom, monkeypatch):
     backend = _backend()
     runner = ResidentRunner(backend, 16)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from app.cases import Case, find_segmentations, scan
 from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
+from app.inference import tells_of_memory
 from app.intensity import IntensityPredictor
 from app.interrupts import Interrupted, Interrupts
 from app.models.unet import Segmenter
@@ -297,7 +298,7 @@ class _Run:
 
     def _make_room(self, error: RuntimeError) -> None:
         """Cuts batches into more pieces after memory ran out; another error goes on."""
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not tells_of_memory(error):
             raise error
         if self.updated:
             raise CaseError(

@@ -42,6 +42,7 @@ check: $(VENV)/dev.stamp ## style and types
 bench: $(VENV)/dev.stamp ## time and memory per subject, each step beside the released peer's way of running (half an hour)
 	$(BIN)/python -m benchmarks speed --json bench.json
 	$(BIN)/python -m benchmarks memory --preset half
+	$(BIN)/python -m benchmarks batch
 
 image: ## the container, for CUDA GPUs and processors
 	docker build -t tetrad .

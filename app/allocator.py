@@ -1,8 +1,8 @@
 """How the process gets its memory, decided before anything large is loaded.
 
 Networks on a processor ask for and return megabytes at every layer. By default glibc gives each such block back to the
-system, which clears it again page by page (4 KB) at the next layer: measured beside each other, two to three times the
-whole run's time in a virtual machine. Kept, and in pages of 2 MB, it costs nothing.
+system, which clears it again page by page (4 KB) at the next layer; in a virtual machine that can take as long as the
+network's own work. Kept, and in pages of 2 MB, it costs nothing. `python -m benchmarks speed` measures it.
 """
 
 from __future__ import annotations

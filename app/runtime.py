@@ -10,8 +10,7 @@ from typing import Any, Literal
 from app.config import BackendName, Precision
 from app.errors import DeviceError, UsageError
 
-#: Slices per call: on a processor eight are faster than one (compact by half, half by 40 %) and sixteen hardly faster
-#: or slower than eight; a GPU wants many.
+#: Slices per call: on a processor few stay near its caches (`python -m benchmarks speed`); a GPU wants many.
 CPU_BATCH = 8
 GPU_BATCH = 64
 

@@ -96,7 +96,7 @@ def test_batch_shrinks_when_memory_runs_out(phantom, monkeypatch):
     runner = ResidentRunner(backend, 16)
     made = runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
     assert runner.batches.size == 4
-    np.testing.assert_allclose(made, expected, atol=1e-5)
+    np.testing.assert_allclose(made, expected, atol=1e-3)
 
 
 def test_batches_filled_up_give_the_same(phantom, monkeypatch):
@@ -111,7 +111,7 @@ def test_batches_filled_up_give_the_same(phantom, monkeypatch):
     expected = plain.predict(arrays, measured, windows, "t2w", -1.0)
     assert any(n % 16 for n in sizes)
     sizes.clear()
-    np.testing.assert_allclose(filled.predict(arrays, measured, windows, "t2w", -1.0), expected, atol=1e-5)
+    np.testing.assert_allclose(filled.predict(arrays, measured, windows, "t2w", -1.0), expected, atol=1e-3)
     assert not any(n % 16 for n in sizes)
 
 

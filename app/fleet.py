@@ -20,7 +20,7 @@ from app.errors import DeviceError, TetradError
 from app.interrupts import Interrupted, Interrupts
 from app.trace import Trace
 from app.weights import read_manifest
-from app.worker import MAX_READERS, Flow, Outcome, Worker, runtime_of
+from app.worker import Flow, Outcome, Worker, runtime_of
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +161,9 @@ def _serve(number: int, config: RunConfig, threads: int, tasks: Any, results: An
     events: list[dict[str, Any]] = []
     try:
         with interrupts.installed():
-            worker = Worker(replace(config, jobs=config.jobs or max(1, min(MAX_READERS, threads // 2))))
+            worker = Worker(config)
             tell("ready", runtime_of(worker))
-            with Flow(worker, iter(tasks.get, None)) as flow:
+            with Flow(worker, iter(tasks.get, None), threads) as flow:
                 try:
                     for outcome in flow:
                         tell("done", outcome)

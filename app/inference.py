@@ -126,7 +126,7 @@ class TorchBackend:
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, self._torch.OutOfMemoryError) or tells_of_memory(error):
+            if tells_of_memory(error):
                 if self.device.type == "cuda":
                     self._torch.cuda.empty_cache()
                 raise MemoryError(str(error).splitlines()[0]) from None
@@ -187,8 +187,8 @@ class OnnxBackend:
 
 def tells_of_memory(error: Exception) -> bool:
     """Whether an error of torch, CUDA's libraries or onnxruntime says that memory ran out."""
-    text = str(error).lower()
-    return any(words in text for words in ("allocate memory", "out of memory", "alloc_failed"))
+    text = f"{type(error).__name__}: {error}".lower()
+    return any(words in text for words in ("outofmemory", "allocate memory", "out of memory", "alloc_failed"))
 
 
 class Batches:
@@ -221,7 +221,7 @@ class Batches:
 
 
 class SliceRunner:
-    """Cuts volumes into slices, runs a backend over them and fuses what it makes."""
+    """Cuts volumes into slices and runs a backend over them."""
 
     def __init__(self, backend: Backend, batch_size: int) -> None:
         self.backend, self.batches = backend, Batches(batch_size)
@@ -247,28 +247,37 @@ class SliceRunner:
         Raises:
             CaseError: not even one slice fits into memory.
         """
-        out = {w.view: np.empty((len(w.slices), *w.size), dtype=np.float32) for w in windows}
-        members = members_of(scores)
-
-        def run(group: list[Window]) -> None:
-            stacks = {w.view: {m: cut(v, w, background) for m, v in scores.items()} for w in group}
-            jobs = [(w.view, i) for w in group for i in range(len(w.slices))]
-
-            def step(first: int, end: int) -> None:
-                chunk = jobs[first:end]
-                images = np.full((len(chunk), len(MODALITIES), *group[0].size), background, dtype=np.float32)
-                for row, (view, index) in enumerate(chunk):
-                    for member in members:
-                        images[row, member] = stacks[view][MODALITIES[member]][index]
-                views = np.array([VIEWS.index(view) for view, _ in chunk], dtype=np.int64)
-                made = self.backend.predict(images, members, MODALITIES.index(target), views, intensity)
-                for (view, index), image in zip(chunk, made, strict=True):
-                    out[view][index] = image
-
-            self.batches.each(len(jobs), step)
-
+        made: dict[View, SliceStack] = {}
         for group in by_size(windows):
-            run(group)
+            made |= self._run(scores, group, target, background, intensity)
+        return made
+
+    def _run(
+        self,
+        scores: Mapping[Modality, VolumeArray],
+        group: list[Window],
+        target: Modality,
+        background: float,
+        intensity: float | None,
+    ) -> dict[View, SliceStack]:
+        """As `predict`, of windows of one size."""
+        members = members_of(scores)
+        out = {w.view: np.empty((len(w.slices), *w.size), dtype=np.float32) for w in group}
+        stacks = {w.view: {m: cut(v, w, background) for m, v in scores.items()} for w in group}
+        jobs = [(w.view, i) for w in group for i in range(len(w.slices))]
+
+        def step(first: int, end: int) -> None:
+            chunk = jobs[first:end]
+            images = np.full((len(chunk), len(MODALITIES), *group[0].size), background, dtype=np.float32)
+            for row, (view, index) in enumerate(chunk):
+                for member in members:
+                    images[row, member] = stacks[view][MODALITIES[member]][index]
+            views = np.array([VIEWS.index(view) for view, _ in chunk], dtype=np.int64)
+            made = self.backend.predict(images, members, MODALITIES.index(target), views, intensity)
+            for (view, index), image in zip(chunk, made, strict=True):
+                out[view][index] = image
+
+        self.batches.each(len(jobs), step)
         return out
 
 

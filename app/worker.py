@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import nibabel as nib
 
@@ -273,16 +273,19 @@ def runtime_of(worker: Worker) -> str:
     return "numpy on cpu in fp32 (a voxel-wise regression needs no more)" if runtime is None else str(runtime)
 
 
-def choose_readers(worker: Worker) -> int:
+def choose_readers(worker: Worker, cores: int) -> int:
     """Threads that decode: as asked, else one per 16 cores beside a processor's network, half the cores by a GPU's.
 
     Two at least, so that a slow file holds back nobody; but one where a failure ends the run, which keeps the order.
+
+    Args:
+        cores: those that this worker has for itself.
     """
     if worker.config.jobs is not None:
         return worker.config.jobs
     if worker.config.on_error == "stop":
         return 1
-    runtime, cores = worker.synthesizer.model.runtime, os.cpu_count() or 1
+    runtime = worker.synthesizer.model.runtime
     on_gpu = runtime is not None and runtime.device.startswith("cuda")
     return max(2, min(MAX_READERS, cores // (2 if on_gpu else 16)))
 
@@ -296,12 +299,12 @@ class Flow:
     What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
     """
 
-    def __init__(self, worker: Worker, cases: Iterable[Case]) -> None:
+    def __init__(self, worker: Worker, cases: Iterable[Case], cores: int | None = None) -> None:
         self.trace, self.runtime = worker.trace, runtime_of(worker)
         entry = worker.synthesizer.model.entry
         self.model = {"name": entry.name, "sha256": entry.sha256}
         self._worker, self._cases = worker, cases
-        self._readers = choose_readers(worker)
+        self._readers = choose_readers(worker, cores or os.cpu_count() or 1)
         self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")
         self._ahead: deque[Future[Job]] = deque()
         self._behind: deque[Future[Outcome]] = deque()
@@ -321,10 +324,8 @@ class Flow:
         while self._ahead:
             while (ready := next((f for f in self._ahead if f.done()), None)) is None:
                 # What is written meanwhile is reported, however long the next subject takes to be read.
-                open_ones: list[Future[Any]] = [*self._ahead, *islice(self._behind, 1)]
-                wait(open_ones, return_when=FIRST_COMPLETED)
-                # A future holds its subject; none may outlive its turn.
-                del open_ones
+                # (Without a name for them: a future holds its subject, and none may outlive its turn.)
+                wait(cast(list[Future[Any]], [*self._ahead, *islice(self._behind, 1)]), return_when=FIRST_COMPLETED)
                 yield from self._give_up_to(WRITE_BEHIND)
             self._ahead.remove(ready)
             job = ready.result()

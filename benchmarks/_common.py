@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,20 @@ def brats_phantom() -> Phantom:
     margins = [((n - s) // 2, n - s - (n - s) // 2) for n, s in zip(SHAPE, small.labels.shape, strict=True)]
     volumes = {m: np.pad(v, margins) for m, v in small.volumes.items()}
     return Phantom(volumes, np.pad(small.labels, margins), small.affine)
+
+
+def phantom_of(shape: str) -> Phantom:
+    """`brats`, or a `small` one for a look at the benchmark itself."""
+    return make_phantom((80, 96, 72)) if shape == "small" else brats_phantom()
+
+
+def choose(names: Iterable[str], asked: str, parser: argparse.ArgumentParser) -> list[str]:
+    """The variants that `--only` names, separated by commas; all where it is empty. An unknown one ends the program."""
+    known = list(names)
+    wanted = asked.split(",") if asked else known
+    if unknown := [name for name in wanted if name not in known]:
+        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
+    return [name for name in known if name in wanted]
 
 
 def machine() -> str:

@@ -18,6 +18,7 @@ from app.training.checkpoint import LAST, load_state
 from app.training.loop import TrainingPaths, train
 from app.training.recipe import load_recipe
 from app.weights import read_manifest
+from benchmarks._common import choose
 
 COMMON = ["data.held_out=4", "schedule.validate_every=1", "schedule.epoch_steps=100000",
           "schedule.validation_views=['axial']", "schedule.budget_minutes=0"]  # fmt: skip
@@ -63,10 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     options = parser.parse_args()
-    asked = options.only.split(",") if options.only else list(VARIANTS)
-    if unknown := [name for name in asked if name not in VARIANTS]:
-        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
-    chosen = [name for name in VARIANTS if name in asked]
+    chosen = choose(VARIANTS, options.only, parser)
     for name in chosen:
         if not _run(name, options):
             return

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.config import WEIGHTS_DIR
-from app.phantom import make_phantom, write_phantom
+from app.phantom import write_phantom
 from app.weights import read_manifest
-from benchmarks._common import brats_phantom, machine
+from benchmarks._common import machine, phantom_of
 
 
 def main() -> None:
@@ -35,8 +35,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         first = Path(name) / "first"
-        phantom = make_phantom((80, 96, 72)) if options.shape == "small" else brats_phantom()
-        write_phantom(phantom, first, "s", leave_out=("t2f",))
+        write_phantom(phantom_of(options.shape), first, "s", leave_out=("t2f",))
         for count in map(int, options.subjects.split(",")):
             folder = Path(name) / str(count)
             for number in range(count):

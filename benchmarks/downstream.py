@@ -2,7 +2,8 @@
 
 `python -m benchmarks downstream --made DIR --reference DATA [--sequence t1c]`; DIR holds `<subject>-t1c.nii.gz` as
 `synthesize` writes them. The judge is the 2D `segmenter` of `weights/` on axial slices; a generator that it taught (the
-focal Tversky loss) must not be judged by it. The first row is its result on the four real sequences.
+focal Tversky loss) must not be judged by it. The first row is its result on the four real sequences. The last column
+is the mean z-score of the enhancing tumour in the sequence asked for, by each image's own mean and deviation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from app.evaluate import find_pairs
 from app.metrics.segmentation import segmentation_scores
 from app.preprocess import measure, normalize, vote_foreground
 from app.training.cache import NORMALIZATION, load_complete, load_labels
-from app.training.synthesis import BACKGROUND
+from app.training.synthesis import BACKGROUND, ENHANCING
 from app.training.validation import segment
 from app.types import VolumeArray
 from app.views import Canvas
@@ -52,12 +53,13 @@ def main() -> None:
             scores = [_scores(arrays[m], m) for m in MODALITIES]
             found = segment(network, scores, brain, ("axial",), canvas, subject, processor)
             values = segmentation_scores(found, truth, volumes["t1n"].grid.lps_spacing)
-            rows[name].append([values[r] for r in REGIONS])
-    print("| sequences | n | WT | TC | ET |\n|---|---|---|---|---|")
+            brightness = float(scores[MODALITIES.index(options.sequence)][truth == ENHANCING].mean())
+            rows[name].append([*(values[r] for r in REGIONS), brightness])
+    print("| sequences | n | WT | TC | ET | z in ET |\n|---|---|---|---|---|---|")
     for name, values_of_all in rows.items():
         print(
             f"| {name} | {len(values_of_all)} | "
-            + " | ".join(f"{v:.3f}" for v in np.mean(values_of_all, axis=0))
+            + " | ".join(f"{v:.3f}" for v in np.nanmean(values_of_all, axis=0))
             + " |"
         )
 

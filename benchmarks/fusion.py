@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,10 @@ from app.cases import find_segmentations, scan
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES, REFERENCE_OF, Modality
 from app.encode import to_array
-from app.fuse import fuse_views
-from app.inference import SliceRunner
 from app.metrics.image import image_scores
-from app.pipeline import Model, Prepared, Synthesizer, finish, prepare
+from app.pipeline import Model, Prepared, Synthesizer, finish, predict, prepare
 from app.training.cache import load_complete, load_labels
 from app.types import VolumeArray
-from app.views import place_window
 from benchmarks._common import machine
 
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
@@ -49,7 +47,7 @@ def main() -> None:
             prepared = prepare({m: v for m, v in volumes.items() if m != target}, model)
             for name, scores, contrast in _ways(prepared, target, model, contrasts):
                 reference = REFERENCE_OF[target]
-                made = finish(scores, prepared, target, reference, _with_contrast(model, contrast))
+                made = finish(scores, prepared, target, reference, _with(model, contrast=contrast))
                 values = image_scores(
                     to_array(made, prepared.grids[reference]), volumes[target].data, tumour, first.grid.lps_spacing
                 )
@@ -86,16 +84,12 @@ def _ways(
 
 def _views(prepared: Prepared, target: Modality, model: Model) -> dict[str, VolumeArray]:
     """What the network makes of each view."""
-    assert isinstance(model.runner, SliceRunner)
-    windows = [place_window(prepared.foreground, view, model.entry.canvas) for view in model.entry.views]
-    median = model.entry.details.get("target_medians", {}).get(target)
-    slices = model.runner.predict(prepared.scores, windows, target, model.background, median)
-    shape = prepared.foreground.shape
-    return {w.view: fuse_views(slices, [w], shape, model.background) for w in windows}
+    return {view: predict(prepared, target, _with(model, views=[view])) for view in model.entry.views}
 
 
-def _with_contrast(model: Model, contrast: float) -> Model:
-    return replace(model, entry=replace(model.entry, details={**model.entry.details, "contrast": contrast}))
+def _with(model: Model, **details: Any) -> Model:
+    """The model with other details in its manifest entry."""
+    return replace(model, entry=replace(model.entry, details={**model.entry.details, **details}))
 
 
 if __name__ == "__main__":

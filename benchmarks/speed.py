@@ -37,13 +37,13 @@ from app.fuse import fuse_views
 from app.inference import SliceRunner, TorchBackend
 from app.intensity import IntensityPredictor, Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
-from app.phantom import make_phantom, write_phantom
+from app.phantom import write_phantom
 from app.pipeline import Model, finish, prepare
 from app.runtime import CPU_BATCH, Runtime
 from app.views import Canvas, Window, place_window
 from app.volume import load_volume
 from app.weights import Entry, read_manifest, save_generator
-from benchmarks._common import brats_phantom, machine
+from benchmarks._common import choose, machine, phantom_of
 
 #: A variant that takes more seconds than this is measured once.
 ONCE = 60.0
@@ -135,9 +135,7 @@ def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
         # Loading is no part of a subject; the trace knows when the first one was begun.
         events = json.loads((folder / "trace.json").read_text())["traceEvents"]
         begun, ended = min(e["ts"] for e in events), max(e["ts"] + e["dur"] for e in events)
-        networks = sorted((e for e in events if e["name"] == "network"), key=lambda e: e["ts"])
-        busy = sum(e["dur"] for e in networks) / max(networks[-1]["ts"] + networks[-1]["dur"] - networks[0]["ts"], 1)
-        return {**spent, "seconds": (ended - begun) / 1e6, "network_share": busy, "subjects": len(subjects)}
+        return {**spent, "seconds": (ended - begun) / 1e6, "subjects": len(subjects)}
     run_as: Any = _AllEncoders(network) if variant.all_encoders else network
     runtime = Runtime("torch", "cpu", variant.precision, variant.batch, "benchmark")  # type: ignore[arg-type]
     details = {"views": [VIEW], "canvas": canvas.to_json()}
@@ -226,14 +224,11 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(variants()[options.child], options.folder, small)))
         return
-    asked = options.only.split(",") if options.only else list(variants())
-    if unknown := [name for name in asked if name not in variants()]:
-        parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(variants())}")
-    chosen = [name for name in variants() if name in asked]
+    chosen = choose(variants(), options.only, parser)
     results: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        phantom = make_phantom((80, 96, 72)) if small else brats_phantom()
+        phantom = phantom_of(options.shape)
         for number in range(options.subjects):
             write_phantom(phantom, folder / "in", f"s{number:03}", leave_out=(TARGET,))
         for _ in range(options.repeats):

@@ -470,12 +470,11 @@ class TestJobs:
         [("cpu", 2, None, 2), ("cpu", 64, None, 4), ("cuda:0", 16, None, 8), ("cuda:0", 64, None, 8),
          ("cuda:0", 2, None, 2), ("cpu", 2, 3, 3), ("cpu", 2, 1, 1)],
     )  # fmt: skip
-    def test_threads_that_read(self, tmp_path, weights_dir, monkeypatch, device, cores, asked, threads):
+    def test_threads_that_read(self, tmp_path, weights_dir, device, cores, asked, threads):
         (tmp_path / "in").mkdir()
         made = Worker(_config(tmp_path, weights_dir, model="tiny", device="cpu", jobs=asked))
         runtime = replace(made.synthesizer.model.runtime, device=device)
         made.synthesizer.model = replace(made.synthesizer.model, runtime=runtime)
-        monkeypatch.setattr("os.cpu_count", lambda: cores)
-        assert worker.choose_readers(made) == threads
+        assert worker.choose_readers(made, cores) == threads
         made.config = replace(made.config, on_error="stop")
-        assert worker.choose_readers(made) == (asked or 1)
+        assert worker.choose_readers(made, cores) == (asked or 1)

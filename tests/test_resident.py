@@ -30,16 +30,20 @@ def _backend(precision: str = "fp32", batch: int = 16) -> TorchBackend:
     return TorchBackend(network, Runtime("torch", "cpu", precision, batch, "test"))  # type: ignore[arg-type]
 
 
+def _scene(phantom, present=("t1c", "t1n"), sizes=SIZES, background=-1.0):
+    """Arrays, how they become scores, and windows."""
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in present}
+    scheme = Normalization("volume", background=background)
+    windows = [place_window(vote_foreground(arrays), v, Canvas(sizes)) for v in VIEWS]
+    return arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows
+
+
 def _both(phantom, backend, present, target, sizes=SIZES, batch=16):
     """What the two runners make of one phantom."""
-    arrays = {m: phantom.volumes[m].astype(np.float32) for m in present}
-    brain = vote_foreground(arrays)
-    windows = [place_window(brain, v, Canvas(sizes)) for v in VIEWS]
-    scheme = Normalization("volume", background=-1.0)
-    measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
+    arrays, measured, windows = _scene(phantom, present, sizes)
     scores = {m: normalize(a, measured[m], -1.0) for m, a in arrays.items()}
     slices = SliceRunner(backend, batch).predict(scores, windows, target, -1.0)
-    plain = fuse_views(slices, windows, brain.shape, -1.0)
+    plain = fuse_views(slices, windows, next(iter(arrays.values())).shape, -1.0)
     return plain, ResidentRunner(backend, batch).predict(arrays, measured, windows, target, -1.0)
 
 
@@ -90,11 +94,8 @@ def test_batch_shrinks_when_memory_runs_out(phantom, monkeypatch):
 
     expected, _ = _both(phantom, backend, ("t1c", "t1n"), "t2w")
     monkeypatch.setattr(backend, "run", small)
-    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
-    windows = [place_window(vote_foreground(arrays), v, Canvas(SIZES)) for v in VIEWS]
-    scheme = Normalization("volume", background=-1.0)
     runner = ResidentRunner(backend, 16)
-    made = runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
+    made = runner.predict(*_scene(phantom), "t2w", -1.0)
     assert runner.batches.size == 4
     np.testing.assert_allclose(made, expected, atol=1e-3)
 
@@ -103,21 +104,18 @@ def test_batches_filled_up_give_the_same(phantom, monkeypatch):
     backend, sizes = _backend(), []
     run = backend.run
     monkeypatch.setattr(backend, "run", lambda batch, *rest: sizes.append(len(batch)) or run(batch, *rest))
-    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
-    windows = [place_window(vote_foreground(arrays), v, Canvas(SIZES)) for v in VIEWS]
-    measured = {m: measure(a, m, Normalization("volume", background=-1.0)) for m, a in arrays.items()}
+    scene = _scene(phantom)
     plain, filled = ResidentRunner(backend, 20), ResidentRunner(backend, 20)
     filled._filled = 16
-    expected = plain.predict(arrays, measured, windows, "t2w", -1.0)
+    expected = plain.predict(*scene, "t2w", -1.0)
     assert any(n % 16 for n in sizes)
     sizes.clear()
-    np.testing.assert_allclose(filled.predict(arrays, measured, windows, "t2w", -1.0), expected, atol=1e-3)
+    np.testing.assert_allclose(filled.predict(*scene, "t2w", -1.0), expected, atol=1e-3)
     assert not any(n % 16 for n in sizes)
 
 
 def test_a_scheme_without_a_background_scores_zeros_as_any_voxel(phantom):
-    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
-    measured = {m: measure(a, m, Normalization("volume")) for m, a in arrays.items()}
+    arrays, measured, _ = _scene(phantom, background=None)
     expected = {m: normalize(a, measured[m], None) for m, a in arrays.items()}
     scores = ResidentRunner(_backend(), 8)._scores(arrays, measured, 0.0, fill=False)
     for modality, array in expected.items():
@@ -146,11 +144,8 @@ def test_a_subject_that_does_not_fit_says_what_to_do(phantom, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(runner, "_upload", exhausted)
-    arrays = {m: phantom.volumes[m].astype(np.float32) for m in ("t1c", "t1n")}
-    windows = [place_window(vote_foreground(arrays), v, Canvas(SIZES)) for v in VIEWS]
-    scheme = Normalization("volume", background=-1.0)
     with pytest.raises(CaseError, match="--device cpu"):
-        runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
+        runner.predict(*_scene(phantom), "t2w", -1.0)
 
 
 def test_a_gpu_gets_it_and_a_processor_does_not():

@@ -25,8 +25,9 @@ from app.training import loop
 from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, load_state
-from app.training.loop import TrainingPaths, learning_rate, split, train
+from app.training.loop import TrainingPaths, split, train
 from app.training.recipe import load_recipe
+from app.training.schedule import learning_rate
 from app.training.segmentation import SegmentationTask
 from app.training.synthesis import SynthesisTask
 from app.weights import read_manifest, save_segmenter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state, save_state
 from app.training.distributed import Processes, processes
 from app.training.logs import RunLog
-from app.training.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
+from app.training.recipe import Recipe
 from app.training.regression import fit_intensity
+from app.training.schedule import learning_rate, new_optimizer
 from app.training.segmentation import SegmentationTask
 from app.training.sitting import Sitting
 from app.training.synthesis import BACKGROUND, SynthesisTask
@@ -101,20 +101,6 @@ def train(
         return _Run(recipe, paths, group, resume, segmenter, start).go(clock)
 
 
-def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: float, processes_: int = 1) -> float:
-    """Linear warm-up, then one cosine down to 0.
-
-    Args:
-        progress: how much of the run is over, 0 to 1.
-        processes_: how many share a step; the rate scales with the slices of all.
-    """
-    peak = recipe.learning_rate
-    if recipe.reference_batch > 0:
-        peak *= schedule.batch_size * processes_ / recipe.reference_batch
-    warmth = 1.0 if schedule.warmup == 0 else min(1.0, (progress + 1e-4) / schedule.warmup)
-    return peak * warmth * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
 def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
     """Subjects to train on, and the names of those kept for validation; the seed decides.
 
@@ -156,7 +142,7 @@ class _Run:
         origin: dict[str, Any] = {}
         if start is not None and before is None:
             origin = self._begin_with(start)
-        self.optimizers = {name: _optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
+        self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
         self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, processes=group.count)
         if before is not None:
@@ -298,7 +284,7 @@ class _Run:
 
     def _make_room(self, error: RuntimeError) -> None:
         """Cuts batches into more pieces after memory ran out; another error goes on."""
-        if not isinstance(error, torch.OutOfMemoryError) and not tells_of_memory(error):
+        if not tells_of_memory(error):
             raise error
         if self.updated:
             raise CaseError(
@@ -387,16 +373,6 @@ class _Run:
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
             rows.append([real[target], self.task.example(batch, members, target)[0]])
         return rows
-
-
-def _optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam
-    return kind(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        betas=(recipe.beta1, recipe.beta2),
-        weight_decay=recipe.weight_decay,
-    )
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:

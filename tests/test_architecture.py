@@ -13,7 +13,7 @@ APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
-    1: {"config", "files", "volume", "encode", "views", "models", "intensity", "interrupts"},
+    1: {"config", "files", "volume", "encode", "views", "sliding", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
     3: {"inference", "resident", "fuse", "postprocess", "export"},
     4: {"pipeline", "report", "training", "evaluate", "dropout"},

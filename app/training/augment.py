@@ -1,4 +1,4 @@
-"""Random variation of slices, on the device that trains.
+"""Random variation of slices and patches, on the device that trains.
 
 Geometry moves a slice's sequences, brain and labels together. Brightness varies per sequence and only in what the
 network is shown, never in what it must make: that teaches it scanners that the training set lacks.
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from app.constants import VIEWS
 from app.training.batches import Batch
+from app.training.patches import Patches
 from app.training.recipe import AugmentationRecipe
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
@@ -49,20 +50,52 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Ge
     return replace(batch, images=images, brain=brain, labels=labels)
 
 
+def vary_patches(
+    patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
+) -> Patches:
+    """Flips left and right, turns about a random axis and resizes each patch.
+
+    Args:
+        background: fills what comes in from outside.
+    """
+    count = len(patches)
+    flips = random.random(count) < recipe.flip
+    turned = {}
+    axes, angles = random.integers(0, 3, count), np.radians(random.uniform(-recipe.rotate, recipe.rotate, count))
+    zooms = 1 + random.uniform(-recipe.zoom, recipe.zoom, count)
+    where = torch.from_numpy(flips).to(patches.images.device)
+    for name in ("images", "brain", "beside"):
+        values = getattr(patches, name)
+        turned[name] = torch.where(where[:, None, None, None, None], values.flip(2), values) if flips.any() else values
+    labels = torch.where(where[:, None, None, None], patches.labels.flip(1), patches.labels)
+    if recipe.rotate > 0 or recipe.zoom > 0:
+        grid = _volume_grid(axes, angles, zooms, turned["images"])
+        nearest = torch.cat([turned["brain"], labels[:, None].to(turned["brain"])], dim=1)
+        nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
+        turned["brain"], labels = nearest[:, :1], nearest[:, 1].round().long()
+        for name in ("images", "beside"):
+            values = turned[name]
+            if values.shape[1]:
+                values = F.grid_sample(values - background, grid, mode="bilinear", align_corners=False) + background
+                turned[name] = torch.where(turned["brain"] > 0, values, torch.full_like(values, background))
+    return replace(patches, labels=labels, **turned)
+
+
 def vary_intensities(
-    batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float
+    batch: Batch | Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
 ) -> Tensor:
-    """The batch's images as another scanner might have made them, B x 4 x H x W; background stays as it is."""
-    images, scale = batch.images, batch.scale
-    shape = images.shape[:2]
+    """The batch's images as another scanner might have made them, same shape; background stays as it is."""
+    images = batch.images
+    shape, ones = images.shape[:2], [1] * (images.dim() - 2)
+    scale = batch.scale.reshape(*batch.scale.shape, *ones)
 
     def draw(reach: float) -> Tensor:
         values = random.uniform(-reach, reach, shape).astype(np.float32)
-        return torch.from_numpy(values).to(images.device)[:, :, None, None]
+        return torch.from_numpy(values).to(images.device).reshape(*shape, *ones)
 
     varied = images
     if recipe.gamma > 0 or recipe.bias > 0:
-        low, high = scale[:, :, 0, None, None], scale[:, :, 1, None, None]
+        low, high = scale[:, :, 0], scale[:, :, 1]
         shares = ((images - low) / (high - low)).clamp(0, 1) ** draw(recipe.gamma).exp()
         if recipe.bias > 0:
             shares = shares * (1 + _bias_field(random, images, recipe.bias))
@@ -77,8 +110,10 @@ def vary_intensities(
 
 
 def _bias_field(random: np.random.Generator, like: Tensor, reach: float) -> Tensor:
-    nodes = random.uniform(-reach, reach, (*like.shape[:2], _BIAS_NODES, _BIAS_NODES)).astype(np.float32)
-    return F.interpolate(torch.from_numpy(nodes).to(like.device), size=like.shape[2:], mode="bicubic")
+    axes = like.dim() - 2
+    nodes = random.uniform(-reach, reach, (*like.shape[:2], *[_BIAS_NODES] * axes)).astype(np.float32)
+    mode = "bicubic" if axes == 2 else "trilinear"
+    return F.interpolate(torch.from_numpy(nodes).to(like.device), size=like.shape[2:], mode=mode)
 
 
 def _grid(angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
@@ -90,4 +125,20 @@ def _grid(angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
         # Coordinates run from -1 to 1 on both axes, so turning mixes them by the sides' ratio.
         rows.append([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
     theta = torch.tensor(rows, dtype=like.dtype, device=like.device)
+    return F.affine_grid(theta, list(like.shape), align_corners=False)
+
+
+def _volume_grid(axes: np.ndarray, angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
+    """Sampling grid of rotations about one axis each and zooms, in voxels of equal size."""
+    sides = np.array(like.shape[2:], dtype=np.float64)
+    rows = []
+    for axis, angle, zoom in zip(axes, angles, zooms, strict=True):
+        c, s = math.cos(angle) / zoom, math.sin(angle) / zoom
+        turn = np.eye(3) / zoom
+        a, b = (i for i in range(3) if i != axis)
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
+        # Coordinates run from -1 to 1 on every axis, in torch's order from the last axis to the first.
+        turn = (turn * sides[None] / sides[:, None])[::-1, ::-1]
+        rows.append(np.hstack([turn, np.zeros((3, 1))]))
+    theta = torch.from_numpy(np.array(rows, dtype=np.float32)).to(like.device)
     return F.affine_grid(theta, list(like.shape), align_corners=False)

@@ -114,6 +114,24 @@ def focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cost
 
 
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the soft Dice of each tumour class over the whole batch, averaged over the classes.
+
+    Args:
+        logits: B x 4 x ... (any number of axes).
+        labels: int64 B x ....
+
+    Source: nnU-Net (Isensee et al., Nature Methods 2021), with the batch as one sample.
+    """
+    shares = logits.float().softmax(dim=1)[:, 1:]
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:].to(shares)
+    axes = [0, *range(2, logits.dim())]
+    hit, both = (shares * truth).sum(dim=axes), (shares + truth).sum(dim=axes)
+    # One voxel of slack: a class that is not there costs what its false alarms do.
+    cost: Tensor = 1 - ((2 * hit + 1) / (both + 1)).mean()
+    return cost
+
+
 def _blur(images: Tensor) -> Tensor:
     """Separable Gaussian over each channel, borders reflected."""
     channels = images.shape[1]

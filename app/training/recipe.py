@@ -51,6 +51,8 @@ class DataRecipe:
         min_tumour_share: a slice shows the tumour when this share of its canvas is tumour.
         balance_types: draw every tumour type (from the subjects' names) equally often.
         held_out: how many subjects, drawn by the seed, are kept for validation and never trained on.
+        patch: sides of what the networks that see volumes are trained on and run with, multiples of 16. Only for the
+            tasks `judging` and `refinement`; of the rest, `tumour_share`, `held_out` and `single_missing` count there.
     """
 
     views: tuple[View, ...] = VIEWS
@@ -63,6 +65,7 @@ class DataRecipe:
     min_tumour_share: float = 0.001
     balance_types: bool = True
     held_out: int = 0
+    patch: tuple[int, int, int] = (96, 96, 96)
 
     @property
     def canvas(self) -> Canvas:
@@ -108,7 +111,8 @@ class LossRecipe:
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
         tversky: focal Tversky of the frozen segmenter's answer.
         enhancing: how many times more the enhancing tumour of a T1c counts in L1.
-        segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`.
+        segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`, and
+            with Dice instead of Tversky for `judging`.
     """
 
     l1: float = 10.0
@@ -191,12 +195,13 @@ class Recipe:
     """One training run.
 
     Attributes:
-        task: `synthesis` trains a generator, `segmentation` the light segmenter.
+        task: `synthesis` trains a generator, `segmentation` the light segmenter, `judging` the 3D segmenter that judges
+            exams, `refinement` the 3D refiner of what a generator makes.
         note: what the recipe is for.
         seed: decides every random number.
     """
 
-    task: Literal["synthesis", "segmentation"] = "synthesis"
+    task: Literal["synthesis", "segmentation", "judging", "refinement"] = "synthesis"
     note: str = ""
     seed: int = 0
     network: NetworkRecipe = field(default_factory=NetworkRecipe)
@@ -357,6 +362,7 @@ def _check(recipe: Recipe, source: str) -> None:
         f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
             n > 0 and n % MULTIPLE == 0 for n in (*data.axial, *data.sagittal, *data.coronal)
         ),
+        f"data.patch must be three multiples of {MULTIPLE}": all(n > 0 and n % MULTIPLE == 0 for n in data.patch),
         "data.single_missing and tumour_share are probabilities": all(
             0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
         ),

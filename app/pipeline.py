@@ -316,7 +316,7 @@ def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike
 
 
 def _open(entry: Entry, device: str, backend: BackendName, precision: Precision, batch_size: int | None) -> Model:
-    if entry.kind == "segmenter":
+    if entry.kind in {"segmenter", "judge"}:
         raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
     intensity = load_intensity(entry)
     if entry.kind == "regression":

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
     from app.models.generator import Generator, GeneratorConfig
     from app.models.unet import PlainConfig, PlainGenerator, Segmenter
+    from app.models.volumetric import VolumeSegmenter
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-Kind = Literal["regression", "generator", "segmenter"]
+Kind = Literal["regression", "generator", "segmenter", "judge"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Entry:
 
     Attributes:
         name: what `--model` calls it.
-        kind: `regression`, `generator` (makes sequences) or `segmenter` (finds tumours; teaches generators).
+        kind: `regression`, `generator` (makes sequences), `segmenter` (finds tumours in slices; teaches generators) or
+            `judge` (finds tumours in volumes; judges what is made).
         folder: where its files are.
         files: per role (`coefficients`, `intensity`, `torch`, `onnx`): `path` in the folder, `sha256`, `bytes`.
         normalization: the scheme it was trained with.
@@ -172,7 +174,7 @@ def write_entry(
             save_bytes(content, path)
         described[role] = {"path": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
     form["models"][name] = {"kind": kind, "files": described, "normalization": normalization.to_json(), **details}
-    if make_default or (form["default"] is None and kind != "segmenter"):
+    if make_default or (form["default"] is None and kind in {"regression", "generator"}):
         form["default"] = name
     if make_fallback:
         form["fallback"] = name
@@ -249,6 +251,23 @@ def load_segmenter(entry: Entry) -> Segmenter:
         network = Segmenter(tuple(entry.details["architecture"]["widths"]))
     _load_state(network, entry)
     return network
+
+
+def load_judge(entry: Entry) -> VolumeSegmenter:
+    """The 3D segmenter of an entry: float32, on the CPU, in eval mode, without gradients.
+
+    Raises:
+        WeightsError: as `load_generator`, or the entry is of another kind.
+    """
+    import torch
+
+    from app.models.volumetric import VolumeSegmenter
+
+    _require_kind(entry, "judge")
+    with torch.device("meta"):
+        network = VolumeSegmenter(tuple(entry.details["architecture"]["widths"]))
+    _load_state(network, entry)
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
 def _require_kind(entry: Entry, kind: Kind) -> None:
@@ -338,6 +357,27 @@ def save_segmenter(
     """
     form = {"architecture": {"widths": list(widths)}, "canvas": canvas.to_json(), **(details or {})}
     return write_entry(folder, name, "segmenter", {"torch": _save_state(folder, name, state)}, normalization, form)
+
+
+def save_judge(
+    folder: Path,
+    name: str,
+    widths: tuple[int, ...],
+    state: Mapping[str, Tensor],
+    normalization: Normalization,
+    window: tuple[int, int, int],
+    details: Mapping[str, Any] | None = None,
+) -> Entry:
+    """Writes a 3D segmenter as safetensors with its manifest entry.
+
+    Args:
+        window: sides of the patches that it was trained on and sees at once.
+
+    Raises:
+        WeightsError: the folder cannot be written to.
+    """
+    form = {"architecture": {"widths": list(widths)}, "window": list(window), **(details or {})}
+    return write_entry(folder, name, "judge", {"torch": _save_state(folder, name, state)}, normalization, form)
 
 
 def _save_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> Path:

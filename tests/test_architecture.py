@@ -16,7 +16,7 @@ FLOORS = {
     1: {"config", "files", "volume", "encode", "views", "sliding", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
     3: {"inference", "resident", "fuse", "postprocess", "export"},
-    4: {"pipeline", "report", "training", "evaluate", "dropout"},
+    4: {"pipeline", "report", "training", "evaluate", "downstream", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
@@ -27,7 +27,8 @@ SAME_FLOOR = {
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
     "demo": {"batch"},
-    "training": {"pipeline", "evaluate"},
+    "downstream": {"evaluate"},
+    "training": {"pipeline", "evaluate", "downstream"},
     "__main__": {"cli"},
 }
 

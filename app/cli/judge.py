@@ -6,11 +6,15 @@ import argparse
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.cli.arguments import natural, path, positive
 from app.config import WEIGHTS_DIR
+from app.constants import MODALITIES
 from app.errors import ExitCode
+
+if TYPE_CHECKING:
+    from app.downstream import Judge
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,14 @@ def add_evaluate(commands: Any) -> None:
     p.add_argument("--reference", type=path, required=True, metavar="DIR", help="complete subjects")
     p.add_argument("--segmentations", type=path, metavar="DIR", help="<subject>-seg.nii.gz; default: the reference")
     p.add_argument("--predicted-segmentations", type=path, metavar="DIR", help="label maps to score as well")
+    p.add_argument(
+        "--downstream",
+        action="store_true",
+        help="also segment each exam with the synthesised sequence in the real one's place: Dice, NSD, HD95",
+    )
+    p.add_argument("--judge", default="judge", metavar="NAME", help="the model that segments; default: judge")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--device", default="auto", help="of the judge: auto, cpu or cuda[:N]")
     p.add_argument("--against", type=path, metavar="DIR", help="another prediction folder to compare with, paired")
     p.add_argument(
         "--border", choices=["keep", "drop"], default="keep", help="as torchmetrics >= 1.4.2 (keep) or older"
@@ -88,6 +100,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     from app import evaluate as ev
     from app.report.run import write_evaluation_report
 
+    # Before minutes of scoring: is there a judge, and the device?
+    judge = _judge(options) if options.downstream else None
     pairs, problems = ev.find_pairs(options.prediction, options.reference, options.segmentations)
     if options.against is not None:
         others, more = ev.find_pairs(options.against, options.reference, options.segmentations)
@@ -105,6 +119,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         problems += [p for s in second for p in s.problems]
         results["comparison"] = ev.compare(scores, second)
         print("\n" + ev.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
+    if options.downstream:
+        from app.downstream import downstream_summary, downstream_table, score_downstream
+
+        assert judge is not None
+        judged = score_downstream(pairs, judge)
+        problems += [p for s in judged for p in s.problems]
+        results["downstream"] = downstream_summary(judged)
+        scores = [*scores, *judged]
+        print("\n" + downstream_table(judged))  # noqa: T201
     if options.predicted_segmentations is not None:
         segmented = ev.score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
         problems += [p for s in segmented for p in s.problems]
@@ -115,12 +138,19 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None:
         ev.write_results(options.out, scores, results, problems)
         facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
-        images = [s for s in scores if s.modality != "seg"]
+        images = [s for s in scores if s.modality in MODALITIES and "official_healthy" in s.values]
         write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, options.out / "report.html")
         log.info("Scores, summary and report: %s", options.out)
     for problem in problems:
         log.warning("%s", problem)
     return ExitCode.SUBJECT_FAILED if problems else ExitCode.OK
+
+
+def _judge(options: argparse.Namespace) -> Judge:
+    from app.downstream import Judge
+    from app.weights import read_manifest
+
+    return Judge.open(read_manifest(options.weights).entry(options.judge), options.device)
 
 
 def add_dropout(commands: Any) -> None:

@@ -110,7 +110,7 @@ def add_train(commands: Any) -> None:
 
     p = commands.add_parser(
         "train",
-        help="train a generator or the segmenter by a recipe",
+        help="train a generator, the segmenter or the judge by a recipe",
         description="Trains by a recipe. `torchrun --nproc-per-node N -m app train ...` uses N GPUs.",
         epilog="recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items()),
     )

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from app.cases import Case, find_segmentations, scan
-from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.inference import tells_of_memory
 from app.intensity import IntensityPredictor
@@ -25,14 +24,16 @@ from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state, save_state
 from app.training.distributed import Processes, processes
+from app.training.judging import JudgingTask
 from app.training.logs import RunLog
+from app.training.patches import PatchSampler, PatchSource
 from app.training.recipe import Recipe
 from app.training.regression import fit_intensity
 from app.training.schedule import learning_rate, new_optimizer
 from app.training.segmentation import SegmentationTask
 from app.training.sitting import Sitting
 from app.training.synthesis import BACKGROUND, SynthesisTask
-from app.training.validation import means, model_in_memory, score_drops, score_segmenter
+from app.training.validation import means, model_in_memory, score_drops, score_judge, score_segmenter
 from app.weights import Entry, load_generator, load_segmenter
 
 log = logging.getLogger(__name__)
@@ -130,13 +131,11 @@ class _Run:
         before = self._previous(resume)
         subjects = self._subjects()
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
-        if recipe.task == "segmentation":
+        if recipe.task in {"segmentation", "judging"}:
             self.training = [s for s in self.training if s.labelled]
             if len(self.training) < 2:
                 raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
-        self.sampler = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=group.rank)
-        on_gpu = group.device.type == "cuda"
-        self.source = Source(self.sampler, recipe.schedule.batch_size, recipe.augmentation.shift, ahead=on_gpu)
+        self.source: Any = self._source(ahead=group.device.type == "cuda")
         torch.manual_seed(recipe.seed)
         self.task = self._task(segmenter)
         origin: dict[str, Any] = {}
@@ -150,7 +149,7 @@ class _Run:
         self.skipped: dict[str, int] = {}
         self.ended, self.updated = -1, False
         self.epoch_steps = recipe.schedule.epoch_steps or max(
-            1, self.sampler.count // (recipe.schedule.batch_size * group.count)
+            1, self.source.sampler.count // (recipe.schedule.batch_size * group.count)
         )
 
     # ------------------------------------------------------------ preparing
@@ -178,9 +177,20 @@ class _Run:
         self.group.wait()
         return build_cache(self.paths.data, cache)
 
-    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask:
+    def _source(self, ahead: bool) -> Source | PatchSource:
+        """What batches of slices, or of patches, come from."""
+        recipe, rank = self.recipe, self.group.rank
+        if recipe.task == "judging":
+            patches = PatchSampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
+            return PatchSource(patches, recipe.schedule.batch_size, ahead)
+        slices = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
+        return Source(slices, recipe.schedule.batch_size, recipe.augmentation.shift, ahead)
+
+    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask | JudgingTask:
         if self.recipe.task == "segmentation":
             return SegmentationTask(self.recipe, self.group.device)
+        if self.recipe.task == "judging":
+            return JudgingTask(self.recipe, self.group.device)
         teacher: Segmenter | None = None
         if self.recipe.losses.tversky > 0:
             if segmenter is None:
@@ -190,7 +200,7 @@ class _Run:
 
     def _begin_with(self, start: Entry) -> dict[str, Any]:
         if not isinstance(self.task, SynthesisTask):
-            raise UsageError("--start names a generator, but the recipe trains a segmenter.")
+            raise UsageError("--start names a generator, but the recipe trains none.")
         state = load_generator(start).state_dict()
         try:
             self.task.generator.load_state_dict(state)
@@ -317,7 +327,9 @@ class _Run:
             sitting.report(board, None)
             self._save(LAST)
             board.picture(
-                self._sample(), self.paths.run / "samples" / f"step-{self.state.step:07d}.png", self.state.step
+                self.task.pictures(self.source.sampler),
+                self.paths.run / "samples" / f"step-{self.state.step:07d}.png",
+                self.state.step,
             )
             if validate and (scores := self._validate()):
                 board.write(self.state.step, self.state.minutes, {f"val_{k}": v for k, v in scores.items()})
@@ -348,6 +360,8 @@ class _Run:
         recipe, device = self.recipe, self.group.device
         if isinstance(self.task, SegmentationTask):
             return means(score_segmenter(copy.deepcopy(self.task.average), cases, masks, recipe.data, device))
+        if isinstance(self.task, JudgingTask):
+            return means(score_judge(self.task.average, cases, masks, recipe, device))
         predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.training]))
         views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
         model = model_in_memory(self.task.average, recipe, views, predictor, device)
@@ -359,20 +373,6 @@ class _Run:
         if both := [c.subject for c in cases if c.subject in self.state.subjects]:
             raise UsageError(f"{both[0]} of {data} is trained on; validate on subjects that the run does not see.")
         return cases[: self.recipe.schedule.validation_subjects], find_segmentations(data)
-
-    def _sample(self) -> list[list[np.ndarray]]:
-        """Truth and what the averaged network makes of it, one slice, every sequence in turn."""
-        draw = np.random.default_rng([self.recipe.seed, 2**32])
-        batch = self.sampler.draw(draw, draw, 1).to(self.group.device)
-        real = batch.images[0].cpu().numpy()
-        if isinstance(self.task, SegmentationTask):
-            truth = batch.labels[0].float().cpu().numpy() / 3
-            return [[*real[:2]], [*real[2:]], [np.maximum(truth, 0), self.task.example(batch)[0]]]
-        rows = []
-        for target in range(len(MODALITIES)):
-            members = tuple(i for i in range(len(MODALITIES)) if i != target)
-            rows.append([real[target], self.task.example(batch, members, target)[0]])
-        return rows
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:

@@ -19,14 +19,23 @@ from app.export import export_onnx, require_onnx_packages
 from app.intensity import IntensityPredictor
 from app.models import new_generator
 from app.models.unet import Segmenter
+from app.models.volumetric import VolumeSegmenter
 from app.pipeline import Synthesizer
 from app.runtime import Machine, choose_device
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.regression import encode, fit_intensity
 from app.training.synthesis import generator_config
-from app.training.validation import JUDGED, JUDGED_SEGMENTER, means, model_in_memory, score_drops, score_segmenter
-from app.weights import MANIFEST, Entry, Manifest, read_manifest, save_generator, save_segmenter
+from app.training.validation import (
+    JUDGED,
+    JUDGED_SEGMENTER,
+    means,
+    model_in_memory,
+    score_drops,
+    score_judge,
+    score_segmenter,
+)
+from app.weights import MANIFEST, Entry, Manifest, read_manifest, save_generator, save_judge, save_segmenter
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +64,7 @@ def publish(
 
     Raises:
         UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast for a
-            segmenter, which makes no images.
+            segmenter, which makes no images and is nobody's default.
         WeightsError: `weights` cannot be written to.
     """
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
@@ -63,9 +72,9 @@ def publish(
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
-    if state.recipe.task == "segmentation":
-        if contrast is not None:
-            raise UsageError("a segmenter makes no images; leave out --contrast.")
+    if state.recipe.task in {"segmentation", "judging"}:
+        if contrast is not None or make_default:
+            raise UsageError("a segmenter makes no images; leave out --contrast and --make-default.")
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
     if contrast is not None:
         output = replace(state.recipe.output, contrast=contrast)
@@ -128,20 +137,26 @@ def _publish_segmenter(
     device: torch.device,
     force: bool,
 ) -> Entry:
-    network = Segmenter()
+    recipe = state.recipe
+    network = VolumeSegmenter() if recipe.task == "judging" else Segmenter()
     network.load_state_dict(_rounded(state.average))
     scores: dict[str, Any] = {}
     if cases:
-        scores = _scores(score_segmenter(network.to(device), cases, masks, state.recipe.data, device))
+        network = network.to(device)
+        scores = _scores(
+            score_judge(network, cases, masks, recipe, device)
+            if isinstance(network, VolumeSegmenter)
+            else score_segmenter(network, cases, masks, recipe.data, device)
+        )
         for _, replaced in [] if force else _replaced(weights, name, make_default=False):
             before = replaced.details.get("scores", {})
             if before.get("subjects") != scores["subjects"]:
                 raise UsageError(f"{name!r} has no scores on these subjects to compare with; --force replaces it.")
             _refuse_worse(scores["mean"], before["mean"], JUDGED_SEGMENTER, name)
-    details = _details(state, scores)
-    return save_segmenter(
-        weights, name, network.widths, _halved(state.average), NORMALIZATION, state.recipe.data.canvas, details
-    )
+    average, details = _halved(state.average), _details(state, scores)
+    if isinstance(network, VolumeSegmenter):
+        return save_judge(weights, name, network.widths, average, NORMALIZATION, recipe.data.patch, details)
+    return save_segmenter(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
 
 
 def _scores(found: Sequence[Scores]) -> dict[str, Any]:

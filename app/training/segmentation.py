@@ -7,12 +7,11 @@ import copy
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.models.unet import Segmenter
 from app.training.augment import vary_geometry, vary_intensities
-from app.training.batches import Batch, Source
+from app.training.batches import Batch, Sampler, Source
 from app.training.losses import focal_tversky_loss
 from app.training.recipe import Recipe
 from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
@@ -54,10 +53,13 @@ class SegmentationTask:
         return totals
 
     @torch.no_grad()
-    def example(self, batch: Batch) -> NDArray[np.float32]:
-        """The averaged network's classes, as shares of the largest, float32 B x H x W."""
-        logits = self.average(batch.images, batch.views, batch.types)
-        return np.asarray((logits.argmax(dim=1).float() / (logits.shape[1] - 1)).cpu().numpy(), dtype=np.float32)
+    def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
+        """One slice: its sequences, the truth, and the averaged network's answer."""
+        draw = np.random.default_rng([self.recipe.seed, 2**32])
+        batch = sampler.draw(draw, draw, 1).to(self.device)
+        real = batch.images[0].cpu().numpy()
+        answer = self.average(batch.images, batch.views, batch.types).argmax(dim=1)
+        return [[*real[:2]], [*real[2:]], [v[0].float().cpu().numpy() / 3 for v in (batch.labels, answer)]]
 
 
 def _entropy(logits: Tensor, batch: Batch) -> Tensor:

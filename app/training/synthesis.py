@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.constants import MODALITIES
@@ -20,7 +19,7 @@ from app.models.unet import PlainConfig, PlainGenerator, Segmenter
 from app.runtime import Machine
 from app.training import losses as L
 from app.training.augment import vary_geometry, vary_intensities
-from app.training.batches import Batch, Source, Task
+from app.training.batches import Batch, Sampler, Source, Task
 from app.training.cache import NORMALIZATION
 from app.training.recipe import LossRecipe, Recipe
 
@@ -176,20 +175,32 @@ class SynthesisTask:
             add_to(totals, {"judge": judge, "judge_class": named}, share / len(made))
 
     @torch.no_grad()
-    def example(self, batch: Batch, members: tuple[int, ...], target: int) -> NDArray[np.float32]:
-        """What the averaged generator makes of a batch without augmentation, float32 B x H x W."""
-        present = torch.zeros(len(batch), len(MODALITIES), device=self.device)
-        present[:, list(members)] = 1
-        index = torch.full((len(batch),), target, device=self.device)
-        made = self.average(batch.images, present, index, batch.views, members=members)
-        return _masked(made.float(), batch.brain)[:, 0].cpu().numpy()
+    def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
+        """Truth and what the averaged network makes of it: one slice without variation, every sequence in turn."""
+        draw = np.random.default_rng([self.recipe.seed, 2**32])
+        batch = sampler.draw(draw, draw, 1).to(self.device)
+        rows = []
+        for target in range(len(MODALITIES)):
+            members = tuple(i for i in range(len(MODALITIES)) if i != target)
+            present = torch.zeros(1, len(MODALITIES), device=self.device)
+            present[:, list(members)] = 1
+            index = torch.full((1,), target, device=self.device)
+            made = self.average(batch.images, present, index, batch.views, members=members)
+            shown = _masked(made.float(), batch.brain)[0, 0]
+            rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
+        return rows
 
 
 def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The context in which networks run: bfloat16 where the recipe and the device agree to it."""
+    """The context in which networks run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(recipe, device) == torch.bfloat16)
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """Bfloat16 where the recipe and the device agree to it, else float32."""
     wanted = recipe.schedule.precision
     native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    return torch.bfloat16 if native else torch.float32
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from app.cases import Case, tumour_type
 from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
+from app.downstream import Judge
 from app.encode import to_array
 from app.errors import CaseError
 from app.evaluate import Scores, summarise
@@ -22,12 +23,13 @@ from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores
 from app.models.generator import Generator
 from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
+from app.models.volumetric import VolumeSegmenter
 from app.pipeline import Model, runner_of, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
 from app.runtime import GPU_BATCH, Machine, choose_runtime
 from app.training.cache import NORMALIZATION, load_complete, load_labels
 from app.training.recipe import DataRecipe, Recipe
-from app.training.synthesis import BACKGROUND
+from app.training.synthesis import BACKGROUND, precision_of
 from app.types import MaskArray, VolumeArray
 from app.views import Canvas, cut, paste, place_window
 from app.weights import Entry
@@ -95,6 +97,21 @@ def score_segmenter(
         found = segment(network, scores, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
         spacing = volumes[MODALITIES[0]].grid.lps_spacing
         results.append(Scores(subject, "seg", segmentation_scores(found, truth, spacing)))
+    return results
+
+
+def score_judge(
+    network: VolumeSegmenter, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
+) -> list[Scores]:
+    """Segments each complete subject from its four real sequences, as the finished judge does, and scores it."""
+    judge = Judge(network.eval(), NORMALIZATION, recipe.data.patch, device, precision_of(recipe, device))
+    results = []
+    for subject, volumes in load_complete(cases):
+        first = volumes[MODALITIES[0]]
+        truth = load_labels(masks.get(subject), first.grid, subject)
+        if truth is not None:
+            found = judge.segment({m: v.data for m, v in volumes.items()})
+            results.append(Scores(subject, "seg", segmentation_scores(found, truth, first.grid.lps_spacing)))
     return results
 
 

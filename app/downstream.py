@@ -1,0 +1,213 @@
+"""What a synthesised sequence is worth to whoever needs it: a frozen 3D segmenter finds the tumour with it.
+
+The judge was trained on real sequences alone and teaches no generator: one that taught would be pleased with what it
+taught.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.constants import MODALITIES, Modality
+from app.errors import CaseError, VolumeError
+from app.evaluate import Pair, Scores
+from app.intensity import Normalization
+from app.metrics.segmentation import REGIONS, segmentation_scores
+from app.models.volumetric import VolumeSegmenter
+from app.preprocess import measure, normalize, vote_foreground
+from app.runtime import Machine, choose_device
+from app.sliding import Sides, slide
+from app.types import MaskArray, VolumeArray
+from app.volume import Volume, load_volume
+from app.weights import Entry, load_judge
+
+log = logging.getLogger(__name__)
+
+#: How much of a window the next one covers again.
+OVERLAP: Final = 0.5
+#: Group of the rows that no sequence was replaced in.
+REAL: Final = "four real"
+#: What is reported per region, with decimals.
+COLUMNS: Final[dict[str, int]] = {"dice": 3, "nsd1": 3, "hd95": 1}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A 3D segmenter that is ready to run.
+
+    Attributes:
+        network: on its device, in eval mode.
+        window: sides of what it sees at once.
+        precision: `torch.bfloat16` or `torch.float32`; in bfloat16 by autocast.
+    """
+
+    network: VolumeSegmenter
+    normalization: Normalization
+    window: Sides
+    device: torch.device
+    precision: torch.dtype = torch.float32
+
+    @classmethod
+    def open(cls, entry: Entry, device: str = "auto") -> Judge:
+        """Loads the judge of a manifest.
+
+        Raises:
+            WeightsError: the entry is no judge, or its file is missing or damaged.
+            DeviceError: the device is not there.
+        """
+        machine = Machine.probe()
+        chosen = torch.device(choose_device(device, machine)[0])
+        native = machine.gpu_bf16 if chosen.type == "cuda" else machine.cpu_bf16
+        x, y, z = entry.details["window"]
+        return cls(
+            load_judge(entry).to(chosen),
+            entry.normalization,
+            (x, y, z),
+            chosen,
+            torch.bfloat16 if native else torch.float32,
+        )
+
+    def segment(self, volumes: Mapping[Modality, VolumeArray]) -> NDArray[np.uint8]:
+        """Label map: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.
+
+        Args:
+            volumes: all four sequences in the file's units, float32, background 0, one shape.
+
+        Raises:
+            CaseError: they show no common brain, or a window does not fit into memory.
+        """
+        brain = vote_foreground(volumes)
+        if not brain.any():
+            raise CaseError("the sequences show no common brain.")
+        background = -1.0 if self.normalization.background is None else self.normalization.background
+        scores = np.stack(
+            [normalize(volumes[m], measure(volumes[m], m, self.normalization), background) for m in MODALITIES]
+        )
+        return self.segment_scores(scores, brain, background)
+
+    def segment_scores(self, scores: NDArray[np.float32], brain: MaskArray, background: float) -> NDArray[np.uint8]:
+        """As `segment`, from float32 4 x X x Y x Z scores in challenge order."""
+
+        def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16),
+            ):
+                logits = self.network(torch.from_numpy(window)[None].to(self.device))
+            shares: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
+            return shares
+
+        shares = slide(scores, run, 4, self.window, brain, background, OVERLAP)
+        return np.where(brain, shares.argmax(axis=0), 0).astype(np.uint8)
+
+
+def score_downstream(pairs: Sequence[Pair], judge: Judge) -> list[Scores]:
+    """Segments every subject from its four real sequences, and with each synthesised one in the place of the real.
+
+    Args:
+        pairs: as `app.evaluate.find_pairs` gives them; those without a mask or without the other three sequences
+            become a problem.
+
+    Returns:
+        Per subject one row with modality `REAL`, and one per pair. Metrics against the true mask as
+        `segmentation_scores` names them; those of a pair also, with `own_` before, against the judge's result on the
+        four real sequences.
+    """
+    results: list[Scores] = []
+    for subject, group in _by_subject(pairs).items():
+        try:
+            real = _load_real(group[0])
+            truth = _load_truth(group[0], next(iter(real.values())))
+            arrays = {m: v.data for m, v in real.items()}
+            spacing = next(iter(real.values())).grid.lps_spacing
+            own = judge.segment(arrays)
+        except (VolumeError, CaseError) as error:
+            results.append(Scores(subject, REAL, problems=[str(error)]))
+            continue
+        results.append(Scores(subject, REAL, segmentation_scores(own, truth, spacing)))
+        for pair in group:
+            scores = Scores(subject, pair.modality)
+            try:
+                made = load_volume(pair.prediction, strict=True)
+                if not made.grid.same_as(real[pair.modality].grid):
+                    raise VolumeError(f"{pair.prediction} is not on the grid of {pair.reference}.")
+                found = judge.segment({**arrays, pair.modality: made.data})
+                against = segmentation_scores(found, own, spacing)
+                scores.values = segmentation_scores(found, truth, spacing) | {
+                    f"own_{name}": value for name, value in against.items()
+                }
+            except (VolumeError, CaseError) as error:
+                scores.problems.append(str(error))
+            results.append(scores)
+        log.info("%s segmented", subject)
+    return results
+
+
+def downstream_table(scores: Sequence[Scores]) -> str:
+    """Means as a Markdown table: the four real sequences, each replaced one, and the mean over those.
+
+    `kept` is the Dice as a share of that with the four real sequences; `own` the Dice against the judge's own result.
+    """
+    names = [f"{metric}_{region}" for region in REGIONS for metric in COLUMNS]
+    header = ["replaced", "n", *(n.replace("_", " ") for n in names)]
+    header += [f"{kind} {region}" for kind in ("kept", "own") for region in REGIONS]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    summary = downstream_summary(scores)
+    for group, values in summary.items():
+        cells = [f"{values[n]:.{COLUMNS[n.partition('_')[0]]}f}" for n in names]
+        kept = [f"{100 * values[f'kept_{r}']:.0f} %" if f"kept_{r}" in values else "-" for r in REGIONS]
+        own = [f"{values[f'own_dice_{r}']:.3f}" if f"own_dice_{r}" in values else "-" for r in REGIONS]
+        lines.append(f"| {group} | {values['n']:.0f} | " + " | ".join([*cells, *kept, *own]) + " |")
+    return "\n".join(lines)
+
+
+def downstream_summary(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
+    """Means per group: `REAL`, each replaced sequence, and `mean` over all replaced ones; `kept_*` as in the table."""
+    usable = [s for s in scores if s.values]
+    groups: dict[str, list[Scores]] = {REAL: [s for s in usable if s.modality == REAL]}
+    groups |= {m: [s for s in usable if s.modality == m] for m in MODALITIES}
+    groups["mean"] = [s for s in usable if s.modality != REAL]
+    summary: dict[str, dict[str, float]] = {}
+    for group, rows in groups.items():
+        if not rows:
+            continue
+        found = {name: float(np.mean([r.values[name] for r in rows])) for name in rows[0].values}
+        if group != REAL and REAL in summary:
+            found |= {f"kept_{r}": found[f"dice_{r}"] / max(summary[REAL][f"dice_{r}"], 1e-6) for r in REGIONS}
+        summary[group] = {"n": float(len(rows)), **found}
+    return summary
+
+
+def _by_subject(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.subject, []).append(pair)
+    return groups
+
+
+def _load_real(pair: Pair) -> dict[Modality, Volume]:
+    files = {**pair.others, pair.modality: pair.reference}
+    if lacking := [m for m in MODALITIES if m not in files]:
+        raise CaseError(f"{pair.subject} has no real {', '.join(lacking)}; the judge needs all four sequences.")
+    volumes = {m: load_volume(files[m], strict=True) for m in MODALITIES}
+    first = volumes[MODALITIES[0]].grid
+    for modality, volume in volumes.items():
+        if not volume.grid.same_as(first):
+            raise VolumeError(f"{files[modality]} is on another grid than {files[MODALITIES[0]]}.")
+    return volumes
+
+
+def _load_truth(pair: Pair, like: Volume) -> NDArray[np.float32]:
+    if pair.segmentation is None:
+        raise CaseError(f"{pair.subject} has no segmentation to judge by; name its folder with --segmentations.")
+    mask = load_volume(pair.segmentation, strict=True)
+    if not mask.grid.same_as(like.grid):
+        raise VolumeError(f"{pair.segmentation} is on another grid than the sequences of {pair.subject}.")
+    return mask.data

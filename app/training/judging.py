@@ -1,0 +1,85 @@
+"""Training of the 3D segmenter that judges synthesised exams; it never teaches one."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.models.volumetric import VolumeSegmenter
+from app.training.augment import vary_intensities, vary_patches
+from app.training.losses import dice_loss
+from app.training.patches import Patches, PatchSampler, PatchSource
+from app.training.recipe import Recipe
+from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision
+
+
+class JudgingTask:
+    """A 3D segmenter, taught on the four real sequences as nnU-Net is: Dice and cross-entropy, deeply supervised.
+
+    Attributes:
+        average: running mean of its weights; what is validated and exported.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.judge = VolumeSegmenter().to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.judge).requires_grad_(False).eval()
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What learns."""
+        return {"judge": self.judge}
+
+    def step(self, source: PatchSource, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+        """One batch of patches, one update; arguments and result as `SynthesisTask.step`."""
+        recipe = self.recipe
+        drawn, random = source.at(step)
+        patches = vary_patches(drawn.to(self.device), recipe.augmentation, random, BACKGROUND)
+        seen = vary_intensities(patches, recipe.augmentation, random, BACKGROUND)
+        self.judge.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for part, shown in zip(patches.pieces(pieces), seen.chunk(pieces), strict=True):
+            share = len(part) / len(patches)
+            with mixed_precision(recipe, self.device):
+                levels = self.judge.deep(shown)
+            found = deep_losses(levels, part)
+            (share * recipe.losses.segmentation * sum(found.values())).backward()  # type: ignore[union-attr]
+            add_to(totals, found, share)
+        update("judge")
+        return totals
+
+    @torch.no_grad()
+    def pictures(self, sampler: PatchSampler) -> list[list[np.ndarray]]:
+        """The middle slice of one patch: its sequences, the truth, and the averaged network's answer."""
+        patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
+        middle = patches.images.shape[-1] // 2
+        answer = self.average(patches.images).argmax(dim=1)
+        real = patches.images[0, ..., middle].cpu().numpy()
+        labels = [v[0, ..., middle].float().cpu().numpy() / 3 for v in (patches.labels, answer)]
+        return [[*real[:2]], [*real[2:]], labels]
+
+
+def deep_losses(levels: list[Tensor], patches: Patches) -> dict[str, Tensor]:
+    """Dice and cross-entropy, each level counting half of the finer one; together the levels count 1.
+
+    Args:
+        levels: logits at full resolution, at half ....
+    """
+    totals: dict[str, Tensor] = {}
+    norm = sum(0.5**level for level in range(len(levels)))
+    for level, logits in enumerate(levels):
+        step = 2**level
+        labels = patches.labels[:, ::step, ::step, ::step]
+        found = {"dice": dice_loss(logits, labels), "entropy": F.cross_entropy(logits.float(), labels)}
+        add_to_graph(totals, found, 0.5**level / norm)
+    return totals
+
+
+def add_to_graph(totals: dict[str, Tensor], found: dict[str, Tensor], share: float) -> None:
+    """As `app.training.synthesis.add_to`, gradients kept."""
+    for name, value in found.items():
+        totals[name] = totals[name] + share * value if name in totals else share * value

@@ -31,6 +31,7 @@ VARIANTS: dict[str, list[str]] = {
     "U-Net with focal Tversky": [*UNET, "losses.tversky=0.5"],
     "U-Net with every sequence in turn": [*UNET, "schedule.targets=4", "schedule.batch_size=2"],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
+    "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
     "skip at full resolution": ["network.fine_skip=true"],
     "the paper's Algorithm 1 with all losses": [
         "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",
@@ -41,7 +42,7 @@ VARIANTS: dict[str, list[str]] = {
     "focal Tversky": ["losses.tversky=0.5"],
     "SSIM over the whole brain": ["losses.ssim_tissue=whole"],
     "no variation of brightness and no turning": [
-        f"augmentation.{name}=0" for name in ("rotate", "zoom", "contrast", "brightness", "gamma", "bias", "noise")
+        f"augmentation.{name}=0" for name in ("rotate", "zoom", "contrast", "brightness", "gamma", "bias", "noise", "thick")
     ],
     "always one missing": ["data.single_missing=1"],
     "axial slices only": ["data.views=['axial']"],

@@ -258,9 +258,21 @@ class TestAugmentation:
         ways = [torch.rot90(square, k, (2, 3)) for k in (1, 3)]
         assert min(float((turned - w).abs().max()) for w in ways) < 1e-3
 
-    @pytest.mark.parametrize("what", ["contrast", "brightness", "gamma", "bias", "noise"])
+    def test_thick_slices_blur_some_inputs_along_one_axis(self, batch):
+        batch = replace(batch, brain=torch.ones_like(batch.brain), images=torch.randn(batch.images.shape))
+        thick = vary_intensities(batch, replace(NOTHING, thick=6.0), np.random.default_rng(0), -1.0)
+        # Differences between neighbours, as a share of those before, along rows and columns.
+        shares = torch.stack([thick.diff(dim=d).abs().mean((2, 3)) / batch.images.diff(dim=d).abs().mean((2, 3))
+                              for d in (2, 3)])  # fmt: skip
+        rough, blurred = (shares > 0.999).all(dim=0), (shares < 0.5).any(dim=0)
+        # Half are left alone, and a third of the rest: their slices lie in the plane.
+        assert 0.4 < float(rough.float().mean()) < 0.9
+        assert blurred.any()
+        assert not torch.equal(blurred[:, :1].expand(-1, 4), blurred)
+
+    @pytest.mark.parametrize("what", ["contrast", "brightness", "gamma", "bias", "noise", "thick"])
     def test_brightness_varies_in_the_brain_only_and_by_the_seed(self, batch, what):
-        recipe = replace(NOTHING, **{what: 0.2})
+        recipe = replace(NOTHING, **{what: 4.0 if what == "thick" else 0.2})
         one, two, other = (vary_intensities(batch, recipe, np.random.default_rng(s), -1.0) for s in (1, 1, 2))
         assert torch.equal(one, two)
         assert not torch.equal(one, other)

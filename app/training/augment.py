@@ -101,12 +101,32 @@ def vary_intensities(
             shares = shares * (1 + _bias_field(random, images, recipe.bias))
         varied = low + shares * (high - low)
     varied = varied * (1 + draw(recipe.contrast)) + draw(recipe.brightness)
+    if recipe.thick > 1:
+        varied = _thickened(varied, recipe.thick, random)
     if recipe.noise > 0:
         seed = int(random.integers(2**31))
         generator = torch.Generator(images.device).manual_seed(seed)
         grain = torch.randn(images.shape, generator=generator, device=images.device)
         varied = varied + draw(recipe.noise).abs() * grain
     return torch.where((batch.brain > 0) & (images != background), varied, images)
+
+
+def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> Tensor:
+    """Half of the images as if acquired in slices of 1 to `thickest` voxels along one axis, resampled to one voxel.
+
+    The axis is one of three: a slice that lies in the plane of the acquisition shows nothing of it.
+    """
+    count = images.shape[0] * images.shape[1]
+    chosen, axes = random.random(count) < 0.5, random.integers(0, 3, count)
+    extents = random.uniform(1, thickest, count)
+    flat = list(images.flatten(0, 1).unbind())
+    for i in np.flatnonzero(chosen & (axes < images.dim() - 2)):
+        sides = list(flat[i].shape)
+        sides[axes[i]] = max(1, round(sides[axes[i]] / extents[i]))
+        coarse = F.interpolate(flat[i][None, None], size=sides, mode="area")
+        mode = "bilinear" if len(sides) == 2 else "trilinear"
+        flat[i] = F.interpolate(coarse, size=flat[i].shape, mode=mode)[0, 0]
+    return torch.stack(flat).unflatten(0, images.shape[:2])
 
 
 def _bias_field(random: np.random.Generator, like: Tensor, reach: float) -> Tensor:

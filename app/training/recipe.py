@@ -85,6 +85,7 @@ class AugmentationRecipe:
         gamma: largest absolute log of the exponent on an input's scores, mapped to [0, 1].
         bias: largest relative change by a smooth field.
         noise: largest deviation of Gaussian noise, in scores.
+        thick: half of the inputs look as if acquired in slices of 1 to so many voxels; up to 1, none does.
     """
 
     flip: float = 0.5
@@ -96,6 +97,7 @@ class AugmentationRecipe:
     gamma: float = 0.0
     bias: float = 0.0
     noise: float = 0.0
+    thick: float = 0.0
 
 
 @dataclass(frozen=True)

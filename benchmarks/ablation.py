@@ -42,7 +42,8 @@ VARIANTS: dict[str, list[str]] = {
     "focal Tversky": ["losses.tversky=0.5"],
     "SSIM over the whole brain": ["losses.ssim_tissue=whole"],
     "no variation of brightness and no turning": [
-        f"augmentation.{name}=0" for name in ("rotate", "zoom", "contrast", "brightness", "gamma", "bias", "noise", "thick")
+        f"augmentation.{name}=0"
+        for name in ("rotate", "zoom", "contrast", "brightness", "gamma", "bias", "noise", "thick")
     ],
     "always one missing": ["data.single_missing=1"],
     "axial slices only": ["data.views=['axial']"],

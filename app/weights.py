@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from app.models.generator import Generator, GeneratorConfig
+    from app.models.refiner import Refiner, RefinerConfig
     from app.models.unet import PlainConfig, PlainGenerator, Segmenter
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-Kind = Literal["regression", "generator", "segmenter"]
+Kind = Literal["regression", "generator", "segmenter", "refiner"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Entry:
 
     Attributes:
         name: what `--model` calls it.
-        kind: `regression`, `generator` (makes sequences) or `segmenter` (finds tumours; teaches generators).
+        kind: `regression`, `generator` (makes sequences), `segmenter` (finds tumours; teaches generators) or `refiner`
+            (corrects in 3D what one generator makes, which names it).
         folder: where its files are.
         files: per role (`coefficients`, `intensity`, `torch`, `onnx`): `path` in the folder, `sha256`, `bytes`.
         normalization: the scheme it was trained with.
@@ -172,7 +174,7 @@ def write_entry(
             save_bytes(content, path)
         described[role] = {"path": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
     form["models"][name] = {"kind": kind, "files": described, "normalization": normalization.to_json(), **details}
-    if make_default or (form["default"] is None and kind != "segmenter"):
+    if make_default or (form["default"] is None and kind in {"regression", "generator"}):
         form["default"] = name
     if make_fallback:
         form["fallback"] = name
@@ -247,6 +249,27 @@ def load_segmenter(entry: Entry) -> Segmenter:
     _require_kind(entry, "segmenter")
     with torch.device("meta"):
         network = Segmenter(tuple(entry.details["architecture"]["widths"]))
+    _load_state(network, entry)
+    return network
+
+
+def load_refiner(entry: Entry) -> Refiner:
+    """The 3D refiner of an entry: float32, on the CPU, in eval mode, without gradients.
+
+    Raises:
+        WeightsError: as `load_generator`, or the entry is of another kind.
+    """
+    import torch
+
+    from app.models.refiner import Refiner, RefinerConfig
+
+    _require_kind(entry, "refiner")
+    try:
+        config = RefinerConfig.from_json(entry.details["architecture"])
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"model {entry.name!r} has an unknown architecture ({error}); update Tetrad.") from None
+    with torch.device("meta"):
+        network = Refiner(config)
     _load_state(network, entry)
     return network
 
@@ -338,6 +361,40 @@ def save_segmenter(
     """
     form = {"architecture": {"widths": list(widths)}, "canvas": canvas.to_json(), **(details or {})}
     return write_entry(folder, name, "segmenter", {"torch": _save_state(folder, name, state)}, normalization, form)
+
+
+def save_refiner(
+    folder: Path,
+    name: str,
+    config: RefinerConfig,
+    state: Mapping[str, Tensor],
+    normalization: Normalization,
+    window: tuple[int, int, int],
+    overlap: float,
+    details: Mapping[str, Any] | None = None,
+) -> Entry:
+    """Writes a refiner as safetensors with its manifest entry.
+
+    Args:
+        window: sides of what it sees at once, in voxels.
+        overlap: share of a window that the next one covers again.
+
+    Raises:
+        WeightsError: the folder cannot be written to.
+    """
+    form = {"architecture": config.to_json(), "window": list(window), "overlap": overlap, **(details or {})}
+    return write_entry(folder, name, "refiner", {"torch": _save_state(folder, name, state)}, normalization, form)
+
+
+def change_details(entry: Entry, changes: Mapping[str, Any]) -> Entry:
+    """Sets some details of a model that is in the manifest; its files stay as they are.
+
+    Raises:
+        WeightsError: the manifest cannot be read or written.
+    """
+    files: dict[str, bytes | Path] = {r: entry.folder / f["path"] for r, f in entry.files.items()}
+    details = {**entry.details, **changes}
+    return write_entry(entry.folder, entry.name, entry.kind, files, entry.normalization, details)
 
 
 def _save_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> Path:

@@ -375,9 +375,7 @@ def _open(
     if entry.kind == "segmenter":
         raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
     if entry.kind == "refiner":
-        raise WeightsError(
-            f"model {entry.name!r} refines what another makes; name that one, and --refine."
-        )
+        raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
     intensity = load_intensity(entry)
     if entry.kind == "regression":
         if backend == "onnx" or precision not in {"auto", "fp32"}:

@@ -39,7 +39,7 @@ def region_loss(prediction: Tensor, truth: Tensor, brain: Tensor, region: Tensor
 
 
 def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, tumour: Tensor | None = None) -> Tensor:
-    """One minus SSIM (the challenge's window and constants; 3D, as the challenge's, for volumes), averaged over the brain.
+    """One minus SSIM, averaged over the brain: the challenge's window and constants, in 2D for slices, 3D for volumes.
 
     Args:
         scale: B x 2, scores that the challenge maps to 0 and 1 (zero intensity and the clip).

@@ -29,6 +29,7 @@ class RunConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         backend, precision: see `app.inference.choose_runtime`.
         batch_size: slices per network call; None lets the device decide.
+        refine: pass what is made through the model's 3D refiner; None leaves it to the manifest.
         jobs: threads that decode subjects beside the network; None lets the machine decide.
         on_error: what a subject that cannot be done normally becomes.
         complete_all: make every sequence that a subject lacks, not just one.
@@ -46,6 +47,7 @@ class RunConfig:
     backend: BackendName = "auto"
     precision: Precision = "auto"
     batch_size: int | None = None
+    refine: bool | None = None
     jobs: int | None = None
     on_error: OnError = "fallback"
     complete_all: bool = False

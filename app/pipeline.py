@@ -25,6 +25,7 @@ from app.intensity import Intensity, IntensityPredictor
 from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean, stretch
 from app.preprocess import measure, normalize, restore, vote_foreground
+from app.refine import VolumeRefiner, open_refiner
 from app.runtime import Machine, Runtime, choose_device, choose_runtime
 from app.types import MaskArray, VolumeArray
 from app.views import place_window
@@ -39,13 +40,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`."""
+    """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`.
+
+    What a network makes passes through the `refiner`, if there is one.
+    """
 
     entry: Entry
     intensity: IntensityPredictor | None
     regression: VoxelwiseRegression | None = None
     runner: SliceRunner | ResidentRunner | None = None
     runtime: Runtime | None = None
+    refiner: VolumeRefiner | None = None
+
+    @property
+    def name(self) -> str:
+        """What is said of it: its name, and its refiner's."""
+        return self.entry.name if self.refiner is None else f"{self.entry.name}+{self.refiner.entry.name}"
 
     @property
     def background(self) -> float:
@@ -55,8 +65,12 @@ class Model:
 
     @property
     def contrast(self) -> float:
-        """How far what the network makes is brought to a scan's spread (`app.postprocess.stretch`)."""
-        return float(self.entry.details.get("contrast", 0.0))
+        """How far what the network makes is brought to a scan's spread (`app.postprocess.stretch`).
+
+        A refined volume is less blurred, so the refiner's own word on it counts before the first stage's.
+        """
+        stated = self.entry.details.get("contrast", 0.0)
+        return float(stated if self.refiner is None else self.refiner.entry.details.get("contrast", stated))
 
     def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
         """How bright the sequence to be made is, in the file's units."""
@@ -105,7 +119,8 @@ def synthesize_case(
     """
     prepared = prepare(volumes, model)
     predicted = predict(prepared, target, model)
-    return finish(predicted, prepared, target, reference, model)
+    refined = refine(predicted, prepared, target, model)
+    return finish(refined, prepared, target, reference, model)
 
 
 def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
@@ -121,7 +136,7 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
         raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
     measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
     prepared = Prepared(arrays, foreground, measured, {m: v.grid for m, v in volumes.items()}, scheme.background)
-    if model.runner is None or isinstance(model.runner, SliceRunner):
+    if model.runner is None or isinstance(model.runner, SliceRunner) or model.refiner is not None:
         # Here, in the thread that reads, and not in the one that the network waits for.
         _ = prepared.scores
     return prepared
@@ -146,6 +161,17 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
     return fuse_views(slices, windows, prepared.foreground.shape, background)
 
 
+def refine(predicted: VolumeArray, prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
+    """The scores of `predict` after the second, three-dimensional stage; themselves where the model has none.
+
+    Raises:
+        CaseError: the refiner does not fit into memory.
+    """
+    if model.refiner is None:
+        return predicted
+    return model.refiner.refine(predicted, prepared.scores, target, prepared.foreground, model.background)
+
+
 def finish(
     predicted: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
@@ -160,7 +186,7 @@ def finish(
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """What an output's header says of its origin, so that nobody takes it for a scan."""
-    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.entry.name} {model.entry.sha256[:8]}"
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}"
 
 
 def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:
@@ -219,6 +245,7 @@ class Synthesizer:
         backend: `auto`, `torch` or `onnx`.
         precision: `auto`, `bf16`, `fp16` or `fp32`.
         batch_size: slices per network call; the device decides if not given.
+        refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
 
     Raises:
         WeightsError: the weights are missing or do not match their checksum.
@@ -235,12 +262,14 @@ class Synthesizer:
         backend: BackendName = "auto",
         precision: Precision = "auto",
         batch_size: int | None = None,
+        refine: bool | None = None,
     ) -> None:
         if backend not in BACKENDS or precision not in PRECISIONS or (batch_size is not None and batch_size < 1):
             raise UsageError(f"backend={backend!r}, precision={precision!r}, batch_size={batch_size!r} do not exist.")
         self._manifest = read_manifest(Path(weights))
         entry = self._manifest.entry(model)
-        self.model = _open(entry, device, backend, precision, batch_size)
+        refiner = refiner_of(self._manifest, entry, refine)
+        self.model = _open(entry, device, backend, precision, batch_size, refiner)
         self._fallback: Model | None = self.model if entry.kind == "regression" else None
 
     @property
@@ -300,6 +329,26 @@ def open_fallback(manifest: Manifest) -> Model:
     return _open(manifest.entry(manifest.fallback), "cpu", "auto", "auto", None)
 
 
+def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
+    """The refiner that a model is to be run with; None for none.
+
+    Args:
+        refine: whether it is asked for; None leaves it to the model's entry (`refine`, off where it says nothing).
+
+    Raises:
+        UsageError: it is asked for, and the model has none.
+        WeightsError: the one that the model names is not there.
+    """
+    if not (entry.details.get("refine", False) if refine is None else refine):
+        return None
+    name = entry.details.get("refiner")
+    if name is None:
+        raise UsageError(f"model {entry.name!r} has no refiner; leave out --refine, or name a model that has one.")
+    if name not in manifest.entries or manifest.entries[name].kind != "refiner":
+        raise WeightsError(f"{manifest.folder} lacks {name!r}, the refiner of {entry.name!r}; use --no-refine.")
+    return manifest.entries[name]
+
+
 def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:
     if isinstance(case, Case):
         return case
@@ -315,9 +364,18 @@ def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike
     return found[0]
 
 
-def _open(entry: Entry, device: str, backend: BackendName, precision: Precision, batch_size: int | None) -> Model:
+def _open(
+    entry: Entry,
+    device: str,
+    backend: BackendName,
+    precision: Precision,
+    batch_size: int | None,
+    refiner: Entry | None = None,
+) -> Model:
     if entry.kind in {"segmenter", "judge"}:
         raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
+    if entry.kind == "refiner":
+        raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
     intensity = load_intensity(entry)
     if entry.kind == "regression":
         if backend == "onnx" or precision not in {"auto", "fp32"}:
@@ -326,8 +384,15 @@ def _open(entry: Entry, device: str, backend: BackendName, precision: Precision,
             # It runs on the processor, but a device that is not there is never passed over in silence.
             choose_device(device, Machine.probe())
         return Model(entry, intensity, regression=load_regression(entry))
-    runtime = choose_runtime(entry.files, Machine.probe(), device, backend, precision, batch_size)
-    return Model(entry, intensity, runner=runner_of(open_backend(entry, runtime), runtime), runtime=runtime)
+    machine = Machine.probe()
+    runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size)
+    second: VolumeRefiner | None = None
+    if refiner is not None:
+        # Torch alone runs it, on the first stage's device, whatever backend that one has.
+        beside = choose_runtime(refiner.files, machine, runtime.device, "torch", precision)
+        second = open_refiner(refiner, entry.normalization, beside)
+    runner = runner_of(open_backend(entry, runtime), runtime)
+    return Model(entry, intensity, runner=runner, runtime=runtime, refiner=second)
 
 
 def runner_of(backend: Backend, runtime: Runtime) -> SliceRunner | ResidentRunner:

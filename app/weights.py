@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from app.models.generator import Generator, GeneratorConfig
+    from app.models.refiner import Refiner, RefinerConfig
     from app.models.unet import PlainConfig, PlainGenerator, Segmenter
     from app.models.volumetric import VolumeSegmenter
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-Kind = Literal["regression", "generator", "segmenter", "judge"]
+Kind = Literal["regression", "generator", "segmenter", "judge", "refiner"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Entry:
 
     Attributes:
         name: what `--model` calls it.
-        kind: `regression`, `generator` (makes sequences), `segmenter` (finds tumours in slices; teaches generators) or
-            `judge` (finds tumours in volumes; judges what is made).
+        kind: `regression`, `generator` (makes sequences), `segmenter` (finds tumours in slices; teaches), `judge`
+            (finds them in volumes; judges what is made) or `refiner` (corrects in 3D what the generator that names it
+            makes).
         folder: where its files are.
         files: per role (`coefficients`, `intensity`, `torch`, `onnx`): `path` in the folder, `sha256`, `bytes`.
         normalization: the scheme it was trained with.
@@ -270,6 +272,27 @@ def load_judge(entry: Entry) -> VolumeSegmenter:
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
+def load_refiner(entry: Entry) -> Refiner:
+    """The 3D refiner of an entry: float32, on the CPU, in eval mode, without gradients.
+
+    Raises:
+        WeightsError: as `load_generator`, or the entry is of another kind.
+    """
+    import torch
+
+    from app.models.refiner import Refiner, RefinerConfig
+
+    _require_kind(entry, "refiner")
+    try:
+        config = RefinerConfig.from_json(entry.details["architecture"])
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"model {entry.name!r} has an unknown architecture ({error}); update Tetrad.") from None
+    with torch.device("meta"):
+        network = Refiner(config)
+    _load_state(network, entry)
+    return network
+
+
 def _require_kind(entry: Entry, kind: Kind) -> None:
     if entry.kind != kind:
         raise WeightsError(f"model {entry.name!r} in {entry.folder} is a {entry.kind}, not a {kind}; name another.")
@@ -378,6 +401,40 @@ def save_judge(
     """
     form = {"architecture": {"widths": list(widths)}, "window": list(window), **(details or {})}
     return write_entry(folder, name, "judge", {"torch": _save_state(folder, name, state)}, normalization, form)
+
+
+def save_refiner(
+    folder: Path,
+    name: str,
+    config: RefinerConfig,
+    state: Mapping[str, Tensor],
+    normalization: Normalization,
+    window: tuple[int, int, int],
+    overlap: float,
+    details: Mapping[str, Any] | None = None,
+) -> Entry:
+    """Writes a refiner as safetensors with its manifest entry.
+
+    Args:
+        window: sides of what it sees at once, in voxels.
+        overlap: share of a window that the next one covers again.
+
+    Raises:
+        WeightsError: the folder cannot be written to.
+    """
+    form = {"architecture": config.to_json(), "window": list(window), "overlap": overlap, **(details or {})}
+    return write_entry(folder, name, "refiner", {"torch": _save_state(folder, name, state)}, normalization, form)
+
+
+def change_details(entry: Entry, changes: Mapping[str, Any]) -> Entry:
+    """Sets some details of a model that is in the manifest; its files stay as they are.
+
+    Raises:
+        WeightsError: the manifest cannot be read or written.
+    """
+    files: dict[str, bytes | Path] = {r: entry.folder / f["path"] for r, f in entry.files.items()}
+    details = {**entry.details, **changes}
+    return write_entry(entry.folder, entry.name, entry.kind, files, entry.normalization, details)
 
 
 def _save_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> Path:

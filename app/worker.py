@@ -22,7 +22,18 @@ from app.constants import Modality
 from app.encode import encode_image
 from app.errors import DeviceError, TetradError, VolumeError
 from app.files import save_bytes
-from app.pipeline import Model, Prepared, Synthesizer, finish, load_inputs, predict, prepare, remarks, synthesize_case
+from app.pipeline import (
+    Model,
+    Prepared,
+    Synthesizer,
+    finish,
+    load_inputs,
+    predict,
+    prepare,
+    refine,
+    remarks,
+    synthesize_case,
+)
 from app.trace import Trace
 from app.types import VolumeArray
 from app.volume import Volume, load_volume, read_grid
@@ -109,6 +120,7 @@ class Worker:
                 backend=config.backend,
                 precision=config.precision,
                 batch_size=config.batch_size,
+                refine=config.refine,
             )
         except RuntimeError as error:
             # A GPU that is full, or in another's exclusive use.
@@ -191,7 +203,8 @@ class Worker:
             return _Made(target, model, image=synthesize_case(job.volumes, target, todo.reference_of(target), model))
         assert job.prepared is not None
         try:
-            return _Made(target, model, predicted=predict(job.prepared, target, model))
+            predicted = predict(job.prepared, target, model)
+            return _Made(target, model, predicted=refine(predicted, job.prepared, target, model))
         except Exception as error:
             if not self._may_stand_in:
                 raise
@@ -231,8 +244,9 @@ class Worker:
             "path": str(path),
             "sha256": hashlib.sha256(content).hexdigest(),
             "reference": reference,
-            "model": made.model.entry.name,
+            "model": made.model.name,
             "weights_sha256": made.model.entry.sha256,
+            "refiner_sha256": None if made.model.refiner is None else made.model.refiner.entry.sha256,
             "device": "cpu" if runtime is None else runtime.device,
         }
 
@@ -269,8 +283,10 @@ def _sha256(path: Path) -> str:
 
 def runtime_of(worker: Worker) -> str:
     """What the worker's model runs on, and why."""
-    runtime = worker.synthesizer.model.runtime
-    return "numpy on cpu in fp32 (a voxel-wise regression needs no more)" if runtime is None else str(runtime)
+    model = worker.synthesizer.model
+    if model.runtime is None:
+        return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
+    return f"{model.runtime}" if model.refiner is None else f"{model.runtime}, refined by {model.refiner.entry.name}"
 
 
 def choose_readers(worker: Worker, cores: int) -> int:

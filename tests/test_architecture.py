@@ -15,7 +15,7 @@ FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
     1: {"config", "files", "volume", "encode", "views", "sliding", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
-    3: {"inference", "resident", "fuse", "postprocess", "export"},
+    3: {"inference", "resident", "fuse", "postprocess", "refine", "export"},
     4: {"pipeline", "report", "training", "evaluate", "downstream", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
@@ -24,6 +24,7 @@ FLOORS = {
 SAME_FLOOR = {
     "encode": {"files", "volume"},
     "resident": {"inference"},
+    "refine": {"inference"},
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
     "demo": {"batch"},

@@ -33,7 +33,9 @@ def add_export(commands: Any) -> None:
         metavar="C",
         help="how far what it makes is brought to a scan's spread, 0 to 1; default: the recipe's",
     )
-    p.add_argument("--make-default", action="store_true", help="make it the manifest's default")
+    p.add_argument(
+        "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
+    )
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
     p.add_argument("--device", default="auto", help="as in synthesize")
     p.set_defaults(command=_export)
@@ -110,7 +112,7 @@ def add_train(commands: Any) -> None:
 
     p = commands.add_parser(
         "train",
-        help="train a generator, the segmenter or the judge by a recipe",
+        help="train a generator, a refiner, the segmenter or the judge by a recipe",
         description="Trains by a recipe. `torchrun --nproc-per-node N -m app train ...` uses N GPUs.",
         epilog="recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items()),
     )
@@ -122,9 +124,21 @@ def add_train(commands: Any) -> None:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe; repeatable")
     p.add_argument("--budget-minutes", type=float, metavar="M", help="as --set schedule.budget_minutes=M")
     p.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="where --segmenter, --start are")
-    p.add_argument("--segmenter", default="segmenter", metavar="NAME", help="teaches the Tversky loss")
+    p.add_argument(
+        "--weights",
+        type=path,
+        default=WEIGHTS_DIR,
+        metavar="DIR",
+        help="where the models named below are",
+    )
+    p.add_argument("--segmenter", default="segmenter", metavar="NAME", help="teaches the Tversky and Dice losses")
     p.add_argument("--start", metavar="NAME", help="begin with this model's weights instead of random ones")
+    p.add_argument(
+        "--stage-one",
+        metavar="NAME",
+        help="the generator that a refiner refines; default: the manifest's default. What it makes of every subject "
+        "is kept in the cache",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
     p.set_defaults(command=_train)
 
@@ -139,7 +153,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.budget_minutes is not None:
         changes.append(f"schedule.budget_minutes={options.budget_minutes}")
     recipe = load_recipe(options.recipe, changes)
-    teaches = recipe.task == "synthesis" and recipe.losses.tversky > 0
+    refines = recipe.task == "refinement"
+    teaches = (recipe.task == "synthesis" and recipe.losses.tversky > 0) or (refines and recipe.losses.dice > 0)
     outcome = train(
         recipe,
         TrainingPaths(options.data, options.run, options.cache, options.validation),
@@ -147,6 +162,7 @@ def _train(options: argparse.Namespace) -> int:
         resume=options.resume,
         segmenter=read_manifest(options.weights).entry(options.segmenter) if teaches else None,
         start=read_manifest(options.weights).entry(options.start) if options.start else None,
+        stage_one=read_manifest(options.weights).entry(options.stage_one) if refines else None,
     )
     if outcome.signal_number is not None:
         log.warning("Stopped after step %d; the same command with --resume goes on.", outcome.state.step)

@@ -126,7 +126,7 @@ def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> 
         coarse = F.interpolate(flat[i][None, None], size=sides, mode="area")
         mode = "bilinear" if len(sides) == 2 else "trilinear"
         flat[i] = F.interpolate(coarse, size=flat[i].shape, mode=mode)[0, 0]
-    return torch.stack(flat).unflatten(0, images.shape[:2])
+    return torch.stack(flat).reshape(images.shape)
 
 
 def _bias_field(random: np.random.Generator, like: Tensor, reach: float) -> Tensor:

@@ -62,19 +62,19 @@ class CachedSubject:
     @property
     def scores(self) -> NDArray[np.float16]:
         """Float16 (4, left, posterior, superior), challenge order, memory-mapped, cropped to the brain."""
-        scores: NDArray[np.float16] = _mapped(self.folder / f"{self.name}.npy")
+        scores: NDArray[np.float16] = mapped(self.folder / f"{self.name}.npy")
         return scores
 
     @property
     def brain(self) -> MaskArray:
         """Bool, same box, memory-mapped: where most sequences are brighter than background."""
-        brain: MaskArray = _mapped(self.folder / f"{self.name}-brain.npy")
+        brain: MaskArray = mapped(self.folder / f"{self.name}-brain.npy")
         return brain
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
         """Uint8, same box: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour; None without a segmentation."""
-        return _mapped(self.folder / f"{self.name}-labels.npy") if self.labelled else None
+        return mapped(self.folder / f"{self.name}-labels.npy") if self.labelled else None
 
     def slices(self, view: View, min_brain: int, min_tumour: int = 0) -> NDArray[np.int64]:
         """Indices of the slices with at least so many brain and tumour pixels."""
@@ -82,7 +82,8 @@ class CachedSubject:
 
 
 @lru_cache(maxsize=256)
-def _mapped(path: Path) -> Any:
+def mapped(path: Path) -> Any:
+    """An array on disk, read as it is looked at."""
     # Every map holds a file open, and a process may have a thousand: those used last stay.
     return np.load(path, mmap_mode="r")
 

@@ -28,12 +28,21 @@ from app.training.judging import JudgingTask
 from app.training.logs import RunLog
 from app.training.patches import PatchSampler, PatchSource
 from app.training.recipe import Recipe
+from app.training.refinement import RefinementTask
 from app.training.regression import fit_intensity
 from app.training.schedule import learning_rate, new_optimizer
 from app.training.segmentation import SegmentationTask
 from app.training.sitting import Sitting
+from app.training.stage_one import StageOne, open_stage_one
 from app.training.synthesis import BACKGROUND, SynthesisTask
-from app.training.validation import means, model_in_memory, score_drops, score_judge, score_segmenter
+from app.training.validation import (
+    means,
+    model_in_memory,
+    refined_in_memory,
+    score_drops,
+    score_judge,
+    score_segmenter,
+)
 from app.weights import Entry, load_generator, load_segmenter
 
 log = logging.getLogger(__name__)
@@ -79,6 +88,7 @@ def train(
     resume: bool = False,
     segmenter: Entry | None = None,
     start: Entry | None = None,
+    stage_one: Entry | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Trains until the recipe's steps or minutes are over, or a signal comes; saves the whole state either way.
@@ -86,8 +96,9 @@ def train(
     Args:
         device: `cpu`, `cuda` or `cuda:N`.
         resume: go on from the run folder's last checkpoint.
-        segmenter: the frozen segmenter; needed by the Tversky loss.
+        segmenter: the frozen segmenter; needed by the Tversky loss and the refiner's Dice loss.
         start: a generator whose weights a new run starts from, instead of random ones.
+        stage_one: the generator whose volumes a refiner learns to correct; needed by the task `refinement`.
         clock: seconds that the time budget counts.
 
     Raises:
@@ -99,7 +110,7 @@ def train(
             logging.getLogger("app").setLevel(logging.WARNING)
         # Two runs of one seed shall be as equal as the device can make them.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        return _Run(recipe, paths, group, resume, segmenter, start).go(clock)
+        return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
 
 
 def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
@@ -126,6 +137,7 @@ class _Run:
         resume: bool,
         segmenter: Entry | None,
         start: Entry | None,
+        stage_one: Entry | None,
     ) -> None:
         self.recipe, self.paths, self.group = recipe, paths, group
         before = self._previous(resume)
@@ -135,10 +147,13 @@ class _Run:
             self.training = [s for s in self.training if s.labelled]
             if len(self.training) < 2:
                 raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
+        self.stage_one: StageOne | None = None
+        if recipe.task == "refinement":
+            self.stage_one = open_stage_one(stage_one, before, group, paths.data, self.training)
         self.source: Any = self._source(ahead=group.device.type == "cuda")
         torch.manual_seed(recipe.seed)
         self.task = self._task(segmenter)
-        origin: dict[str, Any] = {}
+        origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
         if start is not None and before is None:
             origin = self._begin_with(start)
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
@@ -180,22 +195,26 @@ class _Run:
     def _source(self, ahead: bool) -> Source | PatchSource:
         """What batches of slices, or of patches, come from."""
         recipe, rank = self.recipe, self.group.rank
-        if recipe.task == "judging":
-            patches = PatchSampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
+        if recipe.task in {"judging", "refinement"}:
+            beside = self.stage_one
+            patches = PatchSampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank, beside=beside)
             return PatchSource(patches, recipe.schedule.batch_size, ahead)
         slices = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
         return Source(slices, recipe.schedule.batch_size, recipe.augmentation.shift, ahead)
 
-    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask | JudgingTask:
+    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask | JudgingTask | RefinementTask:
         if self.recipe.task == "segmentation":
             return SegmentationTask(self.recipe, self.group.device)
         if self.recipe.task == "judging":
             return JudgingTask(self.recipe, self.group.device)
         teacher: Segmenter | None = None
-        if self.recipe.losses.tversky > 0:
+        loss = "dice" if self.recipe.task == "refinement" else "tversky"
+        if getattr(self.recipe.losses, loss) > 0:
             if segmenter is None:
-                raise UsageError("losses.tversky needs a trained segmenter; name one with --segmenter, or set it to 0.")
+                raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
             teacher = load_segmenter(segmenter)
+        if self.recipe.task == "refinement":
+            return RefinementTask(self.recipe, self.group.device, teacher)
         return SynthesisTask(self.recipe, self.group.device, teacher)
 
     def _begin_with(self, start: Entry) -> dict[str, Any]:
@@ -345,7 +364,7 @@ class _Run:
         save_state(state, self.paths.run / name)
 
     def _keep_if_best(self, scores: Mapping[str, float]) -> None:
-        score = scores["ssim_brain"] if self.recipe.task == "synthesis" else scores["dice_WT"] + scores["dice_TC"]
+        score = scores["ssim_brain"] if "ssim_brain" in scores else scores["dice_WT"] + scores["dice_TC"]
         log.info("validation at step %d: %s", self.state.step,
                  ", ".join(f"{k} {v:.4f}" for k, v in scores.items() if k in _SHOWN))  # fmt: skip
         if self.state.best is None or score > self.state.best:
@@ -362,6 +381,9 @@ class _Run:
             return means(score_segmenter(copy.deepcopy(self.task.average), cases, masks, recipe.data, device))
         if isinstance(self.task, JudgingTask):
             return means(score_judge(self.task.average, cases, masks, recipe, device))
+        if isinstance(self.task, RefinementTask):
+            assert self.stage_one is not None
+            return means(score_drops(refined_in_memory(self.task.average, recipe, self.stage_one.model), cases, masks))
         predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.training]))
         views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
         model = model_in_memory(self.task.average, recipe, views, predictor, device)

@@ -18,24 +18,38 @@ from app.evaluate import Scores
 from app.export import export_onnx, require_onnx_packages
 from app.intensity import IntensityPredictor
 from app.models import new_generator
+from app.models.refiner import Refiner
 from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
 from app.pipeline import Synthesizer
 from app.runtime import Machine, choose_device
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.refinement import refiner_config
 from app.training.regression import encode, fit_intensity
+from app.training.stage_one import StageOne
 from app.training.synthesis import generator_config
 from app.training.validation import (
     JUDGED,
     JUDGED_SEGMENTER,
     means,
     model_in_memory,
+    refined_in_memory,
     score_drops,
     score_judge,
     score_segmenter,
 )
-from app.weights import MANIFEST, Entry, Manifest, read_manifest, save_generator, save_judge, save_segmenter
+from app.weights import (
+    MANIFEST,
+    Entry,
+    Manifest,
+    change_details,
+    read_manifest,
+    save_generator,
+    save_judge,
+    save_refiner,
+    save_segmenter,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +72,10 @@ def publish(
     Args:
         data, cache: what the run was trained on; the cache is `<run>/cache` if not given.
         score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
-            any model it replaces: the one of its name, and the default one if it shall be the default.
+            any model it replaces: the one of its name, and the default one if it shall be the default; a refiner
+            where what it refines is worse than before.
         contrast: see `app.postprocess.stretch`; the recipe's if not given.
+        make_default: make it the manifest's default; a refiner, its first stage's.
         force: do it all the same.
 
     Raises:
@@ -79,6 +95,8 @@ def publish(
     if contrast is not None:
         output = replace(state.recipe.output, contrast=contrast)
         state = replace(state, recipe=replace(state.recipe, output=output))
+    if state.recipe.task == "refinement":
+        return _publish_refiner(state, weights, name, cases, masks, device, make_default, force)
     require_onnx_packages()
     subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
     if missing := [n for n in state.subjects if n not in subjects]:
@@ -110,6 +128,73 @@ def publish(
         make_default=make_default,
     )
     return export_onnx(entry)
+
+
+def _publish_refiner(
+    state: State,
+    weights: Path,
+    name: str,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+    make_default: bool,
+    force: bool,
+) -> Entry:
+    """Writes a refiner and names it in its first stage's entry, if neither that one alone nor its refiner is better.
+
+    Args:
+        make_default: the first stage is refined from now on unless it is run with `--no-refine`.
+    """
+    first = _first_stage(state, weights, name)
+    network = Refiner(refiner_config(state.recipe))
+    network.load_state_dict(_rounded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        stage_one = StageOne(first, device).model
+        found = score_drops(refined_in_memory(network, state.recipe, stage_one), cases, masks)
+        scores = _scores(found)
+        scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
+        scores["unrefined"] = _round(means(score_drops(stage_one, cases, masks)))
+        if not force:
+            _refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
+            _require_better_refiner(scores, first, cases, masks, device)
+    details = _details(state, scores)
+    details["stage_one"] = details["training"].pop("started_from")
+    recipe = state.recipe
+    entry = save_refiner(
+        weights, name, refiner_config(recipe), _halved(state.average), NORMALIZATION, recipe.data.patch,
+        recipe.refinement.overlap, {"contrast": recipe.output.contrast, **details},
+    )  # fmt: skip
+    change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
+    return entry
+
+
+def _first_stage(state: State, weights: Path, name: str) -> Entry:
+    """The generator that a run's refiner was trained for, as the weights folder has it."""
+    wanted = state.origin
+    entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
+    if wanted["model"] not in entries or entries[wanted["model"]].sha256 != wanted["sha256"]:
+        raise UsageError(
+            f"the run refines model {wanted['model']!r} (sha256 {wanted['sha256'][:8]}), which {weights} lacks; "
+            "export into the folder that has it."
+        )
+    if name in entries and entries[name].kind != "refiner":
+        raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the refiner another name.")
+    return entries[wanted["model"]]
+
+
+def _require_better_refiner(
+    scores: Mapping[str, Any], first: Entry, cases: list[Case], masks: Mapping[str, Path], device: str
+) -> None:
+    """Refuses a refiner that is worse than the one that its first stage has."""
+    manifest = read_manifest(first.folder)
+    if (before := manifest.entries.get(first.details.get("refiner", ""))) is None:
+        return
+    means_before = before.details.get("scores", {}).get("mean", {})
+    if before.details.get("scores", {}).get("subjects") != scores["subjects"]:
+        model = Synthesizer(first.name, weights=first.folder, device=device, refine=True).model
+        means_before = means(score_drops(model, cases, masks))
+    _refuse_worse(scores["mean"], means_before, JUDGED, before.name)
 
 
 def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, Path]]:

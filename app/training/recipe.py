@@ -112,6 +112,7 @@ class LossRecipe:
         cycle: mean absolute error of the second pass, which sees the first's result.
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
         tversky: focal Tversky of the frozen segmenter's answer.
+        dice: one minus Dice of that answer, on axial slices; only for the task `refinement`, which has L1, SSIM and it.
         enhancing: how many times more the enhancing tumour of a T1c counts in L1.
         segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`, and
             with Dice instead of Tversky for `judging`.
@@ -125,8 +126,36 @@ class LossRecipe:
     ssim: float = 5.0
     ssim_tissue: Literal["whole", "dual"] = "dual"
     tversky: float = 5.0
+    dice: float = 0.0
     enhancing: float = 0.0
     segmentation: float = 1.0
+
+
+@dataclass(frozen=True)
+class RefinementRecipe:
+    """The 3D refiner, for the task `refinement`; `data.patch` is what it sees at once.
+
+    A generator makes its own training subjects better than any other. What the refiner is taught on is therefore made
+    worse first, so that it does not learn to trust a first stage that is better than it will be: the last four say how
+    much, in the brain, each patch by its own random share.
+
+    Attributes:
+        width: channels at full resolution, as many as are compared; the paper's is 64.
+        shared_encoder: one encoder for all present sequences instead of one for each.
+        overlap: least share of a window that the next one covers again, when it is run.
+        blur: probability of a blur by five voxels, along an axis drawn per patch.
+        drift: largest deviation of a smooth error, in scores.
+        contrast: largest relative change of the patch's scores.
+        noise: largest deviation of Gaussian noise, in scores.
+    """
+
+    width: Literal[16, 32, 64] = 16
+    shared_encoder: bool = False
+    overlap: float = 0.1
+    blur: float = 0.5
+    drift: float = 0.1
+    contrast: float = 0.1
+    noise: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -210,6 +239,7 @@ class Recipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
     losses: LossRecipe = field(default_factory=LossRecipe)
+    refinement: RefinementRecipe = field(default_factory=RefinementRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     output: OutputRecipe = field(default_factory=OutputRecipe)
@@ -383,6 +413,12 @@ def _check(recipe: Recipe, source: str) -> None:
         or (recipe.losses.adversarial == 0 and recipe.losses.classification == 0),
         "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
         "output.contrast must be from 0 to 1": 0 <= recipe.output.contrast <= 1,
+        "refinement.overlap and blur must be from 0 to 1, the overlap below": 0 <= recipe.refinement.overlap < 1
+        and 0 <= recipe.refinement.blur <= 1,
+        "refinement.drift, contrast and noise must not be negative": min(
+            recipe.refinement.drift, recipe.refinement.contrast, recipe.refinement.noise
+        )
+        >= 0,
         "optimizer.ema must be from 0 to below 1": 0 <= optimizer.ema < 1,
         "no loss may be negative": all(
             v >= 0 for v in dataclasses.asdict(recipe.losses).values() if not isinstance(v, str)

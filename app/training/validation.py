@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ from app.intensity import IntensityPredictor
 from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores
 from app.models.generator import Generator
+from app.models.refiner import Refiner
 from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
 from app.models.volumetric import VolumeSegmenter
 from app.pipeline import Model, runner_of, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
+from app.refine import VolumeRefiner
 from app.runtime import GPU_BATCH, Machine, choose_runtime
 from app.training.cache import NORMALIZATION, load_complete, load_labels
 from app.training.recipe import DataRecipe, Recipe
@@ -55,6 +58,20 @@ def model_in_memory(
     runtime = choose_runtime(files, Machine.probe(), str(device))
     backend = TorchBackend(copy.deepcopy(network), runtime)
     return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime)
+
+
+def refined_in_memory(network: Refiner, recipe: Recipe, stage_one: Model) -> Model:
+    """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
+    details = {
+        "window": list(recipe.data.patch),
+        "overlap": recipe.refinement.overlap,
+        "contrast": recipe.output.contrast,
+    }
+    files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
+    entry = Entry("candidate", "refiner", Path(), files, NORMALIZATION, details)
+    assert stage_one.runtime is not None
+    runtime = choose_runtime(files, Machine.probe(), stage_one.runtime.device)
+    return replace(stage_one, refiner=VolumeRefiner(entry, copy.deepcopy(network), runtime))
 
 
 def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) -> list[Scores]:

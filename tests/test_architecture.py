@@ -15,7 +15,7 @@ FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
     1: {"config", "files", "volume", "encode", "views", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
-    3: {"inference", "resident", "fuse", "postprocess", "export"},
+    3: {"inference", "resident", "fuse", "postprocess", "export", "inputs"},
     4: {"pipeline", "report", "training", "evaluate", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
@@ -23,7 +23,7 @@ FLOORS = {
 #: Neighbours that may be used on the same floor: {module: {used}}.
 SAME_FLOOR = {
     "encode": {"files", "volume"},
-    "resident": {"inference"},
+    "resident": {"fuse", "inference"},
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
     "demo": {"batch"},

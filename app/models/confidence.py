@@ -9,14 +9,12 @@ Gal, NeurIPS 2017), but for a constant. So all kinds give one thing, the expecte
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-#: `none`: no head. `bounded`: c in (0, 1), a sigmoid, so that b cannot fall below lambda. `likelihood`: c above 0, an
-#: exponential, with lambda 1: the Laplace likelihood itself.
-Confidence = Literal["none", "bounded", "likelihood"]
+from app.constants import Confidence
 
 _HIDDEN: Final = 16
 #: Keeps b within a factor of 3000 of its scale: nothing overflows, and no pixel takes the whole weight of a fusion.

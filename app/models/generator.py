@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.constants import MODALITIES
+from app.constants import MODALITIES, Confidence
 from app.models.blocks import ChannelGate, Encoder, GroupedNorm, ResidualBlock, Upsample
-from app.models.confidence import Confidence, SliceNetwork, new_head
+from app.models.confidence import SliceNetwork, new_head
 from app.models.infuser import Activation, Infuser, Position
 
 #: Width of the first stage per preset.

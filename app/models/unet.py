@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.constants import MODALITIES, VIEWS
+from app.constants import MODALITIES, VIEWS, Confidence
 from app.models.blocks import NORM_GROUPS, group_norm
-from app.models.confidence import Confidence, SliceNetwork, new_head
+from app.models.confidence import SliceNetwork, new_head
 
 #: Channels per level; with two inputs' worth of codes this gives 1.8 million parameters.
 WIDTHS: Final = (32, 64, 128, 256)

@@ -30,6 +30,7 @@ class State:
         recipe: what it follows.
         step: updates done; minutes: of training, over all sittings.
         networks, average, optimizers: torch's state dicts.
+        memory: what the task keeps beside its weights (`SynthesisTask.memory`).
         best: score of the best validation so far; None before the first.
         pieces: parts into which batches are cut for memory.
         processes: how many shared each step.
@@ -43,6 +44,7 @@ class State:
     networks: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     pieces: int = 1
     processes: int = 1

@@ -26,8 +26,10 @@ from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state, save_state
 from app.training.distributed import Processes, processes
 from app.training.logs import RunLog
+from app.training.prior import Told, fit_prior
 from app.training.recipe import Recipe
 from app.training.regression import fit_intensity
+from app.training.rules import differences
 from app.training.schedule import learning_rate, new_optimizer
 from app.training.segmentation import SegmentationTask
 from app.training.sitting import Sitting
@@ -138,7 +140,11 @@ class _Run:
         on_gpu = group.device.type == "cuda"
         self.source = Source(self.sampler, recipe.schedule.batch_size, recipe.augmentation.shift, ahead=on_gpu)
         torch.manual_seed(recipe.seed)
-        self.task = self._task(segmenter)
+        fitted = fit_prior(self.training, recipe.network.intensity_prior)
+        self.prior = None if fitted is None else fitted[0]
+        self.task = self._task(segmenter, None if fitted is None else Told(fitted[0], self.training, fitted[1]))
+        if recipe.network.frozen and start is None and before is None:
+            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         origin: dict[str, Any] = {}
         if start is not None and before is None:
             origin = self._begin_with(start)
@@ -162,7 +168,7 @@ class _Run:
                 raise UsageError(f"{self.paths.run} holds a run; add --resume to go on with it, or give another --run.")
             return None
         before = load_state(path)
-        for key, (old, new) in _differences(before.recipe.to_json(), self.recipe.to_json()).items():
+        for key, (old, new) in differences(before.recipe.to_json(), self.recipe.to_json()).items():
             if key not in _CHANGEABLE:
                 raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
             log.info("The run goes on with %s = %s instead of %s.", key, new, old)
@@ -178,7 +184,7 @@ class _Run:
         self.group.wait()
         return build_cache(self.paths.data, cache)
 
-    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask:
+    def _task(self, segmenter: Entry | None, told: Told | None) -> SynthesisTask | SegmentationTask:
         if self.recipe.task == "segmentation":
             return SegmentationTask(self.recipe, self.group.device)
         teacher: Segmenter | None = None
@@ -186,12 +192,22 @@ class _Run:
             if segmenter is None:
                 raise UsageError("losses.tversky needs a trained segmenter; name one with --segmenter, or set it to 0.")
             teacher = load_segmenter(segmenter)
-        return SynthesisTask(self.recipe, self.group.device, teacher)
+        return SynthesisTask(self.recipe, self.group.device, teacher, told)
 
     def _begin_with(self, start: Entry) -> dict[str, Any]:
         if not isinstance(self.task, SynthesisTask):
             raise UsageError("--start names a generator, but the recipe trains a segmenter.")
-        state = load_generator(start).state_dict()
+        network = load_generator(start)
+        state, wanted = network.state_dict(), self.task.generator.confidence
+        if network.confidence is None:
+            # A head may be new: it begins at random, on what is there.
+            own = self.task.generator.state_dict()
+            state |= {k: v for k, v in own.items() if k.startswith("confidence.")}
+        elif wanted is not None and wanted.kind != network.confidence.kind:
+            raise UsageError(f"model {start.name!r} has a confidence head of the kind {network.confidence.kind!r}; "
+                             "set network.confidence to that, or start from one without.")  # fmt: skip
+        elif self.task.memory:
+            self.task.remember({**self.task.memory, "lambda": network.confidence.scale})
         try:
             self.task.generator.load_state_dict(state)
             self.task.average.load_state_dict(state)
@@ -208,6 +224,8 @@ class _Run:
             network.load_state_dict(before.networks[name])
             self.optimizers[name].load_state_dict(before.optimizers[name])
         self.task.average.load_state_dict(before.average)
+        if before.memory:
+            self.task.remember(before.memory)
 
     # ------------------------------------------------------------ running
 
@@ -255,6 +273,9 @@ class _Run:
                 break
             except RuntimeError as error:
                 self._make_room(error)
+        if self.task.memory:
+            # Each process has seen other slices; what they go by must be one thing.
+            self.task.remember({k: self.group.agree(v) for k, v in self.task.memory.items()})
         self._average()
         state.step += 1
         return losses
@@ -264,7 +285,7 @@ class _Run:
         recipe, network = self.recipe.optimizer, self.task.networks[name]
         # From here on the step cannot be done again: weights move, and other processes have gone on.
         self.updated = True
-        self.group.average_gradients(network.parameters())
+        self.group.average_gradients(p for p in network.parameters() if p.requires_grad)
         norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         if not torch.isfinite(norm):
             self.skipped[name] = self.skipped.get(name, 0) + 1
@@ -330,6 +351,7 @@ class _Run:
         state.networks = {n: network.state_dict() for n, network in self.task.networks.items()}
         state.optimizers = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}
         state.average = self.task.average.state_dict()
+        state.memory = dict(self.task.memory)
         save_state(state, self.paths.run / name)
 
     def _keep_if_best(self, scores: Mapping[str, float]) -> None:
@@ -350,7 +372,7 @@ class _Run:
             return means(score_segmenter(copy.deepcopy(self.task.average), cases, masks, recipe.data, device))
         predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.training]))
         views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-        model = model_in_memory(self.task.average, recipe, views, predictor, device)
+        model = model_in_memory(self.task.average, recipe, views, predictor, device, self.prior)
         return means(score_drops(model, cases, masks))
 
     def _validation_cases(self) -> tuple[list[Case], dict[str, Path]]:
@@ -373,14 +395,3 @@ class _Run:
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
             rows.append([real[target], self.task.example(batch, members, target)[0]])
         return rows
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in {**old, **new}:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found |= _differences(a, b, f"{where}{key}.")
-        elif a != b:
-            found[where + key] = (a, b)
-    return found

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from app.cases import Case, find_segmentations, scan
+from app.config import FusionName
 from app.constants import MODALITIES
 from app.errors import UsageError
 from app.evaluate import Scores
@@ -23,7 +24,9 @@ from app.pipeline import Synthesizer
 from app.runtime import Machine, choose_device
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.prior import fit_prior
 from app.training.regression import encode, fit_intensity
+from app.training.rules import check
 from app.training.synthesis import generator_config
 from app.training.validation import JUDGED, JUDGED_SEGMENTER, means, model_in_memory, score_drops, score_segmenter
 from app.weights import MANIFEST, Entry, Manifest, read_manifest, save_generator, save_segmenter
@@ -40,6 +43,7 @@ def publish(
     cache: Path | None = None,
     score_on: Path | None = None,
     contrast: float | None = None,
+    fusion: FusionName | None = None,
     make_default: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -51,11 +55,12 @@ def publish(
         score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
             any model it replaces: the one of its name, and the default one if it shall be the default.
         contrast: see `app.postprocess.stretch`; the recipe's if not given.
+        fusion: see `app.fuse`; the recipe's if not given.
         force: do it all the same.
 
     Raises:
-        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast for a
-            segmenter, which makes no images.
+        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast or a
+            fusion for a segmenter, which makes no images, or one that the run's recipe rules out.
         WeightsError: `weights` cannot be written to.
     """
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
@@ -64,24 +69,28 @@ def publish(
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     if state.recipe.task == "segmentation":
-        if contrast is not None:
-            raise UsageError("a segmenter makes no images; leave out --contrast.")
+        if contrast is not None or fusion is not None:
+            raise UsageError("a segmenter makes no images; leave out --contrast and --fusion.")
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
-    if contrast is not None:
-        output = replace(state.recipe.output, contrast=contrast)
-        state = replace(state, recipe=replace(state.recipe, output=output))
+    changes: dict[str, Any] = {k: v for k, v in (("contrast", contrast), ("fusion", fusion)) if v is not None}
+    state = replace(state, recipe=replace(state.recipe, output=replace(state.recipe.output, **changes)))
+    check(state.recipe, f"the recipe of {run}")
     require_onnx_packages()
     subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
     if missing := [n for n in state.subjects if n not in subjects]:
         raise UsageError(f"{data} lacks {missing[0]}, which {run} was trained on; give the folder of that run.")
     intensity = fit_intensity([subjects[n].intensities for n in state.subjects])
+    fitted = fit_prior([subjects[n] for n in state.subjects], state.recipe.network.intensity_prior)
+    prior = None if fitted is None else fitted[0]
     config = generator_config(state.recipe)
+    config = replace(config, confidence_scale=state.memory.get("lambda", config.confidence_scale))
     network = new_generator(config)
     network.load_state_dict(_rounded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         views = state.recipe.data.views
-        model = model_in_memory(network.eval(), state.recipe, views, IntensityPredictor.from_json(intensity), chosen)
+        predictor = IntensityPredictor.from_json(intensity)
+        model = model_in_memory(network.eval(), state.recipe, views, predictor, chosen, prior)
         found = score_drops(model, cases, masks)
         scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
@@ -97,7 +106,12 @@ def publish(
         state.recipe.data.canvas,
         state.recipe.data.views,
         intensity=encode(intensity),
-        details={"contrast": state.recipe.output.contrast, **_details(state, scores)},
+        details={
+            "contrast": state.recipe.output.contrast,
+            "fusion": state.recipe.output.fusion,
+            **({} if prior is None else prior.to_json()),
+            **_details(state, scores),
+        },
         make_default=make_default,
     )
     return export_onnx(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ class SegmentationTask:
         self.recipe, self.device = recipe, device
         self.segmenter = placed(Segmenter(), device)
         self.average = copy.deepcopy(self.segmenter).requires_grad_(False).eval()
+        self.memory: dict[str, float] = {}
+
+    def remember(self, memory: Mapping[str, float]) -> None:
+        """As `SynthesisTask.remember`; there is nothing to keep."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:

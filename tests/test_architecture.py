@@ -16,7 +16,7 @@ FLOORS = {
     1: {"config", "files", "volume", "encode", "views", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
     3: {"inference", "resident", "fuse", "postprocess", "export", "inputs"},
-    4: {"pipeline", "report", "training", "evaluate", "dropout"},
+    4: {"pipeline", "report", "training", "evaluate", "calibrate", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
@@ -26,6 +26,7 @@ SAME_FLOOR = {
     "resident": {"fuse", "inference"},
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
+    "calibrate": {"evaluate"},
     "demo": {"batch"},
     "training": {"pipeline", "evaluate"},
     "__main__": {"cli"},

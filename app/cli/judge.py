@@ -6,11 +6,15 @@ import argparse
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.cli.arguments import natural, path, positive
 from app.config import WEIGHTS_DIR
-from app.errors import ExitCode
+from app.errors import ExitCode, UsageError
+from app.files import save_bytes
+
+if TYPE_CHECKING:
+    from app.evaluate import Pair
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,13 @@ def add_evaluate(commands: Any) -> None:
     p.add_argument("--reference", type=path, required=True, metavar="DIR", help="complete subjects")
     p.add_argument("--segmentations", type=path, metavar="DIR", help="<subject>-seg.nii.gz; default: the reference")
     p.add_argument("--predicted-segmentations", type=path, metavar="DIR", help="label maps to score as well")
+    p.add_argument(
+        "--confidence",
+        type=path,
+        metavar="DIR",
+        help="maps of `synthesize --confidence-dir`: expected against observed error in ten bins, in deviations of the "
+        "real sequence, each volume first brought to the real one's brightness and contrast",
+    )
     p.add_argument("--against", type=path, metavar="DIR", help="another prediction folder to compare with, paired")
     p.add_argument(
         "--border", choices=["keep", "drop"], default="keep", help="as torchmetrics >= 1.4.2 (keep) or older"
@@ -111,16 +122,42 @@ def _evaluate(options: argparse.Namespace) -> int:
         results["segmentations"] = ev.summarise(segmented)
         scores = [*scores, *segmented]
         print("\n" + ev.segmentation_table(results["segmentations"]["all"]))  # noqa: T201
+    calibration = None
+    if options.confidence is not None:
+        calibration = _judge_confidence(options, pairs, results, problems)
     problems = list(dict.fromkeys(problems))
     if options.out is not None:
         ev.write_results(options.out, scores, results, problems)
         facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
         images = [s for s in scores if s.modality != "seg"]
-        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, options.out / "report.html")
+        page = options.out / "report.html"
+        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, page, calibration)
         log.info("Scores, summary and report: %s", options.out)
     for problem in problems:
         log.warning("%s", problem)
     return ExitCode.SUBJECT_FAILED if problems else ExitCode.OK
+
+
+def _judge_confidence(
+    options: argparse.Namespace, pairs: list[Pair], results: dict[str, Any], problems: list[str]
+) -> tuple[list[list[str]], bytes] | None:
+    """Prints the calibration and adds it to the results; its table and plot for the report, where there is one."""
+    from app import calibrate
+
+    if not options.confidence.is_dir():
+        raise UsageError(f"the folder {options.confidence} of the maps does not exist.")
+    errors = [calibrate.errors_of(pair, options.confidence) for pair in pairs]
+    problems += [p for e in errors for p in e.problems]
+    found = calibrate.calibrations(errors)
+    if not found:
+        return None
+    print("\n" + calibrate.table(found, errors))  # noqa: T201
+    results["calibration"] = calibrate.to_json(found)
+    if options.out is None:
+        return None
+    plot = calibrate.plot(found)
+    save_bytes(plot, options.out / "calibration.png")
+    return calibrate.rows(found, errors), plot
 
 
 def add_dropout(commands: Any) -> None:

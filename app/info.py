@@ -43,6 +43,8 @@ def _line(entry: Entry) -> str:
     if entry.kind == "generator":
         shape = entry.details["architecture"]
         parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views)]
+        if (head := shape.get("confidence", "none")) != "none":
+            parts.append(f"confidence {head}")
     parts += [f"normalisation {entry.normalization.scheme}", "files " + " ".join(entry.files)]
     if subjects := entry.details.get("training", {}).get("subjects"):
         parts.append(f"fitted on {subjects} subjects")

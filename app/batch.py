@@ -63,7 +63,9 @@ def run(config: RunConfig) -> Summary:
     """
     _check_folders(config)
     started = datetime.now(UTC)
-    found = scan(config.input_dir, exclude=[config.output_dir, *filter(None, [config.report_dir])])
+    found = scan(
+        config.input_dir, exclude=[config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
+    )
     for note in found.notes:
         log.warning("%s", note)
     cases = found.cases[config.part_id :: config.num_parts]
@@ -157,9 +159,16 @@ def _check_folders(config: RunConfig) -> None:
         report = config.report_dir.resolve()
         if report == output or output in report.parents:
             raise UsageError(f"the report folder {config.report_dir} lies in the output, which holds images only.")
+    if config.confidence_dir is not None:
+        place = config.confidence_dir.resolve()
+        if place == output or output in place.parents:
+            raise UsageError(f"the folder {config.confidence_dir} for confidence lies in the output, "
+                             "which holds images only.")  # fmt: skip
+        if place == source:
+            raise UsageError(f"the folder {config.confidence_dir} for confidence is the input; give another one.")
     if config.profile_file is not None and output in config.profile_file.resolve().parents:
         raise UsageError(f"the trace {config.profile_file} lies in the output, which holds images only.")
-    for folder in filter(None, [config.output_dir, config.report_dir]):
+    for folder in filter(None, [config.output_dir, config.report_dir, config.confidence_dir]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

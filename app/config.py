@@ -9,10 +9,13 @@ from typing import Any, Final, Literal
 OnError = Literal["fallback", "skip", "stop"]
 BackendName = Literal["auto", "torch", "onnx"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+#: How views become one volume: see `app.fuse`.
+FusionName = Literal["mean", "median", "confidence"]
 
 ON_ERROR: Final[tuple[OnError, ...]] = ("fallback", "skip", "stop")
 BACKENDS: Final[tuple[BackendName, ...]] = ("auto", "torch", "onnx")
 PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32")
+FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
 
 #: The repository's own weights; `--weights` names another folder.
 WEIGHTS_DIR: Final = Path(__file__).resolve().parent.parent / "weights"
@@ -31,6 +34,9 @@ class RunConfig:
         batch_size: slices per network call; None lets the device decide.
         refine: pass what is made through the model's 3D refiner; None leaves it to the manifest.
         jobs: threads that decode subjects beside the network; None lets the machine decide.
+        fusion: how the views are joined; None is the model's own way.
+        flip_average: average what is made of the exam and of its mirror image.
+        confidence_dir: gets a map of confidence per output; None writes none.
         on_error: what a subject that cannot be done normally becomes.
         complete_all: make every sequence that a subject lacks, not just one.
         overwrite: make outputs again that are already there and good.
@@ -49,6 +55,9 @@ class RunConfig:
     batch_size: int | None = None
     refine: bool | None = None
     jobs: int | None = None
+    fusion: FusionName | None = None
+    flip_average: bool = False
+    confidence_dir: Path | None = None
     on_error: OnError = "fallback"
     complete_all: bool = False
     overwrite: bool = False

@@ -11,6 +11,11 @@ from typing import Final, Literal
 Modality = Literal["t1c", "t1n", "t2f", "t2w"]
 View = Literal["axial", "sagittal", "coronal"]
 
+#: Which head a generator carries beside its image (`app.models.confidence`). `none`: no head. `bounded`: a confidence c
+#: in (0, 1), a sigmoid, so that the expected error cannot fall below lambda. `likelihood`: c above 0, an exponential,
+#: with lambda 1: the Laplace likelihood itself.
+Confidence = Literal["none", "bounded", "likelihood"]
+
 #: Order of every four-wide axis, as in the challenge (alphabetical).
 MODALITIES: Final[tuple[Modality, ...]] = ("t1c", "t1n", "t2f", "t2w")
 

@@ -15,7 +15,9 @@ from app.types import VolumeArray
 from app.volume import Grid
 
 
-def to_image(data: VolumeArray, reference: Grid, description: str = "") -> nib.Nifti1Image:
+def to_image(
+    data: VolumeArray, reference: Grid, description: str = "", dtype: np.dtype | None = None
+) -> nib.Nifti1Image:
     """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
 
     Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
@@ -25,6 +27,7 @@ def to_image(data: VolumeArray, reference: Grid, description: str = "") -> nib.N
         data: float32, axes L, P, S, finite, not negative.
         reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
         description: what made it, for the header's 79 characters of `descrip`; the reference's own if empty.
+        dtype: number type instead of the reference's.
 
     Raises:
         ValueError: the shapes differ, or a value is negative or not finite.
@@ -37,7 +40,7 @@ def to_image(data: VolumeArray, reference: Grid, description: str = "") -> nib.N
     stored = apply_orientation(data, reference.from_lps)
     header = reference.header.copy()
     header.set_data_shape(reference.shape)
-    dtype = _output_dtype(header.get_data_dtype(), peak)
+    dtype = dtype or _output_dtype(header.get_data_dtype(), peak)
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0
     if description:

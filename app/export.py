@@ -10,10 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from app.constants import MODALITIES
 from app.errors import UsageError, WeightsError
 from app.files import save_bytes
+from app.models.generator import Generator
+from app.models.unet import PlainGenerator
 from app.weights import Entry, add_file, load_generator
 
 log = logging.getLogger(__name__)
@@ -24,8 +27,9 @@ OPSET = 18
 def export_onnx(entry: Entry) -> Entry:
     """Adds `{name}.onnx` to a generator's folder and manifest entry.
 
-    The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. Its
-    canvas may vary when the positions are sinusoidal; a learned table fixes it to the manifest's.
+    The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. With a
+    confidence head it has a second output, `error`: the expected absolute error, as large as `scores`. Its canvas may
+    vary when the positions are sinusoidal; a learned table fixes it to the manifest's.
 
     Raises:
         WeightsError: the model is no generator, or the folder cannot be written to.
@@ -35,6 +39,7 @@ def export_onnx(entry: Entry) -> Entry:
         raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
     require_onnx_packages()
     network = load_generator(entry)
+    outputs = ["scores"] if network.confidence is None else ["scores", "error"]
     names, inputs = _example(entry, network.config.view_code, network.config.intensity_code)
     batch = torch.export.Dim("batch", min=1, max=4096)
     shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in names}
@@ -46,10 +51,10 @@ def export_onnx(entry: Entry) -> Entry:
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
         program = torch.onnx.export(
-            network,
+            network if network.confidence is None else _Both(network),
             kwargs=inputs,
             input_names=names,
-            output_names=["scores"],
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=shapes,
@@ -61,6 +66,26 @@ def export_onnx(entry: Entry) -> Entry:
         target = entry.folder / f"{entry.name}.onnx"
         save_bytes(path.read_bytes(), target)
     return add_file(entry, "onnx", target)
+
+
+class _Both(nn.Module):
+    """A network with a confidence head, called for both that it gives."""
+
+    def __init__(self, network: Generator | PlainGenerator) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and expected error, each B x 1 x H x W; arguments as the network's."""
+        features = self.network.features(images, present, target, view, intensity)
+        return self.network.image(features), self.network.error(features)
 
 
 def require_onnx_packages() -> None:

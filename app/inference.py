@@ -49,11 +49,22 @@ class Backend(Protocol):
             members: indices of the present sequences.
             target: index of the sequence to make.
             views: (B,) view indices.
-            intensity: the target's median in [0, 1], for networks with an intensity code.
+            intensity: the target's median in the brain, for networks with an intensity code.
 
         Raises:
             MemoryError: the batch is too large for the device.
         """
+        ...
+
+    def predict_with_error(
+        self,
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `predict`, and the expected absolute error in scores, same shape; for networks with such a head."""
         ...
 
 
@@ -95,30 +106,61 @@ class TorchBackend:
         intensity: float | None,
     ) -> NDArray[np.float32]:
         """See `Backend.predict`."""
-        torch = self._torch
         with self.telling_of_memory():
-            batch, codes = torch.from_numpy(images).to(self.device, self.dtype), torch.from_numpy(views)
-            out: NDArray[np.float32] = self.run(batch, members, target, codes.to(self.device), intensity).cpu().numpy()
+            batch, codes = self._placed(images, views)
+            out: NDArray[np.float32] = self.run(batch, members, target, codes, intensity).cpu().numpy()
             return out
+
+    def predict_with_error(
+        self,
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Backend.predict_with_error`."""
+        with self.telling_of_memory():
+            batch, codes = self._placed(images, views)
+            scores, error = self.run_with_error(batch, members, target, codes, intensity)
+            return scores.cpu().numpy(), error.cpu().numpy()
 
     def run(
         self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
     ) -> Tensor:
         """Float32 B x H x W scores; as `predict`, with everything on the device."""
-        torch, count = self._torch, len(batch)
-        with torch.inference_mode():
-            present = torch.zeros(count, len(MODALITIES), device=self.device)
-            for member in members:
-                present[:, member] = 1
-            scores: Tensor = self.network(
-                batch.contiguous(memory_format=torch.channels_last),
-                present,
-                torch.full((count,), target, device=self.device),
-                views,
-                None if intensity is None else torch.full((count,), intensity, device=self.device),
-                members=members,
-            )
+        with self._torch.inference_mode():
+            scores: Tensor = self.network(*self._asked(batch, members, target, views, intensity), members=members)
             return scores[:, 0].float()
+
+    def run_with_error(
+        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `run`, and the expected absolute error, float32 B x H x W; for networks with such a head."""
+        with self._torch.inference_mode():
+            network = self.network
+            features = network.features(*self._asked(batch, members, target, views, intensity), members=members)
+            return network.image(features)[:, 0].float(), network.error(features)[:, 0]
+
+    def _placed(self, images: NDArray[np.float32], views: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        torch = self._torch
+        return torch.from_numpy(images).to(self.device, self.dtype), torch.from_numpy(views).to(self.device)
+
+    def _asked(
+        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """What a network takes, but for `members`."""
+        torch, count = self._torch, len(batch)
+        present = torch.zeros(count, len(MODALITIES), device=self.device)
+        for member in members:
+            present[:, member] = 1
+        return (
+            batch.contiguous(memory_format=torch.channels_last),
+            present,
+            torch.full((count,), target, device=self.device),
+            views,
+            None if intensity is None else torch.full((count,), intensity, device=self.device),
+        )
 
     @contextlib.contextmanager
     def telling_of_memory(self) -> Iterator[None]:
@@ -166,6 +208,29 @@ class OnnxBackend:
         intensity: float | None,
     ) -> NDArray[np.float32]:
         """See `Backend.predict`."""
+        return self._run(["scores"], images, members, target, views, intensity)[0]
+
+    def predict_with_error(
+        self,
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Backend.predict_with_error`."""
+        scores, error = self._run(["scores", "error"], images, members, target, views, intensity)
+        return scores, error
+
+    def _run(
+        self,
+        wanted: list[str],
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> list[NDArray[np.float32]]:
         count = len(images)
         feed = {
             "images": images,
@@ -175,14 +240,13 @@ class OnnxBackend:
             "intensity": np.full(count, intensity or 0.0, dtype=np.float32),
         }
         try:
-            (scores,) = self._session.run(None, {k: v for k, v in feed.items() if k in self._inputs})
+            found = self._session.run(wanted, {k: v for k, v in feed.items() if k in self._inputs})
         # Its errors share no class but the most general.
         except Exception as error:
             if tells_of_memory(error):
                 raise MemoryError(str(error).splitlines()[0]) from None
             raise
-        out: NDArray[np.float32] = scores[:, 0]
-        return out
+        return [image[:, 0] for image in found]
 
 
 def tells_of_memory(error: Exception) -> bool:
@@ -247,10 +311,35 @@ class SliceRunner:
         Raises:
             CaseError: not even one slice fits into memory.
         """
+        return self._each_size(scores, windows, target, background, intensity, with_error=False)[0]
+
+    def predict_with_error(
+        self,
+        scores: Mapping[Modality, VolumeArray],
+        windows: Sequence[Window],
+        target: Modality,
+        background: float,
+        intensity: float | None = None,
+    ) -> tuple[dict[View, SliceStack], dict[View, SliceStack]]:
+        """As `predict`, and the expected absolute error in scores likewise; for networks with such a head."""
+        return self._each_size(scores, windows, target, background, intensity, with_error=True)
+
+    def _each_size(
+        self,
+        scores: Mapping[Modality, VolumeArray],
+        windows: Sequence[Window],
+        target: Modality,
+        background: float,
+        intensity: float | None,
+        with_error: bool,
+    ) -> tuple[dict[View, SliceStack], dict[View, SliceStack]]:
         made: dict[View, SliceStack] = {}
+        errors: dict[View, SliceStack] = {}
         for group in by_size(windows):
-            made |= self._run(scores, group, target, background, intensity)
-        return made
+            images, doubts = self._run(scores, group, target, background, intensity, with_error)
+            made |= images
+            errors |= doubts
+        return made, errors
 
     def _run(
         self,
@@ -259,26 +348,37 @@ class SliceRunner:
         target: Modality,
         background: float,
         intensity: float | None,
-    ) -> dict[View, SliceStack]:
-        """As `predict`, of windows of one size."""
-        members = members_of(scores)
-        out = {w.view: np.empty((len(w.slices), *w.size), dtype=np.float32) for w in group}
+        with_error: bool,
+    ) -> tuple[dict[View, SliceStack], dict[View, SliceStack]]:
+        """As `predict_with_error`, of windows of one size; without errors where those are not wanted."""
+        members, index = members_of(scores), MODALITIES.index(target)
+        out, errors = ({w.view: np.empty((len(w.slices), *w.size), dtype=np.float32) for w in ws}
+                       for ws in (group, group if with_error else ()))  # fmt: skip
         stacks = {w.view: {m: cut(v, w, background) for m, v in scores.items()} for w in group}
         jobs = [(w.view, i) for w in group for i in range(len(w.slices))]
 
         def step(first: int, end: int) -> None:
             chunk = jobs[first:end]
             images = np.full((len(chunk), len(MODALITIES), *group[0].size), background, dtype=np.float32)
-            for row, (view, index) in enumerate(chunk):
+            for row, (view, place) in enumerate(chunk):
                 for member in members:
-                    images[row, member] = stacks[view][MODALITIES[member]][index]
+                    images[row, member] = stacks[view][MODALITIES[member]][place]
             views = np.array([VIEWS.index(view) for view, _ in chunk], dtype=np.int64)
-            made = self.backend.predict(images, members, MODALITIES.index(target), views, intensity)
-            for (view, index), image in zip(chunk, made, strict=True):
-                out[view][index] = image
+            if not with_error:
+                _spread(self.backend.predict(images, members, index, views, intensity), chunk, out)
+                return
+            made, doubts = self.backend.predict_with_error(images, members, index, views, intensity)
+            _spread(made, chunk, out)
+            _spread(doubts, chunk, errors)
 
         self.batches.each(len(jobs), step)
-        return out
+        return out, errors
+
+
+def _spread(images: NDArray[np.float32], places: list[tuple[View, int]], out: dict[View, SliceStack]) -> None:
+    """Puts a batch's slices where they belong."""
+    for (view, index), image in zip(places, images, strict=True):
+        out[view][index] = image
 
 
 def members_of(present: Iterable[Modality]) -> tuple[int, ...]:

@@ -45,6 +45,8 @@ def _line(entry: Entry) -> str:
         parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views)]
         if refiner := entry.details.get("refiner"):
             parts.append(f"refiner {refiner} ({'on' if entry.details.get('refine') else 'off'} by default)")
+        if (head := shape.get("confidence", "none")) != "none":
+            parts.append(f"confidence {head}")
     parts += [f"normalisation {entry.normalization.scheme}", "files " + " ".join(entry.files)]
     if subjects := entry.details.get("training", {}).get("subjects"):
         parts.append(f"fitted on {subjects} subjects")

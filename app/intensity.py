@@ -118,6 +118,73 @@ class IntensityPredictor:
         return cls(coefficients, {m: tuple(form["ratio_range"][m]) for m in MODALITIES})
 
 
+@dataclass(frozen=True)
+class MedianPrior:
+    """What a network with an intensity code is told of the sequence that it makes: its median score in the brain.
+
+    After the BraSyn 2024 winner, whose code is the median brain intensity of the target. There it is an intensity
+    scaled to [0, 1]; here a network sees z-scores, so it is told the median of the z-scores: where the middle of the
+    brain lies beside its mean, in deviations. The real one cannot be known, so that in training as in use the network
+    is told what can: the mean over the training subjects, or what the present sequences predict.
+
+    Attributes:
+        means: per target, over the training subjects.
+        coefficients: per `subset_key` [constant, one per feature of `median_features`]; empty where the mean is told.
+        span: per target, lowest and highest median seen in training; predictions are held inside.
+    """
+
+    means: Mapping[Modality, float]
+    coefficients: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    span: Mapping[Modality, tuple[float, float]] = field(default_factory=dict)
+
+    def predict(
+        self, inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float], target: Modality
+    ) -> float:
+        """The target's median score.
+
+        Args:
+            inputs, medians: of each present sequence, how it becomes scores and its median score in the brain; not
+                looked at where the mean is told.
+        """
+        if not self.coefficients:
+            return self.means[target]
+        row = np.asarray(self.coefficients[subset_key(inputs, target)])
+        low, high = self.span[target]
+        return min(max(float(median_features(inputs, medians) @ row), low), high)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of a manifest entry; `from_json` is the inverse."""
+        form: dict[str, Any] = {"target_medians": dict(self.means)}
+        if self.coefficients:
+            rows = {k: list(v) for k, v in self.coefficients.items()}
+            form["median_predictor"] = {"coefficients": rows, "span": {m: list(s) for m, s in self.span.items()}}
+        return form
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> MedianPrior | None:
+        """Reads a manifest entry; None where it states no medians.
+
+        Raises:
+            WeightsError: they are not those of all sequences.
+        """
+        if "target_medians" not in form:
+            return None
+        predictor = form.get("median_predictor", {"coefficients": {}, "span": {}})
+        try:
+            return cls(
+                {m: float(form["target_medians"][m]) for m in MODALITIES},
+                {k: tuple(map(float, v)) for k, v in predictor["coefficients"].items()},
+                {m: (float(low), float(high)) for m, (low, high) in predictor["span"].items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"the manifest's medians are damaged ({error}); fetch it again.") from None
+
+
+def median_features(inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float]) -> NDArray[np.float64]:
+    """Float64 (1 + 3 * number of inputs,): those of `intensity_features`, then the medians, in challenge order."""
+    return np.concatenate([intensity_features(inputs)[0], [medians[m] for m in MODALITIES if m in inputs]])
+
+
 def intensity_features(inputs: Mapping[Modality, Intensity]) -> tuple[NDArray[np.float64], float]:
     """Scale-free description of the inputs, and the log of the scale that was taken out.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,22 +14,23 @@ import nibabel as nib
 import numpy as np
 
 from app import __version__
-from app.cases import Case, Plan, inspect, plan, scan
-from app.config import BACKENDS, PRECISIONS, WEIGHTS_DIR, BackendName, OnError, Precision
-from app.constants import MODALITIES, Modality
+from app.cases import Case, inspect, scan
+from app.config import BACKENDS, FUSIONS, PRECISIONS, WEIGHTS_DIR, BackendName, FusionName, Precision
+from app.constants import MODALITIES, Modality, View
 from app.encode import scale_to_type, to_image
-from app.errors import CaseError, EmptyVolumeError, UsageError, VolumeError, WeightsError
-from app.fuse import fuse_views
+from app.errors import CaseError, UsageError, WeightsError
+from app.fuse import BEYOND, Fused, Joiner, Joining, Pass, passes, shares
 from app.inference import Backend, SliceRunner, TorchBackend, open_backend
-from app.intensity import Intensity, IntensityPredictor
+from app.inputs import load_inputs, remarks
+from app.intensity import Intensity, IntensityPredictor, MedianPrior
 from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean, stretch
 from app.preprocess import measure, normalize, restore, vote_foreground
 from app.refine import VolumeRefiner, open_refiner
 from app.runtime import Machine, Runtime, choose_device, choose_runtime
 from app.types import MaskArray, VolumeArray
-from app.views import place_window
-from app.volume import Grid, Volume, load_volume
+from app.views import paste
+from app.volume import Grid, Volume
 from app.weights import Entry, Manifest, load_intensity, load_regression, read_manifest
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Model:
     """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`.
 
     What a network makes passes through the `refiner`, if there is one.
+
+    Attributes:
+        joining: how the network's views become one volume.
     """
 
     entry: Entry
@@ -50,6 +54,7 @@ class Model:
     regression: VoxelwiseRegression | None = None
     runner: SliceRunner | ResidentRunner | None = None
     runtime: Runtime | None = None
+    joining: Joining = field(default_factory=Joining)
     refiner: VolumeRefiner | None = None
 
     @property
@@ -71,6 +76,11 @@ class Model:
         """
         stated = self.entry.details.get("contrast", 0.0)
         return float(stated if self.refiner is None else self.refiner.entry.details.get("contrast", stated))
+
+    @cached_property
+    def prior(self) -> MedianPrior | None:
+        """What the network is told of the target's median; None where it takes no such thing."""
+        return MedianPrior.from_json(self.entry.details)
 
     def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
         """How bright the sequence to be made is, in the file's units."""
@@ -102,6 +112,13 @@ class Prepared:
         """Float32 per present sequence; not computed where a GPU does it."""
         return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
 
+    @cached_property
+    def medians(self) -> dict[Modality, float]:
+        """Median score in the brain per present sequence; without the scores, which keep the intensities' order."""
+        found = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
+        return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
+                for m, v in found.items()}  # fmt: skip
+
 
 def synthesize_case(
     volumes: Mapping[Modality, Volume], target: Modality, reference: Modality, model: Model
@@ -120,7 +137,7 @@ def synthesize_case(
     prepared = prepare(volumes, model)
     predicted = predict(prepared, target, model)
     refined = refine(predicted, prepared, target, model)
-    return finish(refined, prepared, target, reference, model)
+    return finish(refined.scores, prepared, target, reference, model)
 
 
 def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
@@ -139,37 +156,67 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
     if model.runner is None or isinstance(model.runner, SliceRunner) or model.refiner is not None:
         # Here, in the thread that reads, and not in the one that the network waits for.
         _ = prepared.scores
+    if model.prior is not None and model.prior.coefficients:
+        _ = prepared.medians
     return prepared
 
 
-def predict(prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
-    """Scores of the target: slices of every view through the network, stacked and fused; or the regression.
+def predict(prepared: Prepared, target: Modality, model: Model) -> Fused:
+    """Scores of the target: slices of every view through the network, stacked and joined; or the regression.
 
     Raises:
         CaseError: the network does not fit into memory.
     """
     if model.runner is None:
         assert model.regression is not None
-        return model.regression.predict(prepared.scores, target, prepared.foreground)
-    background = model.background
-    windows = [place_window(prepared.foreground, view, model.entry.canvas) for view in model.entry.views]
-    median = model.entry.details.get("target_medians", {}).get(target)
+        return Fused(model.regression.predict(prepared.scores, target, prepared.foreground))
+    joining, prior = model.joining, model.prior
+    planned = passes(prepared.foreground, model.entry.views, model.entry.canvas, joining.flip)
+    median = None
+    if prior is not None:
+        median = prior.predict(prepared.measured, prepared.medians if prior.coefficients else {}, target)
     if not isinstance(model.runner, SliceRunner):
-        fill = prepared.background is not None
-        return model.runner.predict(prepared.arrays, prepared.measured, windows, target, background, median, fill=fill)
-    slices = model.runner.predict(prepared.scores, windows, target, background, median)
-    return fuse_views(slices, windows, prepared.foreground.shape, background)
+        return model.runner.fuse(
+            prepared.arrays, prepared.measured, planned, joining, target, model.background, median,
+            fill=prepared.background is not None,
+        )  # fmt: skip
+    joiner, share = Joiner(joining.fusion), shares(planned)
+    for one in planned:
+        for view, made, error in _volumes(prepared, one, target, model.runner, model, median):
+            joiner.add(view, made, error, share[view])
+    return Fused.of(*joiner.result())
 
 
-def refine(predicted: VolumeArray, prepared: Prepared, target: Modality, model: Model) -> VolumeArray:
-    """The scores of `predict` after the second, three-dimensional stage; themselves where the model has none.
+def _volumes(
+    prepared: Prepared, one: Pass, target: Modality, runner: SliceRunner, model: Model, median: float | None
+) -> Iterator[tuple[View, VolumeArray, VolumeArray | None]]:
+    """Per view, what the network makes of the exam or of its mirror image, and the error where it is needed."""
+    scores = {m: s[::-1] for m, s in prepared.scores.items()} if one.mirrored else prepared.scores
+    asked = scores, one.windows, target, model.background, median
+    shape, turned = prepared.foreground.shape, slice(None, None, -1 if one.mirrored else 1)
+    if not model.joining.needs_error:
+        slices = runner.predict(*asked)
+        for window in one.windows:
+            yield window.view, paste(slices[window.view], window, shape, model.background)[turned], None
+        return
+    slices, errors = runner.predict_with_error(*asked)
+    for window in one.windows:
+        made = paste(slices[window.view], window, shape, model.background)
+        yield window.view, made[turned], paste(errors[window.view], window, shape, BEYOND)[turned]
+
+
+def refine(predicted: Fused, prepared: Prepared, target: Modality, model: Model) -> Fused:
+    """`predict`'s result after the second, three-dimensional stage; itself where the model has none.
+
+    How wrong the network expects to be stays what it is: the refiner has no opinion on it.
 
     Raises:
         CaseError: the refiner does not fit into memory.
     """
     if model.refiner is None:
         return predicted
-    return model.refiner.refine(predicted, prepared.scores, target, prepared.foreground, model.background)
+    scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
+    return replace(predicted, scores=scores)
 
 
 def finish(
@@ -184,55 +231,25 @@ def finish(
     return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.arrays)))
 
 
+def finish_confidence(
+    error: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
+) -> nib.Nifti1Image:
+    """The map of confidence c = 1 / (1 + b) as a float32 image in the reference's geometry.
+
+    b is the absolute error that the network expects, in deviations of the real sequence over the brain (before
+    `stretch`): c is near 1 where it is sure, 0.5 where it expects to err by one deviation, and 0 in the background.
+
+    Args:
+        error: b, float32, axes (left, posterior, superior).
+    """
+    confidence = np.where(prepared.foreground, 1 / (1 + error), np.float32(0))
+    text = f"confidence of {describe(model, target, inputs=len(prepared.arrays))}"
+    return to_image(confidence, prepared.grids[reference], text, dtype=np.dtype(np.float32))
+
+
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """What an output's header says of its origin, so that nobody takes it for a scan."""
     return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}"
-
-
-def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:
-    """Plans a subject and decodes its inputs; what decoding reveals is planned again.
-
-    Returns:
-        The case as now known, its plan (with the remarks on each file among its warnings), and the volumes.
-
-    Raises:
-        CaseError: nothing can be made under this policy.
-    """
-    volumes: dict[Modality, Volume] = {}
-    while True:
-        todo = plan(case, on_error, complete_all)
-        if not todo.targets:
-            return case, todo, {}
-        pending = next((m for m in todo.inputs if m not in volumes), None)
-        if pending is None:
-            break
-        try:
-            volumes[pending] = load_volume(case.files[pending])
-        except EmptyVolumeError as error:
-            case = case.with_empty(pending, str(error))
-        except VolumeError as error:
-            case = case.with_fault(pending, str(error))
-    volumes = {m: volumes[m] for m in todo.inputs}
-    return case, todo, volumes
-
-
-def remarks(volumes: Mapping[Modality, Volume]) -> list[str]:
-    """What a user should know of inputs that can be used but are not what models were made for."""
-    notes = [note for v in volumes.values() for note in v.notes]
-    first = next(iter(volumes.values()))
-    spacing = first.grid.spacing
-    if not all(0.8 <= s <= 1.25 for s in spacing):
-        notes.append(
-            f"{first.grid.path} is {first.grid.describe()}; models are made for 1 mm, expect less of them here."
-        )
-    if all(_border_share(v) > 0.2 for v in volumes.values()):
-        notes.append(f"{first.grid.path} has no dark border; models are made for skull-stripped brains.")
-    return notes
-
-
-def _border_share(volume: Volume) -> float:
-    faces = [np.take(volume.data, i, axis=axis) for axis in range(3) for i in (0, -1)]
-    return sum(int(np.count_nonzero(f)) for f in faces) / sum(int(f.size) for f in faces)
 
 
 class Synthesizer:
@@ -246,6 +263,9 @@ class Synthesizer:
         precision: `auto`, `bf16`, `fp16` or `fp32`.
         batch_size: slices per network call; the device decides if not given.
         refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
+        fusion: how the views are joined: `mean`, `median` or `confidence`; the model's own way if not given.
+        flip_average: average what is made of the exam and of its mirror image.
+        with_error: have the network say how wrong it expects to be (`predict` gives it).
 
     Raises:
         WeightsError: the weights are missing or do not match their checksum.
@@ -263,13 +283,19 @@ class Synthesizer:
         precision: Precision = "auto",
         batch_size: int | None = None,
         refine: bool | None = None,
+        fusion: FusionName | None = None,
+        flip_average: bool = False,
+        with_error: bool = False,
     ) -> None:
+        if fusion is not None and fusion not in FUSIONS:
+            raise UsageError(f"fusion={fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
         if backend not in BACKENDS or precision not in PRECISIONS or (batch_size is not None and batch_size < 1):
             raise UsageError(f"backend={backend!r}, precision={precision!r}, batch_size={batch_size!r} do not exist.")
         self._manifest = read_manifest(Path(weights))
         entry = self._manifest.entry(model)
+        joining = choose_joining(entry, fusion, flip_average, with_error)
         refiner = refiner_of(self._manifest, entry, refine)
-        self.model = _open(entry, device, backend, precision, batch_size, refiner)
+        self.model = replace(_open(entry, device, backend, precision, batch_size, refiner), joining=joining)
         self._fallback: Model | None = self.model if entry.kind == "regression" else None
 
     @property
@@ -316,6 +342,30 @@ class Synthesizer:
             log.warning("%s", note)
         wanted = target or todo.targets[0]
         return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
+
+
+def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool, with_error: bool) -> Joining:
+    """How a model's views are joined: as asked, else as its manifest entry says, else by their mean.
+
+    Raises:
+        UsageError: the model has no views, or no head for confidence where one is needed.
+        WeightsError: the manifest names a way that is not known here.
+    """
+    if entry.kind == "regression":
+        if fusion is not None or flip or with_error:
+            raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
+                             "leave out the fusion, the flip average and the confidence.")  # fmt: skip
+        return Joining()
+    chosen: FusionName = fusion or entry.details.get("fusion", "mean")
+    if chosen not in FUSIONS:
+        raise WeightsError(f"model {entry.name!r} joins views by {chosen!r}, which is not known here; update Tetrad.")
+    joining = Joining(chosen, flip, with_error)
+    if joining.needs_error and entry.details.get("architecture", {}).get("confidence", "none") == "none":
+        raise UsageError(
+            f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
+            "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence."
+        )
+    return joining
 
 
 def open_fallback(manifest: Manifest) -> Model:
@@ -384,6 +434,8 @@ def _open(
             # It runs on the processor, but a device that is not there is never passed over in silence.
             choose_device(device, Machine.probe())
         return Model(entry, intensity, regression=load_regression(entry))
+    if entry.details.get("architecture", {}).get("intensity_code") and "target_medians" not in entry.details:
+        raise WeightsError(f"model {entry.name!r} needs target_medians, which the manifest lacks; fetch it again.")
     machine = Machine.probe()
     runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size)
     second: VolumeRefiner | None = None

@@ -1,20 +1,20 @@
 """Whole volumes on a GPU: they cross the bus once each way; z-scores, slices and the fusion of views are made there.
 
-The counterpart of `app.inference.SliceRunner` with `app.fuse.fuse_views`, for torch alone: the same result, but for the
-rounding of a GPU.
+The counterpart of `app.inference.SliceRunner` and `app.fuse` on numpy volumes, for torch alone: the same result, but
+for the rounding of a GPU.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from app.constants import MODALITIES, VIEWS, Modality
+from app.constants import MODALITIES, VIEWS, Modality, View
 from app.errors import CaseError
+from app.fuse import BEYOND, Fused, Joiner, Joining, Pass, shares
 from app.inference import Batches, TorchBackend, by_size, members_of
 from app.intensity import Intensity
 from app.types import VolumeArray
@@ -57,21 +57,67 @@ class ResidentRunner:
         Raises:
             CaseError: the volumes, or one slice, do not fit into the device's memory.
         """
+        planned = [Pass(tuple(windows))]
+        return self.fuse(volumes, measured, planned, Joining(), target, background, intensity, fill=fill).scores
+
+    def fuse(
+        self,
+        volumes: Mapping[Modality, VolumeArray],
+        measured: Mapping[Modality, Intensity],
+        planned: Sequence[Pass],
+        joining: Joining,
+        target: Modality,
+        background: float,
+        intensity: float | None = None,
+        *,
+        fill: bool = True,
+    ) -> Fused:
+        """As `predict`, joined as is asked.
+
+        Args:
+            planned: what is run (`app.fuse.passes`).
+            joining: how it becomes one volume; where it needs errors, the network must have the head.
+        """
         try:
             with self.backend.telling_of_memory(), torch.inference_mode():
                 scores = self._scores(volumes, measured, background, fill)
-                total = torch.zeros(scores.shape[1:], device=self.backend.device)
-                for group in by_size(windows):
-                    stacks = self._run(scores, group, members_of(volumes), target, background, intensity)
-                    for window, made in zip(group, stacks, strict=True):
-                        stacked = torch.full_like(total, background)
-                        _paste(made, window, stacked)
-                        # The share is float32, as in `fuse_views`, so that both give the same bits.
-                        total += float(np.float32(1 / len(windows))) * stacked
-                out: VolumeArray = total.cpu().numpy()
-                return out
+                joiner, share = Joiner(joining.fusion, torch), shares(planned)
+                for one in planned:
+                    seen = scores.flip(1) if one.mirrored else scores
+                    for view, made, error in self._volumes(
+                        seen, one.windows, members_of(volumes), target, background, intensity, joining.needs_error
+                    ):
+                        turned = [v if v is None or not one.mirrored else v.flip(0) for v in (made, error)]
+                        joiner.add(view, turned[0], turned[1], share[view])
+                fused, squares = joiner.result()
+                return Fused.of(fused.cpu().numpy(), None if squares is None else squares.cpu().numpy())
         except MemoryError as error:
             raise CaseError(f"the subject does not fit into the device's memory ({error}); use --device cpu.") from None
+
+    def _volumes(
+        self,
+        scores: Tensor,
+        windows: Sequence[Window],
+        members: tuple[int, ...],
+        target: Modality,
+        background: float,
+        intensity: float | None,
+        with_error: bool,
+    ) -> Iterator[tuple[View, Tensor, Tensor | None]]:
+        """Per view: what the network makes of its slices as a volume, and the expected error where it is wanted."""
+        for group in by_size(windows):
+            counts = [len(w.slices) for w in group]
+            made, errors = self._run(scores, group, members, target, background, intensity, with_error)
+            doubts = [None] * len(group) if errors is None else torch.split(errors, counts)
+            for window, stack, doubt in zip(group, torch.split(made, counts), doubts, strict=True):
+                image = torch.full(scores.shape[1:], background, device=self.backend.device)
+                _paste(stack, window, image)
+                if doubt is None:
+                    yield window.view, image, None
+                    continue
+                error = torch.full_like(image, BEYOND)
+                _paste(doubt, window, error)
+                yield window.view, image, error
 
     def _scores(
         self,
@@ -111,12 +157,14 @@ class ResidentRunner:
         target: Modality,
         background: float,
         intensity: float | None,
-    ) -> tuple[Tensor, ...]:
-        """Per window of one size, what the network makes of its slices: n x rows x columns."""
-        counts = [len(w.slices) for w in group]
+        with_error: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the network makes of the slices of all windows of one size, n x rows x columns, and the errors."""
         images = torch.cat([_cut(scores, w, background) for w in group]).to(self.backend.dtype)
         views = torch.tensor([VIEWS.index(w.view) for w in group for _ in w.slices]).to(self.backend.device)
         made = torch.empty(len(images), *group[0].size, device=self.backend.device)
+        errors = torch.empty_like(made) if with_error else None
+        index = MODALITIES.index(target)
 
         def step(first: int, end: int) -> None:
             with self.backend.telling_of_memory():
@@ -124,11 +172,14 @@ class ResidentRunner:
                 if lacking := -len(chunk) % self._filled:
                     chunk = torch.cat([chunk, chunk[-1:].expand(lacking, -1, -1, -1)])
                     codes = torch.cat([codes, codes[-1:].expand(lacking)])
-                scores = self.backend.run(chunk, members, MODALITIES.index(target), codes, intensity)
-                made[first:end] = scores[: end - first]
+                if errors is None:
+                    made[first:end] = self.backend.run(chunk, members, index, codes, intensity)[: end - first]
+                    return
+                scores, doubts = self.backend.run_with_error(chunk, members, index, codes, intensity)
+                made[first:end], errors[first:end] = scores[: end - first], doubts[: end - first]
 
         self.batches.each(len(images), step)
-        return torch.split(made, counts)
+        return made, errors
 
 
 def _cut(scores: Tensor, window: Window, background: float) -> Tensor:

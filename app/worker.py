@@ -22,20 +22,20 @@ from app.constants import Modality
 from app.encode import encode_image
 from app.errors import DeviceError, TetradError, VolumeError
 from app.files import save_bytes
+from app.fuse import Fused
+from app.inputs import load_inputs, remarks
 from app.pipeline import (
     Model,
     Prepared,
     Synthesizer,
     finish,
-    load_inputs,
+    finish_confidence,
     predict,
     prepare,
     refine,
-    remarks,
     synthesize_case,
 )
 from app.trace import Trace
-from app.types import VolumeArray
 from app.volume import Volume, load_volume, read_grid
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,9 @@ class _Made:
 
     target: Modality
     model: Model
-    predicted: VolumeArray | None = None
+    predicted: Fused | None = None
     image: nib.Nifti1Image | None = None
+    confidence: nib.Nifti1Image | None = None
 
 
 @dataclass
@@ -121,6 +122,9 @@ class Worker:
                 precision=config.precision,
                 batch_size=config.batch_size,
                 refine=config.refine,
+                fusion=config.fusion,
+                flip_average=config.flip_average,
+                with_error=config.confidence_dir is not None,
             )
         except RuntimeError as error:
             # A GPU that is full, or in another's exclusive use.
@@ -228,8 +232,7 @@ class Worker:
         if made.predicted is not None:
             assert job.prepared is not None
             try:
-                image = finish(made.predicted, job.prepared, made.target, reference, made.model)
-                made = replace(made, image=image, predicted=None)
+                made = self._finished(made, made.predicted, job.prepared, reference)
             except Exception as error:
                 if not self._may_stand_in:
                     raise
@@ -237,6 +240,8 @@ class Worker:
         assert made.image is not None
         path = self._output_path(job.case.subject, made.target)
         content = encode_image(made.image)
+        # First, so that an output that is there, and is kept by the next run, has its map.
+        confidence = self._write_confidence(job, made)
         save_bytes(content, path)
         runtime = made.model.runtime
         return {
@@ -248,7 +253,35 @@ class Worker:
             "weights_sha256": made.model.entry.sha256,
             "refiner_sha256": None if made.model.refiner is None else made.model.refiner.entry.sha256,
             "device": "cpu" if runtime is None else runtime.device,
+            **confidence,
         }
+
+    def _finished(self, made: _Made, fused: Fused, prepared: Prepared, reference: Modality) -> _Made:
+        """The images of what the network made."""
+        image = finish(fused.scores, prepared, made.target, reference, made.model)
+        confidence = None
+        if fused.error is not None and self.config.confidence_dir is not None:
+            confidence = finish_confidence(fused.error, prepared, made.target, reference, made.model)
+        return replace(made, image=image, confidence=confidence, predicted=None)
+
+    def _write_confidence(self, job: Job, made: _Made) -> dict[str, str]:
+        """Writes the map if there is one; its place for the record."""
+        path = self._confidence_path(job.case.subject, made.target)
+        if path is None:
+            return {}
+        if made.confidence is None:
+            job.outcome.warnings.append(
+                f"{job.case.subject}: {made.target} has no map of confidence, since {made.model.entry.name} made it."
+            )
+            # A map of what another model made before would be taken for this one's.
+            path.unlink(missing_ok=True)
+            return {}
+        save_bytes(encode_image(made.confidence), path)
+        return {"confidence": str(path)}
+
+    def _confidence_path(self, subject: str, target: Modality) -> Path | None:
+        folder = self.config.confidence_dir
+        return None if folder is None else folder / f"{subject}-{target}-confidence.nii.gz"
 
     def _output_path(self, subject: str, target: Modality) -> Path:
         return self.config.output_dir / f"{subject}-{target}.nii.gz"
@@ -270,6 +303,9 @@ class Worker:
                     continue
                 if not todo.fallback and f", {self.synthesizer.stand_in} " in origin:
                     # The network broke on it; perhaps it does not now.
+                    continue
+                confidence = self._confidence_path(case.subject, target)
+                if not todo.fallback and confidence is not None and not confidence.exists():
                     continue
                 good.append({"target": target, "path": str(path), "sha256": _sha256(path), "origin": origin})
             except VolumeError as error:

@@ -32,6 +32,10 @@ VARIANTS: dict[str, list[str]] = {
     "U-Net with every sequence in turn": [*UNET, "schedule.targets=4", "schedule.batch_size=2"],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
+    "U-Net told the mean median": [*UNET, "network.intensity_prior='mean'"],
+    "U-Net told the predicted median": [*UNET, "network.intensity_prior='predicted'"],
+    "U-Net with confidence by likelihood": [*UNET, "network.confidence='likelihood'", "losses.confidence=0.1"],
+    "U-Net with bounded confidence": [*UNET, "network.confidence='bounded'"],
     "skip at full resolution": ["network.fine_skip=true"],
     "the paper's Algorithm 1 with all losses": [
         "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",

@@ -1,7 +1,8 @@
-"""What joining views is worth: each view alone, their mean, their median, the mean with mirrored copies, and contrasts.
+"""What joining views is worth: each view alone, their mean, median and mean by confidence, with mirrored copies too.
 
 `python -m benchmarks fusion --data DIR [--model NAME] [--weights DIR] [--contrast 0,0.25,0.4]`: drops each sequence of
 each complete subject of DIR in turn and scores what the model makes of the others in every way from the same slices.
+All ways join the very same slices of the same weights; those by confidence are there where the model has a head for it.
 The ways before the contrasts use the model's own contrast; the contrasts are of the mean.
 """
 
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from app.cases import find_segmentations, scan
-from app.config import WEIGHTS_DIR
-from app.constants import MODALITIES, REFERENCE_OF, Modality
+from app.config import FUSIONS, WEIGHTS_DIR, FusionName
+from app.constants import MODALITIES, REFERENCE_OF, Modality, View
 from app.encode import to_array
+from app.fuse import Fused, Joiner, Joining
 from app.metrics.image import image_scores
 from app.pipeline import Model, Prepared, Synthesizer, finish, predict, prepare
 from app.training.cache import load_complete, load_labels
@@ -71,20 +73,34 @@ def _ways(
         arrays={m: np.ascontiguousarray(a[::-1]) for m, a in prepared.arrays.items()},
         foreground=prepared.foreground[::-1].copy(),
     )
-    mean = np.mean(list(views.values()), axis=0)
-    for view, scores in views.items():
-        yield f"{view} alone", scores, model.contrast
-    yield "mean", mean, model.contrast
-    yield "median", np.median(list(views.values()), axis=0), model.contrast
-    flipped = np.mean(list(_views(mirrored, target, model).values()), axis=0)[::-1]
-    yield "mean, and of the mirrored brain", (mean + flipped) / 2, model.contrast
+    copies = _views(mirrored, target, model)
+    fusions = FUSIONS if all(v.error is not None for v in views.values()) else FUSIONS[:2]
+    for view, made in views.items():
+        yield f"{view} alone", made.scores, model.contrast
+    for fusion in fusions:
+        yield fusion, _joined(fusion, views), model.contrast
+    for fusion in fusions:
+        yield f"{fusion}, and of the mirrored brain", _joined(fusion, views, copies), model.contrast
     for contrast in contrasts:
-        yield f"mean, contrast {contrast:g}", mean, contrast
+        yield f"mean, contrast {contrast:g}", _joined("mean", views), contrast
 
 
-def _views(prepared: Prepared, target: Modality, model: Model) -> dict[str, VolumeArray]:
-    """What the network makes of each view."""
-    return {view: predict(prepared, target, _with(model, views=[view])) for view in model.entry.views}
+def _joined(fusion: FusionName, views: dict[View, Fused], copies: dict[View, Fused] | None = None) -> VolumeArray:
+    """All views in one, with what was made of the mirrored brain where it is given."""
+    joiner, share = Joiner(fusion), 1 / len(views) / (1 if copies is None else 2)
+    for view, made in views.items():
+        joiner.add(view, made.scores, made.error, share)
+    for view, made in (copies or {}).items():
+        joiner.add(view, made.scores[::-1], None if made.error is None else made.error[::-1], share)
+    scores: VolumeArray = joiner.result()[0]
+    return scores
+
+
+def _views(prepared: Prepared, target: Modality, model: Model) -> dict[View, Fused]:
+    """What the network makes of each view, and how wrong it expects to be where it has a head for that."""
+    head = model.entry.details["architecture"].get("confidence", "none") != "none"
+    alone = replace(model, joining=Joining(with_error=head))
+    return {view: predict(prepared, target, _with(alone, views=[view])) for view in model.entry.views}
 
 
 def _with(model: Model, **details: Any) -> Model:

@@ -15,18 +15,19 @@ FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
     1: {"config", "files", "volume", "encode", "views", "sliding", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
-    3: {"inference", "resident", "fuse", "postprocess", "refine", "export"},
-    4: {"pipeline", "report", "training", "evaluate", "downstream", "dropout"},
+    3: {"inference", "inputs", "resident", "fuse", "postprocess", "refine", "export"},
+    4: {"pipeline", "report", "training", "evaluate", "calibrate", "downstream", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
 SAME_FLOOR = {
     "encode": {"files", "volume"},
-    "resident": {"inference"},
+    "resident": {"fuse", "inference"},
     "refine": {"inference"},
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
+    "calibrate": {"evaluate"},
     "demo": {"batch"},
     "downstream": {"evaluate"},
     "training": {"pipeline", "evaluate", "downstream"},

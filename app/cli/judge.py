@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from app.cli.arguments import natural, path, positive
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES
-from app.errors import ExitCode
+from app.errors import ExitCode, UsageError
+from app.files import save_bytes
 
 if TYPE_CHECKING:
     from app.downstream import Judge
+    from app.evaluate import Pair, Scores
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,13 @@ def add_evaluate(commands: Any) -> None:
     p.add_argument("--judge", default="judge", metavar="NAME", help="the model that segments; default: judge")
     p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
     p.add_argument("--device", default="auto", help="of the judge: auto, cpu or cuda[:N]")
+    p.add_argument(
+        "--confidence",
+        type=path,
+        metavar="DIR",
+        help="maps of `synthesize --confidence-dir`: expected against observed error in ten bins, in deviations of the "
+        "real sequence, each volume first brought to the real one's brightness and contrast",
+    )
     p.add_argument("--against", type=path, metavar="DIR", help="another prediction folder to compare with, paired")
     p.add_argument(
         "--border", choices=["keep", "drop"], default="keep", help="as torchmetrics >= 1.4.2 (keep) or older"
@@ -119,27 +128,24 @@ def _evaluate(options: argparse.Namespace) -> int:
         problems += [p for s in second for p in s.problems]
         results["comparison"] = ev.compare(scores, second)
         print("\n" + ev.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
-    if options.downstream:
-        from app.downstream import downstream_summary, downstream_table, score_downstream
-
-        assert judge is not None
-        judged = score_downstream(pairs, judge)
-        problems += [p for s in judged for p in s.problems]
-        results["downstream"] = downstream_summary(judged)
-        scores = [*scores, *judged]
-        print("\n" + downstream_table(judged))  # noqa: T201
+    if judge is not None:
+        scores = [*scores, *_judge_downstream(judge, pairs, results, problems)]
     if options.predicted_segmentations is not None:
         segmented = ev.score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
         problems += [p for s in segmented for p in s.problems]
         results["segmentations"] = ev.summarise(segmented)
         scores = [*scores, *segmented]
         print("\n" + ev.segmentation_table(results["segmentations"]["all"]))  # noqa: T201
+    calibration = None
+    if options.confidence is not None:
+        calibration = _judge_confidence(options, pairs, results, problems)
     problems = list(dict.fromkeys(problems))
     if options.out is not None:
         ev.write_results(options.out, scores, results, problems)
         facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
         images = [s for s in scores if s.modality in MODALITIES and "official_healthy" in s.values]
-        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, options.out / "report.html")
+        page = options.out / "report.html"
+        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, page, calibration)
         log.info("Scores, summary and report: %s", options.out)
     for problem in problems:
         log.warning("%s", problem)
@@ -151,6 +157,39 @@ def _judge(options: argparse.Namespace) -> Judge:
     from app.weights import read_manifest
 
     return Judge.open(read_manifest(options.weights).entry(options.judge), options.device)
+
+
+def _judge_downstream(judge: Judge, pairs: list[Pair], results: dict[str, Any], problems: list[str]) -> list[Scores]:
+    """Prints what the judge finds with each synthesised sequence and adds it to the results."""
+    from app.downstream import downstream_summary, downstream_table, score_downstream
+
+    judged = score_downstream(pairs, judge)
+    problems += [p for s in judged for p in s.problems]
+    results["downstream"] = downstream_summary(judged)
+    print("\n" + downstream_table(judged))  # noqa: T201
+    return judged
+
+
+def _judge_confidence(
+    options: argparse.Namespace, pairs: list[Pair], results: dict[str, Any], problems: list[str]
+) -> tuple[list[list[str]], bytes] | None:
+    """Prints the calibration and adds it to the results; its table and plot for the report, where there is one."""
+    from app import calibrate
+
+    if not options.confidence.is_dir():
+        raise UsageError(f"the folder {options.confidence} of the maps does not exist.")
+    errors = [calibrate.errors_of(pair, options.confidence) for pair in pairs]
+    problems += [p for e in errors for p in e.problems]
+    found = calibrate.calibrations(errors)
+    if not found:
+        return None
+    print("\n" + calibrate.table(found, errors))  # noqa: T201
+    results["calibration"] = calibrate.to_json(found)
+    if options.out is None:
+        return None
+    plot = calibrate.plot(found)
+    save_bytes(plot, options.out / "calibration.png")
+    return calibrate.rows(found, errors), plot
 
 
 def add_dropout(commands: Any) -> None:

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from app.cli.arguments import path, share, views
-from app.config import WEIGHTS_DIR
+from app.config import FUSIONS, WEIGHTS_DIR
 from app.errors import ExitCode, UsageError
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ def add_export(commands: Any) -> None:
         metavar="C",
         help="how far what it makes is brought to a scan's spread, 0 to 1; default: the recipe's",
     )
+    p.add_argument("--fusion", choices=FUSIONS, help="how its views become one volume; default: the recipe's")
     p.add_argument(
         "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
     )
@@ -61,6 +62,7 @@ def _export(options: argparse.Namespace) -> int:
         cache=options.cache,
         score_on=options.score_on,
         contrast=options.contrast,
+        fusion=options.fusion,
         make_default=options.make_default,
         force=options.force,
         device=options.device,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.arguments import EXIT_CODES, natural, path, positive
-from app.config import BACKENDS, ON_ERROR, PRECISIONS, WEIGHTS_DIR, RunConfig
+from app.config import BACKENDS, FUSIONS, ON_ERROR, PRECISIONS, WEIGHTS_DIR, RunConfig
 from app.errors import ExitCode, UsageError
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,25 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         "--refine",
         action=argparse.BooleanOptionalAction,
         help="correct what is made with the model's 3D refiner; default: as the model's manifest entry says",
+    )
+    p.add_argument(
+        "--fusion",
+        choices=FUSIONS,
+        help="how the views become one volume: their mean, their median, or the mean weighted by how sure each is "
+        "(inverse squares of the errors that the model expects); default: the model's own way, else mean",
+    )
+    p.add_argument(
+        "--flip-average",
+        action="store_true",
+        help="also run the exam mirrored left to right and average both (axial and coronal slices are run twice)",
+    )
+    p.add_argument(
+        "--confidence-dir",
+        type=path,
+        metavar="DIR",
+        help="write <ID>-<sequence>-confidence.nii.gz there (not in the output), on the output's grid: 1 / (1 + the "
+        "error that the model expects, in deviations of the real sequence), so near 1 where it is sure, 0.5 at an "
+        "expected error of one deviation, 0 in the background; needs a model with a confidence head",
     )
     p.add_argument(
         "--jobs",
@@ -102,6 +121,9 @@ def _synthesize(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         refine=options.refine,
         jobs=options.jobs,
+        fusion=options.fusion,
+        flip_average=options.flip_average,
+        confidence_dir=options.confidence_dir,
         on_error=options.on_error or ("skip" if hospital else "fallback"),
         complete_all=options.complete_all,
         overwrite=options.overwrite,

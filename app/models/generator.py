@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.constants import MODALITIES
+from app.constants import MODALITIES, Confidence
 from app.models.blocks import ChannelGate, Encoder, GroupedNorm, ResidualBlock, Upsample
+from app.models.confidence import SliceNetwork, new_head
 from app.models.infuser import Activation, Infuser, Position
 
 #: Width of the first stage per preset.
@@ -32,6 +33,7 @@ class GeneratorConfig:
         position, activation: see `Infuser`; the release uses `learned`, and `gelu` with a view code, `silu` without.
         fine_skip: whether the decoder's last stage sees the encoders' first, at full resolution; not in the release.
         background: input value of background voxels and of every voxel of a missing sequence.
+        confidence, confidence_scale: which head there is, and its lambda (`app.models.confidence`).
     """
 
     width: int = 32
@@ -41,6 +43,8 @@ class GeneratorConfig:
     activation: Activation = "gelu"
     fine_skip: bool = False
     background: float = -1.0
+    confidence: Confidence = "none"
+    confidence_scale: float = 1.0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -101,7 +105,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """B x 1 x H x W.
+        """What `head` makes one channel of, B x widths[0] x H x W.
 
         Args:
             skips: the joined features of all stages, finer first; the finest only with `fine_skip`.
@@ -110,11 +114,10 @@ class Decoder(nn.Module):
         for block, up, skip in zip(self.blocks, self.ups, coarser[::-1], strict=True):
             x = up(block(torch.cat([x, skip], dim=1)))
         x = torch.cat([x, *finest], dim=1) if finest else x
-        out: Tensor = self.head(F.silu(self.norm(self.last(x))))
-        return out
+        return F.silu(self.norm(self.last(x)))
 
 
-class Generator(nn.Module):
+class Generator(SliceNetwork):
     """Slices of the present sequences in, slices of the missing one out."""
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -132,6 +135,7 @@ class Generator(nn.Module):
             intensity_code=config.intensity_code,
         )
         self.decoder = Decoder(widths, config.fine_skip)
+        self.confidence = new_head(widths[0], config.confidence, config.confidence_scale)
 
     def forward(
         self,
@@ -178,7 +182,36 @@ class Generator(nn.Module):
         intensity: Tensor | None = None,
     ) -> Tensor:
         """Scores of the target sequence, B x 1 x H x W, from what `encode` gave."""
+        return self.image(self.features_of(fused, skips, target, view, intensity))
+
+    def features(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """What `image` and `error` are made of, B x width x H x W; arguments as `forward`."""
+        fused, skips = self.encode(images, present, members)
+        return self.features_of(fused, skips, target, view, intensity)
+
+    def features_of(
+        self,
+        fused: Tensor,
+        skips: list[Tensor],
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+    ) -> Tensor:
+        """The same from what `encode` gave."""
         out: Tensor = self.decoder(self.infuser(fused, target, view, intensity), skips)
+        return out
+
+    def image(self, features: Tensor) -> Tensor:
+        """See `SliceNetwork.image`."""
+        out: Tensor = self.decoder.head(features)
         return out
 
     def _run_encoders(

@@ -137,7 +137,7 @@ class Infuser(nn.Module):
         Args:
             target: (B,) index of the sequence to make.
             view: (B,) index of the view; needed with a view code, ignored without.
-            intensity: (B,) median brain intensity of the target in [0, 1]; likewise.
+            intensity: (B,) the target's median in the brain, in the scale that the network was trained with; likewise.
         """
         batch, channels, height, width = x.shape
         tokens = self.patch(x).flatten(2).transpose(1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Final
 
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.constants import MODALITIES, VIEWS
+from app.constants import MODALITIES, VIEWS, Confidence
 from app.models.blocks import NORM_GROUPS, group_norm
+from app.models.confidence import SliceNetwork, new_head
 
 #: Channels per level; with two inputs' worth of codes this gives 1.8 million parameters.
 WIDTHS: Final = (32, 64, 128, 256)
@@ -60,14 +61,18 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B x in_channels x H x W to B x out_channels x H x W; H and W multiples of 8."""
+        out: Tensor = self.head(self.features(x))
+        return out
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last convolution sees, B x widths[0] x H x W."""
         skips = []
         for level, down in enumerate(self.downs):
             x = down(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
         for skip, reduce, up in zip(skips[-2::-1], reversed(self.reduces), reversed(self.ups), strict=True):
             x = up(torch.cat([F.interpolate(reduce(x), scale_factor=2.0, mode="nearest"), skip], dim=1))
-        out: Tensor = self.head(x)
-        return out
+        return x
 
 
 def code_planes(index: Tensor, count: int, like: Tensor) -> Tensor:
@@ -109,32 +114,39 @@ class PlainConfig:
     Attributes:
         widths: channels per level.
         background: input value of background voxels and of every voxel of a missing sequence.
+        intensity_code: whether one more input plane holds the target's median score (`app.intensity.MedianPrior`).
+        confidence, confidence_scale: which head there is, and its lambda (`app.models.confidence`).
     """
 
     widths: tuple[int, ...] = WIDTHS
     background: float = -1.0
+    intensity_code: bool = False
+    confidence: Confidence = "none"
+    confidence_scale: float = 1.0
     # What the runtime asks of every generator.
     view_code: ClassVar[bool] = True
-    intensity_code: ClassVar[bool] = False
     position: ClassVar[str] = "sinusoidal"
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's form; `PlainConfig.from_json` is the inverse."""
-        return {"network": "unet", "widths": list(self.widths), "background": self.background}
+        return {"network": "unet", **asdict(self), "widths": list(self.widths)}
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> PlainConfig:
-        """Reads the manifest's form."""
-        return cls(tuple(form["widths"]), float(form["background"]))
+        """Reads the manifest's form; what it does not name is as before it was known."""
+        rest = {k: v for k, v in form.items() if k not in {"network", "widths"}}
+        return cls(widths=tuple(form["widths"]), **rest)
 
 
-class PlainGenerator(nn.Module):
+class PlainGenerator(SliceNetwork):
     """A U-Net without fusion, attention or infuser, called like `Generator`: what any better design must beat."""
 
     def __init__(self, config: PlainConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = UNet(2 * len(MODALITIES) + len(MODALITIES) + len(VIEWS), 1, config.widths)
+        planes = 2 * len(MODALITIES) + len(MODALITIES) + len(VIEWS) + config.intensity_code
+        self.network = UNet(planes, 1, config.widths)
+        self.confidence = new_head(config.widths[0], config.confidence, config.confidence_scale)
 
     def forward(
         self,
@@ -146,6 +158,18 @@ class PlainGenerator(nn.Module):
         members: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Scores of the target sequence, B x 1 x H x W; arguments as `Generator.forward`, `members` not needed."""
+        return self.image(self.features(images, present, target, view, intensity, members))
+
+    def features(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """What `image` and `error` are made of, B x widths[0] x H x W; arguments as `forward`."""
         if view is None:
             raise ValueError("this network was trained with a view code; say which view each slice is from")
         there = present[:, :, None, None].to(images)
@@ -156,5 +180,13 @@ class PlainGenerator(nn.Module):
             code_planes(target, len(MODALITIES), images),
             code_planes(view, len(VIEWS), images),
         ]
-        out: Tensor = self.network(torch.cat(planes, dim=1))
+        if self.config.intensity_code:
+            if intensity is None:
+                raise ValueError("this network was trained with an intensity code; give the target's median")
+            planes.append(intensity.to(images)[:, None, None, None].expand(-1, 1, *images.shape[2:]))
+        return self.network.features(torch.cat(planes, dim=1))
+
+    def image(self, features: Tensor) -> Tensor:
+        """See `SliceNetwork.image`."""
+        out: Tensor = self.network.head(features)
         return out

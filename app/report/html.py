@@ -41,6 +41,8 @@ figcaption { color: #555; }
 {% for row in t.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endfor %}
 {% if plot %}<h2>Distribution of the scores</h2><figure><img alt="box plots of the scores per sequence"
 src="data:image/png;base64,{{ plot }}"></figure>{% endif %}
+{% if calibration %}<h2>Calibration of the confidence</h2><figure><img alt="observed over expected error"
+style="max-width: 500px; background: none" src="data:image/png;base64,{{ calibration }}"></figure>{% endif %}
 <h2>Subjects</h2>
 <p>Radiological convention: the patient's right is on the left. Axial, coronal and sagittal planes.
 Each synthesis is scaled by its own percentiles, and shares its window with the truth where there is one.</p>
@@ -81,6 +83,7 @@ class Page:
     tables: list[Table] = field(default_factory=list)
     subjects: list[SubjectEntry] = field(default_factory=list)
     plot: bytes = b""
+    calibration: bytes = b""
 
 
 def render(page: Page) -> bytes:
@@ -93,7 +96,12 @@ def render(page: Page) -> bytes:
         for i, s in enumerate(page.subjects)
     ]
     text = environment.from_string(_TEMPLATE).render(
-        **{**vars(page), "subjects": subjects, "plot": base64.b64encode(page.plot).decode()}
+        **{
+            **vars(page),
+            "subjects": subjects,
+            "plot": base64.b64encode(page.plot).decode(),
+            "calibration": base64.b64encode(page.calibration).decode(),
+        }
     )
     # A file name may hold bytes that are no text.
     return text.encode("utf-8", "replace")

@@ -54,7 +54,14 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
             jpeg = b""
             if id(outcome) in pictured:
                 inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
-                jpeg = _draw(outcome["subject"], inputs, output["target"], Path(output["path"]), page_path.parent)
+                jpeg = _draw(
+                    outcome["subject"],
+                    inputs,
+                    output["target"],
+                    Path(output["path"]),
+                    page_path.parent,
+                    confidence=Path(output["confidence"]) if "confidence" in output else None,
+                )
             page.subjects.append(SubjectEntry(outcome["subject"], caption, jpeg))
     save_bytes(render(page), page_path)
 
@@ -67,6 +74,7 @@ def write_evaluation_report(
     pairs: Sequence[Any],
     facts: Mapping[str, str],
     page_path: Path,
+    calibration: tuple[Sequence[Sequence[str]], bytes] | None = None,
 ) -> None:
     """The page of an evaluation, and one PNG per volume in `pictures/` beside it.
 
@@ -75,6 +83,7 @@ def write_evaluation_report(
         summary: of `app.evaluate.summarise`.
         columns: metrics that are shown, with decimals.
         pairs: `app.evaluate.Pair`, one per volume.
+        calibration: header and rows of `app.calibrate.rows`, and a PNG of its plot.
 
     Raises:
         OutputError: they cannot be written.
@@ -95,6 +104,9 @@ def write_evaluation_report(
             {n: {m: [_value(s, n) for s in scores if s.modality == m] for m in MODALITIES} for n in names}
         ),
     )
+    if calibration is not None:
+        (header, *body), page.calibration = calibration
+        page.tables.append(Table("Confidence: expected and observed error", header, body))
     for pair in pairs[:MOST_PICTURES]:
         values = by_name[pair.subject, pair.modality].values
         caption = ", ".join(f"{n} {values[n]:.{columns[n]}f}" for n in names if n in values)
@@ -123,6 +135,7 @@ def _draw(
     folder: Path,
     truth: Path | None = None,
     segmentation: Path | None = None,
+    confidence: Path | None = None,
 ) -> bytes:
     """Writes `pictures/<subject>-<target>.png`, returns a small JPEG; empty (and said) where a file is unreadable."""
     try:
@@ -133,6 +146,7 @@ def _draw(
             None if truth is None else load_volume(truth).data,
             None if segmentation is None else load_volume(segmentation, strict=True).data > 0,
             title=subject,
+            confidence=None if confidence is None else load_volume(confidence, strict=True).data,
         )
     except (VolumeError, ValueError) as error:
         log.warning("No picture of %s: %s", subject, error)

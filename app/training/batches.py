@@ -34,6 +34,7 @@ class Batch:
         scale: float32 B x 4 x 2: per sequence the scores of zero intensity and of the clip, the range that the
             challenge scores.
         types: int64 (B,), index in `TUMOUR_TYPES` or -1.
+        subjects: int64 (B,), index among the subjects that the sampler draws from.
         view: index in `VIEWS`.
     """
 
@@ -43,6 +44,7 @@ class Batch:
     labelled: Tensor
     scale: Tensor
     types: Tensor
+    subjects: Tensor
     view: int
 
     def __len__(self) -> int:
@@ -63,11 +65,11 @@ class Batch:
         return [self._of(chunk) for chunk in chunks]
 
     def _of(self, tensors: Sequence[Tensor]) -> Batch:
-        images, brain, labels, labelled, scale, types = tensors
-        return Batch(images, brain, labels, labelled, scale, types, self.view)
+        images, brain, labels, labelled, scale, types, subjects = tensors
+        return Batch(images, brain, labels, labelled, scale, types, subjects, self.view)
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.images, self.brain, self.labels, self.labelled, self.scale, self.types
+        return self.images, self.brain, self.labels, self.labelled, self.scale, self.types, self.subjects
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Sampler:
         self, subjects: Sequence[CachedSubject], recipe: DataRecipe, background: float, *, seed: int = 0, rank: int = 0
     ) -> None:
         self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
+        self._numbers = {s.name: number for number, s in enumerate(subjects)}
         self._slices: dict[View, list[tuple[CachedSubject, NDArray[np.int64], NDArray[np.int64]]]] = {}
         for view in recipe.views:
             rows, columns = recipe.canvas.sizes[view]
@@ -145,7 +148,7 @@ class Sampler:
         views = self._recipe.views
         view = views[int(plan.integers(len(views)))]
         rows = [self._slice(view, own, max_shift) for _ in range(size)]
-        images, brain, labels, labelled, scale, types = (np.stack(part) for part in zip(*rows, strict=True))
+        images, brain, labels, labelled, scale, types, numbers = (np.stack(part) for part in zip(*rows, strict=True))
         return Batch(
             torch.from_numpy(images),
             torch.from_numpy(brain),
@@ -153,6 +156,7 @@ class Sampler:
             torch.from_numpy(labelled),
             torch.from_numpy(scale),
             torch.from_numpy(types),
+            torch.from_numpy(numbers),
             VIEWS.index(view),
         )
 
@@ -189,6 +193,7 @@ class Sampler:
             np.array(subject.labelled),
             scale,
             np.array(kind),
+            np.array(self._numbers[subject.name]),
         )
 
     def _place(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ class State:
         recipe: what it follows.
         step: updates done; minutes: of training, over all sittings.
         networks, average, optimizers: torch's state dicts.
+        memory: what the task keeps beside its weights (`SynthesisTask.memory`).
         best: score of the best validation so far; None before the first.
         pieces: parts into which batches are cut for memory.
         processes: how many shared each step.
@@ -43,12 +46,22 @@ class State:
     networks: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     pieces: int = 1
     processes: int = 1
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
+
+
+class Memoryless:
+    """A task that carries nothing from step to step but its networks; see `SynthesisTask.memory` for one that does."""
+
+    memory: Mapping[str, float] = MappingProxyType({})
+
+    def remember(self, memory: Mapping[str, float]) -> None:
+        """There is nothing to keep."""
 
 
 def save_state(state: State, path: Path) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from app.models.volumetric import VolumeSegmenter
 from app.training.augment import vary_intensities, vary_patches
+from app.training.checkpoint import Memoryless
 from app.training.losses import dice_loss
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import Recipe
 from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision
 
 
-class JudgingTask:
+class JudgingTask(Memoryless):
     """A 3D segmenter, taught on the four real sequences as nnU-Net is: Dice and cross-entropy, deeply supervised.
 
     Attributes:

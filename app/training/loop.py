@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,33 +16,20 @@ from torch import Tensor, nn
 from app.cases import Case, find_segmentations, scan
 from app.errors import CaseError, UsageError
 from app.inference import tells_of_memory
-from app.intensity import IntensityPredictor
 from app.interrupts import Interrupted, Interrupts
-from app.models.unet import Segmenter
-from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state, save_state
 from app.training.distributed import Processes, processes
-from app.training.judging import JudgingTask
 from app.training.logs import RunLog
-from app.training.patches import PatchSampler, PatchSource
+from app.training.prior import Told, fit_prior
 from app.training.recipe import Recipe
-from app.training.refinement import RefinementTask
-from app.training.regression import fit_intensity
+from app.training.rules import differences
 from app.training.schedule import learning_rate, new_optimizer
-from app.training.segmentation import SegmentationTask
 from app.training.sitting import Sitting
 from app.training.stage_one import StageOne, open_stage_one
-from app.training.synthesis import BACKGROUND, SynthesisTask
-from app.training.validation import (
-    means,
-    model_in_memory,
-    refined_in_memory,
-    score_drops,
-    score_judge,
-    score_segmenter,
-)
-from app.weights import Entry, load_generator, load_segmenter
+from app.training.synthesis import SynthesisTask
+from app.training.tasks import begin_with, new_source, new_task, validate, validate_generator
+from app.weights import Entry
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +136,19 @@ class _Run:
         self.stage_one: StageOne | None = None
         if recipe.task == "refinement":
             self.stage_one = open_stage_one(stage_one, before, group, paths.data, self.training)
-        self.source: Any = self._source(ahead=group.device.type == "cuda")
+        self.source: Any = new_source(
+            recipe, self.training, group.rank, ahead=group.device.type == "cuda", beside=self.stage_one
+        )
         torch.manual_seed(recipe.seed)
-        self.task = self._task(segmenter)
+        fitted = fit_prior(self.training, recipe.network.intensity_prior)
+        self.prior = None if fitted is None else fitted[0]
+        told = None if fitted is None else Told(fitted[0], self.training, fitted[1])
+        self.task = new_task(recipe, group.device, segmenter, told)
+        if recipe.network.frozen and start is None and before is None:
+            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
         if start is not None and before is None:
-            origin = self._begin_with(start)
+            origin = begin_with(self.task, start)
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
         self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, processes=group.count)
@@ -176,7 +169,7 @@ class _Run:
                 raise UsageError(f"{self.paths.run} holds a run; add --resume to go on with it, or give another --run.")
             return None
         before = load_state(path)
-        for key, (old, new) in _differences(before.recipe.to_json(), self.recipe.to_json()).items():
+        for key, (old, new) in differences(before.recipe.to_json(), self.recipe.to_json()).items():
             if key not in _CHANGEABLE:
                 raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
             log.info("The run goes on with %s = %s instead of %s.", key, new, old)
@@ -192,44 +185,6 @@ class _Run:
         self.group.wait()
         return build_cache(self.paths.data, cache)
 
-    def _source(self, ahead: bool) -> Source | PatchSource:
-        """What batches of slices, or of patches, come from."""
-        recipe, rank = self.recipe, self.group.rank
-        if recipe.task in {"judging", "refinement"}:
-            beside = self.stage_one
-            patches = PatchSampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank, beside=beside)
-            return PatchSource(patches, recipe.schedule.batch_size, ahead)
-        slices = Sampler(self.training, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
-        return Source(slices, recipe.schedule.batch_size, recipe.augmentation.shift, ahead)
-
-    def _task(self, segmenter: Entry | None) -> SynthesisTask | SegmentationTask | JudgingTask | RefinementTask:
-        if self.recipe.task == "segmentation":
-            return SegmentationTask(self.recipe, self.group.device)
-        if self.recipe.task == "judging":
-            return JudgingTask(self.recipe, self.group.device)
-        teacher: Segmenter | None = None
-        loss = "dice" if self.recipe.task == "refinement" else "tversky"
-        if getattr(self.recipe.losses, loss) > 0:
-            if segmenter is None:
-                raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
-            teacher = load_segmenter(segmenter)
-        if self.recipe.task == "refinement":
-            return RefinementTask(self.recipe, self.group.device, teacher)
-        return SynthesisTask(self.recipe, self.group.device, teacher)
-
-    def _begin_with(self, start: Entry) -> dict[str, Any]:
-        if not isinstance(self.task, SynthesisTask):
-            raise UsageError("--start names a generator, but the recipe trains none.")
-        state = load_generator(start).state_dict()
-        try:
-            self.task.generator.load_state_dict(state)
-            self.task.average.load_state_dict(state)
-        except RuntimeError:
-            raise UsageError(
-                f"model {start.name!r} has another architecture than the recipe; start from random."
-            ) from None
-        return {"model": start.name, "sha256": start.sha256, "training": start.details.get("training", {})}
-
     def _restore(self, before: State, names: list[str]) -> None:
         if before.subjects != names:
             raise UsageError(f"{self.paths.run} was trained on other subjects than {self.paths.data} holds now.")
@@ -237,6 +192,8 @@ class _Run:
             network.load_state_dict(before.networks[name])
             self.optimizers[name].load_state_dict(before.optimizers[name])
         self.task.average.load_state_dict(before.average)
+        if before.memory:
+            self.task.remember(before.memory)
 
     # ------------------------------------------------------------ running
 
@@ -284,6 +241,9 @@ class _Run:
                 break
             except RuntimeError as error:
                 self._make_room(error)
+        if self.task.memory:
+            # Each process has seen other slices; what they go by must be one thing.
+            self.task.remember({k: self.group.agree(v) for k, v in self.task.memory.items()})
         self._average()
         state.step += 1
         return losses
@@ -293,7 +253,7 @@ class _Run:
         recipe, network = self.recipe.optimizer, self.task.networks[name]
         # From here on the step cannot be done again: weights move, and other processes have gone on.
         self.updated = True
-        self.group.average_gradients(network.parameters())
+        self.group.average_gradients(p for p in network.parameters() if p.requires_grad)
         norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         if not torch.isfinite(norm):
             self.skipped[name] = self.skipped.get(name, 0) + 1
@@ -361,6 +321,7 @@ class _Run:
         state.networks = {n: network.state_dict() for n, network in self.task.networks.items()}
         state.optimizers = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}
         state.average = self.task.average.state_dict()
+        state.memory = dict(self.task.memory)
         save_state(state, self.paths.run / name)
 
     def _keep_if_best(self, scores: Mapping[str, float]) -> None:
@@ -376,18 +337,9 @@ class _Run:
         cases, masks = self._validation_cases()
         if not cases:
             return {}
-        recipe, device = self.recipe, self.group.device
-        if isinstance(self.task, SegmentationTask):
-            return means(score_segmenter(copy.deepcopy(self.task.average), cases, masks, recipe.data, device))
-        if isinstance(self.task, JudgingTask):
-            return means(score_judge(self.task.average, cases, masks, recipe, device))
-        if isinstance(self.task, RefinementTask):
-            assert self.stage_one is not None
-            return means(score_drops(refined_in_memory(self.task.average, recipe, self.stage_one.model), cases, masks))
-        predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.training]))
-        views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-        model = model_in_memory(self.task.average, recipe, views, predictor, device)
-        return means(score_drops(model, cases, masks))
+        if isinstance(self.task, SynthesisTask):
+            return validate_generator(self.task, self.training, cases, masks, self.prior)
+        return validate(self.task, cases, masks, None if self.stage_one is None else self.stage_one.model)
 
     def _validation_cases(self) -> tuple[list[Case], dict[str, Path]]:
         data = self.paths.validation or self.paths.data
@@ -395,14 +347,3 @@ class _Run:
         if both := [c.subject for c in cases if c.subject in self.state.subjects]:
             raise UsageError(f"{both[0]} of {data} is trained on; validate on subjects that the run does not see.")
         return cases[: self.recipe.schedule.validation_subjects], find_segmentations(data)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in {**old, **new}:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found |= _differences(a, b, f"{where}{key}.")
-        elif a != b:
-            found[where + key] = (a, b)
-    return found

@@ -2,7 +2,7 @@
 `l1_loss` and `ssim_loss` may be volumes, B x 1 x X x Y x Z.
 
 Sources: the BraSyn 2025 entry ("No More Slice Wars") and the thesis behind it (SSIM per tissue: Appendix A); HF-GAN
-(adversarial, classification, feature, cycle); Abraham and Khan, ISBI 2019 (focal Tversky).
+(adversarial, classification, feature, cycle); Abraham and Khan, ISBI 2019 (focal Tversky); CG-SAMR (confidence).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from app.metrics.official import K1, K2, SIGMA, TAPS
 
+#: Lambda of the confidence loss, before and after the mean confidence passes `SURE` (CG-SAMR).
+CONFIDENCE_WEIGHTS = (0.1, 0.03)
+SURE = 0.7
 #: Abraham and Khan's: misses weigh more than false alarms, hard classes more than easy ones.
 TVERSKY_MISS = 0.7
 TVERSKY_GAMMA = 4.0 / 3.0
@@ -36,6 +39,22 @@ def region_loss(prediction: Tensor, truth: Tensor, brain: Tensor, region: Tensor
         region: B x 1 x H x W, 1 in the region; no pixel of it costs nothing.
     """
     return brain_mean((prediction.float() - truth).abs() * region, brain)
+
+
+def confidence_loss(prediction: Tensor, truth: Tensor, brain: Tensor, expected: Tensor, weight: float) -> Tensor:
+    """Mean of c * |error| - weight * log(c) inside the brain, with c = weight / expected; in float32.
+
+    CG-SAMR's confidence loss, least at c = weight / |error|, which is to say at expected = |error|. With a weight of 1
+    it is the negative log-likelihood of a Laplace distribution (less log 2); see `app.models.confidence`.
+
+    Args:
+        expected: float32 B x 1 x H x W, the absolute error that the network's head expects.
+        weight: lambda.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        confidence = weight / expected
+        error = (prediction.float() - truth.float()).abs()
+        return brain_mean(confidence * error - weight * confidence.log(), brain)
 
 
 def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, tumour: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from app.cases import Case, find_segmentations, scan
+from app.config import FusionName
 from app.constants import MODALITIES
 from app.errors import UsageError
 from app.evaluate import Scores
@@ -25,8 +26,10 @@ from app.pipeline import Synthesizer
 from app.runtime import Machine, choose_device
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.prior import fit_prior
 from app.training.refinement import refiner_config
 from app.training.regression import encode, fit_intensity
+from app.training.rules import check
 from app.training.stage_one import StageOne
 from app.training.synthesis import generator_config
 from app.training.validation import (
@@ -63,6 +66,7 @@ def publish(
     cache: Path | None = None,
     score_on: Path | None = None,
     contrast: float | None = None,
+    fusion: FusionName | None = None,
     make_default: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -75,12 +79,14 @@ def publish(
             any model it replaces: the one of its name, and the default one if it shall be the default; a refiner
             where what it refines is worse than before.
         contrast: see `app.postprocess.stretch`; the recipe's if not given.
+        fusion: see `app.fuse`; the recipe's if not given.
         make_default: make it the manifest's default; a refiner, its first stage's.
         force: do it all the same.
 
     Raises:
-        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast for a
-            segmenter, which makes no images and is nobody's default.
+        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast or a
+            fusion for a segmenter, which makes no images and is nobody's default; or one that the run's recipe rules
+            out.
         WeightsError: `weights` cannot be written to.
     """
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
@@ -89,12 +95,12 @@ def publish(
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     if state.recipe.task in {"segmentation", "judging"}:
-        if contrast is not None or make_default:
-            raise UsageError("a segmenter makes no images; leave out --contrast and --make-default.")
+        if contrast is not None or fusion is not None or make_default:
+            raise UsageError("a segmenter makes no images; leave out --contrast, --fusion and --make-default.")
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
-    if contrast is not None:
-        output = replace(state.recipe.output, contrast=contrast)
-        state = replace(state, recipe=replace(state.recipe, output=output))
+    changes: dict[str, Any] = {k: v for k, v in (("contrast", contrast), ("fusion", fusion)) if v is not None}
+    state = replace(state, recipe=replace(state.recipe, output=replace(state.recipe.output, **changes)))
+    check(state.recipe, f"the recipe of {run}")
     if state.recipe.task == "refinement":
         return _publish_refiner(state, weights, name, cases, masks, device, make_default, force)
     require_onnx_packages()
@@ -102,13 +108,17 @@ def publish(
     if missing := [n for n in state.subjects if n not in subjects]:
         raise UsageError(f"{data} lacks {missing[0]}, which {run} was trained on; give the folder of that run.")
     intensity = fit_intensity([subjects[n].intensities for n in state.subjects])
+    fitted = fit_prior([subjects[n] for n in state.subjects], state.recipe.network.intensity_prior)
+    prior = None if fitted is None else fitted[0]
     config = generator_config(state.recipe)
+    config = replace(config, confidence_scale=state.memory.get("lambda", config.confidence_scale))
     network = new_generator(config)
     network.load_state_dict(_rounded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         views = state.recipe.data.views
-        model = model_in_memory(network.eval(), state.recipe, views, IntensityPredictor.from_json(intensity), chosen)
+        predictor = IntensityPredictor.from_json(intensity)
+        model = model_in_memory(network.eval(), state.recipe, views, predictor, chosen, prior)
         found = score_drops(model, cases, masks)
         scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
@@ -124,7 +134,12 @@ def publish(
         state.recipe.data.canvas,
         state.recipe.data.views,
         intensity=encode(intensity),
-        details={"contrast": state.recipe.output.contrast, **_details(state, scores)},
+        details={
+            "contrast": state.recipe.output.contrast,
+            "fusion": state.recipe.output.fusion,
+            **({} if prior is None else prior.to_json()),
+            **_details(state, scores),
+        },
         make_default=make_default,
     )
     return export_onnx(entry)

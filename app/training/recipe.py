@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from app.constants import VIEWS, View
+from app.config import FusionName
+from app.constants import VIEWS, Confidence, View
 from app.errors import UsageError
-from app.views import MULTIPLE, Canvas
+from app.training.rules import check
+from app.views import Canvas
 
 #: Recipes that come with the package, named without `.toml`.
 BUILT_IN = Path(__file__).parent / "recipes"
@@ -30,12 +32,19 @@ class NetworkRecipe:
         preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
         fine_skip: as in `app.models.generator.GeneratorConfig`.
         discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
+        confidence: the head that says how wrong each pixel is expected to be (`app.models.confidence`).
+        frozen: train that head alone on a network that stays as `--start` gave it: its images keep every bit.
+        intensity_prior: what the network is told of the target's median score (`app.intensity.MedianPrior`): nothing,
+            the mean over the training subjects, or what the present sequences predict.
     """
 
     kind: Literal["hybrid", "unet"] = "hybrid"
     preset: Literal["compact", "half", "full"] = "half"
     fine_skip: bool = False
     discriminator_width: int = 64
+    confidence: Confidence = "none"
+    frozen: bool = False
+    intensity_prior: Literal["none", "mean", "predicted"] = "none"
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,7 @@ class LossRecipe:
         tversky: focal Tversky of the frozen segmenter's answer.
         dice: one minus Dice of that answer, on axial slices; only for the task `refinement`, which has L1, SSIM and it.
         enhancing: how many times more the enhancing tumour of a T1c counts in L1.
+        confidence: how wrong the network expects to be, against how wrong it is; used with `network.confidence`.
         segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`, and
             with Dice instead of Tversky for `judging`.
     """
@@ -128,6 +138,7 @@ class LossRecipe:
     tversky: float = 5.0
     dice: float = 0.0
     enhancing: float = 0.0
+    confidence: float = 1.0
     segmentation: float = 1.0
 
 
@@ -216,9 +227,11 @@ class OutputRecipe:
 
     Attributes:
         contrast: share of the way by which what it makes is brought to a scan's spread (`app.postprocess.stretch`).
+        fusion: how its views become one volume (`app.fuse`).
     """
 
     contrast: float = 0.5
+    fusion: FusionName = "mean"
 
 
 @dataclass(frozen=True)
@@ -257,7 +270,7 @@ class Recipe:
             UsageError: names the key, what is wrong, and the nearest known key.
         """
         recipe: Recipe = _build(cls, form, "", source)
-        _check(recipe, source)
+        check(recipe, source)
         return recipe
 
 
@@ -376,58 +389,3 @@ def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
     if not isinstance(kind, types.UnionType) and type(value) is not kind:
         raise UsageError(f"{source}: {key} = {value!r} is not a {kind.__name__}.")
     return value
-
-
-def _check(recipe: Recipe, source: str) -> None:
-    """Values that no type excludes."""
-    schedule, data, optimizer = recipe.schedule, recipe.data, recipe.optimizer
-    rules = {
-        "schedule.steps or schedule.budget_minutes must be above 0": schedule.steps > 0 or schedule.budget_minutes > 0,
-        "schedule.steps, budget_minutes and epoch_steps must not be negative": min(
-            schedule.steps, schedule.budget_minutes, schedule.epoch_steps, schedule.validate_every
-        )
-        >= 0,
-        "schedule.batch_size must be at least 1": schedule.batch_size >= 1,
-        "schedule.targets must be 1 to 4": 1 <= schedule.targets <= 4,
-        "schedule.warmup must be from 0 to below 1": 0 <= schedule.warmup < 1,
-        "data.views must name one view or more": bool(data.views),
-        f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
-            n > 0 and n % MULTIPLE == 0 for n in (*data.axial, *data.sagittal, *data.coronal)
-        ),
-        f"data.patch must be three multiples of {MULTIPLE}": all(n > 0 and n % MULTIPLE == 0 for n in data.patch),
-        "data.single_missing and tumour_share are probabilities": all(
-            0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
-        ),
-        "seed, data.held_out, schedule.validation_subjects and every augmentation must not be negative": min(
-            recipe.seed,
-            data.held_out,
-            schedule.validation_subjects,
-            *dataclasses.asdict(recipe.augmentation).values(),
-        )
-        >= 0,
-        "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
-        "optimizer.beta1 and beta2 must be from 0 to below 1": all(
-            0 <= b < 1 for b in (optimizer.beta1, optimizer.beta2)
-        ),
-        "the discriminator needs a canvas of 32 pixels or more": min(*data.axial, *data.sagittal, *data.coronal) >= 32
-        or (recipe.losses.adversarial == 0 and recipe.losses.classification == 0),
-        "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
-        "output.contrast must be from 0 to 1": 0 <= recipe.output.contrast <= 1,
-        "refinement.overlap and blur must be from 0 to 1, the overlap below": 0 <= recipe.refinement.overlap < 1
-        and 0 <= recipe.refinement.blur <= 1,
-        "refinement.drift, contrast and noise must not be negative": min(
-            recipe.refinement.drift, recipe.refinement.contrast, recipe.refinement.noise
-        )
-        >= 0,
-        "optimizer.ema must be from 0 to below 1": 0 <= optimizer.ema < 1,
-        "no loss may be negative": all(
-            v >= 0 for v in dataclasses.asdict(recipe.losses).values() if not isinstance(v, str)
-        ),
-        "losses.feature needs network.kind = 'hybrid', which has a bottleneck of its own": recipe.network.kind
-        == "hybrid"
-        or recipe.losses.feature == 0,
-        "network.discriminator_width must be at least 1": recipe.network.discriminator_width >= 1,
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise UsageError(f"{source}: {rule}.")

@@ -17,6 +17,7 @@ from app.models.refiner import PRESETS, Refiner, RefinerConfig
 from app.models.unet import Segmenter
 from app.training import losses as L
 from app.training.augment import vary_intensities, vary_patches
+from app.training.checkpoint import Memoryless
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import Recipe, RefinementRecipe
 from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
@@ -41,7 +42,7 @@ class _Job:
     members: tuple[int, ...]
 
 
-class RefinementTask:
+class RefinementTask(Memoryless):
     """A refiner, and the frozen 2D segmenter if it teaches: never the judge, for a judge that also taught is no judge.
 
     Attributes:

@@ -98,18 +98,28 @@ def fit_intensity(subjects: Sequence[dict[Modality, Intensity]], ridge: float = 
                 [np.log(s[target].std) - r[1] for s, r in zip(subjects, rows, strict=True)],
             ]
         )
-        centre, scale = features[:, 1:].mean(axis=0), features[:, 1:].std(axis=0) + 1e-9
-        x = (features[:, 1:] - centre) / scale
-        slopes = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ (goals - goals.mean(1, keepdims=True)).T)
-        slopes = slopes.T / scale
-        constants = goals.mean(axis=1) - slopes @ centre
-        table = np.concatenate([constants[:, None], slopes], axis=1)
-        coefficients[subset_key(inputs, target)] = [[float(f"{c:.6g}") for c in row] for row in table]
+        coefficients[subset_key(inputs, target)] = penalised_fit(features, goals, ridge)
     ranges = {}
     for m in MODALITIES:
         ratios = [s[m].mean / s[m].std for s in subjects]
         ranges[m] = [round(min(ratios), 4), round(max(ratios), 4)]
     return {"ratio_range": ranges, "coefficients": coefficients}
+
+
+def penalised_fit(features: NDArray[np.float64], goals: NDArray[np.float64], ridge: float) -> list[list[float]]:
+    """Rows [constant, one slope per feature], six digits each: slopes penalised after standardising, constant free.
+
+    Args:
+        features: subjects x (1 + features), the first column 1.
+        goals: goals x subjects.
+    """
+    centre, scale = features[:, 1:].mean(axis=0), features[:, 1:].std(axis=0) + 1e-9
+    x = (features[:, 1:] - centre) / scale
+    slopes = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ (goals - goals.mean(1, keepdims=True)).T)
+    slopes = slopes.T / scale
+    constants = goals.mean(axis=1) - slopes @ centre
+    table = np.concatenate([constants[:, None], slopes], axis=1)
+    return [[float(f"{c:.6g}") for c in row] for row in table]
 
 
 def fit(cases: Iterable[Case]) -> RegressionFit:

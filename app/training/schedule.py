@@ -26,10 +26,10 @@ def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: f
 
 
 def new_optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """Adam or AdamW, as the recipe says."""
+    """Adam or AdamW, as the recipe says, over what is not frozen."""
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam
     return kind(
-        network.parameters(),
+        [p for p in network.parameters() if p.requires_grad],
         lr=recipe.learning_rate,
         betas=(recipe.beta1, recipe.beta2),
         weight_decay=recipe.weight_decay,

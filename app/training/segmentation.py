@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from app.models.unet import Segmenter
 from app.training.augment import vary_geometry, vary_intensities
 from app.training.batches import Batch, Sampler, Source
+from app.training.checkpoint import Memoryless
 from app.training.losses import focal_tversky_loss
 from app.training.recipe import Recipe
 from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
 
 
-class SegmentationTask:
+class SegmentationTask(Memoryless):
     """A segmenter, taught on the four real sequences.
 
     Attributes:

@@ -21,6 +21,7 @@ from app.training import losses as L
 from app.training.augment import vary_geometry, vary_intensities
 from app.training.batches import Batch, Sampler, Source, Task
 from app.training.cache import NORMALIZATION
+from app.training.prior import Told
 from app.training.recipe import LossRecipe, Recipe
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -28,16 +29,27 @@ Net = TypeVar("Net", bound=nn.Module)
 Update = Callable[[str], bool]
 
 assert NORMALIZATION.background is not None
+#: Steps over which the mean confidence is taken.
+_MEMORY = 50
 T1C, ENHANCING = MODALITIES.index("t1c"), 3
 BACKGROUND: float = NORMALIZATION.background
 
 
 def generator_config(recipe: Recipe) -> GeneratorConfig | PlainConfig:
-    """The generator's shape that a recipe asks for."""
-    if recipe.network.kind == "unet":
-        return PlainConfig(background=BACKGROUND)
+    """The generator's shape that a recipe asks for; a confidence head has the lambda that it begins to learn with."""
+    asked = recipe.network
+    told, scale = asked.intensity_prior != "none", L.CONFIDENCE_WEIGHTS[0] if asked.confidence == "bounded" else 1.0
+    if asked.kind == "unet":
+        return PlainConfig(
+            background=BACKGROUND, intensity_code=told, confidence=asked.confidence, confidence_scale=scale
+        )
     return GeneratorConfig(
-        width=PRESETS[recipe.network.preset], fine_skip=recipe.network.fine_skip, background=BACKGROUND
+        width=PRESETS[asked.preset],
+        fine_skip=asked.fine_skip,
+        background=BACKGROUND,
+        intensity_code=told,
+        confidence=asked.confidence,
+        confidence_scale=scale,
     )
 
 
@@ -46,9 +58,13 @@ class SynthesisTask:
 
     Attributes:
         average: running mean of the generator's weights; what is validated and exported.
+        memory: numbers beside the weights that must outlive an interruption: of a `bounded` head its lambda
+            (`lambda`) and the running mean of its confidence (`mean_confidence`).
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device, segmenter: Segmenter | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, device: torch.device, segmenter: Segmenter | None = None, told: Told | None = None
+    ) -> None:
         self.recipe, self.losses = recipe, recipe.losses
         self.device = device
         self.generator = placed(new_generator(generator_config(recipe)), device)
@@ -57,6 +73,22 @@ class SynthesisTask:
         if self.losses.adversarial > 0 or self.losses.classification > 0:
             self.discriminator = placed(Discriminator(recipe.network.discriminator_width), device)
         self.segmenter = None if segmenter is None else placed(segmenter, device)
+        self.told = told
+        self.memory: dict[str, float] = {}
+        if recipe.network.confidence == "bounded":
+            self.remember({"lambda": L.CONFIDENCE_WEIGHTS[0], "mean_confidence": 0.0})
+        if recipe.network.frozen:
+            assert self.generator.confidence is not None
+            # In eval mode: the head shall learn how wrong the network is in use, without dropout.
+            self.generator.requires_grad_(False).eval()
+            self.generator.confidence.requires_grad_(True)
+
+    def remember(self, memory: Mapping[str, float]) -> None:
+        """Takes over what another sitting, or process, kept in `memory`."""
+        self.memory = dict(memory)
+        for network in (self.generator, self.average):
+            if network.confidence is not None and "lambda" in memory:
+                network.confidence.scale = memory["lambda"]
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -92,11 +124,22 @@ class SynthesisTask:
         made = []
         for part, shown in parts:
             made.append(self._generate(part, shown, tasks, len(part) / len(batch), totals))
-        if update("generator") and self.discriminator is not None:
+        if not update("generator"):
+            return totals
+        if self.memory:
+            self._grow_sure(float(totals["mean_confidence"]))
+        if self.discriminator is not None:
             for (part, _), images in zip(parts, made, strict=True):
                 self._judge(part, images, len(part) / len(batch), totals)
             update("discriminator")
         return totals
+
+    def _grow_sure(self, confidence: float) -> None:
+        """Notes a batch's mean confidence; once the running mean passes `SURE`, lambda falls, for good."""
+        mean = self.memory["mean_confidence"]
+        mean += (confidence - mean) / _MEMORY
+        weight = L.CONFIDENCE_WEIGHTS[1] if mean > L.SURE else self.memory["lambda"]
+        self.remember({"lambda": weight, "mean_confidence": mean})
 
     def _generate(
         self, batch: Batch, seen: Tensor, tasks: Sequence[Task], share: float, totals: dict[str, Tensor]
@@ -107,23 +150,28 @@ class SynthesisTask:
         results = []
         for task in tasks:
             with mixed_precision(self.recipe, self.device):
-                found, made = self._losses_of(batch, seen, task)
+                found, made, sure = self._losses_of(batch, seen, task)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
             _weighted(found, self.losses, share).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, found, share / len(tasks))
+            add_to(totals, {**found, **sure}, share / len(tasks))
             results.append((task.target, made))
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
         return results
 
-    def _losses_of(self, batch: Batch, seen: Tensor, task: Task) -> tuple[dict[str, Tensor], Tensor]:
-        """The losses of one sequence, and the sequence made, detached."""
+    def _losses_of(self, batch: Batch, seen: Tensor, task: Task) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """The losses of one sequence, the sequence made, detached, and what else is logged."""
         weights: LossRecipe = self.losses
         truth = batch.images[:, task.target : task.target + 1]
-        made, code = self._make(seen, batch, task.target, task.members)
+        with torch.set_grad_enabled(not self.recipe.network.frozen):
+            features, code = self._features(seen, batch, task.target, task.members)
+            made = self.generator.image(features)
         # Outside the brain the generator is free; nobody may judge what is never shown.
         shown = _masked(made, batch.brain)
-        found = {"l1": L.l1_loss(made, truth, batch.brain)}
+        doubt, sure = self._doubt(features, made, truth, batch)
+        if self.recipe.network.frozen:
+            return doubt, shown, {**sure, "l1": L.l1_loss(made, truth, batch.brain)}
+        found = {"l1": L.l1_loss(made, truth, batch.brain), **doubt}
         if weights.ssim > 0:
             tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
             found["ssim"] = L.ssim_loss(made, truth, batch.brain, batch.scale[:, task.target], tumour)
@@ -136,7 +184,8 @@ class SynthesisTask:
             found["classification"] = L.classification_loss(classes, task.target)
         if weights.cycle > 0 or weights.feature > 0:
             members = tuple(i for i in range(len(MODALITIES)) if i != task.second)
-            again, second_code = self._make(_with(seen, task.target, shown), batch, task.second, members)
+            features, second_code = self._features(_with(seen, task.target, shown), batch, task.second, members)
+            again = self.generator.image(features)
             if weights.cycle > 0:
                 found["cycle"] = L.l1_loss(again, batch.images[:, task.second : task.second + 1], batch.brain)
             if weights.feature > 0:
@@ -145,22 +194,34 @@ class SynthesisTask:
         if self.segmenter is not None and weights.tversky > 0 and batch.labelled.any():
             logits = self.segmenter(_with(batch.images, task.target, shown), batch.views, batch.types)
             found["tversky"] = L.focal_tversky_loss(logits[batch.labelled], batch.labels[batch.labelled])
-        return found, shown.detach()
+        return found, shown.detach(), sure
 
-    def _make(
+    def _doubt(
+        self, features: Tensor, made: Tensor, truth: Tensor, batch: Batch
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The confidence loss, and the mean confidence; nothing of a network without the head."""
+        head = self.generator.confidence
+        if head is None:
+            return {}, {}
+        expected = self.generator.error(features)
+        loss = L.confidence_loss(made, truth, batch.brain, expected, head.scale)
+        return {"confidence": loss}, {"mean_confidence": L.brain_mean(head.scale / expected, batch.brain)}
+
+    def _features(
         self, images: Tensor, batch: Batch, target: int, members: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
-        """The sequence `target`, and the bottleneck where the network has one."""
+        """What the sequence `target` is made of, and the bottleneck where the network has one."""
         count = len(images)
         present = torch.zeros(count, len(MODALITIES), device=self.device)
         present[:, list(members)] = 1
         index = torch.full((count,), target, device=self.device)
         images = images.contiguous(memory_format=torch.channels_last)
+        median = None if self.told is None else self.told.of(batch.subjects, members, target)
         if isinstance(self.generator, PlainGenerator):
-            return self.generator(images, present, index, batch.views), None
+            return self.generator.features(images, present, index, batch.views, median), None
         generator: Generator = self.generator
         fused, skips = generator.encode(images, present, members)
-        return generator.decode(fused, skips, index, batch.views), fused
+        return generator.features_of(fused, skips, index, batch.views, median), fused
 
     def _judge(self, batch: Batch, made: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]) -> None:
         """Adds the discriminator's gradients on real images and on what the generator has just made."""
@@ -185,7 +246,8 @@ class SynthesisTask:
             present = torch.zeros(1, len(MODALITIES), device=self.device)
             present[:, list(members)] = 1
             index = torch.full((1,), target, device=self.device)
-            made = self.average(batch.images, present, index, batch.views, members=members)
+            median = None if self.told is None else self.told.of(batch.subjects, members, target)
+            made = self.average(batch.images, present, index, batch.views, median, members=members)
             shown = _masked(made.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows

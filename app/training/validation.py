@@ -18,8 +18,9 @@ from app.downstream import Judge
 from app.encode import to_array
 from app.errors import CaseError
 from app.evaluate import Scores, summarise
+from app.fuse import Joining
 from app.inference import TorchBackend
-from app.intensity import IntensityPredictor
+from app.intensity import IntensityPredictor, MedianPrior
 from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores
 from app.models.generator import Generator
@@ -50,14 +51,21 @@ def model_in_memory(
     views: Sequence[View],
     intensity: IntensityPredictor,
     device: torch.device,
+    prior: MedianPrior | None = None,
 ) -> Model:
     """A copy of a generator as the pipeline runs it."""
-    details = {"views": list(views), "canvas": recipe.data.canvas.to_json(), "contrast": recipe.output.contrast}
+    details = {
+        "views": list(views),
+        "canvas": recipe.data.canvas.to_json(),
+        "contrast": recipe.output.contrast,
+        **({} if prior is None else prior.to_json()),
+    }
     files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
     entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
     runtime = choose_runtime(files, Machine.probe(), str(device))
     backend = TorchBackend(copy.deepcopy(network), runtime)
-    return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime)
+    joining = Joining(recipe.output.fusion)
+    return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
 
 
 def refined_in_memory(network: Refiner, recipe: Recipe, stage_one: Model) -> Model:

@@ -1,0 +1,93 @@
+"""What no type says of a recipe: which values cannot be, and which do not go together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from app.errors import UsageError
+from app.views import MULTIPLE
+
+if TYPE_CHECKING:
+    from app.training.recipe import Recipe
+
+
+def check(recipe: Recipe, source: str) -> None:
+    """Whether a recipe's values go together.
+
+    Raises:
+        UsageError: names the rule that is broken.
+    """
+    schedule, data, optimizer = recipe.schedule, recipe.data, recipe.optimizer
+    rules = {
+        "schedule.steps or schedule.budget_minutes must be above 0": schedule.steps > 0 or schedule.budget_minutes > 0,
+        "schedule.steps, budget_minutes and epoch_steps must not be negative": min(
+            schedule.steps, schedule.budget_minutes, schedule.epoch_steps, schedule.validate_every
+        )
+        >= 0,
+        "schedule.batch_size must be at least 1": schedule.batch_size >= 1,
+        "schedule.targets must be 1 to 4": 1 <= schedule.targets <= 4,
+        "schedule.warmup must be from 0 to below 1": 0 <= schedule.warmup < 1,
+        "data.views must name one view or more": bool(data.views),
+        f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
+            n > 0 and n % MULTIPLE == 0 for n in (*data.axial, *data.sagittal, *data.coronal)
+        ),
+        f"data.patch must be three multiples of {MULTIPLE}": all(n > 0 and n % MULTIPLE == 0 for n in data.patch),
+        "data.single_missing and tumour_share are probabilities": all(
+            0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
+        ),
+        "seed, data.held_out, schedule.validation_subjects and every augmentation must not be negative": min(
+            recipe.seed,
+            data.held_out,
+            schedule.validation_subjects,
+            *dataclasses.asdict(recipe.augmentation).values(),
+        )
+        >= 0,
+        "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
+        "optimizer.beta1 and beta2 must be from 0 to below 1": all(
+            0 <= b < 1 for b in (optimizer.beta1, optimizer.beta2)
+        ),
+        "the discriminator needs a canvas of 32 pixels or more": min(*data.axial, *data.sagittal, *data.coronal) >= 32
+        or (recipe.losses.adversarial == 0 and recipe.losses.classification == 0),
+        "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
+        "output.contrast must be from 0 to 1": 0 <= recipe.output.contrast <= 1,
+        "refinement.overlap and blur must be from 0 to 1, the overlap below": 0 <= recipe.refinement.overlap < 1
+        and 0 <= recipe.refinement.blur <= 1,
+        "refinement.drift, contrast and noise must not be negative": min(
+            recipe.refinement.drift, recipe.refinement.contrast, recipe.refinement.noise
+        )
+        >= 0,
+        "optimizer.ema must be from 0 to below 1": 0 <= optimizer.ema < 1,
+        "no loss may be negative": all(
+            v >= 0 for v in dataclasses.asdict(recipe.losses).values() if not isinstance(v, str)
+        ),
+        "losses.feature needs network.kind = 'hybrid', which has a bottleneck of its own": recipe.network.kind
+        == "hybrid"
+        or recipe.losses.feature == 0,
+        "network.confidence needs losses.confidence above 0": recipe.network.confidence == "none"
+        or recipe.losses.confidence > 0,
+        "network.frozen trains a confidence head alone: choose one with network.confidence": not recipe.network.frozen
+        or recipe.network.confidence != "none",
+        "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": not (
+            recipe.network.frozen and (recipe.losses.adversarial > 0 or recipe.losses.classification > 0)
+        ),
+        "output.fusion = 'confidence' needs network.confidence": recipe.output.fusion != "confidence"
+        or recipe.network.confidence != "none",
+        "network.discriminator_width must be at least 1": recipe.network.discriminator_width >= 1,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise UsageError(f"{source}: {rule}.")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    """What two recipes' JSON forms say otherwise: per key, with its section, the old and the new value."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{where}{key}.")
+        elif a != b:
+            found[where + key] = (a, b)
+    return found

@@ -1,0 +1,149 @@
+"""What a recipe can teach: its network and losses, where its batches come from, and how what it learnt is scored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from app.cases import Case
+from app.errors import UsageError
+from app.intensity import IntensityPredictor, MedianPrior
+from app.models.unet import Segmenter
+from app.pipeline import Model
+from app.training.batches import Sampler, Source
+from app.training.cache import CachedSubject
+from app.training.judging import JudgingTask
+from app.training.patches import Beside, PatchSampler, PatchSource
+from app.training.prior import Told
+from app.training.recipe import Recipe
+from app.training.refinement import RefinementTask
+from app.training.regression import fit_intensity
+from app.training.segmentation import SegmentationTask
+from app.training.synthesis import BACKGROUND, SynthesisTask
+from app.training.validation import (
+    means,
+    model_in_memory,
+    refined_in_memory,
+    score_drops,
+    score_judge,
+    score_segmenter,
+)
+from app.weights import Entry, load_generator, load_segmenter
+
+VolumeTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask
+
+
+def new_source(
+    recipe: Recipe, subjects: Sequence[CachedSubject], rank: int, *, ahead: bool, beside: Beside | None = None
+) -> Source | PatchSource:
+    """What batches of slices, or of patches where the task sees volumes, come from.
+
+    Args:
+        rank: number of this process.
+        ahead: whether a thread draws the next batch.
+        beside: see `app.training.patches.PatchSampler`.
+
+    Raises:
+        UsageError: no subject can be drawn from.
+    """
+    if recipe.task in {"judging", "refinement"}:
+        patches = PatchSampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank, beside=beside)
+        return PatchSource(patches, recipe.schedule.batch_size, ahead)
+    slices = Sampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
+    return Source(slices, recipe.schedule.batch_size, recipe.augmentation.shift, ahead)
+
+
+def new_task(
+    recipe: Recipe, device: torch.device, segmenter: Entry | None, told: Told | None
+) -> SynthesisTask | VolumeTask:
+    """The untrained networks of a recipe with their losses.
+
+    Args:
+        segmenter: the frozen one, for the losses that need it.
+        told: what a generator is told of its target's median.
+
+    Raises:
+        UsageError: a loss needs a segmenter, and there is none.
+        WeightsError: its weights cannot be read.
+    """
+    if recipe.task == "segmentation":
+        return SegmentationTask(recipe, device)
+    if recipe.task == "judging":
+        return JudgingTask(recipe, device)
+    teacher: Segmenter | None = None
+    loss = "dice" if recipe.task == "refinement" else "tversky"
+    if getattr(recipe.losses, loss) > 0:
+        if segmenter is None:
+            raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
+        teacher = load_segmenter(segmenter)
+    if recipe.task == "refinement":
+        return RefinementTask(recipe, device, teacher)
+    return SynthesisTask(recipe, device, teacher, told)
+
+
+def begin_with(task: SynthesisTask | VolumeTask, start: Entry) -> dict[str, Any]:
+    """Gives a generator the weights of another; returns what is to be remembered of it.
+
+    Raises:
+        UsageError: the task trains no generator, or one of another architecture.
+        WeightsError: the weights cannot be read.
+    """
+    if not isinstance(task, SynthesisTask):
+        raise UsageError("--start names a generator, but the recipe trains none.")
+    network = load_generator(start)
+    state, wanted = network.state_dict(), task.generator.confidence
+    if network.confidence is None:
+        # A head may be new: it begins at random, on what is there.
+        own = task.generator.state_dict()
+        state |= {k: v for k, v in own.items() if k.startswith("confidence.")}
+    elif wanted is not None and wanted.kind != network.confidence.kind:
+        raise UsageError(f"model {start.name!r} has a confidence head of the kind {network.confidence.kind!r}; "
+                         "set network.confidence to that, or start from one without.")  # fmt: skip
+    elif task.memory:
+        task.remember({**task.memory, "lambda": network.confidence.scale})
+    try:
+        task.generator.load_state_dict(state)
+        task.average.load_state_dict(state)
+    except RuntimeError:
+        raise UsageError(f"model {start.name!r} has another architecture than the recipe; start from random.") from None
+    return {"model": start.name, "sha256": start.sha256, "training": start.details.get("training", {})}
+
+
+def validate_generator(
+    task: SynthesisTask,
+    training: Sequence[CachedSubject],
+    cases: Sequence[Case],
+    masks: Mapping[str, Path],
+    prior: MedianPrior | None,
+) -> dict[str, float]:
+    """Mean scores of the averaged generator on complete subjects, each sequence dropped in turn.
+
+    Args:
+        training: the subjects that brightness is predicted from.
+        prior: what it is told of the target's median.
+    """
+    recipe = task.recipe
+    predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in training]))
+    views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
+    model = model_in_memory(task.average, recipe, views, predictor, task.device, prior)
+    return means(score_drops(model, cases, masks))
+
+
+def validate(
+    task: VolumeTask, cases: Sequence[Case], masks: Mapping[str, Path], stage_one: Model | None
+) -> dict[str, float]:
+    """Mean scores of the averaged network of any other task on complete subjects.
+
+    Args:
+        stage_one: whose volumes a refiner corrects.
+    """
+    if isinstance(task, SegmentationTask):
+        return means(score_segmenter(copy.deepcopy(task.average), cases, masks, task.recipe.data, task.device))
+    if isinstance(task, JudgingTask):
+        return means(score_judge(task.average, cases, masks, task.recipe, task.device))
+    assert stage_one is not None
+    return means(score_drops(refined_in_memory(task.average, task.recipe, stage_one), cases, masks))

@@ -301,8 +301,7 @@ class TestPrior:
         if kind == "predicted":
             assert len(told.of(torch.arange(4), (0, 1, 3), 2).unique()) > 1
 
-    @pytest.mark.parametrize("changes", [UNET, HYBRID], ids=["unet", "hybrid"])
-    @pytest.mark.parametrize("kind", ["mean", "predicted"])
+    @pytest.mark.parametrize("changes,kind", [(UNET, "mean"), (UNET, "predicted"), (HYBRID, "mean")])
     def test_from_recipe_to_image(self, weights, paths, subject, kind, changes):
         recipe = small(*changes, f"network.intensity_prior='{kind}'", recipe="smoke")
         train(recipe, paths)

@@ -103,6 +103,25 @@ def publish(
     check(state.recipe, f"the recipe of {run}")
     if state.recipe.task == "refinement":
         return _publish_refiner(state, weights, name, cases, masks, device, make_default, force)
+    return _publish_generator(
+        state, run, weights, name, data, cache, cases, masks, chosen, make_default=make_default, force=force
+    )
+
+
+def _publish_generator(
+    state: State,
+    run: Path,
+    weights: Path,
+    name: str,
+    data: Path,
+    cache: Path | None,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: torch.device,
+    *,
+    make_default: bool,
+    force: bool,
+) -> Entry:
     require_onnx_packages()
     subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
     if missing := [n for n in state.subjects if n not in subjects]:
@@ -118,13 +137,13 @@ def publish(
     if cases:
         views = state.recipe.data.views
         predictor = IntensityPredictor.from_json(intensity)
-        model = model_in_memory(network.eval(), state.recipe, views, predictor, chosen, prior)
+        model = model_in_memory(network.eval(), state.recipe, views, predictor, device, prior)
         found = score_drops(model, cases, masks)
         scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
         if not force:
             for replaced in _replaced(weights, name, make_default):
-                _require_better(scores, replaced, cases, masks, device)
+                _require_better(scores, replaced, cases, masks, str(device))
     entry = save_generator(
         weights,
         name,

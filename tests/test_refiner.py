@@ -273,7 +273,7 @@ class TestPipeline:
         for each in (model, resident):
             prepared = prepare(volumes, each)
             assert "scores" in vars(prepared)
-            results.append(refine(predict(prepared, "t2f", each), prepared, "t2f", each))
+            results.append(refine(predict(prepared, "t2f", each), prepared, "t2f", each).scores)
         np.testing.assert_allclose(results[0], results[1], atol=2e-3)
 
     def test_the_manifest_decides_where_nobody_asks(self, refined_weights):

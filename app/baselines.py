@@ -16,7 +16,8 @@ from app.encode import to_array
 from app.errors import UsageError
 from app.evaluate import Scores
 from app.metrics.image import image_scores
-from app.pipeline import Model, open_fallback, synthesize_case
+from app.pipeline import Model, synthesize_case
+from app.synthesizer import open_fallback
 from app.types import VolumeArray
 from app.volume import Volume, load_volume
 from app.weights import read_manifest

@@ -21,12 +21,13 @@ from app.evaluate import Pair, Scores
 from app.intensity import Normalization
 from app.metrics.segmentation import REGIONS, segmentation_scores
 from app.models.volumetric import VolumeSegmenter
+from app.networks import load_judge
 from app.preprocess import measure, normalize, vote_foreground
 from app.runtime import Machine, choose_device
 from app.sliding import Sides, slide
 from app.types import MaskArray, VolumeArray
 from app.volume import Volume, load_volume
-from app.weights import Entry, load_judge
+from app.weights import Entry
 
 log = logging.getLogger(__name__)
 

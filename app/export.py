@@ -17,7 +17,8 @@ from app.errors import UsageError, WeightsError
 from app.files import save_bytes
 from app.models.generator import Generator
 from app.models.unet import PlainGenerator
-from app.weights import Entry, add_file, load_generator
+from app.networks import load_generator
+from app.weights import Entry, add_file
 
 log = logging.getLogger(__name__)
 

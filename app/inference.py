@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from app.constants import MODALITIES, VIEWS, Modality, View
 from app.errors import CaseError, DeviceError
+from app.networks import load_generator
 from app.runtime import Runtime
 from app.types import SliceStack, VolumeArray
 from app.views import Window, cut
-from app.weights import Entry, load_generator
+from app.weights import Entry
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,32 +6,27 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 
 from app import __version__
-from app.cases import Case, inspect, scan
-from app.config import BACKENDS, FUSIONS, PRECISIONS, WEIGHTS_DIR, BackendName, FusionName, Precision
-from app.constants import MODALITIES, Modality, View
+from app.constants import Modality, View
 from app.encode import scale_to_type, to_image
-from app.errors import CaseError, UsageError, WeightsError
+from app.errors import CaseError
 from app.fuse import BEYOND, Fused, Joiner, Joining, Pass, passes, shares
-from app.inference import Backend, SliceRunner, TorchBackend, open_backend
-from app.inputs import load_inputs, remarks
+from app.inference import SliceRunner
 from app.intensity import Intensity, IntensityPredictor, MedianPrior
 from app.models.regression import VoxelwiseRegression
 from app.postprocess import clean, stretch
 from app.preprocess import measure, normalize, restore, vote_foreground
-from app.refine import VolumeRefiner, open_refiner
-from app.runtime import Machine, Runtime, choose_device, choose_runtime
+from app.refine import VolumeRefiner
+from app.runtime import Runtime
 from app.types import MaskArray, VolumeArray
 from app.views import paste
 from app.volume import Grid, Volume
-from app.weights import Entry, Manifest, load_intensity, load_regression, read_manifest
+from app.weights import Entry
 
 if TYPE_CHECKING:
     from app.resident import ResidentRunner
@@ -250,208 +245,3 @@ def finish_confidence(
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """What an output's header says of its origin, so that nobody takes it for a scan."""
     return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}"
-
-
-class Synthesizer:
-    """Completes exams with one model, loaded once.
-
-    Args:
-        model: a name in the weights folder's manifest; its default if not given.
-        weights: the folder with `manifest.json`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        backend: `auto`, `torch` or `onnx`.
-        precision: `auto`, `bf16`, `fp16` or `fp32`.
-        batch_size: slices per network call; the device decides if not given.
-        refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
-        fusion: how the views are joined: `mean`, `median` or `confidence`; the model's own way if not given.
-        flip_average: average what is made of the exam and of its mirror image.
-        with_error: have the network say how wrong it expects to be (`predict` gives it).
-
-    Raises:
-        WeightsError: the weights are missing or do not match their checksum.
-        DeviceError: the device is not there.
-        UsageError: a combination that does not exist.
-    """
-
-    def __init__(
-        self,
-        model: str | None = None,
-        *,
-        weights: str | PathLike[str] = WEIGHTS_DIR,
-        device: str = "auto",
-        backend: BackendName = "auto",
-        precision: Precision = "auto",
-        batch_size: int | None = None,
-        refine: bool | None = None,
-        fusion: FusionName | None = None,
-        flip_average: bool = False,
-        with_error: bool = False,
-    ) -> None:
-        if fusion is not None and fusion not in FUSIONS:
-            raise UsageError(f"fusion={fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
-        if backend not in BACKENDS or precision not in PRECISIONS or (batch_size is not None and batch_size < 1):
-            raise UsageError(f"backend={backend!r}, precision={precision!r}, batch_size={batch_size!r} do not exist.")
-        self._manifest = read_manifest(Path(weights))
-        entry = self._manifest.entry(model)
-        joining = choose_joining(entry, fusion, flip_average, with_error)
-        refiner = refiner_of(self._manifest, entry, refine)
-        self.model = replace(_open(entry, device, backend, precision, batch_size, refiner), joining=joining)
-        self._fallback: Model | None = self.model if entry.kind == "regression" else None
-
-    @property
-    def stand_in(self) -> str | None:
-        """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
-        return None if self.model.entry.kind == "regression" else self._manifest.fallback
-
-    @property
-    def fallback(self) -> Model:
-        """The voxel-wise regression, for subjects that the network cannot do.
-
-        Raises:
-            WeightsError: the weights folder has none.
-        """
-        if self._fallback is None:
-            self._fallback = open_fallback(self._manifest)
-        return self._fallback
-
-    def __call__(
-        self, case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]], target: Modality | None = None
-    ) -> nib.Nifti1Image:
-        """The missing sequence as an image with the header of its reference.
-
-        Args:
-            case: a subject's folder, or a mapping from sequence to file, or a `Case` of `app.cases.scan`.
-            target: the sequence to make where several are missing, or to make again.
-
-        Raises:
-            CaseError: the subject cannot be done; the message says why.
-            UsageError: `case` names no subject, or more than one; or `target` is no sequence.
-        """
-        if target is not None and target not in MODALITIES:
-            raise UsageError(f"{target!r} is no sequence; use one of {', '.join(MODALITIES)}.")
-        subject = _as_case(case)
-        if target is None and len(subject.absent) > 1:
-            raise CaseError(f"{subject.subject} lacks {', '.join(subject.absent)}; name one of them with `target`.")
-        if target is not None:
-            kept = {m: f for m, f in subject.files.items() if m != target}
-            subject = inspect(subject.subject, {m: [f] for m, f in kept.items()})
-        _, todo, volumes = load_inputs(subject, "skip", complete_all=target is not None)
-        if not todo.targets:
-            raise CaseError(f"{subject.subject} has all four sequences; name the one to make with `target`.")
-        for note in (*todo.warnings, *remarks(volumes)):
-            log.warning("%s", note)
-        wanted = target or todo.targets[0]
-        return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
-
-
-def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool, with_error: bool) -> Joining:
-    """How a model's views are joined: as asked, else as its manifest entry says, else by their mean.
-
-    Raises:
-        UsageError: the model has no views, or no head for confidence where one is needed.
-        WeightsError: the manifest names a way that is not known here.
-    """
-    if entry.kind == "regression":
-        if fusion is not None or flip or with_error:
-            raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
-                             "leave out the fusion, the flip average and the confidence.")  # fmt: skip
-        return Joining()
-    chosen: FusionName = fusion or entry.details.get("fusion", "mean")
-    if chosen not in FUSIONS:
-        raise WeightsError(f"model {entry.name!r} joins views by {chosen!r}, which is not known here; update Tetrad.")
-    joining = Joining(chosen, flip, with_error)
-    if joining.needs_error and entry.details.get("architecture", {}).get("confidence", "none") == "none":
-        raise UsageError(
-            f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
-            "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence."
-        )
-    return joining
-
-
-def open_fallback(manifest: Manifest) -> Model:
-    """The model that needs no network.
-
-    Raises:
-        WeightsError: the weights folder has none.
-    """
-    if manifest.fallback is None:
-        raise WeightsError(f"{manifest.folder} has no fallback model; add the regression to it.")
-    return _open(manifest.entry(manifest.fallback), "cpu", "auto", "auto", None)
-
-
-def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
-    """The refiner that a model is to be run with; None for none.
-
-    Args:
-        refine: whether it is asked for; None leaves it to the model's entry (`refine`, off where it says nothing).
-
-    Raises:
-        UsageError: it is asked for, and the model has none.
-        WeightsError: the one that the model names is not there.
-    """
-    if not (entry.details.get("refine", False) if refine is None else refine):
-        return None
-    name = entry.details.get("refiner")
-    if name is None:
-        raise UsageError(f"model {entry.name!r} has no refiner; leave out --refine, or name a model that has one.")
-    if name not in manifest.entries or manifest.entries[name].kind != "refiner":
-        raise WeightsError(f"{manifest.folder} lacks {name!r}, the refiner of {entry.name!r}; use --no-refine.")
-    return manifest.entries[name]
-
-
-def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:
-    if isinstance(case, Case):
-        return case
-    if isinstance(case, Mapping):
-        if unknown := [m for m in case if m not in MODALITIES]:
-            raise UsageError(f"{unknown[0]!r} is no sequence; use {', '.join(MODALITIES)}.")
-        if not case:
-            raise UsageError("the mapping names no sequence; give at least one file.")
-        return inspect("subject", {m: [Path(f)] for m, f in case.items()})
-    found = scan(Path(case)).cases
-    if len(found) != 1:
-        raise UsageError(f"{case} holds {len(found)} subjects; give the folder of one, or use `python -m app`.")
-    return found[0]
-
-
-def _open(
-    entry: Entry,
-    device: str,
-    backend: BackendName,
-    precision: Precision,
-    batch_size: int | None,
-    refiner: Entry | None = None,
-) -> Model:
-    if entry.kind in {"segmenter", "judge"}:
-        raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
-    if entry.kind == "refiner":
-        raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
-    intensity = load_intensity(entry)
-    if entry.kind == "regression":
-        if backend == "onnx" or precision not in {"auto", "fp32"}:
-            raise UsageError(f"model {entry.name!r} is no network; leave out the backend and the precision.")
-        if device not in {"auto", "cpu"}:
-            # It runs on the processor, but a device that is not there is never passed over in silence.
-            choose_device(device, Machine.probe())
-        return Model(entry, intensity, regression=load_regression(entry))
-    if entry.details.get("architecture", {}).get("intensity_code") and "target_medians" not in entry.details:
-        raise WeightsError(f"model {entry.name!r} needs target_medians, which the manifest lacks; fetch it again.")
-    machine = Machine.probe()
-    runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size)
-    second: VolumeRefiner | None = None
-    if refiner is not None:
-        # Torch alone runs it, on the first stage's device, whatever backend that one has.
-        beside = choose_runtime(refiner.files, machine, runtime.device, "torch", precision)
-        second = open_refiner(refiner, entry.normalization, beside)
-    runner = runner_of(open_backend(entry, runtime), runtime)
-    return Model(entry, intensity, runner=runner, runtime=runtime, refiner=second)
-
-
-def runner_of(backend: Backend, runtime: Runtime) -> SliceRunner | ResidentRunner:
-    """What takes volumes through a backend: on a GPU they stay there, where torch runs them."""
-    if runtime.backend == "torch" and runtime.device.startswith("cuda"):
-        from app.resident import ResidentRunner
-
-        assert isinstance(backend, TorchBackend)
-        return ResidentRunner(backend, runtime.batch_size)
-    return SliceRunner(backend, runtime.batch_size)

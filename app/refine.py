@@ -17,10 +17,11 @@ from app.constants import MODALITIES, Modality
 from app.errors import CaseError, WeightsError
 from app.inference import members_of, tells_of_memory
 from app.intensity import Normalization
+from app.networks import load_refiner
 from app.runtime import Runtime
 from app.sliding import Sides, bounding_box, slide
 from app.types import MaskArray, VolumeArray
-from app.weights import Entry, load_refiner
+from app.weights import Entry
 
 if TYPE_CHECKING:
     from app.models.refiner import Refiner

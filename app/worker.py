@@ -24,17 +24,8 @@ from app.errors import DeviceError, TetradError, VolumeError
 from app.files import save_bytes
 from app.fuse import Fused
 from app.inputs import load_inputs, remarks
-from app.pipeline import (
-    Model,
-    Prepared,
-    Synthesizer,
-    finish,
-    finish_confidence,
-    predict,
-    prepare,
-    refine,
-    synthesize_case,
-)
+from app.pipeline import Model, Prepared, finish, finish_confidence, predict, prepare, refine, synthesize_case
+from app.synthesizer import Synthesizer
 from app.trace import Trace
 from app.volume import Volume, load_volume, read_grid
 

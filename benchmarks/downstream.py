@@ -19,6 +19,7 @@ from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES, Modality
 from app.evaluate import find_pairs
 from app.metrics.segmentation import segmentation_scores
+from app.networks import load_segmenter
 from app.preprocess import measure, normalize, vote_foreground
 from app.training.cache import NORMALIZATION, load_complete, load_labels
 from app.training.synthesis import BACKGROUND, ENHANCING
@@ -26,7 +27,7 @@ from app.training.validation import segment
 from app.types import VolumeArray
 from app.views import Canvas
 from app.volume import load_volume
-from app.weights import load_segmenter, read_manifest
+from app.weights import read_manifest
 
 REGIONS = ("dice_WT", "dice_TC", "dice_ET")
 

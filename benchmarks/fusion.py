@@ -22,7 +22,8 @@ from app.constants import MODALITIES, REFERENCE_OF, Modality, View
 from app.encode import to_array
 from app.fuse import Fused, Joiner, Joining
 from app.metrics.image import image_scores
-from app.pipeline import Model, Prepared, Synthesizer, finish, predict, prepare
+from app.pipeline import Model, Prepared, finish, predict, prepare
+from app.synthesizer import Synthesizer
 from app.training.cache import load_complete, load_labels
 from app.types import VolumeArray
 from benchmarks._common import machine

@@ -20,9 +20,10 @@ from app.config import WEIGHTS_DIR
 from app.constants import VIEWS
 from app.intensity import Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
+from app.networks import save_generator
 from app.phantom import write_phantom
 from app.views import Canvas
-from app.weights import read_manifest, save_generator
+from app.weights import read_manifest
 from benchmarks._common import brats_phantom, machine
 
 

@@ -37,12 +37,13 @@ from app.fuse import fuse_views
 from app.inference import SliceRunner, TorchBackend
 from app.intensity import IntensityPredictor, Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
+from app.networks import save_generator
 from app.phantom import write_phantom
 from app.pipeline import Model, finish, prepare
 from app.runtime import CPU_BATCH, Runtime
 from app.views import Canvas, Window, place_window
 from app.volume import load_volume
-from app.weights import Entry, read_manifest, save_generator
+from app.weights import Entry, read_manifest
 from benchmarks._common import choose, machine, phantom_of
 
 #: A variant that takes more seconds than this is measured once.

@@ -74,8 +74,9 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from app.export import export_onnx
     from app.intensity import Normalization
     from app.models.generator import Generator, GeneratorConfig
+    from app.networks import save_generator
     from app.views import Canvas
-    from app.weights import read_manifest, save_generator
+    from app.weights import read_manifest
 
     folder = tmp_path_factory.mktemp("weights")
     for file in WEIGHTS_DIR.glob("regression-*.json"):

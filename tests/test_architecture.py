@@ -14,14 +14,16 @@ APP = Path(__file__).parent.parent / "app"
 FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
     1: {"config", "files", "volume", "encode", "views", "sliding", "models", "intensity", "interrupts"},
-    2: {"cases", "preprocess", "metrics", "weights", "phantom", "trace", "runtime"},
+    2: {"cases", "preprocess", "metrics", "weights", "networks", "phantom", "trace", "runtime"},
     3: {"inference", "inputs", "resident", "fuse", "postprocess", "refine", "export"},
-    4: {"pipeline", "report", "training", "evaluate", "calibrate", "downstream", "dropout"},
+    4: {"pipeline", "synthesizer", "report", "training", "evaluate", "calibrate", "downstream", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
 SAME_FLOOR = {
+    "networks": {"weights"},
+    "synthesizer": {"pipeline"},
     "encode": {"files", "volume"},
     "resident": {"fuse", "inference"},
     "refine": {"inference"},
@@ -30,7 +32,7 @@ SAME_FLOOR = {
     "calibrate": {"evaluate"},
     "demo": {"batch"},
     "downstream": {"evaluate"},
-    "training": {"pipeline", "evaluate", "downstream"},
+    "training": {"pipeline", "synthesizer", "evaluate", "downstream"},
     "__main__": {"cli"},
 }
 

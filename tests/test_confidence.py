@@ -25,12 +25,14 @@ from app.models import config_from_json, new_generator
 from app.models.confidence import ConfidenceHead
 from app.models.generator import GeneratorConfig
 from app.models.unet import PlainConfig
-from app.pipeline import Synthesizer, predict, prepare
+from app.networks import load_generator, save_generator
+from app.pipeline import predict, prepare
 from app.resident import ResidentRunner
 from app.runtime import Machine, choose_runtime
+from app.synthesizer import Synthesizer
 from app.views import Canvas
 from app.volume import load_volume
-from app.weights import load_generator, read_manifest, save_generator
+from app.weights import read_manifest
 
 #: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.
 CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 32), "coronal": (32, 48)})

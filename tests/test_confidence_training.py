@@ -15,8 +15,10 @@ from app.constants import MODALITIES, VIEWS
 from app.errors import UsageError, WeightsError
 from app.intensity import MedianPrior
 from app.models import new_generator
+from app.networks import save_generator
 from app.phantom import make_phantom, write_phantom
-from app.pipeline import Synthesizer, predict, prepare
+from app.pipeline import predict, prepare
+from app.synthesizer import Synthesizer
 from app.training import loop
 from app.training import losses as L
 from app.training.batches import Sampler, Source
@@ -29,7 +31,7 @@ from app.training.recipe import load_recipe
 from app.training.regression import encode, fit_intensity
 from app.training.synthesis import SynthesisTask, generator_config
 from app.volume import load_volume
-from app.weights import read_manifest, save_generator
+from app.weights import read_manifest
 
 SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
          "schedule.validate_every=0", "schedule.batch_size=2", "schedule.targets=1", "schedule.budget_minutes=0",

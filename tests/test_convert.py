@@ -12,7 +12,8 @@ from app.cli import main
 from app.errors import WeightsError
 from app.models.convert import from_brasyn25
 from app.models.generator import Generator
-from app.weights import load_generator, read_manifest
+from app.networks import load_generator
+from app.weights import read_manifest
 
 TABLES = Path(__file__).parent / "tables"
 

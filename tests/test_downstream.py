@@ -21,6 +21,7 @@ from app.errors import ExitCode
 from app.evaluate import find_pairs
 from app.models.blocks import group_norm
 from app.models.volumetric import VolumeSegmenter
+from app.networks import save_judge
 from app.phantom import make_phantom, write_phantom
 from app.training.augment import vary_intensities, vary_patches
 from app.training.cache import NORMALIZATION, build_cache
@@ -28,7 +29,7 @@ from app.training.judging import JudgingTask, deep_losses
 from app.training.losses import dice_loss
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import AugmentationRecipe, DataRecipe, load_recipe
-from app.weights import read_manifest, save_judge
+from app.weights import read_manifest
 
 STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]

@@ -10,11 +10,12 @@ from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES
 from app.fuse import fuse_views
 from app.inference import SliceRunner, TorchBackend
+from app.networks import load_generator
 from app.preprocess import measure, normalize, vote_foreground
 from app.runtime import Runtime
 from app.types import VolumeArray
 from app.views import Window, place_window
-from app.weights import load_generator, read_manifest
+from app.weights import read_manifest
 
 TARGET = "t2f"
 PRESENT = tuple(m for m in MODALITIES if m != TARGET)

@@ -7,10 +7,11 @@ from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError, DeviceError, UsageError
 from app.fuse import fuse_views
 from app.inference import OnnxBackend, SliceRunner, TorchBackend, open_backend, tells_of_memory
+from app.networks import load_generator
 from app.preprocess import vote_foreground
 from app.runtime import Machine, choose_runtime
 from app.views import Canvas, place_window
-from app.weights import load_generator, read_manifest
+from app.weights import read_manifest
 
 BOTH = {"torch": {}, "onnx": {}}
 GPU = Machine(gpus=("H200", "H200"), gpu_bf16=True, cpu_bf16=True)
@@ -213,8 +214,8 @@ class TestBackends:
 
 @pytest.mark.data
 def test_both_backends_agree_on_a_real_subjects_slices(data_dir, weights_dir):
-    from app.pipeline import Synthesizer
     from app.preprocess import measure, normalize
+    from app.synthesizer import Synthesizer
     from app.volume import load_volume
 
     entry = read_manifest(weights_dir).entry("tiny")

@@ -18,10 +18,12 @@ from app.metrics.official import ssim_map
 from app.models.refiner import Refiner
 from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
+from app.networks import load_segmenter, save_segmenter
 from app.phantom import make_phantom, write_phantom
-from app.pipeline import Synthesizer, predict, prepare
+from app.pipeline import predict, prepare
 from app.preprocess import vote_foreground
 from app.sliding import bounding_box
+from app.synthesizer import Synthesizer
 from app.training import loop
 from app.training import losses as L
 from app.training.cache import NORMALIZATION, build_cache, load_complete
@@ -31,7 +33,7 @@ from app.training.patches import PatchSampler, PatchSource
 from app.training.recipe import RefinementRecipe, load_recipe
 from app.training.refinement import RefinementTask, degrade, masked, refiner_config
 from app.training.stage_one import StageOne
-from app.weights import change_details, load_segmenter, read_manifest, save_segmenter, write_entry
+from app.weights import change_details, read_manifest, write_entry
 
 SMALL = ["data.patch=[32,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
          "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip

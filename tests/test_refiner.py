@@ -17,11 +17,13 @@ from app.constants import MODALITIES
 from app.errors import CaseError, ExitCode, WeightsError
 from app.intensity import Normalization
 from app.models.refiner import CrossAttention, Refiner, RefinerConfig, attention_weights
-from app.pipeline import Synthesizer, load_inputs, predict, prepare, refine
+from app.networks import save_refiner
+from app.pipeline import load_inputs, predict, prepare, refine
 from app.refine import VolumeRefiner
 from app.resident import ResidentRunner
 from app.runtime import Runtime
-from app.weights import Entry, change_details, read_manifest, save_refiner
+from app.synthesizer import Synthesizer
+from app.weights import Entry, change_details, read_manifest
 from app.worker import Worker, runtime_of
 
 VOLUME = Normalization("volume", background=-1.0)

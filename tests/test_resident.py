@@ -14,12 +14,13 @@ from app.fuse import fuse_views
 from app.inference import SliceRunner, TorchBackend
 from app.intensity import Normalization
 from app.models.generator import Generator, GeneratorConfig
-from app.pipeline import Synthesizer, runner_of
+from app.networks import load_generator
 from app.preprocess import measure, normalize, vote_foreground
 from app.resident import ResidentRunner
 from app.runtime import Machine, Runtime, choose_runtime
+from app.synthesizer import Synthesizer, runner_of
 from app.views import Canvas, place_window
-from app.weights import load_generator, read_manifest
+from app.weights import read_manifest
 
 SIZES = {"axial": (32, 48), "sagittal": (48, 32), "coronal": (32, 32)}
 

@@ -20,6 +20,7 @@ from app.constants import MODALITIES
 from app.errors import CaseError, ExitCode, UsageError
 from app.evaluate import Scores, find_pairs, score_pair
 from app.models.unet import Segmenter
+from app.networks import save_segmenter
 from app.phantom import make_phantom, write_phantom
 from app.training import loop
 from app.training.batches import Sampler, Source
@@ -30,7 +31,7 @@ from app.training.recipe import load_recipe
 from app.training.schedule import learning_rate
 from app.training.segmentation import SegmentationTask
 from app.training.synthesis import SynthesisTask
-from app.weights import read_manifest, save_segmenter
+from app.weights import read_manifest
 
 SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
          "schedule.validate_every=0", "data.held_out=0"]  # fmt: skip

@@ -8,7 +8,8 @@ import torch
 
 from app.config import WEIGHTS_DIR
 from app.errors import WeightsError
-from app.weights import load_generator, load_intensity, load_regression, read_manifest
+from app.networks import load_generator
+from app.weights import load_intensity, load_regression, read_manifest
 
 
 @pytest.fixture

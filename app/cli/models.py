@@ -85,7 +85,7 @@ def add_import(commands: Any) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from app.weights import import_checkpoint
+    from app.networks import import_checkpoint
 
     entry = import_checkpoint(options.file, options.kind, options.weights, options.name, options.views)
     log.info("Imported as model %s of %s; use: --weights %s", entry.name, entry.folder, entry.folder)

@@ -22,8 +22,9 @@ from app.models import new_generator
 from app.models.refiner import Refiner
 from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
-from app.pipeline import Synthesizer
+from app.networks import save_generator, save_judge, save_refiner, save_segmenter
 from app.runtime import Machine, choose_device
+from app.synthesizer import Synthesizer
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.prior import fit_prior
@@ -42,17 +43,7 @@ from app.training.validation import (
     score_judge,
     score_segmenter,
 )
-from app.weights import (
-    MANIFEST,
-    Entry,
-    Manifest,
-    change_details,
-    read_manifest,
-    save_generator,
-    save_judge,
-    save_refiner,
-    save_segmenter,
-)
+from app.weights import MANIFEST, Entry, Manifest, change_details, read_manifest
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from app.cases import scan
 from app.constants import MODALITIES, Modality
 from app.errors import UsageError
 from app.files import save_bytes
-from app.pipeline import Model, Synthesizer, predict, prepare
+from app.pipeline import Model, predict, prepare
 from app.preprocess import vote_foreground
 from app.sliding import bounding_box
+from app.synthesizer import Synthesizer
 from app.training.cache import NORMALIZATION, CachedSubject, load_complete, mapped
 from app.training.checkpoint import State
 from app.training.distributed import Processes

@@ -13,6 +13,7 @@ from app.cases import Case
 from app.errors import UsageError
 from app.intensity import IntensityPredictor, MedianPrior
 from app.models.unet import Segmenter
+from app.networks import load_generator, load_segmenter
 from app.pipeline import Model
 from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject
@@ -32,7 +33,7 @@ from app.training.validation import (
     score_judge,
     score_segmenter,
 )
-from app.weights import Entry, load_generator, load_segmenter
+from app.weights import Entry
 
 VolumeTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask
 

@@ -27,10 +27,11 @@ from app.models.generator import Generator
 from app.models.refiner import Refiner
 from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
 from app.models.volumetric import VolumeSegmenter
-from app.pipeline import Model, runner_of, synthesize_case
+from app.pipeline import Model, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
 from app.refine import VolumeRefiner
 from app.runtime import GPU_BATCH, Machine, choose_runtime
+from app.synthesizer import runner_of
 from app.training.cache import NORMALIZATION, load_complete, load_labels
 from app.training.recipe import DataRecipe, Recipe
 from app.training.synthesis import BACKGROUND, precision_of

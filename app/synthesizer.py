@@ -164,7 +164,7 @@ def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> 
 
     Raises:
         UsageError: it is asked for, and the model has none.
-        WeightsError: the one that the model names is not there.
+        WeightsError: the one that the model names is not there, or was trained on other weights of the model.
     """
     if not (entry.details.get("refine", False) if refine is None else refine):
         return None
@@ -173,7 +173,12 @@ def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> 
         raise UsageError(f"model {entry.name!r} has no refiner; leave out --refine, or name a model that has one.")
     if name not in manifest.entries or manifest.entries[name].kind != "refiner":
         raise WeightsError(f"{manifest.folder} lacks {name!r}, the refiner of {entry.name!r}; use --no-refine.")
-    return manifest.entries[name]
+    refiner = manifest.entries[name]
+    if refiner.details.get("stage_one", {}).get("sha256", entry.sha256) != entry.sha256:
+        raise WeightsError(
+            f"the refiner {name!r} was trained on other weights of {entry.name!r}; train it anew, or use --no-refine."
+        )
+    return refiner
 
 
 def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:

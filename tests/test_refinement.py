@@ -35,7 +35,7 @@ from app.training.refinement import RefinementTask, degrade, masked, refiner_con
 from app.training.stage_one import StageOne
 from app.weights import change_details, read_manifest, write_entry
 
-SMALL = ["data.patch=[32,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
+SMALL = ["data.patch=[16,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
          "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip
 
 
@@ -297,7 +297,7 @@ class TestRun:
         assert state.best == pytest.approx(0.4)
         assert load_state(paths.run / BEST).step == 1
         assert [m.name for m in models] == ["tiny+candidate"] * 2
-        assert models[0].refiner.window == (32, 32, 32)
+        assert models[0].refiner.window == (16, 32, 32)
         assert models[0].contrast == recipe.output.contrast
 
     def test_it_needs_a_first_stage_and_goes_on_with_the_same(self, paths, first):
@@ -314,7 +314,7 @@ class TestRun:
             train(recipe, paths, stage_one=first)
         entry = save_segmenter(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas)  # fmt: skip
-        judge = write_entry(tmp_path / "w", "judge", "refiner", {}, NORMALIZATION, {})
+        judge = write_entry(tmp_path / "w", "judge", "judge", {}, NORMALIZATION, {})
         with pytest.raises(WeightsError, match="not a segmenter"):
             train(recipe, paths, stage_one=first, segmenter=judge)
         assert not isinstance(load_segmenter(entry), VolumeSegmenter)
@@ -388,7 +388,7 @@ class TestCommands:
         manifest = read_manifest(weights)
         entry, first = manifest.entry("sharp"), manifest.entry("tiny")
         assert entry.kind == "refiner"
-        assert entry.details["window"] == [32, 32, 32]
+        assert entry.details["window"] == [16, 32, 32]
         assert entry.details["stage_one"]["sha256"] == first.sha256
         assert {"t1c", "mean", "unrefined", "subjects"} <= set(entry.details["scores"])
         assert entry.details["scores"]["mean"] != entry.details["scores"]["unrefined"]

@@ -15,10 +15,11 @@ from app.cli import main
 from app.config import RunConfig
 from app.constants import MODALITIES
 from app.errors import CaseError, ExitCode, WeightsError
+from app.inputs import load_inputs
 from app.intensity import Normalization
 from app.models.refiner import CrossAttention, Refiner, RefinerConfig, attention_weights
 from app.networks import save_refiner
-from app.pipeline import load_inputs, predict, prepare, refine
+from app.pipeline import predict, prepare, refine
 from app.refine import VolumeRefiner
 from app.resident import ResidentRunner
 from app.runtime import Runtime
@@ -305,6 +306,15 @@ class TestPipeline:
             Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True)
         change_details(entry, {"refiner": "gone"})
         with pytest.raises(WeightsError, match=r"lacks 'gone'.*--no-refine"):
+            Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True)
+
+    def test_a_refiner_of_other_weights_is_refused(self, refined_weights):
+        manifest = read_manifest(refined_weights)
+        entry = manifest.entry("tiny")
+        change_details(manifest.entry("sharp"), {"stage_one": {"model": "tiny", "sha256": entry.sha256}})
+        assert Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True).model.refiner is not None
+        change_details(manifest.entry("sharp"), {"stage_one": {"model": "tiny", "sha256": "f" * 64}})
+        with pytest.raises(WeightsError, match="other weights of 'tiny'"):
             Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True)
 
     def test_it_is_no_model_of_its_own(self, refined_weights):

@@ -23,7 +23,7 @@ from app.training.recipe import Recipe, RefinementRecipe
 from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
 
 #: Axial slices of each patch that the segmenter sees: its cost is theirs, and neighbours say much the same.
-DICE_SLICES = 16
+DICE_SLICES = 8
 #: Nodes per side of the smooth error that a patch of the first stage is given.
 _DRIFT_NODES = 4
 _BLUR_TAPS = 5

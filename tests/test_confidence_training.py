@@ -356,4 +356,6 @@ def _model(prior):
     """What `prepare` looks at of a model."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(entry=SimpleNamespace(normalization=NORMALIZATION), runner=object(), prior=prior)
+    return SimpleNamespace(
+        entry=SimpleNamespace(normalization=NORMALIZATION), runner=object(), prior=prior, refiner=None
+    )

@@ -24,7 +24,7 @@ from app.pipeline import predict, prepare
 from app.preprocess import vote_foreground
 from app.sliding import bounding_box
 from app.synthesizer import Synthesizer
-from app.training import loop
+from app.training import loop, tasks
 from app.training import losses as L
 from app.training.cache import NORMALIZATION, build_cache, load_complete
 from app.training.checkpoint import BEST, LAST, load_state
@@ -88,7 +88,7 @@ class TestStageOne:
         model = Synthesizer("tiny", weights=first.folder, device="cpu").model
         inputs = {m: v for m, v in volumes.items() if m != "t2f"}
         made = predict(prepare(inputs, model), "t2f", model)
-        made = made[bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))]
+        made = made.scores[bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))]
         brain = subjects[name].brain
         np.testing.assert_allclose(kept[MODALITIES.index("t2f")][brain], made[brain], atol=5e-3)
         assert (kept[:, ~brain] == -1).all()
@@ -290,7 +290,7 @@ class TestRun:
             models.append(model)
             return [Scores(c.subject, "t1c", {"ssim_brain": 0.5 - 0.1 * len(models)}) for c in cases]
 
-        monkeypatch.setattr(loop, "score_drops", scored)
+        monkeypatch.setattr(tasks, "score_drops", scored)
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
         state = train(recipe, paths, stage_one=first).state
         assert state.origin["model"] == "tiny"

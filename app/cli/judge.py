@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.arguments import natural, path, positive
 from app.config import WEIGHTS_DIR
-from app.constants import MODALITIES
 from app.errors import ExitCode, UsageError
 from app.files import save_bytes
 
@@ -118,23 +117,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None:
         # A folder that cannot be made must be known before minutes of scoring.
         options.out.mkdir(parents=True, exist_ok=True)
-    scores = ev.score_all(pairs, options.border, options.jobs)
-    problems += [p for s in scores for p in s.problems]
-    summary = ev.summarise(scores)
+    images = ev.score_all(pairs, options.border, options.jobs)
+    problems += [p for s in images for p in s.problems]
+    summary, scores = ev.summarise(images), list(images)
     print(ev.table(summary))  # noqa: T201
     results: dict[str, Any] = {"scores": summary}
     if options.against is not None:
         second = ev.score_all(others, options.border, options.jobs)
         problems += [p for s in second for p in s.problems]
-        results["comparison"] = ev.compare(scores, second)
+        results["comparison"] = ev.compare(images, second)
         print("\n" + ev.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
     if judge is not None:
-        scores = [*scores, *_judge_downstream(judge, pairs, results, problems)]
+        scores += _judge_downstream(judge, pairs, results, problems)
     if options.predicted_segmentations is not None:
         segmented = ev.score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
         problems += [p for s in segmented for p in s.problems]
         results["segmentations"] = ev.summarise(segmented)
-        scores = [*scores, *segmented]
+        scores += segmented
         print("\n" + ev.segmentation_table(results["segmentations"]["all"]))  # noqa: T201
     calibration = None
     if options.confidence is not None:
@@ -143,7 +142,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.out is not None:
         ev.write_results(options.out, scores, results, problems)
         facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
-        images = [s for s in scores if s.modality in MODALITIES and "official_healthy" in s.values]
         page = options.out / "report.html"
         write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, page, calibration)
         log.info("Scores, summary and report: %s", options.out)

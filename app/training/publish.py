@@ -179,7 +179,9 @@ def _publish_refiner(
         found = score_drops(refined_in_memory(network, state.recipe, stage_one), cases, masks)
         scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
-        scores["unrefined"] = _round(means(score_drops(stage_one, cases, masks)))
+        before = first.details.get("scores", {})
+        known = before.get("subjects") == scores["subjects"]
+        scores["unrefined"] = before["mean"] if known else _round(means(score_drops(stage_one, cases, masks)))
         if not force:
             _refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
             _require_better_refiner(scores, first, cases, masks, device)

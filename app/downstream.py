@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from app.constants import MODALITIES, Modality
 from app.errors import CaseError, VolumeError
 from app.evaluate import Pair, Scores
+from app.inference import tells_of_memory
 from app.intensity import Normalization
 from app.metrics.segmentation import REGIONS, segmentation_scores
+from app.models.unet import CLASSES
 from app.models.volumetric import VolumeSegmenter
 from app.networks import load_judge
 from app.preprocess import measure, normalize, vote_foreground
-from app.runtime import Machine, choose_device
+from app.runtime import Machine, choose_runtime
 from app.sliding import Sides, slide
 from app.types import MaskArray, VolumeArray
 from app.volume import Volume, load_volume
@@ -63,17 +65,11 @@ class Judge:
             WeightsError: the entry is no judge, or its file is missing or damaged.
             DeviceError: the device is not there.
         """
-        machine = Machine.probe()
-        chosen = torch.device(choose_device(device, machine)[0])
-        native = machine.gpu_bf16 if chosen.type == "cuda" else machine.cpu_bf16
+        runtime = choose_runtime(entry.files, Machine.probe(), device, "torch")
+        chosen = torch.device(runtime.device)
         x, y, z = entry.details["window"]
-        return cls(
-            load_judge(entry).to(chosen),
-            entry.normalization,
-            (x, y, z),
-            chosen,
-            torch.bfloat16 if native else torch.float32,
-        )
+        precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        return cls(load_judge(entry).to(chosen), entry.normalization, (x, y, z), chosen, precision)
 
     def segment(self, volumes: Mapping[Modality, VolumeArray]) -> NDArray[np.uint8]:
         """Label map: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.
@@ -94,7 +90,11 @@ class Judge:
         return self.segment_scores(scores, brain, background)
 
     def segment_scores(self, scores: NDArray[np.float32], brain: MaskArray, background: float) -> NDArray[np.uint8]:
-        """As `segment`, from float32 4 x X x Y x Z scores in challenge order."""
+        """As `segment`, from float32 4 x X x Y x Z scores in challenge order.
+
+        Raises:
+            CaseError: a window does not fit into memory.
+        """
 
         def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
             with (
@@ -105,7 +105,13 @@ class Judge:
             shares: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
             return shares
 
-        shares = slide(scores, run, 4, self.window, brain, background, OVERLAP)
+        try:
+            shares = slide(scores, run, CLASSES, self.window, brain, background, OVERLAP)
+        except RuntimeError as error:
+            if not tells_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise CaseError(f"the judge does not fit into the device's memory ({reason}); use --device cpu.") from None
         return np.where(brain, shares.argmax(axis=0), 0).astype(np.uint8)
 
 

@@ -12,7 +12,7 @@ with its mirrored copy first or all predictions at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from app.config import FusionName
 from app.constants import View
-from app.types import MaskArray, SliceStack, VolumeArray
-from app.views import Canvas, Window, paste, place_window
+from app.types import MaskArray, VolumeArray
+from app.views import Canvas, Window, place_window
 
 #: Expected error where no window reaches: there the volume is background, and nothing was expected.
 BEYOND = 1.0
@@ -164,31 +164,3 @@ class Joiner:
         if len(views) == 2:
             return 0.5 * (low + high)
         return self._library.maximum(low, self._library.minimum(high, views[2]))
-
-
-def fuse_views(
-    predictions: Mapping[View, SliceStack],
-    windows: Sequence[Window],
-    shape: tuple[int, ...],
-    background: float,
-    weights: Mapping[View, float] | None = None,
-) -> VolumeArray:
-    """Stacks each view's slices, crops the windows' overhang, and takes the weighted mean over views.
-
-    Args:
-        predictions: per view, float32 (len(window.slices), rows, columns).
-        windows: one per view.
-        shape: of the volume, axes (left, posterior, superior).
-        background: score where no window reaches.
-        weights: per view, positive; equal where not given.
-
-    Returns:
-        float32 scores, axes (left, posterior, superior).
-    """
-    joiner = Joiner("mean")
-    share = {w.view: 1.0 if weights is None else weights[w.view] for w in windows}
-    for window in windows:
-        stacked = paste(predictions[window.view], window, shape, background)
-        joiner.add(window.view, stacked, None, share[window.view] / sum(share.values()))
-    fused: VolumeArray = joiner.result()[0]
-    return fused

@@ -34,32 +34,6 @@ class ResidentRunner:
         self._staging = torch.empty(0)
         self._filled = FILLED if backend.device.type == "cuda" else 1
 
-    def predict(
-        self,
-        volumes: Mapping[Modality, VolumeArray],
-        measured: Mapping[Modality, Intensity],
-        windows: Sequence[Window],
-        target: Modality,
-        background: float,
-        intensity: float | None = None,
-        *,
-        fill: bool = True,
-    ) -> VolumeArray:
-        """Float32 scores of the target, axes (left, posterior, superior): the mean over the views.
-
-        Args:
-            volumes: one to three sequences in the file's units, float32, background 0, axes as above.
-            measured: how each becomes scores.
-            windows: one per view.
-            background: score of background voxels, of missing sequences and of what no window reaches.
-            fill: False where background voxels keep the score of their intensity (schemes that name no background).
-
-        Raises:
-            CaseError: the volumes, or one slice, do not fit into the device's memory.
-        """
-        planned = [Pass(tuple(windows))]
-        return self.fuse(volumes, measured, planned, Joining(), target, background, intensity, fill=fill).scores
-
     def fuse(
         self,
         volumes: Mapping[Modality, VolumeArray],
@@ -72,11 +46,19 @@ class ResidentRunner:
         *,
         fill: bool = True,
     ) -> Fused:
-        """As `predict`, joined as is asked.
+        """Scores of the target and, where asked for, how wrong they are expected to be.
 
         Args:
+            volumes: one to three sequences in the file's units, float32, background 0, axes (left, posterior,
+                superior).
+            measured: how each becomes scores.
             planned: what is run (`app.fuse.passes`).
             joining: how it becomes one volume; where it needs errors, the network must have the head.
+            background: score of background voxels, of missing sequences and of what no window reaches.
+            fill: False where background voxels keep the score of their intensity (schemes that name no background).
+
+        Raises:
+            CaseError: the volumes, or one slice, do not fit into the device's memory.
         """
         try:
             with self.backend.telling_of_memory(), torch.inference_mode():

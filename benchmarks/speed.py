@@ -33,7 +33,6 @@ from app.batch import run
 from app.config import WEIGHTS_DIR, RunConfig
 from app.constants import MODALITIES, Modality, View
 from app.encode import save_image
-from app.fuse import fuse_views
 from app.inference import SliceRunner, TorchBackend
 from app.intensity import IntensityPredictor, Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
@@ -41,7 +40,7 @@ from app.networks import save_generator
 from app.phantom import write_phantom
 from app.pipeline import Model, finish, prepare
 from app.runtime import CPU_BATCH, Runtime
-from app.views import Canvas, Window, place_window
+from app.views import Canvas, Window, paste, place_window
 from app.volume import load_volume
 from app.weights import Entry, read_manifest
 from benchmarks._common import choose, machine, phantom_of
@@ -158,7 +157,7 @@ def _one(subject: Path, out: Path, model: Model, variant: Variant) -> None:
         window = Window(VIEW, window.start, window.size, tuple(range(shape[0])))
     assert isinstance(model.runner, SliceRunner)
     slices = model.runner.predict(prepared.scores, [window], TARGET, model.background)
-    predicted = fuse_views(slices, [window], shape, model.background)
+    predicted = paste(slices[VIEW], window, shape, model.background)
     save_image(finish(predicted, prepared, TARGET, "t2w", model), out / f"{subject.name}-{TARGET}.nii.gz")
 
 

@@ -15,10 +15,21 @@ import pytest
 
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES, Modality
+from app.fuse import Joiner
 from app.phantom import Phantom, make_phantom
+from app.views import paste
 
 SHAPE = (48, 56, 40)
 DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+def join(slices: Any, windows: Any, shape: tuple[int, ...], shares: dict[str, float] | None = None) -> Any:
+    """Views as one volume, each pasted by itself: their mean, or by shares that add up to 1."""
+    joiner = Joiner("mean")
+    for window in windows:
+        share = 1 / len(windows) if shares is None else shares[window.view]
+        joiner.add(window.view, paste(slices[window.view], window, shape, -1.0), None, share)
+    return joiner.result()[0]
 
 
 @pytest.fixture(scope="session")

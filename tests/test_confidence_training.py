@@ -335,6 +335,15 @@ class TestPrior:
         assert fit_prior(build_cache(data, cache), "none") is None
 
 
+def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
+    train(small(), paths, start=entry_of(weights))
+    publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+    onward = replace(paths, run=paths.run.parent / "onward")
+    train(small(*UNET, recipe="smoke"), onward, start=entry_of(weights, "sure"))
+    publish(onward.run, weights, "plain", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+    assert entry_of(weights, "plain").details["architecture"]["confidence"] == "none"
+
+
 def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, capsys):
     changes = [text for change in SMALL for text in ("--set", change)]
     data = ["--data", str(paths.data), "--cache", str(paths.cache), "--weights", str(weights)]

@@ -204,6 +204,17 @@ class TestJudge:
         assert labels.any()
         assert not labels[sum((v > 0).astype(int) for v in volumes.values()) < 2].any()
 
+    def test_memory_that_runs_out_is_a_problem_and_no_traceback(self, data, tmp_path, monkeypatch):
+        def exhausted(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        judge = judge_of()
+        monkeypatch.setattr(judge.network, "forward", exhausted)
+        shutil.copy(data / "s0" / "s0-t1c.nii.gz", tmp_path)
+        pairs, _ = find_pairs(tmp_path, data)
+        (row,) = score_downstream(pairs, judge)
+        assert "use --device cpu" in row.problems[0]
+
     def test_what_cannot_be_judged_is_a_problem_with_a_name(self, data, tmp_path):
         made = tmp_path / "made"
         made.mkdir()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES
-from app.fuse import fuse_views
 from app.inference import SliceRunner, TorchBackend
 from app.networks import load_generator
 from app.preprocess import measure, normalize, vote_foreground
@@ -16,6 +15,7 @@ from app.runtime import Runtime
 from app.types import VolumeArray
 from app.views import Window, place_window
 from app.weights import read_manifest
+from tests.conftest import join
 
 TARGET = "t2f"
 PRESENT = tuple(m for m in MODALITIES if m != TARGET)
@@ -52,7 +52,7 @@ def make(phantom):
             extents = {"axial": 2, "sagittal": 0, "coronal": 1}
             windows = [Window(w.view, w.start, w.size, tuple(range(brain.shape[extents[w.view]]))) for w in windows]
         slices = SliceRunner(backend, batch).predict(scores, windows, TARGET, -1.0)
-        made: VolumeArray = fuse_views(slices, windows, brain.shape, -1.0)[brain]
+        made: VolumeArray = join(slices, windows, brain.shape)[brain]
         return made
 
     return run

@@ -5,13 +5,13 @@ import pytest
 
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError, DeviceError, UsageError
-from app.fuse import fuse_views
 from app.inference import OnnxBackend, SliceRunner, TorchBackend, open_backend, tells_of_memory
 from app.networks import load_generator
 from app.preprocess import vote_foreground
 from app.runtime import Machine, choose_runtime
 from app.views import Canvas, place_window
 from app.weights import read_manifest
+from tests.conftest import join
 
 BOTH = {"torch": {}, "onnx": {}}
 GPU = Machine(gpus=("H200", "H200"), gpu_bf16=True, cpu_bf16=True)
@@ -114,14 +114,14 @@ class TestRunner:
     def test_fused_views_are_the_mean_in_the_right_place(self, batch):
         scores, brain, windows = _scene()
         slices = SliceRunner(Recorder(), batch).predict(scores, windows, "t2w", -1.0)
-        fused = fuse_views(slices, windows, brain.shape, -1.0)
+        fused = join(slices, windows, brain.shape)
         expected = np.mean([scores[m] for m in scores], axis=0) + np.mean([0, 1, 2])
         np.testing.assert_allclose(fused[brain], expected[brain], atol=1e-5)
 
     def test_weights_of_views(self):
         scores, brain, windows = _scene()
         slices = SliceRunner(Recorder(), 8).predict(scores, windows, "t2w", -1.0)
-        fused = fuse_views(slices, windows, brain.shape, -1.0, {"axial": 1, "sagittal": 3, "coronal": 0.0})
+        fused = join(slices, windows, brain.shape, {"axial": 0.25, "sagittal": 0.75, "coronal": 0.0})
         expected = np.mean([scores[m] for m in scores], axis=0) + 0.75
         np.testing.assert_allclose(fused[brain], expected[brain], atol=1e-5)
 

@@ -10,7 +10,7 @@ import torch
 
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError
-from app.fuse import fuse_views
+from app.fuse import Joining, Pass
 from app.inference import SliceRunner, TorchBackend
 from app.intensity import Normalization
 from app.models.generator import Generator, GeneratorConfig
@@ -21,6 +21,7 @@ from app.runtime import Machine, Runtime, choose_runtime
 from app.synthesizer import Synthesizer, runner_of
 from app.views import Canvas, place_window
 from app.weights import read_manifest
+from tests.conftest import join
 
 SIZES = {"axial": (32, 48), "sagittal": (48, 32), "coronal": (32, 32)}
 
@@ -39,13 +40,18 @@ def _scene(phantom, present=("t1c", "t1n"), sizes=SIZES, background=-1.0):
     return arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows
 
 
+def _made(runner, arrays, measured, windows, target):
+    """The mean of the views."""
+    return runner.fuse(arrays, measured, [Pass(tuple(windows))], Joining(), target, -1.0).scores
+
+
 def _both(phantom, backend, present, target, sizes=SIZES, batch=16):
     """What the two runners make of one phantom."""
     arrays, measured, windows = _scene(phantom, present, sizes)
     scores = {m: normalize(a, measured[m], -1.0) for m, a in arrays.items()}
     slices = SliceRunner(backend, batch).predict(scores, windows, target, -1.0)
-    plain = fuse_views(slices, windows, next(iter(arrays.values())).shape, -1.0)
-    return plain, ResidentRunner(backend, batch).predict(arrays, measured, windows, target, -1.0)
+    plain = join(slices, windows, next(iter(arrays.values())).shape)
+    return plain, _made(ResidentRunner(backend, batch), arrays, measured, windows, target)
 
 
 @pytest.mark.parametrize("present,target", [(("t1c", "t1n", "t2w"), "t2f"), (("t2w", "t1n"), "t1c"), (("t2f",), "t1n")])
@@ -79,7 +85,7 @@ def test_one_runner_takes_subjects_of_other_shapes(phantom, weights_dir):
     for crop in (0, 3, 0):
         arrays = {m: phantom.volumes[m][crop:].astype(np.float32) for m in MODALITIES[:3]}
         windows = [place_window(vote_foreground(arrays), v, entry.canvas) for v in VIEWS]
-        made = runner.predict(arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w", -1.0)
+        made = _made(runner, arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w")
         assert made.shape == arrays["t1c"].shape
         assert np.isfinite(made).all()
 
@@ -96,7 +102,7 @@ def test_batch_shrinks_when_memory_runs_out(phantom, monkeypatch):
     expected, _ = _both(phantom, backend, ("t1c", "t1n"), "t2w")
     monkeypatch.setattr(backend, "run", small)
     runner = ResidentRunner(backend, 16)
-    made = runner.predict(*_scene(phantom), "t2w", -1.0)
+    made = _made(runner, *_scene(phantom), "t2w")
     assert runner.batches.size == 4
     np.testing.assert_allclose(made, expected, atol=1e-3)
 
@@ -108,10 +114,10 @@ def test_batches_filled_up_give_the_same(phantom, monkeypatch):
     scene = _scene(phantom)
     plain, filled = ResidentRunner(backend, 20), ResidentRunner(backend, 20)
     filled._filled = 16
-    expected = plain.predict(*scene, "t2w", -1.0)
+    expected = _made(plain, *scene, "t2w")
     assert any(n % 16 for n in sizes)
     sizes.clear()
-    np.testing.assert_allclose(filled.predict(*scene, "t2w", -1.0), expected, atol=1e-3)
+    np.testing.assert_allclose(_made(filled, *scene, "t2w"), expected, atol=1e-3)
     assert not any(n % 16 for n in sizes)
 
 
@@ -146,7 +152,7 @@ def test_a_subject_that_does_not_fit_says_what_to_do(phantom, monkeypatch):
 
     monkeypatch.setattr(runner, "_upload", exhausted)
     with pytest.raises(CaseError, match="--device cpu"):
-        runner.predict(*_scene(phantom), "t2w", -1.0)
+        _made(runner, *_scene(phantom), "t2w")
 
 
 def test_a_gpu_gets_it_and_a_processor_does_not():

@@ -48,7 +48,8 @@ class JudgingTask(Memoryless):
             with mixed_precision(recipe, self.device):
                 levels = self.judge.deep(shown)
             found = deep_losses(levels, part)
-            (share * recipe.losses.segmentation * sum(found.values())).backward()  # type: ignore[union-attr]
+            weight = share * recipe.losses.segmentation
+            (weight * (found["dice"] + found["entropy"])).backward()  # type: ignore[no-untyped-call]
             add_to(totals, found, share)
         update("judge")
         return totals
@@ -70,17 +71,10 @@ def deep_losses(levels: list[Tensor], patches: Patches) -> dict[str, Tensor]:
     Args:
         levels: logits at full resolution, at half ....
     """
-    totals: dict[str, Tensor] = {}
-    norm = sum(0.5**level for level in range(len(levels)))
-    for level, logits in enumerate(levels):
-        step = 2**level
-        labels = patches.labels[:, ::step, ::step, ::step]
-        found = {"dice": dice_loss(logits, labels), "entropy": F.cross_entropy(logits.float(), labels)}
-        add_to_graph(totals, found, 0.5**level / norm)
-    return totals
-
-
-def add_to_graph(totals: dict[str, Tensor], found: dict[str, Tensor], share: float) -> None:
-    """As `app.training.synthesis.add_to`, gradients kept."""
-    for name, value in found.items():
-        totals[name] = totals[name] + share * value if name in totals else share * value
+    shares = [0.5**level / sum(0.5**k for k in range(len(levels))) for level in range(len(levels))]
+    truths = [patches.labels[:, :: 2**level, :: 2**level, :: 2**level] for level in range(len(levels))]
+    each = list(zip(shares, levels, truths, strict=True))
+    return {
+        "dice": torch.stack([share * dice_loss(logits, truth) for share, logits, truth in each]).sum(),
+        "entropy": torch.stack([share * F.cross_entropy(logits.float(), truth) for share, logits, truth in each]).sum(),
+    }

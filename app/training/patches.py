@@ -118,7 +118,7 @@ class PatchSampler:
         shape, patch = subject.brain.shape, self._recipe.patch
         tumour = self._tumour(subject) if among_tumour else np.empty(0, np.int64)
         if tumour.size:
-            centre: Sequence[float] = np.unravel_index(int(tumour[int(at[3] * tumour.size)]), shape)  # type: ignore[assignment]
+            centre = np.unravel_index(int(tumour[int(at[3] * tumour.size)]), shape)
             start = [int(c) - length // 2 for c, length in zip(centre, patch, strict=True)]
         else:
             start = [int(a * (extent - length + 1)) for a, extent, length in zip(at, shape, patch, strict=False)]

@@ -35,7 +35,7 @@ from app.training.validation import (
 )
 from app.weights import Entry
 
-VolumeTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask
+OtherTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask
 
 
 def new_source(
@@ -60,7 +60,7 @@ def new_source(
 
 def new_task(
     recipe: Recipe, device: torch.device, segmenter: Entry | None, told: Told | None
-) -> SynthesisTask | VolumeTask:
+) -> SynthesisTask | OtherTask:
     """The untrained networks of a recipe with their losses.
 
     Args:
@@ -86,7 +86,7 @@ def new_task(
     return SynthesisTask(recipe, device, teacher, told)
 
 
-def begin_with(task: SynthesisTask | VolumeTask, start: Entry) -> dict[str, Any]:
+def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
     """Gives a generator the weights of another; returns what is to be remembered of it.
 
     Raises:
@@ -97,11 +97,14 @@ def begin_with(task: SynthesisTask | VolumeTask, start: Entry) -> dict[str, Any]
         raise UsageError("--start names a generator, but the recipe trains none.")
     network = load_generator(start)
     state, wanted = network.state_dict(), task.generator.confidence
-    if network.confidence is None:
+    if wanted is None:
+        # A head that the recipe does not ask for is left off.
+        state = {k: v for k, v in state.items() if not k.startswith("confidence.")}
+    elif network.confidence is None:
         # A head may be new: it begins at random, on what is there.
         own = task.generator.state_dict()
         state |= {k: v for k, v in own.items() if k.startswith("confidence.")}
-    elif wanted is not None and wanted.kind != network.confidence.kind:
+    elif wanted.kind != network.confidence.kind:
         raise UsageError(f"model {start.name!r} has a confidence head of the kind {network.confidence.kind!r}; "
                          "set network.confidence to that, or start from one without.")  # fmt: skip
     elif task.memory:
@@ -135,7 +138,7 @@ def validate_generator(
 
 
 def validate(
-    task: VolumeTask, cases: Sequence[Case], masks: Mapping[str, Path], stage_one: Model | None
+    task: OtherTask, cases: Sequence[Case], masks: Mapping[str, Path], stage_one: Model | None
 ) -> dict[str, float]:
     """Mean scores of the averaged network of any other task on complete subjects.
 

@@ -30,8 +30,9 @@ class RunConfig:
         report_dir: where the run record goes; None writes none.
         weights_dir, model: which model; None is the manifest's default.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        backend, precision: see `app.inference.choose_runtime`.
+        backend, precision: see `app.runtime.choose_runtime`.
         batch_size: slices per network call; None lets the device decide.
+        cuda_graphs: record what the network launches on a GPU, and replay it.
         refine: pass what is made through the model's 3D refiner; None leaves it to the manifest.
         jobs: threads that decode subjects beside the network; None lets the machine decide.
         fusion: how the views are joined; None is the model's own way.
@@ -53,6 +54,7 @@ class RunConfig:
     backend: BackendName = "auto"
     precision: Precision = "auto"
     batch_size: int | None = None
+    cuda_graphs: bool = False
     refine: bool | None = None
     jobs: int | None = None
     fusion: FusionName | None = None

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app.backends import tells_of_memory
 from app.constants import MODALITIES, Modality
 from app.errors import CaseError, VolumeError
 from app.evaluate import Pair, Scores
-from app.inference import tells_of_memory
 from app.intensity import Normalization
 from app.metrics.segmentation import REGIONS, segmentation_scores
 from app.models.unet import CLASSES

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from app.backends import tells_of_memory
 from app.constants import MODALITIES, Modality
 from app.errors import CaseError, WeightsError
-from app.inference import members_of, tells_of_memory
+from app.inference import members_of
 from app.intensity import Normalization
 from app.networks import load_refiner
 from app.runtime import Runtime

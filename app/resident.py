@@ -1,7 +1,7 @@
 """Whole volumes on a GPU: they cross the bus once each way; z-scores, slices and the fusion of views are made there.
 
-The counterpart of `app.inference.SliceRunner` and `app.fuse` on numpy volumes, for torch alone: the same result, but
-for the rounding of a GPU.
+The counterpart of `app.inference.SliceRunner` and `app.fuse` on numpy volumes: the same result, but for the rounding
+of a GPU.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from app.backends import DeviceBackend
 from app.constants import MODALITIES, VIEWS, Modality, View
 from app.errors import CaseError
 from app.fuse import BEYOND, Fused, Joiner, Joining, Pass, shares
-from app.inference import Batches, TorchBackend, by_size, members_of
+from app.inference import Batches, by_size, members_of
 from app.intensity import Intensity
 from app.types import VolumeArray
 from app.views import SLICE_AXIS, Window, overlap
@@ -27,9 +28,9 @@ FILLED = 16
 
 
 class ResidentRunner:
-    """Runs a torch network over volumes that stay on its device."""
+    """Runs a network over volumes that stay on its device."""
 
-    def __init__(self, backend: TorchBackend, batch_size: int) -> None:
+    def __init__(self, backend: DeviceBackend, batch_size: int) -> None:
         self.backend, self.batches = backend, Batches(batch_size)
         self._staging = torch.empty(0)
         self._filled = FILLED if backend.device.type == "cuda" else 1

@@ -44,16 +44,22 @@ class Machine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network is run, and why, in words."""
+    """How a network is run, and why, in words.
+
+    Attributes:
+        cuda_graphs: whether what torch launches on the GPU is recorded and replayed (`app.graphs`).
+    """
 
     backend: Literal["torch", "onnx"]
     device: str
     precision: Literal["bf16", "fp16", "fp32"]
     batch_size: int
     reason: str
+    cuda_graphs: bool = False
 
     def __str__(self) -> str:
-        return f"{self.backend} on {self.device} in {self.precision}, batch {self.batch_size} ({self.reason})"
+        how = ", CUDA graphs" if self.cuda_graphs else ""
+        return f"{self.backend} on {self.device} in {self.precision}, batch {self.batch_size}{how} ({self.reason})"
 
 
 def choose_runtime(
@@ -63,6 +69,7 @@ def choose_runtime(
     backend: BackendName = "auto",
     precision: Precision = "auto",
     batch_size: int | None = None,
+    cuda_graphs: bool = False,
 ) -> Runtime:
     """Settles every `auto`; prefers torch, and a GPU over the processor.
 
@@ -83,12 +90,15 @@ def choose_runtime(
         name, why_backend = backend, f"{backend} as asked"
     if name not in roles:
         raise UsageError(f"this model has no {name} weights; use another --backend, or `python -m app export`.")
+    if cuda_graphs and not (on_gpu and name == "torch"):
+        raise UsageError(f"CUDA graphs need torch on a GPU, not {name} on {chosen}; leave out --cuda-graphs.")
     return Runtime(
         backend=name,
         device=chosen,
         precision=_choose_precision(precision, name, on_gpu, machine),
         batch_size=batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         reason=f"{why_device}; {why_backend}",
+        cuda_graphs=cuda_graphs,
     )
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 
+from app.backends import DeviceBackend, open_backend
 from app.cases import Case, inspect, scan
 from app.config import BACKENDS, FUSIONS, PRECISIONS, WEIGHTS_DIR, BackendName, FusionName, Precision
 from app.constants import MODALITIES, Modality
 from app.errors import CaseError, UsageError, WeightsError
 from app.fuse import Joining
-from app.inference import Backend, SliceRunner, TorchBackend, open_backend
+from app.inference import SliceRunner
 from app.inputs import load_inputs, remarks
 from app.pipeline import Model, synthesize_case
 from app.refine import VolumeRefiner, open_refiner
@@ -39,6 +40,7 @@ class Synthesizer:
         backend: `auto`, `torch` or `onnx`.
         precision: `auto`, `bf16`, `fp16` or `fp32`.
         batch_size: slices per network call; the device decides if not given.
+        cuda_graphs: record what the network launches on a GPU, and replay it.
         refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
         fusion: how the views are joined: `mean`, `median` or `confidence`; the model's own way if not given.
         flip_average: average what is made of the exam and of its mirror image.
@@ -59,6 +61,7 @@ class Synthesizer:
         backend: BackendName = "auto",
         precision: Precision = "auto",
         batch_size: int | None = None,
+        cuda_graphs: bool = False,
         refine: bool | None = None,
         fusion: FusionName | None = None,
         flip_average: bool = False,
@@ -72,7 +75,9 @@ class Synthesizer:
         entry = self._manifest.entry(model)
         joining = choose_joining(entry, fusion, flip_average, with_error)
         refiner = refiner_of(self._manifest, entry, refine)
-        self.model = replace(_open(entry, device, backend, precision, batch_size, refiner), joining=joining)
+        self.model = replace(
+            _open(entry, device, backend, precision, batch_size, cuda_graphs, refiner), joining=joining
+        )
         self._fallback: Model | None = self.model if entry.kind == "regression" else None
 
     @property
@@ -153,7 +158,7 @@ def open_fallback(manifest: Manifest) -> Model:
     """
     if manifest.fallback is None:
         raise WeightsError(f"{manifest.folder} has no fallback model; add the regression to it.")
-    return _open(manifest.entry(manifest.fallback), "cpu", "auto", "auto", None)
+    return _open(manifest.entry(manifest.fallback), "cpu", "auto", "auto")
 
 
 def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
@@ -201,7 +206,8 @@ def _open(
     device: str,
     backend: BackendName,
     precision: Precision,
-    batch_size: int | None,
+    batch_size: int | None = None,
+    cuda_graphs: bool = False,
     refiner: Entry | None = None,
 ) -> Model:
     if entry.kind in {"segmenter", "judge"}:
@@ -210,8 +216,8 @@ def _open(
         raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
     intensity = load_intensity(entry)
     if entry.kind == "regression":
-        if backend == "onnx" or precision not in {"auto", "fp32"}:
-            raise UsageError(f"model {entry.name!r} is no network; leave out the backend and the precision.")
+        if backend == "onnx" or precision not in {"auto", "fp32"} or cuda_graphs:
+            raise UsageError(f"model {entry.name!r} is no network; leave out backend, precision and CUDA graphs.")
         if device not in {"auto", "cpu"}:
             # It runs on the processor, but a device that is not there is never passed over in silence.
             choose_device(device, Machine.probe())
@@ -219,7 +225,7 @@ def _open(
     if entry.details.get("architecture", {}).get("intensity_code") and "target_medians" not in entry.details:
         raise WeightsError(f"model {entry.name!r} needs target_medians, which the manifest lacks; fetch it again.")
     machine = Machine.probe()
-    runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size)
+    runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size, cuda_graphs)
     second: VolumeRefiner | None = None
     if refiner is not None:
         # Torch alone runs it, on the first stage's device, whatever backend that one has.
@@ -229,11 +235,10 @@ def _open(
     return Model(entry, intensity, runner=runner, runtime=runtime, refiner=second)
 
 
-def runner_of(backend: Backend, runtime: Runtime) -> SliceRunner | ResidentRunner:
-    """What takes volumes through a backend: on a GPU they stay there, where torch runs them."""
-    if runtime.backend == "torch" and runtime.device.startswith("cuda"):
+def runner_of(backend: DeviceBackend, runtime: Runtime) -> SliceRunner | ResidentRunner:
+    """What takes volumes through a backend: on a GPU they stay there."""
+    if runtime.device.startswith("cuda"):
         from app.resident import ResidentRunner
 
-        assert isinstance(backend, TorchBackend)
         return ResidentRunner(backend, runtime.batch_size)
     return SliceRunner(backend, runtime.batch_size)

@@ -112,6 +112,7 @@ class Worker:
                 backend=config.backend,
                 precision=config.precision,
                 batch_size=config.batch_size,
+                cuda_graphs=config.cuda_graphs,
                 refine=config.refine,
                 fusion=config.fusion,
                 flip_average=config.flip_average,

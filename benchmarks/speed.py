@@ -29,11 +29,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.allocator import TUNABLES
+from app.backends import TorchBackend
 from app.batch import run
 from app.config import WEIGHTS_DIR, RunConfig
 from app.constants import MODALITIES, Modality, View
 from app.encode import save_image
-from app.inference import SliceRunner, TorchBackend
+from app.inference import SliceRunner
 from app.intensity import IntensityPredictor, Normalization
 from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.networks import save_generator

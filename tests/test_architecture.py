@@ -13,9 +13,9 @@ APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
     0: {"allocator", "constants", "errors", "types"},
-    1: {"config", "files", "volume", "encode", "views", "sliding", "models", "intensity", "interrupts"},
+    1: {"config", "files", "volume", "encode", "views", "sliding", "graphs", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "networks", "phantom", "trace", "runtime"},
-    3: {"inference", "inputs", "resident", "fuse", "postprocess", "refine", "export"},
+    3: {"backends", "inference", "inputs", "resident", "fuse", "postprocess", "refine", "export"},
     4: {"pipeline", "synthesizer", "report", "training", "evaluate", "calibrate", "downstream", "dropout"},
     5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
@@ -25,8 +25,9 @@ SAME_FLOOR = {
     "networks": {"weights"},
     "synthesizer": {"pipeline"},
     "encode": {"files", "volume"},
-    "resident": {"fuse", "inference"},
-    "refine": {"inference"},
+    "inference": {"backends"},
+    "resident": {"backends", "fuse", "inference"},
+    "refine": {"backends", "inference"},
     "batch": {"fleet", "worker"},
     "fleet": {"worker"},
     "calibrate": {"evaluate"},

@@ -13,13 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.backends import TorchBackend, open_backend
 from app.cli import main
 from app.config import FUSIONS
 from app.constants import VIEWS
 from app.errors import UsageError, WeightsError
 from app.export import export_onnx
 from app.fuse import Joiner, Joining, Pass, passes, shares
-from app.inference import SliceRunner, TorchBackend, open_backend
+from app.inference import SliceRunner
 from app.intensity import Normalization
 from app.models import config_from_json, new_generator
 from app.models.confidence import ConfidenceHead

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from torch import Tensor, nn
 
+from app.backends import TorchBackend
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES
-from app.inference import SliceRunner, TorchBackend
+from app.inference import SliceRunner
 from app.networks import load_generator
 from app.preprocess import measure, normalize, vote_foreground
 from app.runtime import Runtime

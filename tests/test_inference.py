@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from app.backends import OnnxBackend, TorchBackend, open_backend, tells_of_memory
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError, DeviceError, UsageError
-from app.inference import OnnxBackend, SliceRunner, TorchBackend, open_backend, tells_of_memory
+from app.inference import SliceRunner
 from app.networks import load_generator
 from app.preprocess import vote_foreground
 from app.runtime import Machine, choose_runtime
@@ -160,6 +162,19 @@ class TestBackends:
         assert made[0].shape == (3, *size)
         assert np.abs(made[0] - made[1]).max() < 1e-3 * np.ptp(made[0])
 
+    def test_onnxruntime_reads_and_writes_tensors_where_they_lie(self, entry):
+        backend = OnnxBackend(entry, choose_runtime(entry.files, Machine(), backend="onnx"))
+        images = np.random.default_rng(0).normal(size=(6, 4, 48, 64)).astype(np.float32)
+        views = np.array([0, 1, 2, 0, 1, 2])
+        # Every other slice, with the channels last: what is bound must be laid out as onnxruntime reads it.
+        batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)[::2]
+        made = backend.run(batch, (0, 1, 2), 3, torch.from_numpy(views)[::2], None)
+        again = backend.run(batch + 1, (0, 1, 2), 3, torch.from_numpy(views)[::2], None)
+        assert made.dtype == torch.float32
+        expected = backend.predict(images[::2].copy(), (0, 1, 2), 3, views[::2].copy(), None)
+        np.testing.assert_array_equal(made.numpy(), expected)
+        assert (again != made).any()
+
     def test_bf16_is_close_to_fp32(self, entry):
         images = np.random.default_rng(0).normal(size=(2, 4, 48, 48)).astype(np.float32)
         full, half = (
@@ -173,8 +188,6 @@ class TestBackends:
 
     @pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out"])
     def test_torch_tells_of_exhausted_memory(self, entry, message, monkeypatch):
-        import torch
-
         backend = TorchBackend(load_generator(entry), choose_runtime(entry.files, Machine(), precision="fp32"))
 
         def exhausted(*_args, **_kwargs):
@@ -188,7 +201,7 @@ class TestBackends:
         backend = OnnxBackend(entry, choose_runtime(entry.files, Machine(), backend="onnx"))
 
         class Exhausted:
-            def run(self, *_):
+            def io_binding(self):
                 # Its own errors derive from Exception and nothing nearer.
                 raise type("RuntimeException", (Exception,), {})("Failed to allocate memory for requested buffer")
 

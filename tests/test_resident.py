@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from app.backends import OnnxBackend, TorchBackend
 from app.constants import MODALITIES, VIEWS
 from app.errors import CaseError
 from app.fuse import Joining, Pass
-from app.inference import SliceRunner, TorchBackend
+from app.inference import SliceRunner
 from app.intensity import Normalization
 from app.models.generator import Generator, GeneratorConfig
 from app.networks import load_generator
@@ -159,7 +160,15 @@ def test_a_gpu_gets_it_and_a_processor_does_not():
     backend = _backend()
     assert isinstance(runner_of(backend, Runtime("torch", "cuda:0", "bf16", 64, "")), ResidentRunner)
     assert isinstance(runner_of(backend, Runtime("torch", "cpu", "fp32", 8, "")), SliceRunner)
-    assert isinstance(runner_of(backend, Runtime("onnx", "cuda:0", "fp32", 64, "")), SliceRunner)
+    assert isinstance(runner_of(backend, Runtime("onnx", "cuda:0", "fp32", 64, "")), ResidentRunner)
+    assert isinstance(runner_of(backend, Runtime("onnx", "cpu", "fp32", 64, "")), SliceRunner)
+
+
+def test_onnxruntime_on_volumes_that_stay_gives_the_same(phantom, weights_dir):
+    entry = read_manifest(weights_dir).entry("tiny")
+    backend = OnnxBackend(entry, choose_runtime(entry.files, Machine(), backend="onnx"))
+    plain, resident = _both(phantom, backend, ("t1c", "t1n"), "t2w")
+    np.testing.assert_allclose(resident, plain, atol=1e-5)
 
 
 def test_the_whole_way_gives_the_same_image(subject, weights_dir):

@@ -47,6 +47,11 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto (bf16 where it is native)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="slices per network call; default: the device's")
     p.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="on a GPU: record what the network launches once per shape, and replay it",
+    )
+    p.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
         help="correct what is made with the model's 3D refiner; default: as the model's manifest entry says",
@@ -119,6 +124,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         backend=options.backend,
         precision=options.precision,
         batch_size=options.batch_size,
+        cuda_graphs=options.cuda_graphs,
         refine=options.refine,
         jobs=options.jobs,
         fusion=options.fusion,

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from app.backends import tells_of_memory
 from app.cases import Case, find_segmentations, scan
 from app.errors import CaseError, UsageError
-from app.inference import tells_of_memory
 from app.interrupts import Interrupted, Interrupts
 from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state, save_state

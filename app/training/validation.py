@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app.backends import TorchBackend
 from app.cases import Case, tumour_type
 from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
 from app.downstream import Judge
@@ -19,7 +20,6 @@ from app.encode import to_array
 from app.errors import CaseError
 from app.evaluate import Scores, summarise
 from app.fuse import Joining
-from app.inference import TorchBackend
 from app.intensity import IntensityPredictor, MedianPrior
 from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores

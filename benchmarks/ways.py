@@ -1,0 +1,74 @@
+"""Which way of running a network is fastest on a device: torch, torch replaying CUDA graphs, or onnxruntime.
+
+`python -m benchmarks ways [--device cuda:0] [--model NAME] [--repeats 5] [--shape small]`: one phantom of BraTS size,
+decoded and prepared beforehand, taken through each way in turn (A B C, A B C); medians. The volumes lie in the
+processor's memory before and after. The first round is not counted: it is when graphs are recorded and libraries make
+their plans. On a processor there are no graphs, and that line is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.constants import MODALITIES, Modality
+from app.phantom import write_phantom
+from app.pipeline import predict, prepare
+from app.runtime import Machine, choose_device
+from app.synthesizer import Synthesizer
+from app.volume import load_volume
+from benchmarks._common import machine, phantom_of
+
+TARGET: Modality = "t2f"
+WAYS: dict[str, dict[str, Any]] = {
+    "torch": {"backend": "torch"},
+    "torch, CUDA graphs": {"backend": "torch", "cuda_graphs": True},
+    "torch, fp32": {"backend": "torch", "precision": "fp32"},
+    "onnxruntime, fp32": {"backend": "onnx"},
+}
+#: Rounds before counting: a graph is recorded when a shape comes for the second time.
+ROUNDS_BEFORE = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--model", help="default: the manifest's")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--shape", choices=["brats", "small"], default="brats")
+    options = parser.parse_args()
+    device = choose_device(options.device, Machine.probe())[0]
+    ways = {n: w for n, w in WAYS.items() if device != "cpu" or not w.get("cuda_graphs")}
+    with tempfile.TemporaryDirectory() as name:
+        write_phantom(phantom_of(options.shape), Path(name), "s", leave_out=(TARGET,))
+        volumes = {m: load_volume(Path(name) / "s" / f"s-{m}.nii.gz") for m in MODALITIES if m != TARGET}
+    models = {n: Synthesizer(options.model, device=device, **w).model for n, w in ways.items()}
+    prepared = {n: prepare(volumes, model) for n, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    made = {}
+    for _ in range(ROUNDS_BEFORE + options.repeats):
+        for name, model in models.items():
+            began = time.perf_counter()
+            made[name] = predict(prepared[name], TARGET, model).scores
+            seconds[name].append(time.perf_counter() - began)
+    plain = made["torch, fp32"]
+    medians = {name: statistics.median(spent[ROUNDS_BEFORE:]) for name, spent in seconds.items()}
+    print("| way | s a subject | times faster than the first | first round, s | furthest from fp32, in deviations |")
+    print("|---|---|---|---|---|")
+    for name, spent in medians.items():
+        away = np.abs(made[name] - plain).max() / plain.std()
+        faster = medians["torch"] / spent
+        print(f"| {name} | {spent:.3f} | {faster:.2f} | {seconds[name][0]:.2f} | {away:.4f} |")
+    where = torch.cuda.get_device_name(device) if device != "cpu" else machine()
+    print(f"model {models['torch'].name}, {models['torch'].runtime}; {where}")
+
+
+if __name__ == "__main__":
+    main()

@@ -19,13 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.allocator import TUNABLES
@@ -182,18 +185,43 @@ def convolution_peak(seconds: float = 3.0) -> float:
         image = torch.randn(4, 256, size, size, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
         weight = torch.randn(256, 256, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            F.conv2d(image, weight, padding=1)
-            began, count = time.perf_counter(), 0
-            while time.perf_counter() - began < seconds:
-                F.conv2d(image, weight, padding=1)
-                count += 1
-            spent = time.perf_counter() - began
-        best = max(best, 2.0 * 4 * 256 * 256 * 9 * size * size * count / spent / 1e9)
+            spent = _seconds_of(partial(_convolve, image, weight), seconds)
+        best = max(best, 2.0 * 4 * 256 * 256 * 9 * size * size / spent / 1e9)
     return best
 
 
-def network_rate(preset: str, seconds: float = 5.0) -> float:
-    """GFLOP/s of a generator in bf16, in batches as inference runs it."""
+def _convolve(image: torch.Tensor, weight: torch.Tensor) -> None:
+    F.conv2d(image, weight, padding=1)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """GFLOP/s of a generator in bf16, in batches as inference runs it.
+
+    Attributes:
+        network: all of it.
+        convolutions: its convolutions alone, one after the other, as if all between them took no time.
+    """
+
+    network: float
+    convolutions: float
+
+
+class _Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the convolutions that are run, with what they are run on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.calls.append(args)
+        return func(*args, **(kwargs or {}))
+
+
+def network_rates(preset: str, seconds: float = 5.0) -> Rates:
+    """How fast a generator runs here, and how fast it could if it were nothing but torch's convolutions."""
     network = Generator(GeneratorConfig(width=PRESETS[preset])).eval()
     images, present = torch.zeros(CPU_BATCH, 4, 176, 144), torch.ones(CPU_BATCH, 4)
     present[:, MODALITIES.index(TARGET)] = 0
@@ -203,12 +231,33 @@ def network_rate(preset: str, seconds: float = 5.0) -> float:
         network(images, present, *codes, members=members)
     backend = TorchBackend(network, Runtime("torch", "cpu", "bf16", CPU_BATCH, "benchmark"))
     pixels, views = images.numpy(), codes[1].numpy()
-    backend.predict(pixels, members, int(codes[0][0]), views, None)
+
+    def whole() -> None:
+        backend.predict(pixels, members, int(codes[0][0]), views, None)
+
+    batch = images.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), _Convolutions() as noted:
+        backend.network(batch, present, *codes, members=members)
+    with FlopCounterMode(display=False) as convolved:
+        _repeat(noted.calls)
+    with torch.inference_mode():
+        alone = convolved.get_total_flops() / _seconds_of(lambda: _repeat(noted.calls), seconds) / 1e9
+    return Rates(counter.get_total_flops() / _seconds_of(whole, seconds) / 1e9, alone)
+
+
+def _repeat(calls: list[tuple[Any, ...]]) -> None:
+    for call in calls:
+        torch.ops.aten.convolution.default(*call)
+
+
+def _seconds_of(work: Callable[[], None], seconds: float) -> float:
+    """Mean seconds of one piece of work, over so many; the first piece is not counted."""
+    work()
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        backend.predict(pixels, members, int(codes[0][0]), views, None)
+        work()
         count += 1
-    return float(counter.get_total_flops() * count / (time.perf_counter() - began) / 1e9)
+    return (time.perf_counter() - began) / count
 
 
 def main() -> None:
@@ -246,8 +295,11 @@ def main() -> None:
                 print(f"{variant}: {results[variant][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
     _print(results)
     peak = convolution_peak()
-    rates = {preset: network_rate(preset) for preset in PRESETS}
-    shares = ", ".join(f"{p} {r:.0f} GFLOP/s ({r / peak:.0%})" for p, r in rates.items())
+    rates = {preset: network_rates(preset) for preset in PRESETS}
+    shares = ", ".join(
+        f"{p} {r.network:.0f} GFLOP/s ({r.network / peak:.0%}; its convolutions alone {r.convolutions / peak:.0%})"
+        for p, r in rates.items()
+    )
     print(f"\nbf16 convolution peak {peak:.0f} GFLOP/s; {shares}")
     print(machine())
     if options.json:
@@ -255,7 +307,7 @@ def main() -> None:
             "results": results,
             "variants": {n: asdict(variants()[n]) for n in chosen},
             "peak": peak,
-            "rates": rates,
+            "rates": {preset: asdict(r) for preset, r in rates.items()},
         }
         options.json.write_text(json.dumps(form, indent=1) + "\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from app.cli import main
 from app.constants import MODALITIES
 from app.downstream import REAL, Judge, downstream_summary, score_downstream
-from app.errors import ExitCode
+from app.errors import ExitCode, WeightsError
 from app.evaluate import find_pairs
 from app.models.blocks import group_norm
 from app.models.volumetric import VolumeSegmenter
@@ -29,6 +30,7 @@ from app.training.judging import JudgingTask, deep_losses
 from app.training.losses import dice_loss
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import AugmentationRecipe, DataRecipe, load_recipe
+from app.training.tasks import begin_with
 from app.weights import read_manifest
 
 STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
@@ -175,6 +177,16 @@ class TestLosses:
         losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(50)]
         assert losses[-1]["dice"] < 0.8 * losses[0]["dice"]
         assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
+
+    def test_it_starts_from_another_judge_and_from_nothing_else(self, tmp_path):
+        recipe = load_recipe("judge", SMALL)
+        task, other = (JudgingTask(recipe, torch.device("cpu")) for _ in range(2))
+        entry = save_judge(tmp_path, "j", other.judge.widths, other.judge.state_dict(), NORMALIZATION, (32, 32, 32))
+        begin_with(task, entry)
+        for network in (task.judge, task.average):
+            assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.judge.parameters(), strict=True))
+        with pytest.raises(WeightsError, match="not a judge"):
+            begin_with(task, replace(entry, kind="segmenter"))
 
 
 def judge_of(seed=0, window=(32, 32, 32)) -> Judge:

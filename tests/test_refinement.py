@@ -18,7 +18,7 @@ from app.metrics.official import ssim_map
 from app.models.refiner import Refiner
 from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
-from app.networks import load_segmenter, save_segmenter
+from app.networks import load_segmenter, save_refiner, save_segmenter
 from app.phantom import make_phantom, write_phantom
 from app.pipeline import predict, prepare
 from app.preprocess import vote_foreground
@@ -30,6 +30,7 @@ from app.training.cache import NORMALIZATION, build_cache, load_complete
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.loop import TrainingPaths, train
 from app.training.patches import PatchSampler, PatchSource
+from app.training.publish import publish
 from app.training.recipe import RefinementRecipe, load_recipe
 from app.training.refinement import RefinementTask, degrade, masked, refiner_config
 from app.training.stage_one import StageOne
@@ -321,8 +322,30 @@ class TestRun:
         assert train(recipe, paths, stage_one=first, segmenter=entry).state.step == 1
 
     def test_a_start_from_a_generator_makes_no_sense(self, paths, first):
-        with pytest.raises(UsageError, match="the recipe trains none"):
+        with pytest.raises(WeightsError, match="is a generator, not a refiner"):
             train(small(), paths, stage_one=first, start=first)
+
+    def test_a_start_from_another_refiner(self, paths, first, tmp_path):
+        torch.manual_seed(3)
+        other = Refiner(refiner_config(small()))
+        details = {"training": {"names": ["elsewhere"]}}
+        entry = save_refiner(tmp_path / "w", "other", other.config, other.state_dict(), NORMALIZATION, (16, 32, 32),
+                             0.1, details)  # fmt: skip
+        state = train(small("optimizer.learning_rate=1e-9"), paths, stage_one=first, start=entry).state
+        for key, value in other.state_dict().items():
+            torch.testing.assert_close(state.networks["refiner"][key], value, atol=1e-6, rtol=0)
+        assert (state.origin["model"], state.origin["begun_with"]["model"]) == ("tiny", "other")
+        with pytest.raises(UsageError, match="another architecture"):
+            wide = replace(paths, run=tmp_path / "wide")
+            train(small("refinement.width=32"), wide, stage_one=first, start=entry)
+        shutil.copytree(first.folder, tmp_path / "all")
+        published = publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True)
+        assert published.details["training"]["started_from"]["model"] == "other"
+        assert published.details["stage_one"].keys() == {"model", "sha256", "training"}
+        write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "elsewhere")
+        with pytest.raises(UsageError, match="was trained on"):
+            publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True,
+                    score_on=tmp_path / "unseen")  # fmt: skip
 
     def test_memory_that_runs_out_cuts_the_batch(self, paths, first, monkeypatch):
         original = RefinementTask.step

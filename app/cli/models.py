@@ -134,7 +134,11 @@ def add_train(commands: Any) -> None:
         help="where the models named below are",
     )
     p.add_argument("--segmenter", default="segmenter", metavar="NAME", help="teaches the Tversky and Dice losses")
-    p.add_argument("--start", metavar="NAME", help="begin with this model's weights instead of random ones")
+    p.add_argument(
+        "--start",
+        metavar="NAME",
+        help="begin with this model's weights (one of the recipe's kind)",
+    )
     p.add_argument(
         "--stage-one",
         metavar="NAME",

@@ -37,7 +37,8 @@ class State:
         pieces: parts into which batches are cut for memory.
         processes: how many shared each step.
         subjects: names trained on; held_out: names kept for validation.
-        origin: the model that it started from, as its manifest entry tells; empty for random weights.
+        origin: the model that it started from, as its manifest entry tells; empty for random weights. For a refiner its
+            first stage, which may hold the refiner that it started from as `begun_with`.
     """
 
     recipe: Recipe

@@ -83,7 +83,7 @@ def train(
         device: `cpu`, `cuda` or `cuda:N`.
         resume: go on from the run folder's last checkpoint.
         segmenter: the frozen segmenter; needed by the Tversky loss and the refiner's Dice loss.
-        start: a generator whose weights a new run starts from, instead of random ones.
+        start: a model of the recipe's kind whose weights a new run starts from, instead of random ones.
         stage_one: the generator whose volumes a refiner learns to correct; needed by the task `refinement`.
         clock: seconds that the time budget counts.
 
@@ -148,7 +148,8 @@ class _Run:
             raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
         if start is not None and before is None:
-            origin = begin_with(self.task, start)
+            begun = begin_with(self.task, start)
+            origin = {**origin, "begun_with": begun} if self.stage_one else begun
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
         self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, processes=group.count)

@@ -187,6 +187,8 @@ def _publish_refiner(
             _require_better_refiner(scores, first, cases, masks, device)
     details = _details(state, scores)
     details["stage_one"] = details["training"].pop("started_from")
+    if begun := details["stage_one"].pop("begun_with", None):
+        details["training"]["started_from"] = begun
     recipe = state.recipe
     entry = save_refiner(
         weights, name, refiner_config(recipe), _halved(state.average), NORMALIZATION, recipe.data.patch,
@@ -228,16 +230,18 @@ def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, 
     if score_on is None:
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
-    known = set(state.subjects)
-    origin = state.origin
-    while origin:
-        known |= set(origin.get("training", {}).get("names", []))
-        origin = origin.get("training", {}).get("started_from", {})
+    known = set(state.subjects) | _taught(state.origin) | _taught(state.origin.get("begun_with", {}))
     if both := [c.subject for c in cases if c.subject in known]:
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on subjects that the run has not seen.")
     if not cases:
         raise UsageError(f"{score_on} holds no complete subject to score on.")
     return cases, find_segmentations(score_on)
+
+
+def _taught(origin: Mapping[str, Any]) -> set[str]:
+    """Names of the subjects that a model was trained on, or any that it started from."""
+    training = origin.get("training", {})
+    return set(training.get("names", [])) | (_taught(training["started_from"]) if "started_from" in training else set())
 
 
 def _publish_segmenter(

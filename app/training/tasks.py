@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,8 +12,9 @@ import torch
 from app.cases import Case
 from app.errors import UsageError
 from app.intensity import IntensityPredictor, MedianPrior
+from app.models.confidence import ConfidenceHead
 from app.models.unet import Segmenter
-from app.networks import load_generator, load_segmenter
+from app.networks import load_generator, load_judge, load_refiner, load_segmenter
 from app.pipeline import Model
 from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject
@@ -87,34 +88,55 @@ def new_task(
 
 
 def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
-    """Gives a generator the weights of another; returns what is to be remembered of it.
+    """Gives a task the weights of a published model; returns what is to be remembered of it.
 
     Raises:
-        UsageError: the task trains no generator, or one of another architecture.
-        WeightsError: the weights cannot be read.
+        UsageError: the model has another architecture than the recipe.
+        WeightsError: the model is of another kind, or its weights cannot be read.
     """
-    if not isinstance(task, SynthesisTask):
-        raise UsageError("--start names a generator, but the recipe trains none.")
-    network = load_generator(start)
-    state, wanted = network.state_dict(), task.generator.confidence
-    if wanted is None:
-        # A head that the recipe does not ask for is left off.
-        state = {k: v for k, v in state.items() if not k.startswith("confidence.")}
-    elif network.confidence is None:
-        # A head may be new: it begins at random, on what is there.
-        own = task.generator.state_dict()
-        state |= {k: v for k, v in own.items() if k.startswith("confidence.")}
-    elif wanted.kind != network.confidence.kind:
-        raise UsageError(f"model {start.name!r} has a confidence head of the kind {network.confidence.kind!r}; "
-                         "set network.confidence to that, or start from one without.")  # fmt: skip
-    elif task.memory:
-        task.remember({**task.memory, "lambda": network.confidence.scale})
+    ((name, network),) = ((n, w) for n, w in task.networks.items() if n in _LOADERS)
+    loaded = _LOADERS[name](start)
+    state = loaded.state_dict()
+    if isinstance(task, SynthesisTask):
+        state = _with_head(state, task, loaded.confidence, start.name)
     try:
-        task.generator.load_state_dict(state)
+        network.load_state_dict(state)
         task.average.load_state_dict(state)
     except RuntimeError:
         raise UsageError(f"model {start.name!r} has another architecture than the recipe; start from random.") from None
     return {"model": start.name, "sha256": start.sha256, "training": start.details.get("training", {})}
+
+
+#: By the name that a task gives to what it teaches: how a model that may be its beginning is read.
+_LOADERS: dict[str, Callable[[Entry], Any]] = {
+    "generator": load_generator,
+    "segmenter": load_segmenter,
+    "judge": load_judge,
+    "refiner": load_refiner,
+}
+
+
+def _with_head(
+    state: dict[str, torch.Tensor], task: SynthesisTask, head: ConfidenceHead | None, name: str
+) -> dict[str, torch.Tensor]:
+    """A generator's weights with as much of a confidence head as the recipe asks for.
+
+    Raises:
+        UsageError: the model has a head of another kind.
+    """
+    wanted = task.generator.confidence
+    if wanted is None:
+        return {k: v for k, v in state.items() if not k.startswith("confidence.")}
+    if head is None:
+        # A head may be new: it begins at random, on what is there.
+        own = task.generator.state_dict()
+        return state | {k: v for k, v in own.items() if k.startswith("confidence.")}
+    if wanted.kind != head.kind:
+        raise UsageError(f"model {name!r} has a confidence head of the kind {head.kind!r}; "
+                         "set network.confidence to that, or start from one without.")  # fmt: skip
+    if task.memory:
+        task.remember({**task.memory, "lambda": head.scale})
+    return state
 
 
 def validate_generator(

@@ -1,6 +1,6 @@
 """What each part of the training method gives, at equal budget: one run per variant, scored on subjects held out.
 
-Usage: `python -m benchmarks ablation --data TRAIN --out DIR [--steps 200] [--only NAME,...]`. Every variant changes the
+Usage: `python -m benchmarks ablation --data TRAIN --out DIR [--steps 200] [--seed 0] [--only NAME,...]`. Every variant changes the
 recipe `compact` in one thing, starts from random weights with one seed, makes the same number of images (eight a step)
 of the same subjects, and is validated on the same held-out ones, axial view only. The processor time that this took is
 in the table (set OMP_NUM_THREADS=1). What is done already is not run again.
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="another one draws otherwise and holds out other subjects")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     options = parser.parse_args()
     chosen = choose(VARIANTS, options.only, parser)
@@ -89,7 +90,8 @@ def _run(name: str, options: argparse.Namespace) -> bool:
     begun = (run / LAST).exists()
     if begun and load_state(run / LAST).step >= options.steps and "official_healthy" in _scores(run / "log.csv"):
         return True
-    recipe = load_recipe("compact", [*COMMON, *VARIANTS[name], f"schedule.steps={options.steps}"])
+    settings = [*COMMON, *VARIANTS[name], f"schedule.steps={options.steps}", f"seed={options.seed}"]
+    recipe = load_recipe("compact", settings)
     paths = TrainingPaths(options.data, run, options.out / "cache")
     teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if recipe.losses.tversky > 0 else None
     outcome = train(recipe, paths, segmenter=teacher, resume=begun, clock=time.process_time)

@@ -1,9 +1,9 @@
 """What each part of the training method gives, at equal budget: one run per variant, scored on subjects held out.
 
-Usage: `python -m benchmarks ablation --data TRAIN --out DIR [--steps 200] [--seed 0] [--only NAME,...]`. Every variant changes the
-recipe `compact` in one thing, starts from random weights with one seed, makes the same number of images (eight a step)
-of the same subjects, and is validated on the same held-out ones, axial view only. The processor time that this took is
-in the table (set OMP_NUM_THREADS=1). What is done already is not run again.
+Usage: `python -m benchmarks ablation --data TRAIN --out DIR [--steps 200] [--seed 0] [--only NAME,...]`. Every variant
+changes the recipe `compact` in one thing, starts from random weights with one seed, makes the same number of images
+(eight a step) of the same subjects, and is validated on the same held-out ones, axial view only. The processor time
+that this took is in the table (set OMP_NUM_THREADS=1). What is done already is not run again.
 """
 
 from __future__ import annotations

@@ -401,7 +401,7 @@ class TestRun:
         assert train(recipe, paths, segmenter=entry).state.step == 1
 
     def test_two_processes_share_the_work(self, data, tmp_path):
-        changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets=1"]
+        changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets=1", "network.confidence='bounded'"]
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
              Path(__file__).parent / "torchrun_worker.py", data, tmp_path / "run", "smoke", *changes],

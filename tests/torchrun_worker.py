@@ -36,10 +36,12 @@ original = loop._Run.go
 def go(self, clock):
     check(self.group)
     outcome = original(self, clock)
-    flat = torch.cat([p.detach().flatten() for p in self.task.average.parameters()])
+    assert self.task.memory["mean_confidence"] > 0
+    remembered = torch.tensor(list(self.task.memory.values()))
+    flat = torch.cat([p.detach().flatten() for p in (*self.task.average.parameters(), remembered)])
     gathered = [torch.zeros_like(flat) for _ in range(self.group.count)]
     dist.all_gather(gathered, flat)
-    assert torch.equal(gathered[0], gathered[1]), "the processes' weights differ"
+    assert torch.equal(gathered[0], gathered[1]), "the processes' weights, or what they go by, differ"
     ends.append(outcome.state.step)
     return outcome
 

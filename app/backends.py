@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.constants import MODALITIES
-from app.errors import DeviceError
+from app.errors import DeviceError, TetradError
 from app.graphs import CudaRecorder, Graphs
 from app.networks import load_generator
 from app.runtime import Runtime
@@ -63,8 +63,8 @@ class Backend(Protocol):
         ...
 
 
-class DeviceBackend(Backend, Protocol):
-    """A network that also takes and gives tensors that lie on its device.
+class DeviceBackend(ABC):
+    """A network on a device: takes and gives numpy arrays (`Backend`), or tensors that lie there already.
 
     Attributes:
         device: where.
@@ -74,21 +74,85 @@ class DeviceBackend(Backend, Protocol):
     device: torch.device
     dtype: torch.dtype
 
+    def predict(
+        self,
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> NDArray[np.float32]:
+        """See `Backend.predict`."""
+        with self.telling_of_memory():
+            out = self.run(self._placed(images), members, target, self._placed(views), intensity)
+            scores: NDArray[np.float32] = out.cpu().numpy()
+            return scores
+
+    def predict_with_error(
+        self,
+        images: NDArray[np.float32],
+        members: tuple[int, ...],
+        target: int,
+        views: NDArray[np.int64],
+        intensity: float | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Backend.predict_with_error`."""
+        with self.telling_of_memory():
+            out = self.run_with_error(self._placed(images), members, target, self._placed(views), intensity)
+            return out[0].cpu().numpy(), out[1].cpu().numpy()
+
     def run(
         self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
     ) -> Tensor:
         """Float32 B x H x W scores; as `predict`, with everything on the device."""
-        ...
+        return self._made(batch, members, target, views, intensity, with_error=False)[0]
 
     def run_with_error(
         self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
     ) -> tuple[Tensor, Tensor]:
         """As `run`, and the expected absolute error, float32 B x H x W; for networks with such a head."""
-        ...
+        scores, error = self._made(batch, members, target, views, intensity, with_error=True)
+        return scores, error
 
-    def telling_of_memory(self) -> AbstractContextManager[None]:
+    @abstractmethod
+    def _made(
+        self,
+        batch: Tensor,
+        members: tuple[int, ...],
+        target: int,
+        views: Tensor,
+        intensity: float | None,
+        *,
+        with_error: bool,
+    ) -> Sequence[Tensor]:
+        """Scores, and with `with_error` the expected error; float32 B x H x W each."""
+
+    @contextmanager
+    def telling_of_memory(self) -> Iterator[None]:
         """The library's ways to say that memory ran out, as MemoryError."""
-        ...
+        try:
+            yield
+        except TetradError:
+            raise
+        # onnxruntime's errors share no class but the most general.
+        except Exception as error:
+            if not tells_of_memory(error):
+                raise
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise MemoryError(str(error).splitlines()[0]) from None
+
+    def _placed(self, array: NDArray[Any]) -> Tensor:
+        """Slices in the network's type, numbers in their own."""
+        tensor = torch.from_numpy(array)
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def _presence(self, members: tuple[int, ...], count: int) -> Tensor:
+        """B x 4: 1 where a sequence is there, else 0."""
+        present = torch.zeros(count, len(MODALITIES), device=self.device)
+        for member in members:
+            present[:, member] = 1
+        return present
 
 
 def open_backend(entry: Entry, runtime: Runtime) -> DeviceBackend:
@@ -103,7 +167,7 @@ def open_backend(entry: Entry, runtime: Runtime) -> DeviceBackend:
     return OnnxBackend(entry, runtime)
 
 
-class TorchBackend:
+class TorchBackend(DeviceBackend):
     """Torch, channels last, inference mode; eager, or replaying CUDA graphs where the runtime asks for them."""
 
     def __init__(self, network: Generator | PlainGenerator, runtime: Runtime) -> None:
@@ -118,60 +182,27 @@ class TorchBackend:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._graphs = Graphs(CudaRecorder(self.device)) if runtime.cuda_graphs else None
 
-    def predict(
+    def _made(
         self,
-        images: NDArray[np.float32],
-        members: tuple[int, ...],
-        target: int,
-        views: NDArray[np.int64],
-        intensity: float | None,
-    ) -> NDArray[np.float32]:
-        """See `Backend.predict`."""
-        with self.telling_of_memory():
-            batch, codes = self._placed(images, views)
-            out: NDArray[np.float32] = self.run(batch, members, target, codes, intensity).cpu().numpy()
-            return out
-
-    def predict_with_error(
-        self,
-        images: NDArray[np.float32],
-        members: tuple[int, ...],
-        target: int,
-        views: NDArray[np.int64],
-        intensity: float | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See `Backend.predict_with_error`."""
-        with self.telling_of_memory():
-            batch, codes = self._placed(images, views)
-            scores, error = self.run_with_error(batch, members, target, codes, intensity)
-            return scores.cpu().numpy(), error.cpu().numpy()
-
-    def run(
-        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
-    ) -> Tensor:
-        """See `DeviceBackend.run`."""
-        return self._run(self._scores, batch, members, target, views, intensity)[0]
-
-    def run_with_error(
-        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """See `DeviceBackend.run_with_error`."""
-        scores, error = self._run(self._scores_and_error, batch, members, target, views, intensity)
-        return scores, error
-
-    def _run(
-        self,
-        step: Callable[..., tuple[Tensor, ...]],
         batch: Tensor,
         members: tuple[int, ...],
         target: int,
         views: Tensor,
         intensity: float | None,
+        *,
+        with_error: bool,
     ) -> tuple[Tensor, ...]:
-        asked = self._asked(batch, members, target, views, intensity)
+        count = len(batch)
+        asked = (
+            batch.contiguous(memory_format=torch.channels_last),
+            self._presence(members, count),
+            torch.full((count,), target, device=self.device),
+            views,
+            None if intensity is None else torch.full((count,), intensity, device=self.device),
+        )
+        call = partial(self._scores_and_error if with_error else self._scores, members)
         with torch.inference_mode():
-            call = partial(step, members)
-            return call(*asked) if self._graphs is None else self._graphs((step.__name__, members), call, asked)
+            return call(*asked) if self._graphs is None else self._graphs((with_error, members), call, asked)
 
     def _scores(self, members: tuple[int, ...], *asked: Tensor | None) -> tuple[Tensor, ...]:
         scores: Tensor = self.network(*asked, members=members)
@@ -181,39 +212,8 @@ class TorchBackend:
         features = self.network.features(*asked, members=members)
         return self.network.image(features)[:, 0].float(), self.network.error(features)[:, 0]
 
-    def _placed(self, images: NDArray[np.float32], views: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(images).to(self.device, self.dtype), torch.from_numpy(views).to(self.device)
 
-    def _asked(
-        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """What a network takes, but for `members`."""
-        count = len(batch)
-        present = torch.zeros(count, len(MODALITIES), device=self.device)
-        for member in members:
-            present[:, member] = 1
-        return (
-            batch.contiguous(memory_format=torch.channels_last),
-            present,
-            torch.full((count,), target, device=self.device),
-            views,
-            None if intensity is None else torch.full((count,), intensity, device=self.device),
-        )
-
-    @contextlib.contextmanager
-    def telling_of_memory(self) -> Iterator[None]:
-        """See `DeviceBackend.telling_of_memory`."""
-        try:
-            yield
-        except RuntimeError as error:
-            if tells_of_memory(error):
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                raise MemoryError(str(error).splitlines()[0]) from None
-            raise
-
-
-class OnnxBackend:
+class OnnxBackend(DeviceBackend):
     """onnxruntime in float32; the graph runs all four encoders and masks the missing ones.
 
     What lies on the device is bound where it lies and never leaves it.
@@ -242,71 +242,28 @@ class OnnxBackend:
             )
         self._inputs = {i.name for i in self._session.get_inputs()}
 
-    def predict(
+    def _made(
         self,
-        images: NDArray[np.float32],
-        members: tuple[int, ...],
-        target: int,
-        views: NDArray[np.int64],
-        intensity: float | None,
-    ) -> NDArray[np.float32]:
-        """See `Backend.predict`."""
-        with self.telling_of_memory():
-            return self.run(*self._placed(images, members, target, views), intensity).cpu().numpy()
-
-    def predict_with_error(
-        self,
-        images: NDArray[np.float32],
-        members: tuple[int, ...],
-        target: int,
-        views: NDArray[np.int64],
-        intensity: float | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See `Backend.predict_with_error`."""
-        with self.telling_of_memory():
-            scores, error = self.run_with_error(*self._placed(images, members, target, views), intensity)
-            return scores.cpu().numpy(), error.cpu().numpy()
-
-    def run(
-        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
-    ) -> Tensor:
-        """See `DeviceBackend.run`."""
-        return self._run(["scores"], batch, members, target, views, intensity)[0]
-
-    def run_with_error(
-        self, batch: Tensor, members: tuple[int, ...], target: int, views: Tensor, intensity: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """See `DeviceBackend.run_with_error`."""
-        scores, error = self._run(["scores", "error"], batch, members, target, views, intensity)
-        return scores, error
-
-    def _placed(
-        self, images: NDArray[np.float32], members: tuple[int, ...], target: int, views: NDArray[np.int64]
-    ) -> tuple[Tensor, tuple[int, ...], int, Tensor]:
-        """The arrays on the device, beside what needs no placing."""
-        return torch.from_numpy(images).to(self.device), members, target, torch.from_numpy(views).to(self.device)
-
-    def _run(
-        self,
-        wanted: list[str],
         batch: Tensor,
         members: tuple[int, ...],
         target: int,
         views: Tensor,
         intensity: float | None,
+        *,
+        with_error: bool,
     ) -> list[Tensor]:
         count = len(batch)
-        present = torch.zeros(count, len(MODALITIES), device=self.device)
-        for member in members:
-            present[:, member] = 1
         given = {
             "images": batch.contiguous(),
-            "present": present,
+            "present": self._presence(members, count),
             "target": torch.full((count,), target, device=self.device),
             "view": views.contiguous(),
             "intensity": torch.full((count,), intensity or 0.0, device=self.device),
         }
-        made = {name: torch.empty(count, 1, *batch.shape[2:], device=self.device) for name in wanted}
+        made = {
+            name: torch.empty(count, 1, *batch.shape[2:], device=self.device)
+            for name in ("scores", "error")[: 1 + with_error]
+        }
         binding = self._session.io_binding()
         for name, tensor in given.items():
             if name in self._inputs:
@@ -324,17 +281,6 @@ class OnnxBackend:
         """Where a contiguous tensor lies, in the words of onnxruntime."""
         kind = np.int64 if tensor.dtype == torch.int64 else np.float32
         return self.device.type, self.device.index or 0, kind, tuple(tensor.shape), tensor.data_ptr()
-
-    @contextlib.contextmanager
-    def telling_of_memory(self) -> Iterator[None]:
-        """See `DeviceBackend.telling_of_memory`."""
-        try:
-            yield
-        # Its errors share no class but the most general.
-        except Exception as error:
-            if tells_of_memory(error):
-                raise MemoryError(str(error).splitlines()[0]) from None
-            raise
 
 
 def tells_of_memory(error: Exception) -> bool:

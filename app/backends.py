@@ -264,15 +264,15 @@ class OnnxBackend(DeviceBackend):
             name: torch.empty(count, 1, *batch.shape[2:], device=self.device)
             for name in ("scores", "error")[: 1 + with_error]
         }
+        if self.device.type == "cuda":
+            # onnxruntime has a stream of its own, which does not wait for torch's; it may read when a tensor is bound.
+            torch.cuda.current_stream(self.device).synchronize()
         binding = self._session.io_binding()
         for name, tensor in given.items():
             if name in self._inputs:
                 binding.bind_input(name, *self._place_of(tensor))
         for name, tensor in made.items():
             binding.bind_output(name, *self._place_of(tensor))
-        if self.device.type == "cuda":
-            # onnxruntime has a stream of its own, which does not wait for torch's.
-            torch.cuda.current_stream(self.device).synchronize()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return [image[:, 0] for image in made.values()]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-#: More shapes than this run as if nothing were recorded: each recording holds the memory of its inputs and outputs.
-MOST = 32
+#: More recordings are not made, and what is not recorded runs as it is. Each holds its inputs and outputs (20 MB for 64
+#: slices); what lies between them is held once for all.
+MOST = 64
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 Inputs: TypeAlias = Sequence[Tensor | None]
@@ -45,7 +46,8 @@ class Graphs:
 
     def __init__(self, record: Callable[[Call, Inputs], Recording]) -> None:
         self._record = record
-        self._known: dict[Hashable, Recording | None] = {}
+        self._seen: set[Hashable] = set()
+        self._known: dict[Hashable, Recording] = {}
         self._refused = False
 
     def __call__(self, name: Hashable, call: Call, inputs: Inputs) -> Tensors:
@@ -58,26 +60,35 @@ class Graphs:
             RuntimeError: as `call`.
         """
         key = (name, *(None if x is None else (x.shape, x.dtype) for x in inputs))
-        if self._refused or (key not in self._known and len(self._known) == MOST):
-            return call(*inputs)
-        if key not in self._known:
-            # A shape that comes once, like the last batch of an odd brain, is not worth a recording.
-            self._known[key] = None
-            return call(*inputs)
-        recording = self._known[key]
+        recording = self._known.get(key) or self._recorded(key, call, inputs)
         if recording is None:
-            try:
-                recording = self._known[key] = self._record(call, inputs)
-            except RuntimeError as error:
-                log.warning("No CUDA graph could be recorded (%s); going on without.", str(error).splitlines()[0])
-                self._refused = True
-                return call(*inputs)
+            return call(*inputs)
         for place, given in zip(recording.inputs, inputs, strict=True):
             if place is not None and given is not None:
                 place.copy_(given)
         recording.replay()
         # The next replay, of whatever shape, writes over what this one wrote.
         return tuple(out.clone() for out in recording.outputs)
+
+    def _recorded(self, key: Hashable, call: Call, inputs: Inputs) -> Recording | None:
+        """A new recording; None where none is due, or none can be made."""
+        if self._refused or len(self._known) == MOST:
+            return None
+        if key not in self._seen:
+            # A shape that comes once, like the last batch of an odd brain, is not worth a recording.
+            self._seen.add(key)
+            return None
+        try:
+            self._known[key] = self._record(call, inputs)
+        except RuntimeError as error:
+            # What broke a recording is often said first, and then only that it is broken.
+            reason = str(error.__context__ or error).splitlines()[0]
+            log.warning("No CUDA graph could be recorded (%s); going on without.", reason)
+            self._refused = True
+            # Their memory is wanted.
+            self._known.clear()
+            return None
+        return self._known[key]
 
 
 class CudaRecorder:
@@ -90,6 +101,7 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._stream: Any = None
 
     def __call__(self, call: Call, inputs: Inputs) -> Recording:
         """A recording of `call(*inputs)`.
@@ -97,18 +109,20 @@ class CudaRecorder:
         Raises:
             RuntimeError: the call does what a graph cannot hold, or memory runs out.
         """
-        with torch.cuda.device(self._device):
-            if self._pool is None:
+        # The inner `with` brings back the stream of before, which a recording that breaks does not.
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)):
+            if self._stream is None:
+                # Torch's own would belong to the GPU that recorded first in this process.
+                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
                 self._pool = torch.cuda.graph_pool_handle()
             held = tuple(None if x is None else x.clone() for x in inputs)
             # What libraries settle at their first call on a stream must be settled before the recording.
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
                 call(*held)
-            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.current_stream().wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             # Other threads, which encode and write, may go on allocating.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 outputs = call(*held)
             return Recording(held, outputs, graph.replay)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from app.allocator import start_tuned
+from app.errors import TetradError
 
 
 def main() -> int:
@@ -16,7 +17,11 @@ def main() -> int:
         print(f"Usage: python -m benchmarks NAME [options], where NAME is one of {', '.join(names)}.", file=sys.stderr)
         return 2
     name = f"benchmarks.{sys.argv.pop(1)}"
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except TetradError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return int(error.exit_code)
     return 0
 
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from app.errors import ExitCode
+
 
 def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], check=False, capture_output=True, text=True)
@@ -29,3 +31,10 @@ def test_a_variant_that_does_not_exist_is_named(arguments):
     done = _call(*arguments, "--only", "no such thing")
     assert done.returncode == 2
     assert "no variant 'no such thing'" in done.stderr
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    done = _call("ways", "--device", "cuda:77")
+    assert done.returncode == ExitCode.DEVICE
+    assert "cuda:77 was asked for but" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from app import graphs
 from app.backends import TorchBackend
 from app.errors import UsageError
 from app.graphs import MOST, CudaRecorder, Graphs, Recording
@@ -55,14 +55,14 @@ def cuda(monkeypatch):
             self.tape.replay()
 
     @contextlib.contextmanager
-    def record(graph, pool, capture_error_mode):
-        assert (pool, capture_error_mode) == ("pool", "thread_local")
+    def record(graph, pool, on, capture_error_mode):
+        assert (pool, on, capture_error_mode) == ("pool", stream, "thread_local")
         with graph.tape:
             yield
 
     stream = SimpleNamespace(wait_stream=lambda _: None)
     stand_in = {"device": lambda _: contextlib.nullcontext(), "graph_pool_handle": lambda: "pool",
-                "Stream": lambda: stream, "current_stream": lambda: stream,
+                "Stream": lambda _: stream, "current_stream": lambda *_: stream,
                 "stream": lambda _: contextlib.nullcontext(), "CUDAGraph": Graph, "graph": record}  # fmt: skip
     for name, value in stand_in.items():
         monkeypatch.setattr(torch.cuda, name, value)
@@ -129,6 +129,29 @@ class TestGraphs:
                 assert some("f", call, (torch.ones(rows, 2),))[0].shape == (rows, 2)
         assert len(recorded) == MOST
 
+    def test_shapes_that_come_once_take_nobodys_place(self, replayed):
+        call = Counted()
+        for rows in range(1, MOST + 5):
+            replayed("f", call, (torch.ones(rows, 2),))
+        for _ in range(5):
+            replayed("f", call, (torch.ones(MOST + 9, 2),))
+        assert len(replayed._known) == 1
+
+    def test_what_broke_a_recording_is_said_and_what_was_recorded_is_let_go(self, caplog):
+        def record(call, inputs):
+            if len(inputs[0]) == 2:
+                return Recording(inputs, call(*inputs), lambda: None)
+            try:
+                raise RuntimeError("the cause")
+            except RuntimeError:
+                raise RuntimeError("the recording is broken")  # noqa: B904
+
+        some, call = Graphs(record), Counted()
+        for rows in (2, 2, 3, 3, 2):
+            assert some("f", call, (torch.ones(rows, 2),))[0].shape == (rows, 2)
+        assert "(the cause)" in caplog.text
+        assert not some._known
+
     def test_what_cannot_be_recorded_is_run_as_it_is(self, caplog):
         def record(*_):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -164,19 +187,29 @@ def test_a_network_replayed_gives_the_same(cuda, name):
         np.testing.assert_allclose(replayed.predict(*asked), plain.predict(*asked), atol=1e-5)
         for made, expected in zip(replayed.predict_with_error(*asked), plain.predict_with_error(*asked), strict=True):
             np.testing.assert_allclose(made, expected, atol=1e-5)
-    recordings = [r for r in replayed._graphs._known.values() if r is not None]
-    assert len(recordings) == 4
+    assert len(replayed._graphs._known) == 4
+
+
+class _NoLists(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in {torch.Tensor.__getitem__, torch.Tensor.__setitem__}:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(part, list) for part in index)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", networks())
 @pytest.mark.parametrize("members", [(0, 1, 2), (3,)])
 def test_a_network_stays_on_its_device_and_never_asks_it_for_a_number(name, members):
-    """What a graph cannot hold, and what breaks on a real GPU; torch's device without memory refuses both."""
+    """What a graph cannot hold, and what breaks on a real GPU: torch's device without memory refuses both.
+
+    It does not refuse an index that is a Python list, which a GPU copies from the processor: that is looked for.
+    """
     network = networks()[name].eval().to("meta")
     number = torch.empty(4, dtype=torch.int64, device="meta")
     images, present = (torch.empty(4, 4, *size, device="meta") for size in ((32, 48), ()))
     asked = (images, present, number, number, torch.empty(4, device="meta"))
-    with torch.inference_mode():
+    with torch.inference_mode(), _NoLists():
         features = network.features(*asked, members=members)
         assert {network.image(features).device, network.error(features).device} == {torch.device("meta")}
         assert network(*asked, members=members).shape == (4, 1, 32, 48)
@@ -194,6 +227,5 @@ class TestAsking:
         with pytest.raises(UsageError, match="leave out --cuda-graphs"):
             choose_runtime({"torch": {}, "onnx": {}}, machine, backend=backend, cuda_graphs=True)
 
-    def test_a_processor_imports_nothing_of_it(self):
+    def test_nothing_is_recorded_unless_asked(self):
         assert TorchBackend(networks()["unet"], Runtime("torch", "cpu", "fp32", 4, ""))._graphs is None
-        assert graphs.MOST > 4

@@ -168,7 +168,8 @@ class Generator(SliceNetwork):
         images = images * there + self.config.background * (1 - there)
         stages, features, run = self._run_encoders(images, members, grouped)
         early = self.early(images)
-        shares = present[:, list(run)]
+        # A list as index would be copied to the device at every call, which a CUDA graph cannot hold.
+        shares = torch.stack([present[:, m] for m in run], dim=1)
         first = 0 if self.config.fine_skip else 1
         skips = _join_skips(stages[first:], early[first:], None if members else shares)
         return self.fusion(features, early[-1], shares, run), skips

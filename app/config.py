@@ -36,7 +36,7 @@ class RunConfig:
         refine: pass what is made through the model's 3D refiner; None leaves it to the manifest.
         jobs: threads that decode subjects beside the network; None lets the machine decide.
         fusion: how the views are joined; None is the model's own way.
-        flip_average: average what is made of the exam and of its mirror image.
+        flip_average: average what is made of the exam and of its mirror image; None is the model's own way.
         confidence_dir: gets a map of confidence per output; None writes none.
         on_error: what a subject that cannot be done normally becomes.
         complete_all: make every sequence that a subject lacks, not just one.
@@ -58,7 +58,7 @@ class RunConfig:
     refine: bool | None = None
     jobs: int | None = None
     fusion: FusionName | None = None
-    flip_average: bool = False
+    flip_average: bool | None = None
     confidence_dir: Path | None = None
     on_error: OnError = "fallback"
     complete_all: bool = False

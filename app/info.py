@@ -42,7 +42,8 @@ def _line(entry: Entry) -> str:
     parts: list[str] = [entry.kind]
     if entry.kind == "generator":
         shape = entry.details["architecture"]
-        parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views)]
+        mirrored = " (and mirrored)" if entry.details.get("flip_average") else ""
+        parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views) + mirrored]
         if refiner := entry.details.get("refiner"):
             parts.append(f"refiner {refiner} ({'on' if entry.details.get('refine') else 'off'} by default)")
         if (head := shape.get("confidence", "none")) != "none":

@@ -43,7 +43,7 @@ class Synthesizer:
         cuda_graphs: record what the network launches on a GPU, and replay it.
         refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
         fusion: how the views are joined: `mean`, `median` or `confidence`; the model's own way if not given.
-        flip_average: average what is made of the exam and of its mirror image.
+        flip_average: average what is made of the exam and of its mirror image; the model's own way if not given.
         with_error: have the network say how wrong it expects to be (`predict` gives it).
 
     Raises:
@@ -64,7 +64,7 @@ class Synthesizer:
         cuda_graphs: bool = False,
         refine: bool | None = None,
         fusion: FusionName | None = None,
-        flip_average: bool = False,
+        flip_average: bool | None = None,
         with_error: bool = False,
     ) -> None:
         if fusion is not None and fusion not in FUSIONS:
@@ -126,8 +126,8 @@ class Synthesizer:
         return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
 
 
-def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool, with_error: bool) -> Joining:
-    """How a model's views are joined: as asked, else as its manifest entry says, else by their mean.
+def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool | None, with_error: bool) -> Joining:
+    """How a model's views are joined: as asked, else as its manifest entry says, else by their mean, unmirrored.
 
     Raises:
         UsageError: the model has no views, or no head for confidence where one is needed.
@@ -141,7 +141,7 @@ def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool, with_err
     chosen: FusionName = fusion or entry.details.get("fusion", "mean")
     if chosen not in FUSIONS:
         raise WeightsError(f"model {entry.name!r} joins views by {chosen!r}, which is not known here; update Tetrad.")
-    joining = Joining(chosen, flip, with_error)
+    joining = Joining(chosen, entry.details.get("flip_average", False) if flip is None else flip, with_error)
     if joining.needs_error and entry.details.get("architecture", {}).get("confidence", "none") == "none":
         raise UsageError(
             f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "

@@ -21,6 +21,7 @@ from app.errors import UsageError, WeightsError
 from app.export import export_onnx
 from app.fuse import Joiner, Joining, Pass, passes, shares
 from app.inference import SliceRunner
+from app.info import describe
 from app.intensity import Normalization
 from app.models import config_from_json, new_generator
 from app.models.confidence import ConfidenceHead
@@ -296,12 +297,15 @@ class TestManifest:
     def test_the_models_own_way_is_taken_and_can_be_overruled(self, weights, tmp_path):
         folder = shutil.copytree(weights, tmp_path / "w")
         form = json.loads((folder / "manifest.json").read_text())
-        form["models"]["unet"]["fusion"] = "confidence"
+        form["models"]["unet"] |= {"fusion": "confidence", "flip_average": True}
         form["models"]["plain"]["fusion"] = "guess"
         (folder / "manifest.json").write_text(json.dumps(form))
-        assert _open(folder).joining == Joining("confidence")
-        assert _open(folder, fusion="mean").joining == Joining("mean")
+        assert _open(folder).joining == Joining("confidence", flip=True)
+        assert _open(folder, fusion="mean").joining == Joining("mean", flip=True)
+        assert _open(folder, flip_average=False).joining == Joining("confidence")
         assert _open(weights).joining == Joining()
+        assert "views axial sagittal coronal (and mirrored)" in describe(folder)
+        assert "mirrored" not in describe(weights)
         with pytest.raises(WeightsError, match="'guess', which is not known"):
             _open(folder, "plain")
 
@@ -368,6 +372,21 @@ class TestCommand:
         assert code == 2
         assert "does not say how sure it is" in messages
         assert not list((tmp_path / "out").glob("*"))
+
+    def test_the_mirrored_exam_as_the_manifest_says_or_the_command(self, call, tmp_path, weights):
+        file = tmp_path / "out" / "sub01-t2f.nii.gz"
+        made = {}
+        for options in ((), ("--flip-average",)):
+            assert call("--overwrite", *options)[0] == 0
+            made[options] = file.read_bytes()
+        assert made[()] != made["--flip-average",]
+        folder = shutil.copytree(weights, tmp_path / "w")
+        form = json.loads((folder / "manifest.json").read_text())
+        form["models"]["unet"]["flip_average"] = True
+        (folder / "manifest.json").write_text(json.dumps(form))
+        for options, expected in (((), made["--flip-average",]), (("--no-flip-average",), made[()])):
+            assert call("--overwrite", "--weights", folder, *options)[0] == 0
+            assert file.read_bytes() == expected
 
     def test_an_output_without_its_map_is_made_again(self, call, tmp_path):
         assert call()[0] == 0

@@ -176,7 +176,8 @@ class TestHeadAlone:
 
     def test_what_is_exported_makes_the_same_images(self, weights, paths, subject):
         train(small(), paths, start=entry_of(weights))
-        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+        as_before = {"contrast": 0.0, "flip_average": False}
+        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True, **as_before)
         assert entry.details["architecture"]["confidence"] == "likelihood"
         assert entry.details["training"]["started_from"]["model"] == "unet"
         volumes = {m: load_volume(f) for m, f in subject.items()}
@@ -346,8 +347,11 @@ def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, caps
     changes = [text for change in SMALL for text in ("--set", change)]
     data = ["--data", str(paths.data), "--cache", str(paths.cache), "--weights", str(weights)]
     assert main(["train", "confidence", *data, "--run", str(paths.run), "--start", "unet", *changes]) == 0
-    assert main(["export", str(paths.run), *data, "--model", "c", "--force", "--fusion", "confidence"]) == 0
-    assert entry_of(weights, "c").details["fusion"] == "confidence"
+    export = ["export", str(paths.run), *data, "--model", "c", "--force"]
+    assert main([*export, "--fusion", "confidence", "--no-flip-average"]) == 0
+    assert {"fusion": "confidence", "flip_average": False}.items() <= entry_of(weights, "c").details.items()
+    assert main(export) == 0
+    assert {"fusion": "mean", "flip_average": True}.items() <= entry_of(weights, "c").details.items()
     capsys.readouterr()
     assert main(["train", "confidence", *data, "--run", str(tmp_path / "no"), *changes]) == 2
     assert "name it with --start" in capsys.readouterr().err

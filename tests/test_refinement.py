@@ -115,7 +115,9 @@ class TestStageOne:
     def test_another_model_has_files_of_its_own(self, data, cache, first):
         (subject, *_) = build_cache(data, cache)
         other = replace(first, files={**first.files, "torch": {**first.files["torch"], "sha256": "f" * 64}})
-        assert StageOne(other, "cpu").path_of(subject) != StageOne(first, "cpu").path_of(subject)
+        turned = replace(first, details={**first.details, "flip_average": True})
+        joined = replace(first, details={**first.details, "fusion": "median"})
+        assert len({StageOne(entry, "cpu").path_of(subject) for entry in (first, other, turned, joined)}) == 4
 
     def test_only_a_generator_of_the_same_scores_will_do(self, first):
         manifest = read_manifest(first.folder)
@@ -453,6 +455,8 @@ class TestCommands:
         assert self._export(folder, data, *arguments) == ExitCode.USAGE
         assert "is worse than 'sharp'" in capsys.readouterr().err
         similarity[True] = 0.66
+        assert self._export(folder, data, *arguments, "--flip-average") == ExitCode.USAGE
+        assert "its first stage does; leave out" in capsys.readouterr().err
         assert self._export(folder, data, *arguments) == ExitCode.OK
         assert read_manifest(weights).entry("tiny").details["refine"] is True
 

@@ -35,6 +35,11 @@ def add_export(commands: Any) -> None:
     )
     p.add_argument("--fusion", choices=FUSIONS, help="how its views become one volume; default: the recipe's")
     p.add_argument(
+        "--flip-average",
+        action=argparse.BooleanOptionalAction,
+        help="whether it also runs the exam mirrored and averages both; default: the recipe's",
+    )
+    p.add_argument(
         "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
     )
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
@@ -63,6 +68,7 @@ def _export(options: argparse.Namespace) -> int:
         score_on=options.score_on,
         contrast=options.contrast,
         fusion=options.fusion,
+        flip_average=options.flip_average,
         make_default=options.make_default,
         force=options.force,
         device=options.device,

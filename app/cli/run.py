@@ -64,8 +64,9 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--flip-average",
-        action="store_true",
-        help="also run the exam mirrored left to right and average both (axial and coronal slices are run twice)",
+        action=argparse.BooleanOptionalAction,
+        help="also run the exam mirrored left to right and average both: axial and coronal slices are run twice, which "
+        "takes two thirds more time; default: the model's own way, else not",
     )
     p.add_argument(
         "--confidence-dir",

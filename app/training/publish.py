@@ -58,6 +58,7 @@ def publish(
     score_on: Path | None = None,
     contrast: float | None = None,
     fusion: FusionName | None = None,
+    flip_average: bool | None = None,
     make_default: bool = False,
     force: bool = False,
     device: str = "auto",
@@ -70,14 +71,14 @@ def publish(
             any model it replaces: the one of its name, and the default one if it shall be the default; a refiner
             where what it refines is worse than before.
         contrast: see `app.postprocess.stretch`; the recipe's if not given.
-        fusion: see `app.fuse`; the recipe's if not given.
+        fusion, flip_average: see `app.fuse`; the recipe's if not given.
         make_default: make it the manifest's default; a refiner, its first stage's.
         force: do it all the same.
 
     Raises:
-        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast or a
-            fusion for a segmenter, which makes no images and is nobody's default; or one that the run's recipe rules
-            out.
+        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast, a
+            fusion or a flip average for a segmenter, which makes no images and is nobody's default; or a way to join
+            views for a refiner, or one that the run's recipe rules out.
         WeightsError: `weights` cannot be written to.
     """
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
@@ -85,11 +86,16 @@ def publish(
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
+    asked = {"contrast": contrast, "fusion": fusion, "flip_average": flip_average}
+    changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
     if state.recipe.task in {"segmentation", "judging"}:
-        if contrast is not None or fusion is not None or make_default:
-            raise UsageError("a segmenter makes no images; leave out --contrast, --fusion and --make-default.")
+        if changes or make_default:
+            raise UsageError(
+                "a segmenter makes no images; leave out --contrast, --fusion, --flip-average and --make-default."
+            )
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
-    changes: dict[str, Any] = {k: v for k, v in (("contrast", contrast), ("fusion", fusion)) if v is not None}
+    if state.recipe.task == "refinement" and changes.keys() - {"contrast"}:
+        raise UsageError("a refiner joins no views, its first stage does; leave out --fusion and --flip-average.")
     state = replace(state, recipe=replace(state.recipe, output=replace(state.recipe.output, **changes)))
     check(state.recipe, f"the recipe of {run}")
     if state.recipe.task == "refinement":
@@ -147,6 +153,7 @@ def _publish_generator(
         details={
             "contrast": state.recipe.output.contrast,
             "fusion": state.recipe.output.fusion,
+            "flip_average": state.recipe.output.flip_average,
             **({} if prior is None else prior.to_json()),
             **_details(state, scores),
         },

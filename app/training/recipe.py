@@ -228,10 +228,12 @@ class OutputRecipe:
     Attributes:
         contrast: share of the way by which what it makes is brought to a scan's spread (`app.postprocess.stretch`).
         fusion: how its views become one volume (`app.fuse`).
+        flip_average: whether the exam is also run mirrored, and both are averaged.
     """
 
     contrast: float = 0.5
     fusion: FusionName = "mean"
+    flip_average: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """What a first stage makes of the subjects of a cache: made once, kept beside their scores, cut into patches with them.
 
 Each sequence of each subject, made from the other three, as `app.pipeline.predict` gives it: scores, before anything is
-stretched or cleared; background outside the brain. The file is `<subject>-stage1-<the model's sha256, 8 digits>.npy`,
-float16 (sequence, left, posterior, superior) on the subject's box.
+stretched or cleared; background outside the brain. The file is `<subject>-stage1-<the model's sha256, 8 digits>.npy`
+(`...-confidence-flip.npy` for a model that joins its views in another way than by their plain mean), float16 (sequence,
+left, posterior, superior) on the subject's box.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from app.cases import scan
 from app.constants import MODALITIES, Modality
 from app.errors import UsageError
 from app.files import save_bytes
+from app.fuse import Joining
 from app.pipeline import Model, predict, prepare
 from app.preprocess import vote_foreground
 from app.sliding import bounding_box
-from app.synthesizer import Synthesizer
+from app.synthesizer import Synthesizer, choose_joining
 from app.training.cache import NORMALIZATION, CachedSubject, load_complete, mapped
 from app.training.checkpoint import State
 from app.training.distributed import Processes
@@ -75,7 +77,9 @@ class StageOne:
 
     def path_of(self, subject: CachedSubject) -> Path:
         """Where its volumes of a subject are kept."""
-        return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}.npy"
+        joining = choose_joining(self.entry, None, None, with_error=False)
+        how = "" if joining == Joining() else f"-{joining.fusion}" + "-flip" * joining.flip
+        return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}{how}.npy"
 
     def make(self, data: Path, subjects: Sequence[CachedSubject]) -> None:
         """Makes the volumes that are not there yet, each subject's file when its four are done.

@@ -65,7 +65,7 @@ def model_in_memory(
     entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
     runtime = choose_runtime(files, Machine.probe(), str(device))
     backend = TorchBackend(copy.deepcopy(network), runtime)
-    joining = Joining(recipe.output.fusion)
+    joining = Joining(recipe.output.fusion, recipe.output.flip_average)
     return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
 
 

@@ -84,10 +84,14 @@ class Judge:
         if not brain.any():
             raise CaseError("the sequences show no common brain.")
         background = -1.0 if self.normalization.background is None else self.normalization.background
-        scores = np.stack(
-            [normalize(volumes[m], measure(volumes[m], m, self.normalization), background) for m in MODALITIES]
-        )
+        scores = np.stack([self._scores(volumes[m], m, background) for m in MODALITIES])
         return self.segment_scores(scores, brain, background)
+
+    def _scores(self, volume: VolumeArray, modality: Modality, background: float) -> VolumeArray:
+        """Z-scores; an empty volume (the sequence that a system failed to make) is background all over."""
+        if not (volume > 0).any():
+            return np.full(volume.shape, background, dtype=np.float32)
+        return normalize(volume, measure(volume, modality, self.normalization), background)
 
     def segment_scores(self, scores: NDArray[np.float32], brain: MaskArray, background: float) -> NDArray[np.uint8]:
         """As `segment`, from float32 4 x X x Y x Z scores in challenge order.
@@ -157,27 +161,39 @@ def score_downstream(pairs: Sequence[Pair], judge: Judge) -> list[Scores]:
     return results
 
 
-def downstream_table(scores: Sequence[Scores]) -> str:
-    """Means as a Markdown table: the four real sequences, each replaced one, and the mean over those.
+def downstream_rows(scores: Sequence[Scores], own: bool = False) -> list[list[str]]:
+    """Header and cells of a table of means: the four real sequences, each replaced one, and the mean over those.
 
-    `kept` is the Dice as a share of that with the four real sequences; `own` the Dice against the judge's own result.
+    Args:
+        own: against the judge's own result on the four real sequences; else against the true masks, and with `kept`,
+            the Dice as a share of that with the four real sequences of the same subjects.
     """
     names = [f"{metric}_{region}" for region in REGIONS for metric in COLUMNS]
-    header = ["replaced", "n", *(n.replace("_", " ") for n in names)]
-    header += [f"{kind} {region}" for kind in ("kept", "own") for region in REGIONS]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    summary = downstream_summary(scores)
-    for group, values in summary.items():
-        cells = [f"{values[n]:.{COLUMNS[n.partition('_')[0]]}f}" for n in names]
+    header = ["against own result" if own else "replaced", "n", *(n.replace("_", " ") for n in names)]
+    table = [header if own else [*header, *(f"kept {region}" for region in REGIONS)]]
+    for group, values in downstream_summary(scores).items():
+        if own and group == REAL:
+            continue
+        cells = [f"{values['own_' * own + n]:.{COLUMNS[n.partition('_')[0]]}f}" for n in names]
         kept = [f"{100 * values[f'kept_{r}']:.0f} %" if f"kept_{r}" in values else "-" for r in REGIONS]
-        own = [f"{values[f'own_dice_{r}']:.3f}" if f"own_dice_{r}" in values else "-" for r in REGIONS]
-        lines.append(f"| {group} | {values['n']:.0f} | " + " | ".join([*cells, *kept, *own]) + " |")
-    return "\n".join(lines)
+        table.append([group, f"{values['n']:.0f}", *cells, *([] if own else kept)])
+    return table
+
+
+def downstream_table(scores: Sequence[Scores]) -> str:
+    """Both tables of `downstream_rows` in Markdown."""
+    return "\n\n".join(_markdown(downstream_rows(scores, own)) for own in (False, True))
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def downstream_summary(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
     """Means per group: `REAL`, each replaced sequence, and `mean` over all replaced ones; `kept_*` as in the table."""
     usable = [s for s in scores if s.values]
+    real = {s.subject: s.values for s in usable if s.modality == REAL}
     groups: dict[str, list[Scores]] = {REAL: [s for s in usable if s.modality == REAL]}
     groups |= {m: [s for s in usable if s.modality == m] for m in MODALITIES}
     groups["mean"] = [s for s in usable if s.modality != REAL]
@@ -186,8 +202,10 @@ def downstream_summary(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
         if not rows:
             continue
         found = {name: float(np.mean([r.values[name] for r in rows])) for name in rows[0].values}
-        if group != REAL and REAL in summary:
-            found |= {f"kept_{r}": found[f"dice_{r}"] / max(summary[REAL][f"dice_{r}"], 1e-6) for r in REGIONS}
+        if group != REAL:
+            # Of the same subjects, as often as each is there: some are harder than others.
+            whole = {r: float(np.mean([real[row.subject][f"dice_{r}"] for row in rows])) for r in REGIONS}
+            found |= {f"kept_{r}": found[f"dice_{r}"] / max(whole[r], 1e-6) for r in REGIONS}
         summary[group] = {"n": float(len(rows)), **found}
     return summary
 

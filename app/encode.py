@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Final
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,9 @@ from nibabel.orientations import apply_orientation
 from app.files import save_bytes
 from app.types import VolumeArray
 from app.volume import Grid
+
+#: Characters that a header's `descrip` holds.
+DESCRIPTION: Final = 79
 
 
 def to_image(
@@ -44,7 +48,7 @@ def to_image(
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0
     if description:
-        header["descrip"] = description.encode("ascii", "replace")[:79]
+        header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION]
     if dtype.kind in "iu":
         # Float32 holds every whole number up to 2 ** 24; only beyond it must a copy be wider.
         wide = stored if peak < 2**24 else stored.astype(np.float64)

@@ -189,7 +189,8 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], seed: int = 0) ->
 
     Returns:
         Per metric: `n` pairs, mean `difference` (first minus second), `low` and `high` of its 95 % bootstrap interval
-        (subjects are drawn, not volumes, since a subject's sequences go together), `p` of Wilcoxon's signed-rank test.
+        (subjects are drawn, not volumes, since a subject's sequences go together), `p` of Wilcoxon's signed-rank test
+        on the subjects' means, for the same reason.
     """
     from scipy.stats import wilcoxon
 
@@ -208,7 +209,8 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], seed: int = 0) ->
         drawn = sums[random.integers(0, len(sums), (_BOOTSTRAPS, len(sums)))].sum(axis=1)
         low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
         differences = np.array([d for v in by_subject.values() for d in v])
-        p = float(wilcoxon(differences).pvalue) if differences.any() and len(differences) > 1 else 1.0
+        each = sums[:, 0] / sums[:, 1]
+        p = float(wilcoxon(each).pvalue) if each.any() and len(each) > 1 else 1.0
         result[name] = {"n": len(differences), "difference": float(differences.mean()), "low": float(low),
                         "high": float(high), "p": p}  # fmt: skip
     return result

@@ -4,7 +4,7 @@ Three predictions of one voxel with expected absolute errors b (see `app.models.
 1 / b ** 2: those of the least variance if the errors were independent. The views of one network are not: they see the
 same inputs and err together. So the weights are used as a ranking that is known to be good, and the expected error of
 what they give is not taken from independence (which would shrink it with every view), but as the root of the mean of
-b ** 2 by the same weights: right where the errors go fully together, and an upper bound elsewhere.
+b ** 2 by the same weights: an upper bound, and close where the views expect errors of much the same size.
 
 A mirrored copy of a view counts as half of that view. With these weights it does not matter whether a view is joined
 with its mirrored copy first or all predictions at once.
@@ -42,6 +42,11 @@ class Joining:
     fusion: FusionName = "mean"
     flip: bool = False
     with_error: bool = False
+
+    @property
+    def name(self) -> str:
+        """For records and headers: `mean`, or `mean+flip` with the mirrored exam."""
+        return self.fusion + ("+flip" if self.flip else "")
 
     @property
     def needs_error(self) -> bool:

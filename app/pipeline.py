@@ -244,4 +244,5 @@ def finish_confidence(
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """What an output's header says of its origin, so that nobody takes it for a scan."""
-    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}"
+    joined = "" if model.regression is not None else f" {model.joining.name}"
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}{joined}"

@@ -38,7 +38,8 @@ def slide(
         overlap: share of a window that the next one covers again, 0 to below 1.
 
     Returns:
-        Float32 channels x X x Y x Z, 0 where no window reaches. Beside it memory holds one window and one volume.
+        Float32 channels x X x Y x Z, 0 where no window reaches. Beside it memory holds two windows and two volumes of
+        one channel.
 
     Raises:
         ValueError: the foreground is empty.
@@ -55,8 +56,9 @@ def slide(
         made = run(seen)
         total[(slice(None), *inside)] += (made * gaussian)[(slice(None), *outside)]
         weights[inside] += gaussian[outside]
-    reached = weights > 0
-    total[:, reached] /= weights[reached]
+    # Where no window reaches there is 0 to divide.
+    weights[weights == 0] = 1
+    total /= weights
     return total
 
 

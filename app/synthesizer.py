@@ -75,6 +75,11 @@ class Synthesizer:
         entry = self._manifest.entry(model)
         joining = choose_joining(entry, fusion, flip_average, with_error)
         refiner = refiner_of(self._manifest, entry, refine)
+        if refiner is not None and (learned := refiner.details.get("stage_one", {}).get("joined")) is not None:
+            given = joined_of(entry, joining)
+            if learned != given:
+                log.warning("The refiner %s learned on views joined as %r and gets %r now.",
+                            refiner.name, learned, given)  # fmt: skip
         self.model = replace(
             _open(entry, device, backend, precision, batch_size, cuda_graphs, refiner), joining=joining
         )
@@ -148,6 +153,11 @@ def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool | None, w
             "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence."
         )
     return joining
+
+
+def joined_of(entry: Entry, joining: Joining) -> str:
+    """What a refiner is taught on, beside the weights: the views and how they are joined."""
+    return "-".join([*entry.views, joining.name])
 
 
 def open_fallback(manifest: Manifest) -> Model:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -19,12 +19,12 @@ import nibabel as nib
 from app.cases import Case, Plan, plan
 from app.config import RunConfig
 from app.constants import Modality
-from app.encode import encode_image
+from app.encode import DESCRIPTION, encode_image
 from app.errors import DeviceError, TetradError, VolumeError
 from app.files import save_bytes
 from app.fuse import Fused
 from app.inputs import load_inputs, remarks
-from app.pipeline import Model, Prepared, finish, finish_confidence, predict, prepare, refine, synthesize_case
+from app.pipeline import Model, Prepared, describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
 from app.synthesizer import Synthesizer
 from app.trace import Trace
 from app.volume import Volume, load_volume, read_grid
@@ -179,6 +179,7 @@ class Worker:
         if len(kept) == len(first.targets):
             outcome.outputs = kept
             outcome.status = "kept"
+            outcome.warnings.extend(w for k in kept if (w := self._other_origin(k, first)))
             return
         job.case, todo, job.volumes = load_inputs(job.case, config.on_error, config.complete_all)
         outcome.warnings.extend(todo.warnings)
@@ -244,6 +245,7 @@ class Worker:
             "model": made.model.name,
             "weights_sha256": made.model.entry.sha256,
             "refiner_sha256": None if made.model.refiner is None else made.model.refiner.entry.sha256,
+            "joined": None if runtime is None else made.model.joining.name,
             "device": "cpu" if runtime is None else runtime.device,
             **confidence,
         }
@@ -303,6 +305,16 @@ class Worker:
             except VolumeError as error:
                 log.warning("%s It is made again.", error)
         return good
+
+    def _other_origin(self, kept: Mapping[str, Any], todo: Plan) -> str | None:
+        """What is to be said of an output that is kept and was made in another way than this run would make it."""
+        expected = describe(self.synthesizer.model, kept["target"], len(todo.inputs))
+        if todo.fallback or not kept["origin"].startswith("synthetic") or kept["origin"] == expected[:DESCRIPTION]:
+            return None
+        return (
+            f"{kept['path']} is kept as it is: it was made as {kept['origin']!r}, this run would make {expected!r}; "
+            "--overwrite makes it again."
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from app.cases import find_segmentations, scan
+from app.cli.arguments import share
 from app.config import FUSIONS, WEIGHTS_DIR, FusionName
 from app.constants import MODALITIES, REFERENCE_OF, Modality, View
 from app.encode import to_array
+from app.errors import UsageError
 from app.fuse import Fused, Joiner, Joining
 from app.metrics.image import image_scores
 from app.pipeline import Model, Prepared, finish, predict, prepare
@@ -36,13 +38,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
-    parser.add_argument("--contrast", default="0,0.25,0.4")
+    parser.add_argument("--contrast", type=_shares, default=[0.0, 0.25, 0.4], help="from 0 to 1, separated by commas")
     options = parser.parse_args()
-    model = Synthesizer(options.model, weights=options.weights, device="cpu").model
-    contrasts = [float(c) for c in options.contrast.split(",")]
+    # What is joined is what the network makes; a refiner would see the volume after that.
+    model = Synthesizer(options.model, weights=options.weights, device="cpu", refine=False).model
+    if model.entry.kind != "generator":
+        raise UsageError(f"model {model.entry.name!r} has no views to join; name a generator with --model.")
+    contrasts: list[float] = options.contrast
+    cases = [c for c in scan(options.data).cases if not c.absent]
+    if not cases:
+        raise UsageError(f"{options.data} holds no complete subject.")
     masks = find_segmentations(options.data)
     found: dict[str, list[list[float]]] = {}
-    for subject, volumes in load_complete(scan(options.data).cases):
+    for subject, volumes in load_complete(cases):
         first = volumes["t1n"]
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
@@ -62,6 +70,10 @@ def main() -> None:
         cells = " | ".join(f"{v:.5f}" if c.startswith("official") else f"{v:.4f}" for c, v in means)
         print(f"| {name} | {len(rows)} | {cells} |")
     print(machine())
+
+
+def _shares(text: str) -> list[float]:
+    return [share(part) for part in text.split(",")]
 
 
 def _ways(

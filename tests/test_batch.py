@@ -163,6 +163,22 @@ class TestResume:
         assert text.startswith("synthetic t2f from 3, tetrad ")
         assert "tiny" in text
 
+    def test_what_was_made_in_another_way_is_kept_and_said(self, tmp_path, write_subject, weights_dir):
+        write_subject(tmp_path / "in" / "a")
+        (made,) = run(_config(tmp_path, weights_dir, model="tiny")).outcomes
+        assert made.outputs[0]["joined"] == "mean"
+        (same,) = run(_config(tmp_path, weights_dir, model="tiny")).outcomes
+        assert (same.status, same.warnings) == ("kept", made.warnings)
+        for options in ({"model": "tiny", "flip_average": True}, {"model": "tiny", "fusion": "median"}, {}):
+            (kept,) = run(_config(tmp_path, weights_dir, **options)).outcomes
+            assert kept.status == "kept"
+            assert "is kept as it is" in kept.warnings[-1]
+            assert "--overwrite" in kept.warnings[-1]
+        (again,) = run(_config(tmp_path, weights_dir, model="tiny", flip_average=True, overwrite=True)).outcomes
+        assert again.outputs[0]["joined"] == "mean+flip"
+        text = nib.load(tmp_path / "out" / "a-t2f.nii.gz").header["descrip"].item().decode()
+        assert text.endswith(" mean+flip")
+
     def test_overwrite_makes_all_again(self, three, weights_dir):
         run(_config(three, weights_dir))
         assert {o.status for o in run(_config(three, weights_dir, overwrite=True)).outcomes} == {"made"}

@@ -33,6 +33,18 @@ def test_a_variant_that_does_not_exist_is_named(arguments):
     assert "no variant 'no such thing'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "options,said",
+    [(["--contrast", "7"], "not a number from 0 to 1"), (["--model", "regression"], "has no views to join"),
+     ([], "holds no complete subject")],
+)  # fmt: skip
+def test_what_cannot_be_joined_is_one_sentence(tmp_path, options, said):
+    done = _call("fusion", "--data", str(tmp_path), *options)
+    assert done.returncode == ExitCode.USAGE
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_device_that_is_not_there_is_one_sentence():
     done = _call("ways", "--device", "cuda:77")
     assert done.returncode == ExitCode.DEVICE

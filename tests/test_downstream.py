@@ -19,7 +19,7 @@ from app.cli import main
 from app.constants import MODALITIES
 from app.downstream import REAL, Judge, downstream_summary, score_downstream
 from app.errors import ExitCode, WeightsError
-from app.evaluate import find_pairs
+from app.evaluate import Scores, find_pairs
 from app.models.blocks import group_norm
 from app.models.volumetric import VolumeSegmenter
 from app.networks import save_judge
@@ -31,7 +31,7 @@ from app.training.losses import dice_loss
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import AugmentationRecipe, DataRecipe, load_recipe
 from app.training.tasks import begin_with
-from app.weights import read_manifest
+from app.weights import read_manifest, write_entry
 
 STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]
@@ -210,6 +210,22 @@ class TestJudge:
         assert summary["t1c"]["kept_WT"] == pytest.approx(1)
         assert summary["mean"]["n"] == 2
 
+    def test_an_empty_volume_is_judged_like_any_other(self, data, tmp_path):
+        image = nib.load(data / "s0" / "s0-t1c.nii.gz")
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), tmp_path / "s0-t1c.nii.gz")
+        pairs, _ = find_pairs(tmp_path, data)
+        rows = score_downstream(pairs, judge_of())
+        assert [(r.modality, r.problems) for r in rows] == [(REAL, []), ("t1c", [])]
+        assert rows[1].values["own_dice_WT"] < 1
+
+    def test_what_is_kept_is_a_share_of_the_same_subjects(self):
+        names = [f"{metric}_{region}" for region in ("WT", "TC", "ET") for metric in ("dice", "nsd1", "hd95")]
+        easy, hard = dict.fromkeys(names, 0.9), dict.fromkeys(names, 0.5)
+        rows = [Scores("a", REAL, easy), Scores("b", REAL, hard)]
+        rows += [Scores("a", "t1c", easy), Scores("b", "t2w", hard), Scores("b", "t2f", problems=["unreadable"])]
+        summary = downstream_summary(rows)
+        assert [summary[g]["kept_WT"] for g in ("t1c", "t2w", "mean")] == pytest.approx([1, 1, 1])
+
     def test_nothing_is_found_outside_the_brain(self, data):
         volumes = {m: nib.load(data / "s0" / f"s0-{m}.nii.gz").get_fdata(dtype=np.float32) for m in MODALITIES}
         labels = judge_of(seed=1).segment(volumes)
@@ -284,9 +300,24 @@ class TestCommands:
         shown = capsys.readouterr().out
         assert f"| {REAL} | 1 |" in shown
         assert "100 %" in shown
+        assert "| against own result | 1 |" not in shown
+        assert "| t1c | 1 | 1.000 | 1.000 | 0.0 |" in shown.partition("against own result")[2]
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert page.count("The tumour as the 3D judge finds it") == 2
         results = json.loads((tmp_path / "out" / "summary.json").read_text())["downstream"]
         assert results["t1c"]["own_hd95_WT"] == 0
         assert "own_nsd1_TC" in (tmp_path / "out" / "scores.csv").read_text()
+
+    def test_no_model_takes_the_place_of_one_that_does_something_else(self, weights, data, tmp_path, capsys):
+        folder = shutil.copytree(weights / "w", tmp_path / "w")
+        write_entry(folder, "unet", "generator", {}, NORMALIZATION, {})
+        before = (folder / "manifest.json").read_bytes()
+        for more in ((), ("--force",)):
+            code = main(["export", str(weights / "run"), "--data", str(data), "--weights", str(folder),
+                         "--model", "unet", "--score-on", str(weights / "unseen"), *more])  # fmt: skip
+            assert code == ExitCode.USAGE
+            assert "is a generator; give the judge another name" in capsys.readouterr().err
+        assert (folder / "manifest.json").read_bytes() == before
 
     def test_without_a_judge_it_says_so_before_scoring(self, weights, tmp_path, capsys):
         arguments = ["evaluate", "--prediction", str(tmp_path), "--reference", str(weights / "unseen"), "--downstream"]

@@ -160,7 +160,8 @@ class TestEvaluate:
         assert code == 0
         result = json.loads((tmp_path / "s" / "summary.json").read_text())["comparison"]["ssim_brain"]
         assert 0 < result["low"] <= result["difference"] <= result["high"]
-        assert result["p"] < 0.01
+        # The least that three subjects can give.
+        assert result["p"] == pytest.approx(0.25)
         assert "95 % interval" in capsys.readouterr().out
 
     def test_segmentations_are_scored_too(self, run_folder, complete, tmp_path, capsys):
@@ -178,6 +179,15 @@ class TestStatistics:
     def test_identical_folders_do_not_differ(self):
         scores = [Scores(f"s{i}", "t1c", {"m": float(i)}) for i in range(5)]
         assert compare(scores, scores)["m"] == {"n": 5, "difference": 0, "low": 0, "high": 0, "p": 1}
+
+    def test_a_subjects_sequences_are_no_witnesses_of_their_own(self):
+        gains = {"a": 1.0, "b": 2.0, "c": 3.0}
+        first = [Scores(s, m, {"m": g}) for s, g in gains.items() for m in ("t1c", "t1n", "t2f", "t2w")]
+        second = [Scores(s.subject, s.modality, {"m": 0.0}) for s in first]
+        result = compare(first, second)["m"]
+        assert (result["n"], result["difference"]) == (12, 2)
+        # Of the eight ways to give three subjects signs, two are as far from none.
+        assert result["p"] == pytest.approx(2 / 8)
 
     def test_interval_covers_the_truth(self):
         random = np.random.default_rng(1)

@@ -310,6 +310,9 @@ class TestRun:
         other = replace(first, files={**first.files, "torch": {**first.files["torch"], "sha256": "f" * 64}})
         with pytest.raises(UsageError, match="refines what 'tiny' made"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=other)
+        turned = replace(first, details={**first.details, "flip_average": True})
+        with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip' now"):
+            train(small("schedule.steps=2"), paths, resume=True, stage_one=turned)
 
     def test_dice_needs_a_segmenter_and_a_judge_is_none(self, paths, first, tmp_path):
         recipe = small("losses.dice=1", "data.tumour_share=1.0")
@@ -343,7 +346,7 @@ class TestRun:
         shutil.copytree(first.folder, tmp_path / "all")
         published = publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True)
         assert published.details["training"]["started_from"]["model"] == "other"
-        assert published.details["stage_one"].keys() == {"model", "sha256", "training"}
+        assert published.details["stage_one"].keys() == {"model", "sha256", "joined", "training"}
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "elsewhere")
         with pytest.raises(UsageError, match="was trained on"):
             publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True,
@@ -459,6 +462,17 @@ class TestCommands:
         assert "its first stage does; leave out" in capsys.readouterr().err
         assert self._export(folder, data, *arguments) == ExitCode.OK
         assert read_manifest(weights).entry("tiny").details["refine"] is True
+
+    def test_views_joined_in_another_way_are_another_first_stage(self, folder, data, weights, capsys, caplog):
+        assert self._export(folder, data, weights, "--force") == ExitCode.OK
+        Synthesizer("tiny", weights=weights, device="cpu", refine=True)
+        assert "learned on views" not in caplog.text
+        Synthesizer("tiny", weights=weights, device="cpu", refine=True, fusion="median")
+        assert "learned on views joined as" in caplog.text
+        change_details(read_manifest(weights).entry("tiny"), {"flip_average": True})
+        capsys.readouterr()
+        assert self._export(folder, data, weights, "--force") == ExitCode.USAGE
+        assert "Put it back, or train anew" in capsys.readouterr().err
 
     def test_it_goes_where_its_first_stage_is(self, folder, data, weights, tmp_path, capsys):
         assert self._export(folder, data, tmp_path / "empty", "--force") == ExitCode.USAGE

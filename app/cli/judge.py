@@ -127,8 +127,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         problems += [p for s in second for p in s.problems]
         results["comparison"] = ev.compare(images, second)
         print("\n" + ev.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
+    downstream: list[list[list[str]]] = []
     if judge is not None:
-        scores += _judge_downstream(judge, pairs, results, problems)
+        judged, downstream = _judge_downstream(judge, pairs, results, problems)
+        scores += judged
     if options.predicted_segmentations is not None:
         segmented = ev.score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
         problems += [p for s in segmented for p in s.problems]
@@ -143,7 +145,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         ev.write_results(options.out, scores, results, problems)
         facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
         page = options.out / "report.html"
-        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, page, calibration)
+        write_evaluation_report(images, summary, problems, ev.COLUMNS, pairs, facts, page, calibration, downstream)
         log.info("Scores, summary and report: %s", options.out)
     for problem in problems:
         log.warning("%s", problem)
@@ -157,15 +159,17 @@ def _judge(options: argparse.Namespace) -> Judge:
     return Judge.open(read_manifest(options.weights).entry(options.judge), options.device)
 
 
-def _judge_downstream(judge: Judge, pairs: list[Pair], results: dict[str, Any], problems: list[str]) -> list[Scores]:
-    """Prints what the judge finds with each synthesised sequence and adds it to the results."""
-    from app.downstream import downstream_summary, downstream_table, score_downstream
+def _judge_downstream(
+    judge: Judge, pairs: list[Pair], results: dict[str, Any], problems: list[str]
+) -> tuple[list[Scores], list[list[list[str]]]]:
+    """Prints what the judge finds with each synthesised sequence and adds it to the results; its tables."""
+    from app.downstream import downstream_rows, downstream_summary, downstream_table, score_downstream
 
     judged = score_downstream(pairs, judge)
     problems += [p for s in judged for p in s.problems]
     results["downstream"] = downstream_summary(judged)
     print("\n" + downstream_table(judged))  # noqa: T201
-    return judged
+    return judged, [downstream_rows(judged, own) for own in (False, True)]
 
 
 def _judge_confidence(

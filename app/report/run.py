@@ -75,6 +75,7 @@ def write_evaluation_report(
     facts: Mapping[str, str],
     page_path: Path,
     calibration: tuple[Sequence[Sequence[str]], bytes] | None = None,
+    downstream: Sequence[Sequence[Sequence[str]]] = (),
 ) -> None:
     """The page of an evaluation, and one PNG per volume in `pictures/` beside it.
 
@@ -84,6 +85,7 @@ def write_evaluation_report(
         columns: metrics that are shown, with decimals.
         pairs: `app.evaluate.Pair`, one per volume.
         calibration: header and rows of `app.calibrate.rows`, and a PNG of its plot.
+        downstream: tables of `app.downstream.downstream_rows`.
 
     Raises:
         OutputError: they cannot be written.
@@ -104,6 +106,7 @@ def write_evaluation_report(
             {n: {m: [_value(s, n) for s in scores if s.modality == m] for m in MODALITIES} for n in names}
         ),
     )
+    page.tables += [Table("The tumour as the 3D judge finds it", header, body) for header, *body in downstream]
     if calibration is not None:
         (header, *body), page.calibration = calibration
         page.tables.append(Table("Confidence: expected and observed error", header, body))

@@ -47,6 +47,9 @@ from app.weights import MANIFEST, Entry, Manifest, change_details, read_manifest
 
 log = logging.getLogger(__name__)
 
+#: What a manifest calls the result of each task of a recipe.
+_KINDS = {"synthesis": "generator", "segmentation": "segmenter", "judging": "judge", "refinement": "refiner"}
+
 
 def publish(
     run: Path,
@@ -82,6 +85,7 @@ def publish(
         WeightsError: `weights` cannot be written to.
     """
     state = load_state(run / (BEST if (run / BEST).exists() else LAST))
+    _require_kind(weights, name, _KINDS[state.recipe.task])
     cases, masks = _judges(state, score_on)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
@@ -141,6 +145,9 @@ def _publish_generator(
         if not force:
             for replaced in _replaced(weights, name, make_default):
                 _require_better(scores, replaced, cases, masks, str(device))
+    for _, old in _replaced(weights, name, make_default=False):
+        if "refiner" in old.details:
+            log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
     entry = save_generator(
         weights,
         name,
@@ -177,7 +184,7 @@ def _publish_refiner(
     Args:
         make_default: the first stage is refined from now on unless it is run with `--no-refine`.
     """
-    first = _first_stage(state, weights, name)
+    first = _first_stage(state, weights)
     network = Refiner(refiner_config(state.recipe))
     network.load_state_dict(_rounded(state.average))
     scores: dict[str, Any] = {}
@@ -205,7 +212,7 @@ def _publish_refiner(
     return entry
 
 
-def _first_stage(state: State, weights: Path, name: str) -> Entry:
+def _first_stage(state: State, weights: Path) -> Entry:
     """The generator that a run's refiner was trained for, as the weights folder has it."""
     wanted = state.origin
     entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
@@ -214,8 +221,12 @@ def _first_stage(state: State, weights: Path, name: str) -> Entry:
             f"the run refines model {wanted['model']!r} (sha256 {wanted['sha256'][:8]}), which {weights} lacks; "
             "export into the folder that has it."
         )
-    if name in entries and entries[name].kind != "refiner":
-        raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the refiner another name.")
+    first = StageOne(entries[wanted["model"]], "cpu")
+    if wanted.get("joined", first.joined) != first.joined:
+        raise UsageError(
+            f"the run refines views of {wanted['model']!r} joined as {wanted['joined']!r}; the manifest of {weights} "
+            f"says {first.joined!r} now. Put it back, or train anew."
+        )
     return entries[wanted["model"]]
 
 
@@ -282,6 +293,13 @@ def _publish_segmenter(
     return save_segmenter(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
 
 
+def _require_kind(weights: Path, name: str, kind: str) -> None:
+    """Refuses to put a model in the place of one that does something else."""
+    entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
+    if name in entries and entries[name].kind != kind:
+        raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the {kind} another name.")
+
+
 def _scores(found: Sequence[Scores]) -> dict[str, Any]:
     if not found:
         raise UsageError("no subject of --score-on could be scored; see the messages above.")
@@ -305,8 +323,10 @@ def _require_better(
     device: str,
 ) -> None:
     manifest, entry = replaced
-    if entry.details.get("scores", {}).get("subjects") == scores["subjects"]:
-        before = entry.details["scores"]["mean"]
+    # What it makes by default: with its refiner, where that is on.
+    known = (manifest.entries[entry.details["refiner"]] if entry.details.get("refine") else entry).details
+    if known.get("scores", {}).get("subjects") == scores["subjects"]:
+        before = known["scores"]["mean"]
     else:
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
         before = means(score_drops(Synthesizer(entry.name, weights=manifest.folder, device=device).model, cases, masks))
@@ -316,6 +336,8 @@ def _require_better(
 def _refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
     both = [k for k in judged if k in before and k in now]
     shown = ", ".join(f"{k} {now[k]:.4f} (before {before[k]:.4f})" for k in both)
+    if not both:
+        raise UsageError(f"{name!r} has no scores to compare with; --force replaces it.")
     if any(now[k] < round(before[k], 6) for k in both):
         raise UsageError(f"the model is worse than {name!r}, which it would replace: {shown}; --force writes it.")
     log.info("Not worse than %s: %s", name, shown)

@@ -28,8 +28,10 @@ class NetworkRecipe:
     """What is trained.
 
     Attributes:
-        kind: `hybrid` (the hybrid-fusion generator) or `unet` (a plain one of 1.8 million parameters).
+        kind: `hybrid` (the hybrid-fusion generator) or `unet` (a plain one).
         preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
+        widths: channels per level of the plain one, each level at half the resolution; the default gives 1.8 million
+            parameters.
         fine_skip: as in `app.models.generator.GeneratorConfig`.
         discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
         confidence: the head that says how wrong each pixel is expected to be (`app.models.confidence`).
@@ -40,6 +42,7 @@ class NetworkRecipe:
 
     kind: Literal["hybrid", "unet"] = "hybrid"
     preset: Literal["compact", "half", "full"] = "half"
+    widths: tuple[int, ...] = (32, 64, 128, 256)
     fine_skip: bool = False
     discriminator_width: int = 64
     confidence: Confidence = "none"

@@ -20,6 +20,7 @@ def check(recipe: Recipe, source: str) -> None:
         UsageError: names the rule that is broken.
     """
     schedule, data, optimizer = recipe.schedule, recipe.data, recipe.optimizer
+    network, usual = recipe.network, type(recipe.network)()
     rules = {
         "schedule.steps or schedule.budget_minutes must be above 0": schedule.steps > 0 or schedule.budget_minutes > 0,
         "schedule.steps, budget_minutes and epoch_steps must not be negative": min(
@@ -32,6 +33,12 @@ def check(recipe: Recipe, source: str) -> None:
         "data.views must name one view or more": bool(data.views),
         f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
             n > 0 and n % MULTIPLE == 0 for n in (*data.axial, *data.sagittal, *data.coronal)
+        ),
+        # More levels would halve a canvas that is no longer even; GroupNorm has eight groups.
+        "network.widths must be 2 to 5 multiples of 8": 2 <= len(network.widths) <= 5
+        and all(w > 0 and w % 8 == 0 for w in network.widths),
+        "network.widths are those of network.kind = 'unet'; the hybrid generator has network.preset": (
+            network.kind == "unet" or network.widths == usual.widths
         ),
         f"data.patch must be three multiples of {MULTIPLE}": all(n > 0 and n % MULTIPLE == 0 for n in data.patch),
         "data.single_missing and tumour_share are probabilities": all(

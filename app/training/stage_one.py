@@ -2,8 +2,8 @@
 
 Each sequence of each subject, made from the other three, as `app.pipeline.predict` gives it: scores, before anything is
 stretched or cleared; background outside the brain. The file is `<subject>-stage1-<the model's sha256, 8 digits>.npy`
-(`...-confidence-flip.npy` for a model that joins its views in another way than by their plain mean), float16 (sequence,
-left, posterior, superior) on the subject's box.
+(and then, where it is not the plain mean of all three, the views and how they are joined), float16 (sequence, left,
+posterior, superior) on the subject's box.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.cases import scan
-from app.constants import MODALITIES, Modality
+from app.constants import MODALITIES, VIEWS, Modality
 from app.errors import UsageError
 from app.files import save_bytes
 from app.fuse import Joining
 from app.pipeline import Model, predict, prepare
 from app.preprocess import vote_foreground
 from app.sliding import bounding_box
-from app.synthesizer import Synthesizer, choose_joining
+from app.synthesizer import Synthesizer, choose_joining, joined_of
 from app.training.cache import NORMALIZATION, CachedSubject, load_complete, mapped
 from app.training.checkpoint import State
 from app.training.distributed import Processes
@@ -72,14 +72,19 @@ class StageOne:
         return {
             "model": self.entry.name,
             "sha256": self.entry.sha256,
+            "joined": self.joined,
             "training": self.entry.details.get("training", {}),
         }
 
     def path_of(self, subject: CachedSubject) -> Path:
         """Where its volumes of a subject are kept."""
-        joining = choose_joining(self.entry, None, None, with_error=False)
-        how = "" if joining == Joining() else f"-{joining.fusion}" + "-flip" * joining.flip
+        how = "" if self.joined == "-".join([*VIEWS, Joining().name]) else f"-{self.joined}"
         return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}{how}.npy"
+
+    @property
+    def joined(self) -> str:
+        """Its views and how they are joined; a refiner learns on that as much as on the weights."""
+        return joined_of(self.entry, choose_joining(self.entry, None, None, with_error=False))
 
     def make(self, data: Path, subjects: Sequence[CachedSubject]) -> None:
         """Makes the volumes that are not there yet, each subject's file when its four are done.
@@ -138,6 +143,11 @@ def open_stage_one(
     if before is not None and before.origin["sha256"] != entry.sha256:
         raise UsageError(f"the run refines what {before.origin['model']!r} made; --stage-one names another model.")
     stage_one = StageOne(entry, str(group.device))
+    if before is not None and before.origin.get("joined", stage_one.joined) != stage_one.joined:
+        raise UsageError(
+            f"the run refines views of {entry.name!r} joined as {before.origin['joined']!r}; the manifest says "
+            f"{stage_one.joined!r} now. Put it back, or train anew."
+        )
     if group.first:
         known = set(entry.details.get("training", {}).get("names", []))
         if both := sum(s.name in known for s in subjects):

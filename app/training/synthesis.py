@@ -41,7 +41,11 @@ def generator_config(recipe: Recipe) -> GeneratorConfig | PlainConfig:
     told, scale = asked.intensity_prior != "none", L.CONFIDENCE_WEIGHTS[0] if asked.confidence == "bounded" else 1.0
     if asked.kind == "unet":
         return PlainConfig(
-            background=BACKGROUND, intensity_code=told, confidence=asked.confidence, confidence_scale=scale
+            widths=asked.widths,
+            background=BACKGROUND,
+            intensity_code=told,
+            confidence=asked.confidence,
+            confidence_scale=scale,
         )
     return GeneratorConfig(
         width=PRESETS[asked.preset],

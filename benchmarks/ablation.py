@@ -30,6 +30,9 @@ VARIANTS: dict[str, list[str]] = {
     "U-Net with adversary and classification": [*UNET, *ADVERSARY],
     "U-Net with focal Tversky": [*UNET, "losses.tversky=0.5"],
     "U-Net with every sequence in turn": [*UNET, "schedule.targets=4", "schedule.batch_size=2"],
+    "wide U-Net with every sequence in turn": [
+        *UNET, "network.widths=[64,128,256,512]", "schedule.targets=4", "schedule.batch_size=2"
+    ],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
     "U-Net told the mean median": [*UNET, "network.intensity_prior='mean'"],

@@ -42,5 +42,5 @@ COPY app ./app
 # Any user may run it, whatever umask it was built under.
 RUN chmod -R a+rX /opt/tetrad && chmod a+x entrypoint.sh
 
-USER 10001:10001
+# No USER: the folder mounted as /output belongs to whoever starts the container, and only root or `--user` may write there.
 ENTRYPOINT ["/opt/tetrad/entrypoint.sh"]

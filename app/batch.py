@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -168,7 +170,8 @@ def _check_folders(config: RunConfig) -> None:
             raise UsageError(f"the folder {config.confidence_dir} for confidence is the input; give another one.")
     if config.profile_file is not None and output in config.profile_file.resolve().parents:
         raise UsageError(f"the trace {config.profile_file} lies in the output, which holds images only.")
-    for folder in filter(None, [config.output_dir, config.report_dir, config.confidence_dir]):
+    trace = None if config.profile_file is None else config.profile_file.absolute().parent
+    for folder in filter(None, [config.output_dir, config.report_dir, config.confidence_dir, trace]):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -187,6 +190,26 @@ def _require_work(cases: Sequence[Case], config: RunConfig) -> None:
         raise NothingToDo(f"all {len(cases)} subjects of {config.input_dir} have the four sequences; nothing to make.")
 
 
+def _with_history(summary: Summary, path: Path) -> list[dict[str, Any]]:
+    """The outcomes for the record; of outputs that were kept also what the record before says of their making."""
+    before: dict[str, dict[str, Any]] = {}
+    sums: dict[str, set[str]] = {}
+    # Whatever else lies there bears no witness.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        before = {s["subject"]: s for s in json.loads(path.read_bytes())["subjects"]}
+        sums = {name: {o["sha256"] for o in s["outputs"]} for name, s in before.items()}
+    told = []
+    for outcome in summary.outcomes:
+        form = dict(vars(outcome))
+        known = before.pop(outcome.subject, {})
+        if outcome.status == "kept" and {o["sha256"] for o in outcome.outputs} <= sums.get(outcome.subject, set()):
+            warnings = dict.fromkeys([*known.get("warnings", []), *outcome.warnings])
+            form = {**form, **known, "status": "kept", "warnings": list(warnings)}
+        told.append(form)
+    # A run that was ended early has not come to all of them.
+    return told + (list(before.values()) if summary.signal_number or summary.stopped else [])
+
+
 def _write_record(config: RunConfig, summary: Summary, flow: Flow | Fleet, started: datetime) -> None:
     record = {
         "tetrad": __version__,
@@ -198,11 +221,11 @@ def _write_record(config: RunConfig, summary: Summary, flow: Flow | Fleet, start
         "model": flow.model,
         "runtime": flow.runtime,
         "notes": list(summary.notes),
-        "subjects": [vars(o) for o in summary.outcomes],
     }
     assert config.report_dir is not None
     part = f"-part{config.part_id}of{config.num_parts}" if config.num_parts > 1 else ""
     path = config.report_dir / f"tetrad-run{part}.json"
+    record["subjects"] = _with_history(summary, path)
     try:
         save_bytes((json.dumps(record, indent=2) + "\n").encode(), path)
         if summary.signal_number is None:
@@ -212,4 +235,7 @@ def _write_record(config: RunConfig, summary: Summary, flow: Flow | Fleet, start
         log.error("%s", error)
         summary.report_failed = True
         return
-    log.info("Run record and report: %s, .html", path)
+    if summary.signal_number is None:
+        log.info("Run record and report: %s, .html", path)
+    else:
+        log.info("Run record: %s", path)

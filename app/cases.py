@@ -136,8 +136,21 @@ def find_segmentations(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UsageError(f"the folder {folder} does not exist.")
-    matches = ((_BRATS_SEGMENTATION.match(p.name), p) for p in sorted(folder.rglob("*.nii*")))
+    matches = ((_BRATS_SEGMENTATION.match(p.name), p) for p in images_below(folder))
     return {match["subject"]: path for match, path in matches if match}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every `.nii` and `.nii.gz` file below a folder, sorted; links are followed, each place is visited once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if _NIFTI.search(name)]
+    return sorted(found)
 
 
 def tumour_type(subject: str) -> str:
@@ -223,16 +236,9 @@ def _require_one_grid(case: Case) -> None:
     for grid in others:
         if not first.same_as(grid):
             raise CaseError(
-                f"{case.subject}: its sequences lie on different grids ({first.path.name} is {first.describe()}, "
-                f"{grid.path.name} {grid.describe()}{_distance_hint(first, grid)}); "
+                f"{case.subject}: its sequences lie on different grids ({first.difference(grid)}); "
                 "register and resample them to one grid first."
             )
-
-
-def _distance_hint(first: Grid, other: Grid) -> str:
-    if first.describe() != other.describe():
-        return ""
-    return f", affines {abs(first.lps_affine - other.lps_affine).max():.3g} mm apart"
 
 
 def _walk(root: Path, barred: set[Path], notes: list[str]) -> Iterator[tuple[Path, list[str], str | None]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from app.backends import tells_of_memory
 from app.constants import MODALITIES, Modality
-from app.errors import CaseError, VolumeError
+from app.errors import CaseError, VolumeError, WeightsError
 from app.evaluate import Pair, Scores
 from app.intensity import Normalization
 from app.metrics.segmentation import REGIONS, segmentation_scores
@@ -65,6 +65,8 @@ class Judge:
             WeightsError: the entry is no judge, or its file is missing or damaged.
             DeviceError: the device is not there.
         """
+        if entry.kind != "judge":
+            raise WeightsError(f"model {entry.name!r} is a {entry.kind}, no judge; name one with --judge.")
         runtime = choose_runtime(entry.files, Machine.probe(), device, "torch")
         chosen = torch.device(runtime.device)
         x, y, z = entry.details["window"]

@@ -44,7 +44,9 @@ def make_dropout(source: Path, output: Path, seed: int = SEED, each: bool = Fals
     cases = [c for c in found if c.problem is None and not c.absent and not c.faults and not c.empty]
     for case in found:
         if case not in cases:
-            log.warning("%s is left out: it does not have all four sequences.", case.subject)
+            reasons = [case.problem, *case.faults.values(), *case.empty.values()]
+            why = next(filter(None, reasons), "it does not have all four sequences.")
+            log.warning("%s is left out: %s", case.subject, why)
     if not cases:
         raise UsageError(f"{source} holds no complete subject; give a folder of subjects with four sequences.")
     if output.exists() and any(output.iterdir()):

@@ -17,6 +17,8 @@ from app.volume import Grid
 
 #: Characters that a header's `descrip` holds.
 DESCRIPTION: Final = 79
+#: Whole numbers up to this are too coarse for an image.
+_FEW_LEVELS: Final = 64
 
 
 def to_image(
@@ -25,7 +27,8 @@ def to_image(
     """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
 
     Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
-    files rely on a slope) becomes int16; values beyond the type saturate (see `scale_to_type`).
+    files rely on a slope) becomes int16, and one that a slope made fractions of becomes float32 where rounding would
+    leave few grey levels; values beyond the type saturate (see `scale_to_type`).
 
     Args:
         data: float32, axes L, P, S, finite, not negative.
@@ -44,7 +47,7 @@ def to_image(
     stored = apply_orientation(data, reference.from_lps)
     header = reference.header.copy()
     header.set_data_shape(reference.shape)
-    dtype = dtype or _output_dtype(header.get_data_dtype(), peak)
+    dtype = dtype or _output_dtype(reference, peak)
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0
     if description:
@@ -70,7 +73,7 @@ def to_array(image: nib.Nifti1Image, grid: Grid) -> VolumeArray:
 def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:
     """Scales an array down where its peak exceeds what `to_image` can store (the unit of an MRI is arbitrary)."""
     peak = float(data.max())
-    dtype = _output_dtype(reference.header.get_data_dtype(), peak)
+    dtype = _output_dtype(reference, peak)
     if dtype.kind == "f" or peak <= np.iinfo(dtype).max:
         return data
     return data * np.float32(np.iinfo(dtype).max / peak)
@@ -92,7 +95,10 @@ def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
     return content
 
 
-def _output_dtype(stored: np.dtype, peak: float) -> np.dtype:
+def _output_dtype(reference: Grid, peak: float) -> np.dtype:
+    stored = reference.header.get_data_dtype()
+    if reference.fractions and peak < _FEW_LEVELS:
+        return np.dtype(np.float32)
     if stored.kind == "f":
         return np.dtype(np.float32) if stored.itemsize <= 4 else np.dtype(np.float64)
     # Without the foreign byte order that a file may have.

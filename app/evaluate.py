@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from app.cases import find_segmentations, parse_name, scan, tumour_type
+from app.cases import find_segmentations, images_below, parse_name, scan, tumour_type
 from app.constants import MODALITIES, Modality
 from app.errors import UsageError, VolumeError
 from app.files import save_bytes
@@ -86,10 +87,15 @@ def find_pairs(prediction: Path, reference: Path, segmentations: Path | None = N
     pairs, problems = [], []
     if not prediction.is_dir():
         raise UsageError(f"the prediction folder {prediction} does not exist.")
-    for path in sorted(prediction.rglob("*.nii*")):
+    found: dict[tuple[str, Modality], Path] = {}
+    for path in images_below(prediction):
         named = parse_name(path)
         if named is None:
             continue
+        if named in found:
+            problems.append(f"{path} is left out: {found[named]} is scored as {named[1]} of {named[0]}; keep one.")
+            continue
+        found[named] = path
         if named not in truths:
             problems.append(f"{path} has no counterpart in {reference}.")
             continue
@@ -102,6 +108,13 @@ def find_pairs(prediction: Path, reference: Path, segmentations: Path | None = N
         raise UsageError(f"no file of {prediction} has a counterpart in {reference}; both name <subject>-<sequence>.")
     predicted = {p.subject for p in pairs}
     problems += [f"{s} of {reference} has no prediction." for s in sorted({s for s, _ in truths} - predicted)]
+    counts = Counter(p.subject for p in pairs)
+    if len(counts) > 1 and max(counts.values()) == len(MODALITIES):
+        # Each sequence was dropped in turn.
+        problems += [
+            f"{prediction} has no {m} of {s}, and all four of others."
+            for s in sorted(predicted) for m in MODALITIES if (s, m) in truths and (s, m) not in found
+        ]  # fmt: skip
     return pairs, list(dict.fromkeys(problems))
 
 
@@ -111,10 +124,10 @@ def score_pair(pair: Pair, border: Border = "keep") -> Scores:
     try:
         made, truth = load_volume(pair.prediction, strict=True), load_volume(pair.reference, strict=True)
         if not made.grid.same_as(truth.grid):
-            raise VolumeError(
-                f"{pair.prediction} ({made.grid.describe()}) is not on the grid of {pair.reference} "
-                f"({truth.grid.describe()})."
-            )
+            difference = made.grid.difference(truth.grid)
+            raise VolumeError(f"{pair.prediction} is not on the grid of {pair.reference} ({difference}).")
+        if made.data.max() == made.data.min():
+            scores.problems.append(f"{pair.prediction} has the same value ({made.data.max():g}) everywhere.")
         tumour = None
         if pair.segmentation is not None:
             mask = load_volume(pair.segmentation, strict=True)

@@ -36,6 +36,8 @@ _DEFLATE_LIMIT = 1032
 _SUSPICIOUS_COMPRESSION = 150
 #: Share of the voxels with content that may lie below zero (interpolation leaves some); z-scored images have half.
 _MOST_NEGATIVE = 0.25
+#: Beyond this no intensity is real, and sums of squares leave float32.
+_LARGEST = 1e12
 #: Bytes that may follow the last voxel (some writers append).
 _TRAILING_SLACK = 2**24
 #: What nibabel, zlib and the system raise for a damaged or foreign file.
@@ -55,6 +57,7 @@ class Grid:
         affine: 4 x 4, stored voxel index to millimetres.
         header: the file's own header, kept for the output.
         notes: what a user should know of this file, one sentence each.
+        fractions: whether it stores integers that a slope or intercept makes fractions of.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Grid:
     affine: Affine
     header: nib.Nifti1Header
     notes: tuple[str, ...] = ()
+    fractions: bool = False
 
     @property
     def to_lps(self) -> NDArray[np.float64]:
@@ -105,6 +109,13 @@ class Grid:
         return self.lps_shape == other.lps_shape and np.allclose(
             self.lps_affine, other.lps_affine, rtol=0.0, atol=tolerance
         )
+
+    def difference(self, other: Grid) -> str:
+        """Both in words, for who must be told that they are not the same."""
+        hint = ""
+        if self.describe() == other.describe():
+            hint = f", affines {abs(self.lps_affine - other.lps_affine).max():.3g} mm apart"
+        return f"{self.path.name} is {self.describe()}, {other.path.name} {other.describe()}{hint}"
 
     def describe(self) -> str:
         """Shape and spacing in words, such as `240x240x155 at 1x1x1 mm`."""
@@ -166,7 +177,8 @@ def load_volume(path: Path, *, strict: bool = False) -> Volume:
         if not np.isfinite(data).all():
             raise VolumeError(f"{path} holds NaN or infinite voxels and cannot be scored; make it again.")
         return Volume(data=np.maximum(data, 0), grid=grid, notes=grid.notes)
-    notes = [*grid.notes, *_clean_in_place(data, path)]
+    # An integer is never infinite by itself.
+    notes = [*grid.notes, *_clean_in_place(data, path, overflowed=grid.header.get_data_dtype().kind in "iu")]
     return Volume(data=data, grid=grid, notes=tuple(notes))
 
 
@@ -274,7 +286,9 @@ def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
     notes = []
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notes.append(f"{path} has neither sform nor qform: its axes are taken as right to left, back to front, up.")
-    return Grid(path=path, shape=(x, y, z), affine=affine, header=kept, notes=tuple(notes))
+    scaling = [float(getattr(image.dataobj, name, default)) for name, default in (("slope", 1), ("inter", 0))]
+    fractions = kept.get_data_dtype().kind in "iu" and not all(s.is_integer() for s in scaling)
+    return Grid(path=path, shape=(x, y, z), affine=affine, header=kept, notes=tuple(notes), fractions=fractions)
 
 
 def _check_file_size(path: Path, image: nib.Nifti1Image) -> None:
@@ -294,16 +308,20 @@ def _check_file_size(path: Path, image: nib.Nifti1Image) -> None:
             raise VolumeError(f"{path} is truncated: it has {length} bytes of {needed}; copy or export it again.")
 
 
-def _clean_in_place(data: VolumeArray, path: Path) -> list[str]:
+def _clean_in_place(data: VolumeArray, path: Path, overflowed: bool) -> list[str]:
     notes = []
     finite = np.isfinite(data)
     bad = data.size - int(np.count_nonzero(finite))
+    if bad and overflowed:
+        raise VolumeError(f"{path} has a slope that takes its values beyond float32; export it again.")
     if bad == data.size:
         raise EmptyVolumeError(f"{path} has no finite voxel; its sequence counts as missing.")
     if bad:
         data[~finite] = 0
         notes.append(f"{path}: {bad} voxels that were NaN or infinite were set to 0.")
     low, high = float(data.min()), float(data.max())
+    if max(high, -low) > _LARGEST:
+        raise VolumeError(f"{path} has values up to {max(high, -low):.3g}, which no scanner gives; export it again.")
     if low == high == 0 and bad:
         raise EmptyVolumeError(f"{path} has only zeros and values that are not finite; its sequence counts as missing.")
     if low == high:

@@ -179,6 +179,7 @@ class Worker:
         if len(kept) == len(first.targets):
             outcome.outputs = kept
             outcome.status = "kept"
+            outcome.warnings.extend(first.warnings)
             outcome.warnings.extend(w for k in kept if (w := self._other_origin(k, first)))
             return
         job.case, todo, job.volumes = load_inputs(job.case, config.on_error, config.complete_all)

@@ -250,6 +250,33 @@ class TestRecord:
         monkeypatch.setattr(batch, "write_run_report", full)
         assert exit_code_of(run(_config(three, weights_dir, report_dir=three / "report"))) == 1
 
+    def test_a_second_run_keeps_what_the_first_said(self, three, weights_dir):
+        for _ in range(2):
+            run(_config(three, weights_dir, model="tiny", report_dir=three / "report"))
+        record = json.loads((three / "report" / "tetrad-run.json").read_text())
+        assert [s["status"] for s in record["subjects"]] == ["kept"] * 3
+        a, b, _ = record["subjects"]
+        assert set(a["inputs"]) == {"t1c", "t1n", "t2w"}
+        assert a["outputs"][0]["model"] == "tiny"
+        assert any("made by the fallback" in w for w in b["warnings"])
+        assert (three / "report" / "tetrad-run.html").read_text().count("data:image/jpeg") == 3
+        # Of an output that another run made since, it knows no more.
+        run(_config(three, weights_dir, model="tiny", flip_average=True, overwrite=True))
+        run(_config(three, weights_dir, model="tiny", report_dir=three / "report"))
+        record = json.loads((three / "report" / "tetrad-run.json").read_text())
+        assert "model" not in record["subjects"][0]["outputs"][0]
+
+    def test_a_record_that_is_no_record_is_replaced(self, three, weights_dir):
+        for content in ("[]", "{", '{"subjects": [3]}', '{"subjects": [{"subject": "a", "outputs": 3}]}'):
+            (three / "report").mkdir(exist_ok=True)
+            (three / "report" / "tetrad-run.json").write_text(content)
+            run(_config(three, weights_dir, report_dir=three / "report"))
+            assert len(json.loads((three / "report" / "tetrad-run.json").read_text())["subjects"]) == 3
+
+    def test_a_place_for_the_trace_is_made_before_the_work(self, three, weights_dir):
+        run(_config(three, weights_dir, profile_file=three / "new" / "trace.json"))
+        assert (three / "new" / "trace.json").stat().st_size > 0
+
     def test_parts_do_not_overwrite_each_others(self, three, weights_dir):
         for part in (0, 1):
             run(_config(three, weights_dir, report_dir=three / "report", part_id=part, num_parts=2))

@@ -60,6 +60,29 @@ class TestGoodInput:
         assert image.get_data_dtype() == np.int16
         assert struct.unpack("<2f", raw[112:120]) == (1.0, 0.0)
 
+    def test_fractions_stored_with_a_slope_keep_their_grey_levels(self, subject, call, tmp_path):
+        for path in subject.values():
+            image = nib.load(path)
+            data = np.asarray(image.dataobj, dtype=np.float64)
+            fresh = nib.Nifti1Image(data / data.max(), image.affine)
+            fresh.set_data_dtype(np.uint8)
+            nib.save(fresh, path)
+        assert call()[0] == 0
+        image = nib.load(tmp_path / "out" / "sub01-t2f.nii.gz")
+        assert image.get_data_dtype() == np.float32
+        assert len(np.unique(np.asarray(image.dataobj))) > 100
+
+    @pytest.mark.parametrize("slope", [1e20, 3e38])
+    def test_values_that_no_scanner_gives_are_a_damaged_file(self, subject, call, slope):
+        raw = bytearray(gzip.decompress(subject["t1c"].read_bytes()))
+        raw[112:120] = struct.pack("<2f", slope, 0.0)
+        subject["t1c"].write_bytes(gzip.compress(bytes(raw)))
+        code, messages, made = call()
+        assert (code, made) == (1, [])
+        assert str(subject["t1c"]) in messages
+        assert "export it again" in messages
+        assert "RuntimeWarning" not in messages
+
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64])
     def test_types(self, tmp_path, write_subject, call, dtype, phantom):
         write_subject(tmp_path / "in" / "sub01", dtype=np.float32)

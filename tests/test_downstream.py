@@ -323,6 +323,9 @@ class TestCommands:
         arguments = ["evaluate", "--prediction", str(tmp_path), "--reference", str(weights / "unseen"), "--downstream"]
         assert main([*arguments, "--weights", str(weights / "w"), "--judge", "solomon"]) == ExitCode.WEIGHTS
         assert "no model 'solomon'" in capsys.readouterr().err
+        write_entry(tmp_path / "u", "unet", "generator", {}, NORMALIZATION, {})
+        assert main([*arguments, "--weights", str(tmp_path / "u"), "--judge", "unet"]) == ExitCode.WEIGHTS
+        assert "is a generator, no judge" in capsys.readouterr().err
         save_judge(tmp_path / "v", "other", (4, 8), VolumeSegmenter((4, 8)).state_dict(), NORMALIZATION, (32, 32, 32))
         (tmp_path / "v" / "other.safetensors").write_bytes(b"not weights")
         assert main([*arguments, "--weights", str(tmp_path / "v"), "--judge", "other"]) == ExitCode.WEIGHTS

@@ -73,7 +73,10 @@ class TestDropout:
         source = shutil.copytree(complete, tmp_path / "in")
         next(source.rglob("*GLI*t1n.nii.gz")).unlink()
         assert len(make_dropout(source, tmp_path / "out")) == 2
-        assert "is left out" in caplog.text
+        assert "is left out: it does not have all four" in caplog.text
+        next(source.rglob("*MET*t1n.nii.gz")).write_bytes(b"no image")
+        assert len(make_dropout(source, tmp_path / "again")) == 1
+        assert "is not gzip-compressed" in caplog.text
 
 
 class TestEvaluate:
@@ -146,6 +149,34 @@ class TestEvaluate:
         moved = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), axes))
         nib.save(moved, tmp_path / pair.prediction.name)
         assert score_pair(replace(pair, prediction=tmp_path / pair.prediction.name)).values == straight
+
+    def test_what_lacks_is_empty_or_twice_there_is_named(self, run_folder, complete, tmp_path, capsys):
+        made = shutil.copytree(run_folder / "out", tmp_path / "made")
+        gone, empty, twice = sorted(made.glob("*-t1n.nii.gz"))
+        gone.unlink()
+        image = nib.load(empty)
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), empty)
+        (made / "more").mkdir()
+        shutil.copy(twice, made / "more")
+        code = main(["evaluate", "--prediction", str(made), "--reference", str(complete), "--jobs", "1"])
+        captured = capsys.readouterr()
+        assert code == 1
+        subject = gone.name.removesuffix("-t1n.nii.gz")
+        assert f"has no t1n of {subject}, and all four of others" in captured.err
+        assert f"{empty} has the same value (0) everywhere" in captured.err
+        assert f"{made / 'more' / twice.name} is left out" in captured.err
+        assert "| all | 11 |" in captured.out
+
+    def test_links_are_followed(self, run_folder, complete, tmp_path):
+        (tmp_path / "real").mkdir()
+        for folder in complete.iterdir():
+            (tmp_path / "real" / folder.name).symlink_to(folder)
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "all").symlink_to(run_folder / "out")
+        (tmp_path / "made" / "loop").symlink_to(tmp_path / "made")
+        pairs, problems = find_pairs(tmp_path / "made", tmp_path / "real")
+        assert (len(pairs), problems) == (12, [])
+        assert all(p.segmentation is not None for p in pairs)
 
     def test_a_worse_folder_is_told_from_a_better(self, run_folder, complete, tmp_path, capsys):
         worse = tmp_path / "worse"

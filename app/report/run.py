@@ -44,13 +44,14 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
         failures=[f"{o['subject']}: {o['error']}" for o in subjects if o["status"] == "failed"],
         warnings=[*record["notes"], *(w for o in subjects for w in o["warnings"])],
     )
-    done = sorted((o for o in subjects if o["status"] == "made"), key=lambda o: not o["warnings"])
+    # Of what was kept, only where an earlier record says what it was made of.
+    told = [o for o in subjects if o["status"] in {"made", "kept"} and o["inputs"]]
+    done = sorted(told, key=lambda o: not o["warnings"])
     pictured = {id(o) for o in done[:MOST_PICTURES]}
-    for outcome in subjects:
-        if outcome["status"] != "made":
-            continue
+    for outcome in told:
         for output in outcome["outputs"]:
             caption = f"{output['target']} made by {output['model']} on {output['device']}, {outcome['seconds']:.1f} s"
+            caption += ", kept" * (outcome["status"] == "kept")
             jpeg = b""
             if id(outcome) in pictured:
                 inputs = {m: Path(f) for m, f in outcome["inputs"].items()}

@@ -117,7 +117,7 @@ class TestEvaluate:
         messages = capsys.readouterr().err
         assert code == 1
         assert re.search(rf"{names[0]} holds NaN", messages)
-        assert re.search(rf"{names[1]} .* is not on the grid", messages)
+        assert re.search(rf"{names[1]} is not on the grid of .* at 2x2x2 mm", messages)
         assert "stranger-t1c.nii.gz has no counterpart" in messages
         assert f"{lonely} of {real} has no prediction" in messages
         assert "seg.nii.gz is empty" in messages

@@ -65,8 +65,8 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--flip-average",
         action=argparse.BooleanOptionalAction,
-        help="also run the exam mirrored left to right and average both: axial and coronal slices are run twice, which "
-        "takes two thirds more time; default: the model's own way, else not",
+        help="also run the exam mirrored left to right and average both: axial and coronal slices are run twice, two "
+        "thirds more of them in all; default: the model's own way, else not",
     )
     p.add_argument(
         "--confidence-dir",

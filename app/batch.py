@@ -23,10 +23,11 @@ from app.config import RunConfig
 from app.errors import ExitCode, NothingToDo, OutputError, UsageError
 from app.files import save_bytes
 from app.fleet import Fleet
+from app.flow import Flow
 from app.interrupts import Interrupted, Interrupts
 from app.report.run import write_run_report
 from app.runtime import Machine, choose_devices
-from app.worker import Flow, Outcome, Status, Worker
+from app.worker import Outcome, Status, Worker
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from app.constants import MODALITIES
 from app.errors import VolumeError
-from app.evaluate import Pair
+from app.evaluate import Pair, markdown
 from app.metrics.calibration import BINS, Calibration, calibrate
 from app.types import VolumeArray
 from app.volume import load_volume
@@ -125,9 +125,7 @@ def rows(found: Mapping[str, Calibration], errors: Sequence[Errors]) -> list[lis
 
 def table(found: Mapping[str, Calibration], errors: Sequence[Errors]) -> str:
     """`rows` as a Markdown table; errors in deviations of the real sequence."""
-    header, *body = rows(found, errors)
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
+    return markdown(rows(found, errors))
 
 
 def to_json(found: Mapping[str, Calibration]) -> dict[str, Any]:

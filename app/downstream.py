@@ -182,16 +182,6 @@ def downstream_rows(scores: Sequence[Scores], own: bool = False) -> list[list[st
     return table
 
 
-def downstream_table(scores: Sequence[Scores]) -> str:
-    """Both tables of `downstream_rows` in Markdown."""
-    return "\n\n".join(_markdown(downstream_rows(scores, own)) for own in (False, True))
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
 def downstream_summary(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
     """Means per group: `REAL`, each replaced sequence, and `mean` over all replaced ones; `kept_*` as in the table."""
     usable = [s for s in scores if s.values]

@@ -239,6 +239,12 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]], title: str =
     return "\n".join(lines)
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of ready-made cells, the header first."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
 def comparison_table(comparison: Mapping[str, Mapping[str, float]], against: str) -> str:
     """`compare` as a Markdown table."""
     lines = [f"| difference to {against} | n | mean | 95 % interval | p (Wilcoxon) |", "|---|---|---|---|---|"]

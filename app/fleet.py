@@ -17,10 +17,11 @@ from typing import Any
 from app.cases import Case
 from app.config import RunConfig
 from app.errors import DeviceError, TetradError
+from app.flow import Flow
 from app.interrupts import Interrupted, Interrupts
 from app.trace import Trace
 from app.weights import read_manifest
-from app.worker import Flow, Outcome, Worker, runtime_of
+from app.worker import Outcome, Worker, runtime_of
 
 log = logging.getLogger(__name__)
 

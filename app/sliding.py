@@ -38,7 +38,7 @@ def slide(
         overlap: share of a window that the next one covers again, 0 to below 1.
 
     Returns:
-        Float32 channels x X x Y x Z, 0 where no window reaches. Beside it memory holds two windows and two volumes of
+        Float32 channels x X x Y x Z, 0 where no window reaches. Beside it memory holds three windows and a volume of
         one channel.
 
     Raises:

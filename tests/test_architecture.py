@@ -17,7 +17,7 @@ FLOORS = {
     2: {"cases", "preprocess", "metrics", "weights", "networks", "phantom", "trace", "runtime"},
     3: {"backends", "inference", "inputs", "resident", "fuse", "postprocess", "refine", "export"},
     4: {"pipeline", "synthesizer", "report", "training", "evaluate", "calibrate", "downstream", "dropout"},
-    5: {"batch", "fleet", "worker", "demo", "info", "baselines"},
+    5: {"batch", "fleet", "flow", "worker", "demo", "info", "baselines"},
     6: {"cli", "__main__"},
 }
 #: Neighbours that may be used on the same floor: {module: {used}}.
@@ -28,8 +28,9 @@ SAME_FLOOR = {
     "inference": {"backends"},
     "resident": {"backends", "fuse", "inference"},
     "refine": {"backends", "inference"},
-    "batch": {"fleet", "worker"},
-    "fleet": {"worker"},
+    "batch": {"fleet", "flow", "worker"},
+    "fleet": {"flow", "worker"},
+    "flow": {"worker"},
     "calibrate": {"evaluate"},
     "demo": {"batch"},
     "downstream": {"evaluate"},

@@ -15,15 +15,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app import batch, worker
+from app import batch, flow, worker
 from app.batch import Outcome, Summary, exit_code_of, run
 from app.cases import scan
 from app.config import RunConfig
 from app.errors import CaseError, DeviceError, NothingToDo, OutputError, UsageError, WeightsError
 from app.fleet import Fleet
+from app.flow import WRITE_BEHIND
 from app.pipeline import Prepared
 from app.runtime import Machine, choose_devices
-from app.worker import WRITE_BEHIND, Worker
+from app.worker import Worker
 
 
 @pytest.fixture
@@ -501,8 +502,8 @@ class TestJobs:
 
         monkeypatch.setattr(Worker, "_read", read)
         outcomes = []
-        with worker.Flow(Worker(_config(tmp_path, weights_dir)), scan(tmp_path / "in").cases) as flow:
-            for outcome in flow:
+        with flow.Flow(Worker(_config(tmp_path, weights_dir)), scan(tmp_path / "in").cases) as flowing:
+            for outcome in flowing:
                 outcomes.append(outcome)
                 others.release()
         assert [(o.subject, o.status) for o in outcomes] == [(n, "made") for n in "bcda"]
@@ -518,6 +519,6 @@ class TestJobs:
         made = Worker(_config(tmp_path, weights_dir, model="tiny", device="cpu", jobs=asked))
         runtime = replace(made.synthesizer.model.runtime, device=device)
         made.synthesizer.model = replace(made.synthesizer.model, runtime=runtime)
-        assert worker.choose_readers(made, cores) == threads
+        assert flow.choose_readers(made, cores) == threads
         made.config = replace(made.config, on_error="stop")
-        assert worker.choose_readers(made, cores) == (asked or 1)
+        assert flow.choose_readers(made, cores) == (asked or 1)

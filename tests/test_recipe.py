@@ -5,7 +5,9 @@ import json
 import pytest
 
 from app.errors import UsageError
+from app.models.unet import PlainConfig
 from app.training.recipe import BUILT_IN, Recipe, built_in, load_recipe
+from app.training.synthesis import generator_config
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in BUILT_IN.glob("*.toml")))
@@ -92,3 +94,8 @@ def test_changes_on_the_command_line():
         load_recipe("r1", ["losses.l1"])
     with pytest.raises(UsageError, match=r"did you mean 'losses\.ssim'"):
         load_recipe("r1", ["losses.sim=1"])
+
+
+def test_a_u_net_has_its_usual_widths_unless_others_are_asked_for():
+    assert generator_config(load_recipe("unet")) == PlainConfig()
+    assert generator_config(load_recipe("unet", ["network.widths=[64,128]"])) == PlainConfig(widths=(64, 128))

@@ -163,13 +163,15 @@ def _judge_downstream(
     judge: Judge, pairs: list[Pair], results: dict[str, Any], problems: list[str]
 ) -> tuple[list[Scores], list[list[list[str]]]]:
     """Prints what the judge finds with each synthesised sequence and adds it to the results; its tables."""
-    from app.downstream import downstream_rows, downstream_summary, downstream_table, score_downstream
+    from app.downstream import downstream_rows, downstream_summary, score_downstream
+    from app.evaluate import markdown
 
     judged = score_downstream(pairs, judge)
     problems += [p for s in judged for p in s.problems]
     results["downstream"] = downstream_summary(judged)
-    print("\n" + downstream_table(judged))  # noqa: T201
-    return judged, [downstream_rows(judged, own) for own in (False, True)]
+    tables = [downstream_rows(judged, own) for own in (False, True)]
+    print("\n" + "\n\n".join(map(markdown, tables)))  # noqa: T201
+    return judged, tables
 
 
 def _judge_confidence(

@@ -24,7 +24,7 @@ from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
 from app.networks import save_generator, save_judge, save_refiner, save_segmenter
 from app.runtime import Machine, choose_device
-from app.synthesizer import Synthesizer
+from app.synthesizer import Synthesizer, refiner_of
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.prior import fit_prior
@@ -221,13 +221,9 @@ def _first_stage(state: State, weights: Path) -> Entry:
             f"the run refines model {wanted['model']!r} (sha256 {wanted['sha256'][:8]}), which {weights} lacks; "
             "export into the folder that has it."
         )
-    first = StageOne(entries[wanted["model"]], "cpu")
-    if wanted.get("joined", first.joined) != first.joined:
-        raise UsageError(
-            f"the run refines views of {wanted['model']!r} joined as {wanted['joined']!r}; the manifest of {weights} "
-            f"says {first.joined!r} now. Put it back, or train anew."
-        )
-    return entries[wanted["model"]]
+    first = entries[wanted["model"]]
+    StageOne(first, "cpu").require_joined_as(wanted)
+    return first
 
 
 def _require_better_refiner(
@@ -324,7 +320,7 @@ def _require_better(
 ) -> None:
     manifest, entry = replaced
     # What it makes by default: with its refiner, where that is on.
-    known = (manifest.entries[entry.details["refiner"]] if entry.details.get("refine") else entry).details
+    known = (refiner_of(manifest, entry) or entry).details
     if known.get("scores", {}).get("subjects") == scores["subjects"]:
         before = known["scores"]["mean"]
     else:

@@ -12,6 +12,7 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,21 @@ class StageOne:
         """Its views and how they are joined; a refiner learns on that as much as on the weights."""
         return joined_of(self.entry, choose_joining(self.entry, None, None, with_error=False))
 
+    def require_joined_as(self, origin: Mapping[str, Any]) -> None:
+        """Refuses a run that learned on the same views joined in another way.
+
+        Args:
+            origin: what the run's state says (`origin`); one of before this was noted passes.
+
+        Raises:
+            UsageError: they are joined in another way.
+        """
+        if (learned := origin.get("joined", self.joined)) != self.joined:
+            raise UsageError(
+                f"the run refines views of {self.entry.name!r} joined as {learned!r}; the manifest says "
+                f"{self.joined!r} now. Put it back, or train anew."
+            )
+
     def make(self, data: Path, subjects: Sequence[CachedSubject]) -> None:
         """Makes the volumes that are not there yet, each subject's file when its four are done.
 
@@ -143,11 +159,8 @@ def open_stage_one(
     if before is not None and before.origin["sha256"] != entry.sha256:
         raise UsageError(f"the run refines what {before.origin['model']!r} made; --stage-one names another model.")
     stage_one = StageOne(entry, str(group.device))
-    if before is not None and before.origin.get("joined", stage_one.joined) != stage_one.joined:
-        raise UsageError(
-            f"the run refines views of {entry.name!r} joined as {before.origin['joined']!r}; the manifest says "
-            f"{stage_one.joined!r} now. Put it back, or train anew."
-        )
+    if before is not None:
+        stage_one.require_joined_as(before.origin)
     if group.first:
         known = set(entry.details.get("training", {}).get("names", []))
         if both := sum(s.name in known for s in subjects):

@@ -98,13 +98,13 @@ class Plan:
     Attributes:
         inputs: sequences to read, in challenge order.
         targets: sequences to make; none for a complete subject.
-        fallback: whether the voxel-wise regression must stand in, because an input is unusable.
+        rescue: whether an input is unusable, and what is left must do.
         warnings: one sentence each.
     """
 
     inputs: tuple[Modality, ...]
     targets: tuple[Modality, ...]
-    fallback: bool = False
+    rescue: bool = False
     warnings: tuple[str, ...] = ()
 
     def reference_of(self, target: Modality) -> Modality:
@@ -222,13 +222,14 @@ def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False)
     targets = case.absent or unusable
     if complete_all:
         targets = tuple(m for m in MODALITIES if m not in inputs)
+    rescue, several = bool(reasons) and bool(targets), len(targets) > 1 and not complete_all
+    if several and on_error != "fallback":
+        raise CaseError(f"{case.subject} lacks {', '.join(targets)}; pass --complete-all to make all of them.")
     warnings = [*case.empty.values(), *reasons]
-    if len(targets) > 1 and not complete_all:
-        lacking = ", ".join(targets)
-        if on_error != "fallback":
-            raise CaseError(f"{case.subject} lacks {lacking}; pass --complete-all to make all of them.")
-        warnings.append(f"{case.subject} lacks {lacking}: each is made from what is left, less surely than from three.")
-    return Plan(inputs, targets, fallback=bool(reasons) and bool(targets), warnings=tuple(warnings))
+    if rescue or several:
+        left = f"made from what is left ({', '.join(inputs)}), less surely than from three"
+        warnings.append(f"{case.subject}: {', '.join(targets)} {left} (--on-error fallback).")
+    return Plan(inputs, targets, rescue, tuple(warnings))
 
 
 def _require_one_grid(case: Case) -> None:

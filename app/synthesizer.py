@@ -92,7 +92,7 @@ class Synthesizer:
 
     @property
     def fallback(self) -> Model:
-        """The voxel-wise regression, for subjects that the network cannot do.
+        """The voxel-wise regression, for what the network breaks on.
 
         Raises:
             WeightsError: the weights folder has none.

@@ -178,18 +178,11 @@ class Worker:
         outcome.lacked = todo.targets
         outcome.warnings.extend(remarks(job.volumes))
         outcome.inputs = {m: str(job.case.files[m]) for m in todo.inputs}
-        if not todo.fallback:
-            job.prepared = prepare(job.volumes, self.synthesizer.model)
+        job.prepared = prepare(job.volumes, self.synthesizer.model)
         job.todo = todo
 
     def _make(self, job: Job, todo: Plan, target: Modality) -> _Made:
         model = self.synthesizer.model
-        if todo.fallback:
-            model = self.synthesizer.fallback
-            job.outcome.warnings.append(
-                f"{job.case.subject}: {target} is made by the fallback ({model.entry.name}) from what can be read."
-            )
-            return _Made(target, model, image=synthesize_case(job.volumes, target, todo.reference_of(target), model))
         assert job.prepared is not None
         try:
             predicted = predict(job.prepared, target, model)
@@ -287,11 +280,11 @@ class Worker:
                 if origin.startswith("synthetic") and f"from {len(todo.inputs)}," not in origin:
                     # It was made when fewer inputs could be read (or more, which have gone since).
                     continue
-                if not todo.fallback and f", {self.synthesizer.stand_in} " in origin:
+                if f", {self.synthesizer.stand_in} " in origin:
                     # The network broke on it; perhaps it does not now.
                     continue
                 confidence = self._confidence_path(case.subject, target)
-                if not todo.fallback and confidence is not None and not confidence.exists():
+                if confidence is not None and not confidence.exists():
                     continue
                 good.append({"target": target, "path": str(path), "sha256": _sha256(path), "origin": origin})
             except VolumeError as error:
@@ -301,7 +294,7 @@ class Worker:
     def _other_origin(self, kept: Mapping[str, Any], todo: Plan) -> str | None:
         """What is to be said of an output that is kept and was made in another way than this run would make it."""
         expected = describe(self.synthesizer.model, kept["target"], len(todo.inputs))
-        if todo.fallback or not kept["origin"].startswith("synthetic") or kept["origin"] == expected[:DESCRIPTION]:
+        if not kept["origin"].startswith("synthetic") or kept["origin"] == expected[:DESCRIPTION]:
             return None
         return (
             f"{kept['path']} is kept as it is: it was made as {kept['origin']!r}, this run would make {expected!r}; "

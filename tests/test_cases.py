@@ -159,10 +159,11 @@ class TestTrouble:
         (case,) = scan(tmp_path / "in").cases
         with pytest.raises(CaseError, match="2 files for t1n"):
             plan(case, "skip")
-        rescue = plan(case, "fallback")
-        assert rescue.fallback
-        assert rescue.inputs == ("t1c", "t2w")
-        assert rescue.targets == ("t2f",)
+        todo = plan(case, "fallback")
+        assert todo.rescue
+        assert "made from what is left (t1c, t2w)" in todo.warnings[-1]
+        assert todo.inputs == ("t1c", "t2w")
+        assert todo.targets == ("t2f",)
 
     def test_broken_link(self, tmp_path, subject):
         subject["t2w"].unlink()
@@ -191,7 +192,7 @@ class TestTrouble:
         todo = plan(scan(tmp_path).cases[0], "skip")
         assert todo.targets == ("t1c",)
         assert "counts as missing" in todo.warnings[0]
-        assert not todo.fallback
+        assert not todo.rescue
 
     def test_empty_sequence_beside_a_missing_one_is_not_made(self, tmp_path, write_subject):
         files = write_subject(tmp_path / "s", lacks=("t2f",))

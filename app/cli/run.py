@@ -207,7 +207,7 @@ def _check(options: argparse.Namespace) -> int:
             continue
         work = work or bool(todo.targets)
         remarks.extend(todo.warnings)
-        how = "fallback" if todo.fallback else "model" if todo.targets else "complete"
+        how = "model (fallback)" if todo.rescue else "model" if todo.targets else "complete"
         rows.append((case.subject, present, ", ".join(todo.targets) or "-", how))
     if len(rows) > 1:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -7,6 +7,7 @@ Read without torch, from names and headers, so that `check` answers at once. Wha
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ from app.config import OnError
 from app.constants import MODALITIES, REFERENCE_OF, Modality
 from app.errors import CaseError, UsageError, VolumeError
 from app.volume import Grid, find_emptiness, read_grid
+
+log = logging.getLogger(__name__)
 
 #: Spellings of BraTS and BraSyn years, lower case.
 _TOKENS: dict[str, Modality] = {
@@ -34,7 +37,7 @@ _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _BRATS = re.compile(rf"^(?:(?P<subject>.+)[-_.])?(?P<token>{'|'.join(_TOKENS)})$", re.IGNORECASE)
 _BIDS = re.compile(r"^(?P<subject>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[^_]+)*)_(?P<suffix>T1w|T2w|FLAIR)$")
 _SEGMENTATION = re.compile(r"(^|[-_.])(seg|segmentation|mask|dseg)$", re.IGNORECASE)
-_BRATS_SEGMENTATION = re.compile(r"^(?P<subject>.+)[-_]seg\.nii(\.gz)?$", re.IGNORECASE)
+_BRATS_SEGMENTATION = re.compile(r"^(?:(?P<subject>.+)[-_])?seg\.nii(\.gz)?$", re.IGNORECASE)
 _TUMOUR_TYPE = re.compile(r"BraTS-([A-Z]+)-")
 #: Parts of a BIDS tree that repeat or precede the raw images.
 _NOT_RAW = {"derivatives", "sourcedata"}
@@ -128,16 +131,36 @@ def parse_name(path: Path) -> tuple[str, Modality] | None:
     return None
 
 
-def find_segmentations(folder: Path) -> dict[str, Path]:
-    """Per subject, the file named `<subject>-seg.nii[.gz]` below `folder`.
+def find_segmentations(folder: Path, cases: Iterable[Case] = ()) -> dict[str, Path]:
+    """Per subject, the file named `<subject>-seg.nii[.gz]` below `folder`, or `seg.nii[.gz]` in a folder of its name.
+
+    Args:
+        cases: whose segmentation may have another name where a folder holds one subject and one segmentation; one
+            beside the sequences goes before one elsewhere.
 
     Raises:
         UsageError: the folder does not exist.
     """
     if not folder.is_dir():
         raise UsageError(f"the folder {folder} does not exist.")
-    matches = ((_BRATS_SEGMENTATION.match(p.name), p) for p in images_below(folder))
-    return {match["subject"]: path for match, path in matches if match}
+    found: dict[str, list[Path]] = {}
+    beside: dict[Path, list[Path]] = {}
+    for path in images_below(folder):
+        if match := _BRATS_SEGMENTATION.match(path.name):
+            found.setdefault(match["subject"] or path.parent.name, []).append(path)
+            beside.setdefault(path.parent, []).append(path)
+    places = [(case, {file.parent for file in case.files.values()}) for case in cases]
+    for case, folders in places:
+        near = [path for place in sorted(folders) for path in beside.get(place, [])]
+        alone = sum(bool(folders & others) for _, others in places) == 1
+        if own := [path for path in found.get(case.subject, []) if path in near]:
+            found[case.subject] = own
+        elif alone and len(near) == 1:
+            found[case.subject] = near
+    for subject, paths in found.items():
+        if len(paths) > 1:
+            log.warning("%s has %d segmentations; %s is used.", subject, len(paths), paths[0])
+    return {subject: paths[0] for subject, paths in found.items()}
 
 
 def images_below(folder: Path) -> list[Path]:

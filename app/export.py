@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from app.constants import MODALITIES
 from app.errors import UsageError, WeightsError
-from app.files import save_bytes
 from app.models.generator import Generator
 from app.models.unet import PlainGenerator
 from app.networks import load_generator
+from app.views import Canvas
 from app.weights import Entry, add_file
 
 log = logging.getLogger(__name__)
@@ -28,20 +28,29 @@ OPSET = 18
 def export_onnx(entry: Entry) -> Entry:
     """Adds `{name}.onnx` to a generator's folder and manifest entry.
 
-    The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. With a
-    confidence head it has a second output, `error`: the expected absolute error, as large as `scores`. Its canvas may
-    vary when the positions are sinusoidal; a learned table fixes it to the manifest's.
-
     Raises:
-        WeightsError: the model is no generator, or the folder cannot be written to.
+        WeightsError: the model is no generator.
+        OutputError: the folder cannot be written to.
         UsageError: the packages that export needs are not installed.
     """
     if entry.kind != "generator":
         raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
     require_onnx_packages()
-    network = load_generator(entry)
+    return add_file(entry, "onnx", to_onnx(load_generator(entry), entry.canvas))
+
+
+def to_onnx(network: Generator | PlainGenerator, canvas: Canvas) -> bytes:
+    """A generator as ONNX.
+
+    The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. With a
+    confidence head it has a second output, `error`: the expected absolute error, as large as `scores`. Its canvas may
+    vary when the positions are sinusoidal; a learned table fixes it to `canvas`.
+
+    Args:
+        network: float32, on the CPU, in eval mode.
+    """
     outputs = ["scores"] if network.confidence is None else ["scores", "error"]
-    names, inputs = _example(entry, network.config.view_code, network.config.intensity_code)
+    names, inputs = _example(canvas, network.config.view_code, network.config.intensity_code)
     batch = torch.export.Dim("batch", min=1, max=4096)
     shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in names}
     if network.config.position == "sinusoidal":
@@ -64,9 +73,7 @@ def export_onnx(entry: Entry) -> Entry:
         )
         assert program is not None
         program.save(os.fspath(path), external_data=False)
-        target = entry.folder / f"{entry.name}.onnx"
-        save_bytes(path.read_bytes(), target)
-    return add_file(entry, "onnx", target)
+        return path.read_bytes()
 
 
 class _Both(nn.Module):
@@ -99,8 +106,8 @@ def require_onnx_packages() -> None:
         raise UsageError("export needs the packages onnx and onnxscript; run `pip install -r requirements-dev.txt`.")
 
 
-def _example(entry: Entry, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:
-    height, width = next(iter(entry.canvas.sizes.values()))
+def _example(canvas: Canvas, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:
+    height, width = next(iter(canvas.sizes.values()))
     inputs = {
         "images": torch.zeros(2, len(MODALITIES), height, width),
         "present": torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]]),

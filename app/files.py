@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from app.errors import OutputError
@@ -29,6 +30,28 @@ def save_bytes(content: bytes, path: Path) -> None:
             f"{path} could not be written ({error.strerror or error}) and nothing of it was kept; "
             f"{_ADVICE.get(error.errno or 0, 'make its folder writable')} and run again."
         ) from None
+
+
+def save_together(contents: Mapping[Path, bytes]) -> None:
+    """Replaces several files, in their order, after all of them have been written: a full disk changes none.
+
+    Raises:
+        OutputError: as `save_bytes`; while they were written every file stays as it was.
+    """
+    staged = {path: _neighbour(path) for path in contents}
+    try:
+        for path, content in contents.items():
+            _write(content, staged[path])
+        for path, temporary in staged.items():
+            temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{next(iter(contents)).parent} could not be written to ({error.strerror or error}); "
+            f"{_ADVICE.get(error.errno or 0, 'make it writable')} and run again."
+        ) from None
+    finally:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
 
 
 def _write_unnamed(content: bytes, path: Path) -> bool:
@@ -70,10 +93,14 @@ def _neighbour(path: Path) -> Path:
 def _write_and_rename(content: bytes, path: Path) -> None:
     temporary = _neighbour(path)
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write(content, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write(content: bytes, path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.constants import VIEWS, View
 from app.errors import WeightsError
-from app.files import save_bytes
 from app.intensity import BRASYN25_INTENSITIES, Normalization
 from app.views import Canvas
 from app.weights import MANIFEST, Entry, Kind, sha256_of, write_entry
@@ -142,6 +141,7 @@ def save_generator(
     views: tuple[View, ...],
     *,
     intensity: bytes | None = None,
+    onnx: bytes | None = None,
     details: Mapping[str, Any] | None = None,
     make_default: bool = False,
 ) -> Entry:
@@ -149,15 +149,19 @@ def save_generator(
 
     Args:
         intensity: JSON of the intensity predictor; needed by the `volume` scheme.
+        onnx: the same network as `app.export.to_onnx` gives it.
 
     Raises:
-        WeightsError: the folder cannot be written to.
+        WeightsError: the folder cannot be made.
+        OutputError: it cannot be written to; it stays as it was.
     """
     if normalization.background is None or config.background != normalization.background:
         config = replace(config, background=-1.0 if normalization.background is None else normalization.background)
-    files: dict[str, bytes | Path] = {"torch": _save_state(folder, name, state)}
+    files: dict[str, bytes | Path] = {"torch": _encoded(state)}
     if intensity is not None:
         files["intensity"] = intensity
+    if onnx is not None:
+        files["onnx"] = onnx
     form = {
         "architecture": config.to_json(),
         "canvas": canvas.to_json(),
@@ -179,10 +183,11 @@ def save_segmenter(
     """Writes a segmenter as safetensors with its manifest entry.
 
     Raises:
-        WeightsError: the folder cannot be written to.
+        WeightsError: the folder cannot be made.
+        OutputError: it cannot be written to; it stays as it was.
     """
     form = {"architecture": {"widths": list(widths)}, "canvas": canvas.to_json(), **(details or {})}
-    return write_entry(folder, name, "segmenter", {"torch": _save_state(folder, name, state)}, normalization, form)
+    return write_entry(folder, name, "segmenter", {"torch": _encoded(state)}, normalization, form)
 
 
 def save_judge(
@@ -200,10 +205,11 @@ def save_judge(
         window: sides of the patches that it was trained on and sees at once.
 
     Raises:
-        WeightsError: the folder cannot be written to.
+        WeightsError: the folder cannot be made.
+        OutputError: it cannot be written to; it stays as it was.
     """
     form = {"architecture": {"widths": list(widths)}, "window": list(window), **(details or {})}
-    return write_entry(folder, name, "judge", {"torch": _save_state(folder, name, state)}, normalization, form)
+    return write_entry(folder, name, "judge", {"torch": _encoded(state)}, normalization, form)
 
 
 def save_refiner(
@@ -223,22 +229,17 @@ def save_refiner(
         overlap: share of a window that the next one covers again.
 
     Raises:
-        WeightsError: the folder cannot be written to.
+        WeightsError: the folder cannot be made.
+        OutputError: it cannot be written to; it stays as it was.
     """
     form = {"architecture": config.to_json(), "window": list(window), "overlap": overlap, **(details or {})}
-    return write_entry(folder, name, "refiner", {"torch": _save_state(folder, name, state)}, normalization, form)
+    return write_entry(folder, name, "refiner", {"torch": _encoded(state)}, normalization, form)
 
 
-def _save_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> Path:
+def _encoded(state: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WeightsError(f"{folder} cannot be made ({error.strerror}); choose another with --weights.") from None
-    path = folder / f"{name}.safetensors"
-    save_bytes(save({k: v.contiguous() for k, v in state.items()}), path)
-    return path
+    return save({k: v.contiguous() for k, v in state.items()})
 
 
 def import_checkpoint(file: Path, kind: Literal["brasyn25"], folder: Path, name: str, views: tuple[View, ...]) -> Entry:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from app.constants import VIEWS, View
 from app.errors import WeightsError
-from app.files import save_bytes
+from app.files import save_together
 from app.intensity import IntensityPredictor, Normalization
 from app.models.regression import VoxelwiseRegression
 from app.views import Canvas
@@ -22,6 +22,8 @@ from app.views import Canvas
 MANIFEST = "manifest.json"
 SCHEMA = 1
 Kind = Literal["regression", "generator", "segmenter", "judge", "refiner"]
+#: How files of these roles end; the others are JSON.
+_SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx"}
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,15 @@ def write_entry(
     make_default: bool = False,
     make_fallback: bool = False,
 ) -> Entry:
-    """Puts a model into a folder and its manifest, which is made if need be; the manifest is written last.
+    """Puts a model into a folder and its manifest, which is made if need be: all of its files, or none.
 
     Args:
-        files: per role, a file that is in the folder already, or the content of `{name}.json`-like text given as bytes
-            under the name `{name}-{role}.json`.
+        files: per role, a file that is in the folder already, or the content of one, which is named
+            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`) or `{name}-{role}.json`.
 
     Raises:
-        WeightsError: the folder has a manifest that cannot be read, or cannot be written to.
+        WeightsError: the folder has a manifest that cannot be read, or cannot be made.
+        OutputError: it cannot be written to; it stays as it was.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,27 +162,28 @@ def write_entry(
     if manifest.exists():
         read_manifest(folder)
         form = json.loads(manifest.read_text(encoding="utf-8"))
-    described = {}
+    described, written = {}, {}
     for role, content in files.items():
         if isinstance(content, Path):
-            path = content
+            described[role] = {"path": content.name, "sha256": sha256_of(content), "bytes": content.stat().st_size}
         else:
-            path = folder / f"{name}-{role}.json"
-            save_bytes(content, path)
-        described[role] = {"path": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+            path = folder / f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
+            digest = hashlib.sha256(content).hexdigest()
+            described[role] = {"path": path.name, "sha256": digest, "bytes": len(content)}
+            written[path] = content
     form["models"][name] = {"kind": kind, "files": described, "normalization": normalization.to_json(), **details}
     if make_default or (form["default"] is None and kind in {"regression", "generator"}):
         form["default"] = name
     if make_fallback:
         form["fallback"] = name
-    save_bytes((json.dumps(form, indent=2, allow_nan=False) + "\n").encode(), manifest)
+    save_together({**written, manifest: (json.dumps(form, indent=2, allow_nan=False) + "\n").encode()})
     return read_manifest(folder).entry(name)
 
 
-def add_file(entry: Entry, role: str, path: Path) -> Entry:
-    """Adds one file, already in the folder, to a model that is in the manifest."""
+def add_file(entry: Entry, role: str, content: bytes) -> Entry:
+    """Adds one file to a model that is in the manifest; errors as `write_entry`."""
     files: dict[str, bytes | Path] = {r: entry.folder / f["path"] for r, f in entry.files.items()}
-    files[role] = path
+    files[role] = content
     return write_entry(entry.folder, entry.name, entry.kind, files, entry.normalization, entry.details)
 
 

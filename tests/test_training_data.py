@@ -78,6 +78,44 @@ class TestCache:
         assert len(build_cache(folder, tmp_path / "cache")) == 2
         assert "lacking is left out: it lacks t1c" in caplog.text
 
+    def test_a_subject_with_two_files_for_a_sequence_is_left_out_by_name(self, spoiled, tmp_path, caplog):
+        folder, _, _ = spoiled
+        write_phantom(make_phantom((40, 44, 36), 9), folder, "twice")
+        shutil.copy(folder / "twice" / "twice-t1n.nii.gz", folder / "twice" / "twice_t1.nii.gz")
+        assert [s.name for s in build_cache(folder, tmp_path / "cache")] == ["s0", "s1"]
+        assert "twice is left out: " in caplog.text
+        assert "2 files for t1n" in caplog.text
+
+    @pytest.mark.parametrize("prefix", ["", "scan-"])
+    def test_segmentations_are_found_under_any_name_that_sequences_may_have(self, data, tmp_path, prefix):
+        for subject in ("s0", "s1"):
+            (tmp_path / "data" / subject).mkdir(parents=True)
+            for file in (data / subject).iterdir():
+                shutil.copy(file, tmp_path / "data" / subject / file.name.replace(f"{subject}-", prefix))
+        found = build_cache(tmp_path / "data", tmp_path / "cache")
+        assert [s.name for s in found] == ["s0", "s1"]
+        assert all(s.labelled for s in found)
+
+    def test_of_two_segmentations_the_one_that_is_used_is_named(self, spoiled, tmp_path, caplog):
+        folder, path, _ = spoiled
+        (folder / "older").mkdir()
+        shutil.copy(path, folder / "older" / path.name)
+        build_cache(folder, tmp_path / "cache")
+        assert "segmentations" not in caplog.text
+        (path.parent / "s1_seg.nii.gz").write_bytes(path.read_bytes())
+        build_cache(folder, tmp_path / "again")
+        assert f"s1 has 2 segmentations; {path} is used" in caplog.text
+
+    def test_in_one_folder_nobody_gets_anothers_segmentation(self, data, tmp_path, caplog):
+        (tmp_path / "flat").mkdir()
+        for subject in ("s0", "s1"):
+            for file in (data / subject).iterdir():
+                if file.name != "s1-seg.nii.gz":
+                    shutil.copy(file, tmp_path / "flat" / file.name)
+        found = build_cache(tmp_path / "flat", tmp_path / "cache")
+        assert [s.labelled for s in found] == [True, False]
+        assert "s1 has no segmentation (no s1-seg.nii.gz)" in caplog.text
+
     def test_fewer_than_two_subjects_is_an_error(self, spoiled, tmp_path):
         folder, _, _ = spoiled
         shutil.rmtree(folder / "s1")

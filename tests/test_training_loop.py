@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 
-from app.cli import main
+from app.cli import build_parser, main
 from app.constants import MODALITIES
 from app.errors import CaseError, ExitCode, UsageError
 from app.evaluate import Scores, find_pairs, score_pair
-from app.models.unet import Segmenter
+from app.models.unet import WIDTHS, Segmenter
 from app.networks import save_segmenter
 from app.phantom import make_phantom, write_phantom
 from app.training import loop
@@ -318,10 +319,14 @@ class TestRun:
             train(small("schedule.steps=1", "losses.l1=3"), paths, resume=True)
         assert train(small("schedule.steps=2"), paths, resume=True).state.step == 2
 
-    def test_a_damaged_checkpoint_is_named(self, paths):
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", {"schema": 2}, {"schema": 2, "recipe": {}, "x": 1}])
+    def test_a_damaged_checkpoint_is_named(self, paths, content):
         paths.run.mkdir()
-        (paths.run / LAST).write_bytes(b"not a checkpoint")
-        with pytest.raises(UsageError, match=r"last\.pt is no checkpoint"):
+        if isinstance(content, dict):
+            torch.save(content, paths.run / LAST)
+        else:
+            (paths.run / LAST).write_bytes(content)
+        with pytest.raises(UsageError, match=r"last\.pt is no (whole )?checkpoint"):
             train(small("schedule.steps=1"), paths, resume=True)
 
     def test_a_checkpoint_executes_nothing(self, paths, tmp_path):
@@ -338,7 +343,7 @@ class TestRun:
     def test_gradients_that_are_not_finite_are_skipped_then_end_it(self, paths, monkeypatch, caplog):
         monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
         monkeypatch.setattr("app.training.losses.l1_loss", lambda made, *_: made.sum() * float("nan"))
-        with pytest.raises(CaseError, match=r"2 updates of the generator in a row.*--resume"):
+        with pytest.raises(CaseError, match=r"2 updates of the generator in a row.*start again"):
             train(small("schedule.steps=5"), paths)
         assert "the gradient of the generator is not finite" in caplog.text
 
@@ -374,6 +379,25 @@ class TestRun:
         with pytest.raises(CaseError, match="memory ran out while weights were updated"):
             train(small("schedule.steps=1"), paths)
 
+    def test_a_long_epoch_is_saved_on_the_way(self, paths, monkeypatch):
+        saved = []
+        monkeypatch.setattr(loop._Run, "_save", lambda run, name: saved.append((run.state.step, name)))
+        # Every look at the clock is a minute later.
+        minutes = itertools.count(step=60.0)
+        train(small("schedule.steps=20", "schedule.targets=1"), paths, clock=lambda: next(minutes))
+        assert saved[-1] == (20, LAST)
+        assert 2 <= len(saved) < 20
+
+    def test_what_a_killed_sitting_logged_is_taken_back(self, paths):
+        train(small("schedule.steps=1"), paths)
+        log = (paths.run / "log.csv").read_text()
+        (paths.run / "log.csv").write_text(log + "2,0.100,l1,99\n3,0.2")
+        train(small("schedule.steps=2"), paths, resume=True)
+        text = (paths.run / "log.csv").read_text()
+        assert text.startswith(log)
+        assert "99" not in [r["value"] for r in csv.DictReader(text.splitlines())]
+        assert {r["step"] for r in csv.DictReader(text.splitlines())} == {"1", "2"}
+
     def test_a_lower_rate_may_be_set_on_resuming(self, paths):
         train(small("schedule.steps=1"), paths)
         recipe = small("schedule.steps=2", "optimizer.learning_rate=1e-5")
@@ -383,6 +407,27 @@ class TestRun:
         recipe = small("schedule.steps=1", "schedule.validate_every=1")
         with pytest.raises(UsageError, match="is trained on"):
             train(recipe, replace(paths, validation=paths.data))
+
+    def test_a_folder_to_validate_on_is_looked_at_before_the_first_step(self, paths, tmp_path, caplog):
+        recipe = small("schedule.steps=1", "schedule.validate_every=1")
+        write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "lacking", "x", leave_out=("t1c",))
+        for folder, message in ((tmp_path / "nope", "does not exist"), (tmp_path / "lacking", "no complete subject")):
+            with pytest.raises(UsageError, match=message):
+                train(recipe, replace(paths, validation=folder))
+            assert not paths.run.exists()
+        train(recipe, paths)
+        assert "the run is not validated" in caplog.text
+
+    def test_incomplete_subjects_do_not_take_the_places_of_others(self, paths, tmp_path):
+        write_phantom(make_phantom((40, 44, 36), 8), tmp_path / "unseen", "a", leave_out=("t1c",))
+        write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "b")
+        recipe = small("schedule.steps=1", "schedule.validate_every=1", "schedule.validation_subjects=1")
+        validated = replace(paths, validation=tmp_path / "unseen")
+        assert train(recipe, validated).state.validated == ["b"]
+        with pytest.raises(UsageError, match=r"was validated on other subjects \(b\)"):
+            train(recipe, paths, resume=True)
+        longer = small("schedule.steps=2", "schedule.validate_every=1", "schedule.validation_subjects=1")
+        assert train(longer, validated, resume=True).state.step == 2
 
     def test_memory_for_not_even_one_slice(self, paths, monkeypatch):
         def never(*_):
@@ -399,6 +444,35 @@ class TestRun:
         entry = save_segmenter(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas)  # fmt: skip
         assert train(recipe, paths, segmenter=entry).state.step == 1
+        other = save_segmenter(tmp_path / "w", "other", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
+                               NORMALIZATION, recipe.data.canvas, {"training": {"names": ["z"]}})  # fmt: skip
+        longer = small("schedule.steps=2", "losses.tversky=5", "data.tumour_share=1.0")
+        with pytest.raises(UsageError, match="was taught by another segmenter than 'other' \\('seg'\\)"):
+            train(longer, paths, resume=True, segmenter=other)
+        assert train(longer, paths, resume=True, segmenter=entry).state.teacher["sha256"] == entry.sha256
+
+    def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, capsys):
+        seen = {"training": {"names": ["phantom-7"]}}
+        save_segmenter(tmp_path / "w", "segmenter", WIDTHS, Segmenter().state_dict(), NORMALIZATION,
+                       small().data.canvas, seen)  # fmt: skip
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "run"), "--set",
+                     "schedule.steps=1", "--set", "schedule.validate_every=0", "--set", "data.views=['axial']",
+                     "--weights", str(tmp_path / "w"), "--cache", str(trained / "run" / "cache")])  # fmt: skip
+        assert code == ExitCode.OK
+        export = ["export", str(tmp_path / "run"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
+                  "--model", "mine", "--cache", str(trained / "run" / "cache")]  # fmt: skip
+        assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.USAGE
+        assert "phantom-7" in capsys.readouterr().err
+        assert main([*export, "--force"]) == ExitCode.OK
+        assert read_manifest(tmp_path / "w").entry("mine").details["training"]["teacher"]["model"] == "segmenter"
+
+    def test_the_readmes_command_for_many_gpus_is_one(self):
+        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+        (line,) = re.findall(r"^ +torchrun (.+)$", readme, re.MULTILINE)
+        given = get_args_parser().parse_args(line.split())
+        assert (given.nproc_per_node, given.module, given.training_script) == ("8", True, "app")
+        options = build_parser().parse_args(given.training_script_args)
+        assert (options.recipe, options.run) == ("r8", Path("runs/r8"))
 
     def test_two_processes_share_the_work(self, data, tmp_path):
         changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets=1", "network.confidence='bounded'"]
@@ -466,7 +540,7 @@ class TestCommands:
             return [Scores("phantom-7", m, values) for m in MODALITIES]
 
         monkeypatch.setattr("app.training.publish.score_drops", scored)
-        monkeypatch.setattr("app.training.publish.export_onnx", lambda entry: entry)
+        monkeypatch.setattr("app.training.publish.to_onnx", lambda *_: b"graph")
         arguments = ("--score-on", str(trained / "unseen"), "--weights", str(tmp_path / "w"))
         assert self._export(trained, *arguments) == ExitCode.OK
         before = (tmp_path / "w" / "manifest.json").read_bytes()
@@ -477,6 +551,15 @@ class TestCommands:
         assert self._export(trained, *arguments, "--force") == ExitCode.OK
         # Equal is not worse.
         assert self._export(trained, *arguments) == ExitCode.OK
+
+        def broken(*_):
+            raise UsageError("no ONNX today")
+
+        # A model whose ONNX cannot be made takes nobody's place.
+        before = {p.name: p.read_bytes() for p in (tmp_path / "w").iterdir()}
+        monkeypatch.setattr("app.training.publish.to_onnx", broken)
+        assert self._export(trained, *arguments) == ExitCode.USAGE
+        assert {p.name: p.read_bytes() for p in (tmp_path / "w").iterdir()} == before
 
     def test_the_model_that_would_lose_its_place_is_scored_too(self, trained, weights_dir, tmp_path):
         shutil.copytree(weights_dir, tmp_path / "w")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
 import torch
 
 from app.config import WEIGHTS_DIR
-from app.errors import WeightsError
-from app.networks import load_generator
+from app.errors import OutputError, WeightsError
+from app.networks import load_generator, save_generator
 from app.weights import load_intensity, load_regression, read_manifest
 
 
@@ -37,6 +39,25 @@ class TestShipped:
         held_out = {p.name for p in (data_dir / "val").iterdir()}
         for entry in read_manifest(WEIGHTS_DIR).entries.values():
             assert not held_out & set(entry.details["training"]["names"])
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_a_full_disk_costs_no_model(copy, fails, monkeypatch):
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    entry = read_manifest(copy).entry("tiny")
+    network, calls, real = load_generator(entry), iter(range(9)), os.fsync
+
+    def full(handle):
+        if next(calls) == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr("os.fsync", full)
+    state = {k: v + 1 for k, v in network.state_dict().items()}
+    with pytest.raises(OutputError, match="free space"):
+        save_generator(copy, "tiny", network.config, state, entry.normalization, entry.canvas, entry.views,
+                       intensity=b"{}", onnx=b"graph")  # fmt: skip
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
 
 
 def test_generator_is_ready_for_inference(weights_dir):

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TetradError as error:
         log.error("%s", error)
         return error.exit_code
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         log.error("%s cannot be used (%s); choose another path.", error.filename, error.strerror)
         return ExitCode.USAGE
     except BrokenPipeError:

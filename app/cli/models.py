@@ -121,7 +121,7 @@ def add_train(commands: Any) -> None:
     p = commands.add_parser(
         "train",
         help="train a generator, a refiner, the segmenter or the judge by a recipe",
-        description="Trains by a recipe. `torchrun --nproc-per-node N -m app train ...` uses N GPUs.",
+        description="Trains by a recipe. `torchrun --nproc-per-node N -m -- app train ...` uses N GPUs.",
         epilog="recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items()),
     )
     p.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a recipe below")
@@ -159,26 +159,26 @@ def _train(options: argparse.Namespace) -> int:
     from app.runtime import Machine, choose_device
     from app.training.loop import TrainingPaths, train
     from app.training.recipe import load_recipe
+    from app.training.tasks import taught_by
     from app.weights import read_manifest
 
     changes = list(options.set)
     if options.budget_minutes is not None:
         changes.append(f"schedule.budget_minutes={options.budget_minutes}")
     recipe = load_recipe(options.recipe, changes)
-    refines = recipe.task == "refinement"
-    teaches = (recipe.task == "synthesis" and recipe.losses.tversky > 0) or (refines and recipe.losses.dice > 0)
     outcome = train(
         recipe,
         TrainingPaths(options.data, options.run, options.cache, options.validation),
         device=choose_device(options.device, Machine.probe())[0],
         resume=options.resume,
-        segmenter=read_manifest(options.weights).entry(options.segmenter) if teaches else None,
+        segmenter=read_manifest(options.weights).entry(options.segmenter) if taught_by(recipe) else None,
         start=read_manifest(options.weights).entry(options.start) if options.start else None,
-        stage_one=read_manifest(options.weights).entry(options.stage_one) if refines else None,
+        stage_one=read_manifest(options.weights).entry(options.stage_one) if recipe.task == "refinement" else None,
     )
     if outcome.signal_number is not None:
         log.warning("Stopped after step %d; the same command with --resume goes on.", outcome.state.step)
         return 128 + outcome.signal_number
-    log.info("Trained: %d steps, %.1f minutes; `python -m app export %s` makes a model of it.",
-             outcome.state.step, outcome.state.minutes, options.run)  # fmt: skip
+    command = f"python -m app export {options.run} --data {options.data} --model NAME --score-on UNSEEN"
+    log.info("Trained: %d steps, %.1f minutes; `%s` makes a model of it.",
+             outcome.state.step, outcome.state.minutes, command)  # fmt: skip
     return ExitCode.OK

@@ -96,6 +96,9 @@ def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, V
             log.warning("A second %s is left out; give every subject a name of its own.", case.subject)
             continue
         seen.add(case.subject)
+        if reason := case.problem or next(iter(case.faults.values()), None):
+            log.warning("%s is left out: %s", case.subject, reason)
+            continue
         lacking = [m for m in MODALITIES if m not in case.files]
         if lacking:
             log.warning("%s is left out: it lacks %s.", case.subject, ", ".join(lacking))
@@ -118,7 +121,7 @@ def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, V
 def load_labels(path: Path | None, grid: Grid, subject: str) -> NDArray[np.uint8] | None:
     """A segmentation with labels 1, 2, 3 (4 becomes 3); None, with the reason logged, where it cannot be used."""
     if path is None:
-        log.warning("%s has no segmentation: it teaches images, not tumours.", subject)
+        log.warning("%s has no segmentation (no %s-seg.nii.gz): it teaches images, not tumours.", subject, subject)
         return None
     try:
         volume = load_volume(path, strict=True)
@@ -149,7 +152,8 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
         UsageError: fewer than two subjects can be used, or the folder holds a cache of other data, of another
             normalisation or of another version of Tetrad.
     """
-    cases, masks = scan(data).cases, find_segmentations(data)
+    cases = scan(data).cases
+    masks = find_segmentations(data, cases)
     origin = {"schema": _SCHEMA, "data": _fingerprint(cases, masks), "normalization": normalization.to_json()}
     index = folder / _INDEX
     folder.mkdir(parents=True, exist_ok=True)

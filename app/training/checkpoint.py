@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,8 @@ from app.training.recipe import Recipe
 
 LAST, BEST = "last.pt", "best.pt"
 _SCHEMA = 2
+#: What torch lets through of a damaged file.
+_DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass
@@ -39,6 +41,8 @@ class State:
         subjects: names trained on; held_out: names kept for validation.
         origin: the model that it started from, as its manifest entry tells; empty for random weights. For a refiner its
             first stage, which may hold the refiner that it started from as `begun_with`.
+        teacher: the frozen segmenter, in the same form; empty where none teaches.
+        validated: names of the subjects that `best` is of; None before the first validation.
     """
 
     recipe: Recipe
@@ -54,6 +58,8 @@ class State:
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    validated: list[str] | None = None
 
 
 class Memoryless:
@@ -87,11 +93,13 @@ def load_state(path: Path) -> State:
         form = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); give the folder of a run.") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise UsageError(
-            f"{path} is no checkpoint ({str(error).splitlines()[0][:100]}); start the run again."
-        ) from None
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0][:100] or type(error).__name__
+        raise UsageError(f"{path} is no checkpoint ({reason}); start the run again.") from None
     if not isinstance(form, dict) or form.pop("schema", None) != _SCHEMA:
         raise UsageError(f"{path} is a checkpoint of another version of Tetrad; start the run again.")
+    needed, known = {"recipe", "networks", "average", "optimizers"}, {f.name for f in fields(State)}
+    if not needed <= form.keys() <= known:
+        raise UsageError(f"{path} is no whole checkpoint; start the run again.")
     form["recipe"] = Recipe.from_json(form["recipe"], str(path))
     return State(**form)

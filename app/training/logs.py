@@ -13,32 +13,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import OutputError
 from app.files import save_bytes
 
 log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Appends numbers to a run's folder; a resumed run goes on in the same files."""
+    """Appends numbers to a run's folder; a resumed run goes on in the same files.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        step: where the run stands; what was logged after it, by a sitting that was killed, is taken back.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
         self._csv = folder / "log.csv"
+        self._take_back(step)
         self._board: Any = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         else:
             log.info("tensorboard is not installed: the run is logged to %s only.", self._csv)
+
+    def _take_back(self, step: int) -> None:
+        if not self._csv.exists():
+            return
+        rows = self._csv.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [r for r in rows if not (number := r.partition(",")[0]).isdigit() or int(number) <= step]
+        if len(kept) < len(rows):
+            save_bytes("".join(kept).encode(), self._csv)
 
     def write(self, step: int, minutes: float, values: Mapping[str, float]) -> None:
         """One row per value: step, minutes, name, value."""
         new = not self._csv.exists()
-        with self._csv.open("a", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            if new:
-                writer.writerow(["step", "minutes", "name", "value"])
-            writer.writerows([step, f"{minutes:.3f}", name, f"{value:.6g}"] for name, value in values.items())
+        try:
+            with self._csv.open("a", newline="") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                if new:
+                    writer.writerow(["step", "minutes", "name", "value"])
+                writer.writerows([step, f"{minutes:.3f}", name, f"{value:.6g}"] for name, value in values.items())
+        except OSError as error:
+            raise OutputError(
+                f"{self._csv} cannot be written ({error.strerror}); free space, and go on with --resume."
+            ) from None
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

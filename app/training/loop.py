@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from app.backends import tells_of_memory
 from app.cases import Case, find_segmentations, scan
+from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.interrupts import Interrupted, Interrupts
 from app.training.cache import CachedSubject, build_cache
@@ -28,7 +30,15 @@ from app.training.schedule import learning_rate, new_optimizer
 from app.training.sitting import Sitting
 from app.training.stage_one import StageOne, open_stage_one
 from app.training.synthesis import SynthesisTask
-from app.training.tasks import begin_with, new_source, new_task, validate, validate_generator
+from app.training.tasks import (
+    begin_with,
+    new_source,
+    new_task,
+    taught_by,
+    told_of,
+    validate,
+    validate_generator,
+)
 from app.weights import Entry
 
 log = logging.getLogger(__name__)
@@ -38,7 +48,11 @@ MAX_SKIPPED = 20
 #: Of a validation, what is said.
 _SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
 #: What a resumed run may do otherwise than before.
-_CHANGEABLE = {"schedule.steps", "schedule.budget_minutes", "optimizer.learning_rate", "optimizer.clip_norm"}
+_CHANGEABLE = re.compile(
+    r"note|output\.\w+|optimizer\.(learning_rate|clip_norm)|schedule\.(steps|budget_minutes|epoch_steps|validate_every)"
+)
+#: Longest time without a checkpoint; an epoch of a thousand subjects may take hours.
+_SAVE_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,8 @@ def train(
     with processes(device) as group:
         if not group.first:
             logging.getLogger("app").setLevel(logging.WARNING)
-        # Two runs of one seed shall be as equal as the device can make them.
+        # On a processor two runs of one seed are equal. On a GPU cuDNN's part of them is; some gradients (of reflected
+        # borders) add up in any order there.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
 
@@ -144,6 +159,7 @@ class _Run:
         self.prior = None if fitted is None else fitted[0]
         told = None if fitted is None else Told(fitted[0], self.training, fitted[1])
         self.task = new_task(recipe, group.device, segmenter, told)
+        teacher = told_of(segmenter) if segmenter is not None and taught_by(recipe) else {}
         if recipe.network.frozen and start is None and before is None:
             raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
@@ -152,9 +168,11 @@ class _Run:
             origin = {**origin, "begun_with": begun} if self.stage_one else begun
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
-        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, processes=group.count)
+        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, teacher=teacher,
+                                     processes=group.count)  # fmt: skip
         if before is not None:
-            self._restore(before, names)
+            self._restore(before, names, teacher)
+        self.cases, self.masks = self._validation()
         self.skipped: dict[str, int] = {}
         self.ended, self.updated = -1, False
         self.epoch_steps = recipe.schedule.epoch_steps or max(
@@ -171,7 +189,7 @@ class _Run:
             return None
         before = load_state(path)
         for key, (old, new) in differences(before.recipe.to_json(), self.recipe.to_json()).items():
-            if key not in _CHANGEABLE:
+            if not _CHANGEABLE.fullmatch(key):
                 raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
             log.info("The run goes on with %s = %s instead of %s.", key, new, old)
         if before.processes != self.group.count:
@@ -186,9 +204,14 @@ class _Run:
         self.group.wait()
         return build_cache(self.paths.data, cache)
 
-    def _restore(self, before: State, names: list[str]) -> None:
+    def _restore(self, before: State, names: list[str], teacher: Mapping[str, Any]) -> None:
         if before.subjects != names:
             raise UsageError(f"{self.paths.run} was trained on other subjects than {self.paths.data} holds now.")
+        if before.teacher.get("sha256") != teacher.get("sha256"):
+            raise UsageError(
+                f"{self.paths.run} was taught by another segmenter than {teacher.get('model', 'none')!r} "
+                f"({before.teacher.get('model', 'none')!r}); give the same one with --segmenter."
+            )
         for name, network in self.task.networks.items():
             network.load_state_dict(before.networks[name])
             self.optimizers[name].load_state_dict(before.optimizers[name])
@@ -200,7 +223,7 @@ class _Run:
 
     def go(self, clock: Callable[[], float]) -> Outcome:
         """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
-        board = RunLog(self._folder()) if self.group.first else None
+        board = RunLog(self._folder(), self.state.step) if self.group.first else None
         interrupts, number = Interrupts(), None
         try:
             with interrupts.installed(), interrupts.shielded():
@@ -214,7 +237,7 @@ class _Run:
     def _train(self, board: RunLog | None, sitting: Sitting, interrupts: Interrupts) -> None:
         every = self.recipe.schedule.validate_every
         with sitting.bar(self.group.first) as bar:
-            share = sitting.progress()
+            share, saved = sitting.progress(), self.state.minutes
             while share < 1 and not self.group.any(interrupts.waiting):
                 sitting.add(self._step(share))
                 share = sitting.progress()
@@ -222,8 +245,12 @@ class _Run:
                 if self.state.step % self.epoch_steps == 0:
                     epoch = self.state.step // self.epoch_steps
                     self._end_epoch(board, sitting, every > 0 and (share >= 1 or epoch % every == 0))
+                    saved = self.state.minutes
                 elif sitting.due():
                     sitting.report(board, bar)
+                    if board is not None and self.state.minutes - saved >= _SAVE_MINUTES:
+                        self._save(LAST)
+                        saved = self.state.minutes
             self._end_epoch(board, sitting, validate=share >= 1 and every > 0)
 
     def _folder(self) -> Path:
@@ -260,10 +287,11 @@ class _Run:
             self.skipped[name] = self.skipped.get(name, 0) + 1
             log.warning("Step %d: the gradient of the %s is not finite; the update is skipped.", self.state.step, name)
             if self.skipped[name] >= MAX_SKIPPED:
+                there = (self.paths.run / LAST).exists()
+                again = "go on from its last checkpoint with --resume" if there else "start again, with another --run"
                 raise CaseError(
                     f"{MAX_SKIPPED} updates of the {name} in a row had gradients that are not finite, at step "
-                    f"{self.state.step} of {self.paths.run}; go on from its last checkpoint with --resume and a lower "
-                    "--set optimizer.learning_rate."
+                    f"{self.state.step} of {self.paths.run}; {again} and a lower --set optimizer.learning_rate."
                 )
             return False
         self.skipped[name] = 0
@@ -335,16 +363,32 @@ class _Run:
         self._save(LAST)
 
     def _validate(self) -> dict[str, float]:
-        cases, masks = self._validation_cases()
-        if not cases:
+        if not self.cases:
             return {}
+        self.state.validated = [c.subject for c in self.cases]
         if isinstance(self.task, SynthesisTask):
-            return validate_generator(self.task, self.training, cases, masks, self.prior)
-        return validate(self.task, cases, masks, None if self.stage_one is None else self.stage_one.model)
+            return validate_generator(self.task, self.training, self.cases, self.masks, self.prior)
+        stage_one = None if self.stage_one is None else self.stage_one.model
+        return validate(self.task, self.cases, self.masks, stage_one)
 
-    def _validation_cases(self) -> tuple[list[Case], dict[str, Path]]:
+    def _validation(self) -> tuple[list[Case], dict[str, Path]]:
+        """The subjects to validate on, and their segmentations; looked for before the first step, not after hours."""
+        schedule, state = self.recipe.schedule, self.state
+        if schedule.validate_every == 0:
+            return [], {}
         data = self.paths.validation or self.paths.data
-        cases = [c for c in scan(data).cases if self.paths.validation or c.subject in self.state.held_out]
-        if both := [c.subject for c in cases if c.subject in self.state.subjects]:
+        found = [c for c in scan(data).cases if self.paths.validation or c.subject in state.held_out]
+        if both := [c.subject for c in found if c.subject in state.subjects]:
             raise UsageError(f"{both[0]} of {data} is trained on; validate on subjects that the run does not see.")
-        return cases[: self.recipe.schedule.validation_subjects], find_segmentations(data)
+        cases = [c for c in found if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
+        if self.paths.validation and not cases:
+            raise UsageError(f"{data} holds no complete subject to validate on.")
+        if not cases:
+            log.warning("No subject is held out (--set data.held_out=N) or named with --validation: the run is not "
+                        "validated, and its last checkpoint is what is exported.")  # fmt: skip
+        if state.validated is not None and state.validated != [c.subject for c in cases]:
+            raise UsageError(
+                f"{self.paths.run} was validated on other subjects ({', '.join(state.validated)}), of which its best "
+                "checkpoint is; resume with the same --validation."
+            )
+        return cases, find_segmentations(data, cases)

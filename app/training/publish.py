@@ -16,7 +16,7 @@ from app.config import FusionName
 from app.constants import MODALITIES
 from app.errors import UsageError
 from app.evaluate import Scores
-from app.export import export_onnx, require_onnx_packages
+from app.export import require_onnx_packages, to_onnx
 from app.intensity import IntensityPredictor
 from app.models import new_generator
 from app.models.refiner import Refiner
@@ -82,9 +82,12 @@ def publish(
         UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast, a
             fusion or a flip average for a segmenter, which makes no images and is nobody's default; or a way to join
             views for a refiner, or one that the run's recipe rules out.
-        WeightsError: `weights` cannot be written to.
+        WeightsError: `weights` cannot be read.
+        OutputError: `weights` cannot be written to; it stays as it was.
     """
-    state = load_state(run / (BEST if (run / BEST).exists() else LAST))
+    chosen_state = run / (BEST if (run / BEST).exists() else LAST)
+    state = load_state(chosen_state)
+    log.info("Takes %s, step %d.", chosen_state, state.step)
     _require_kind(weights, name, _KINDS[state.recipe.task])
     cases, masks = _judges(state, score_on)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
@@ -134,11 +137,12 @@ def _publish_generator(
     config = replace(config, confidence_scale=state.memory.get("lambda", config.confidence_scale))
     network = new_generator(config)
     network.load_state_dict(_rounded(state.average))
+    network.requires_grad_(False).eval()
     scores: dict[str, Any] = {}
     if cases:
         views = state.recipe.data.views
         predictor = IntensityPredictor.from_json(intensity)
-        model = model_in_memory(network.eval(), state.recipe, views, predictor, device, prior)
+        model = model_in_memory(network, state.recipe, views, predictor, device, prior)
         found = score_drops(model, cases, masks)
         scores = _scores(found)
         scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
@@ -148,7 +152,7 @@ def _publish_generator(
     for _, old in _replaced(weights, name, make_default=False):
         if "refiner" in old.details:
             log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
-    entry = save_generator(
+    return save_generator(
         weights,
         name,
         config,
@@ -157,6 +161,7 @@ def _publish_generator(
         state.recipe.data.canvas,
         state.recipe.data.views,
         intensity=encode(intensity),
+        onnx=to_onnx(network, state.recipe.data.canvas),
         details={
             "contrast": state.recipe.output.contrast,
             "fusion": state.recipe.output.fusion,
@@ -166,7 +171,6 @@ def _publish_generator(
         },
         make_default=make_default,
     )
-    return export_onnx(entry)
 
 
 def _publish_refiner(
@@ -245,17 +249,19 @@ def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, 
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
     known = set(state.subjects) | _taught(state.origin) | _taught(state.origin.get("begun_with", {}))
+    known |= _taught(state.teacher)
     if both := [c.subject for c in cases if c.subject in known]:
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on subjects that the run has not seen.")
     if not cases:
         raise UsageError(f"{score_on} holds no complete subject to score on.")
-    return cases, find_segmentations(score_on)
+    return cases, find_segmentations(score_on, cases)
 
 
 def _taught(origin: Mapping[str, Any]) -> set[str]:
-    """Names of the subjects that a model was trained on, or any that it started from."""
+    """Names of the subjects that a model was trained on, or any that it started from or was taught by."""
     training = origin.get("training", {})
-    return set(training.get("names", [])) | (_taught(training["started_from"]) if "started_from" in training else set())
+    before = (_taught(training[k]) for k in ("started_from", "teacher") if k in training)
+    return set(training.get("names", [])).union(*before)
 
 
 def _publish_segmenter(
@@ -350,6 +356,8 @@ def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
         "slices": state.step * schedule.batch_size * state.processes,
         "minutes": round(state.minutes, 1),
     }
+    if state.teacher:
+        training["teacher"] = copy.deepcopy(state.teacher)
     if state.origin:
         training["started_from"] = copy.deepcopy(state.origin)
     return {"training": training, **({"scores": dict(scores)} if scores else {})}

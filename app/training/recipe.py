@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -320,10 +321,11 @@ def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
     return form
 
 
-def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
-        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, Mapping) else value
+        before = merged.get(key, {})
+        merged[key] = _merged(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
     return merged
 
 
@@ -375,7 +377,9 @@ def _nearest(key: str) -> str:
     if not near:
         near = [n for m in difflib.get_close_matches(last, [n.rpartition(".")[2] for n in names], 1, 0.5)
                 for n in names if n.rpartition(".")[2] == m]  # fmt: skip
-    return f"; did you mean {near[0]!r}?" if near else "."
+    if not near:
+        return f"; the nearest is {difflib.get_close_matches(key, names, 1, 0.0)[0]!r}."
+    return f"; did you mean {near[0]!r}?"
 
 
 def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
@@ -391,6 +395,8 @@ def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
         return tuple(_cast(parts[0], v, key, source) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{source}: {key} = {value!r} is not a finite number.")
     if not isinstance(kind, types.UnionType) and type(value) is not kind:
         raise UsageError(f"{source}: {key} = {value!r} is not a {kind.__name__}.")
     return value

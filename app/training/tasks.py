@@ -77,14 +77,19 @@ def new_task(
     if recipe.task == "judging":
         return JudgingTask(recipe, device)
     teacher: Segmenter | None = None
-    loss = "dice" if recipe.task == "refinement" else "tversky"
-    if getattr(recipe.losses, loss) > 0:
+    if (loss := taught_by(recipe)) is not None:
         if segmenter is None:
             raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
         teacher = load_segmenter(segmenter)
     if recipe.task == "refinement":
         return RefinementTask(recipe, device, teacher)
     return SynthesisTask(recipe, device, teacher, told)
+
+
+def taught_by(recipe: Recipe) -> str | None:
+    """Name of the loss through which a frozen segmenter teaches; None where none does."""
+    loss = {"synthesis": "tversky", "refinement": "dice"}.get(recipe.task)
+    return loss if loss is not None and getattr(recipe.losses, loss) > 0 else None
 
 
 def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
@@ -104,7 +109,12 @@ def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
         task.average.load_state_dict(state)
     except RuntimeError:
         raise UsageError(f"model {start.name!r} has another architecture than the recipe; start from random.") from None
-    return {"model": start.name, "sha256": start.sha256, "training": start.details.get("training", {})}
+    return told_of(start)
+
+
+def told_of(entry: Entry) -> dict[str, Any]:
+    """What a run remembers of a model that it builds on."""
+    return {"model": entry.name, "sha256": entry.sha256, "training": entry.details.get("training", {})}
 
 
 #: By the name that a task gives to what it teaches: how a model that may be its beginning is read.

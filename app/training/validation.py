@@ -89,9 +89,9 @@ def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) 
     Args:
         masks: per subject, its segmentation; without one the tumour scores are NaN.
     """
-    results = []
+    results: list[Scores] = []
     for subject, volumes in load_complete(cases):
-        first = volumes[MODALITIES[0]]
+        before, first = len(results), volumes[MODALITIES[0]]
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
         for target in MODALITIES:
@@ -104,7 +104,7 @@ def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) 
             made = to_array(image, inputs[REFERENCE_OF[target]].grid)
             values = image_scores(made, volumes[target].data, tumour, first.grid.lps_spacing)
             results.append(Scores(subject, target, values))
-        log.info("%s: SSIM in the brain %s", subject, _brief(results[-len(MODALITIES) :]))
+        log.info("%s: SSIM in the brain %s", subject, _brief(results[before:]))
     return results
 
 

@@ -131,6 +131,8 @@ def load_labels(path: Path | None, grid: Grid, subject: str) -> NDArray[np.uint8
     if not volume.grid.same_as(grid):
         log.warning("%s is used without its segmentation: %s is on another grid.", subject, path)
         return None
+    for note in volume.notes:
+        log.warning("%s", note)
     labels = np.rint(volume.data).astype(np.int64)
     if (unknown := set(np.unique(labels).tolist()) - {0, 1, 2, 3, 4}) or not np.array_equal(labels, volume.data):
         shown = ", ".join(map(str, sorted(unknown))) or "fractions"

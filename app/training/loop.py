@@ -244,14 +244,15 @@ class _Run:
                 bar.update(100 * share - bar.n)
                 if self.state.step % self.epoch_steps == 0:
                     epoch = self.state.step // self.epoch_steps
-                    self._end_epoch(board, sitting, every > 0 and (share >= 1 or epoch % every == 0))
+                    self._end_epoch(board, sitting, bar, every > 0 and (share >= 1 or epoch % every == 0))
                     saved = self.state.minutes
                 elif sitting.due():
                     sitting.report(board, bar)
                     if board is not None and self.state.minutes - saved >= _SAVE_MINUTES:
                         self._save(LAST)
                         saved = self.state.minutes
-            self._end_epoch(board, sitting, validate=share >= 1 and every > 0)
+                        sitting.restart()
+            self._end_epoch(board, sitting, bar, validate=share >= 1 and every > 0)
 
     def _folder(self) -> Path:
         self.paths.run.mkdir(parents=True, exist_ok=True)
@@ -326,13 +327,13 @@ class _Run:
 
     # ------------------------------------------------------------ epochs
 
-    def _end_epoch(self, board: RunLog | None, sitting: Sitting, validate: bool) -> None:
+    def _end_epoch(self, board: RunLog | None, sitting: Sitting, bar: Any, validate: bool) -> None:
         """Saves, draws, validates; the first process does, the others wait."""
         if self.ended == self.state.step:
             return
         self.ended = self.state.step
+        sitting.report(board, bar)
         if board is not None:
-            sitting.report(board, None)
             self._save(LAST)
             board.picture(
                 self.task.pictures(self.source.sampler),

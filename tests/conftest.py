@@ -16,7 +16,7 @@ import pytest
 from app.config import WEIGHTS_DIR
 from app.constants import MODALITIES, Modality
 from app.fuse import Joiner
-from app.phantom import Phantom, make_phantom
+from app.phantom import Phantom, make_phantom, write_phantom
 from app.views import paste
 
 SHAPE = (48, 56, 40)
@@ -124,6 +124,25 @@ def unprivileged() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three complete phantoms with segmentations, as a run finds them on disk."""
+    folder = tmp_path_factory.mktemp("training")
+    for seed in range(3):
+        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training_cache(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the cache of `training_data` lies."""
+    from app.training.cache import build_cache
+
+    folder = tmp_path_factory.mktemp("cache")
+    build_cache(training_data, folder)
+    return folder
 
 
 def load(path: Path) -> nib.Nifti1Image:

@@ -234,6 +234,15 @@ class TestSampler:
             share = float((batch.types == 1).float().mean())
             assert low <= share <= high
 
+    @pytest.mark.parametrize(("share", "pixels"), [(0.001, 9), (0.01, 92)])
+    def test_a_slice_of_the_tumour_shows_enough_of_it(self, subjects, share, pixels):
+        sampler = {"views": ("sagittal",), "sagittal": (96, 96), "tumour_share": 1.0, "min_tumour_share": share}
+        batch = self._draw(subjects, size=150, **sampler)
+        assert (batch.labels > 0).sum(dim=(1, 2)).min() >= pixels
+        # There are slices with less, which are drawn as any other.
+        counts = subjects[1].tumour_pixels["sagittal"][subjects[1].slices("sagittal", 200)]
+        assert ((counts > 0) & (counts < pixels)).any()
+
     def test_reading_ahead_gives_the_same(self, subjects):
         sampler = Sampler(subjects, DATA, -1.0)
         plain, ahead = Source(sampler, 2, 3), Source(sampler, 2, 3, ahead=True)

@@ -24,19 +24,16 @@ from app.models.unet import WIDTHS, Segmenter
 from app.networks import save_segmenter
 from app.phantom import make_phantom, write_phantom
 from app.training import loop
-from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.loop import TrainingPaths, split, train
 from app.training.recipe import load_recipe
 from app.training.schedule import learning_rate
-from app.training.segmentation import SegmentationTask
 from app.training.synthesis import SynthesisTask
 from app.weights import read_manifest
 
 SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
          "schedule.validate_every=0", "data.held_out=0"]  # fmt: skip
-ALL_LOSSES = {"l1", "ssim", "adversarial", "classification", "feature", "cycle", "tversky"}
 
 
 def small(*changes: str, recipe: str = "smoke"):
@@ -67,160 +64,6 @@ def weights_of(run: Path) -> torch.Tensor:
     state = load_state(run / LAST)
     held = [*state.average.values(), *(v for n in state.networks.values() for v in n.values())]
     return torch.cat([v.flatten() for v in held])
-
-
-def source_of(data, cache, recipe):
-    sampler = Sampler(build_cache(data, cache), recipe.data, -1.0)
-    return Source(sampler, recipe.schedule.batch_size, recipe.augmentation.shift)
-
-
-def moving(**optimizers):
-    """An update that moves the named networks only."""
-
-    def update(name: str) -> bool:
-        if name in optimizers:
-            optimizers[name].step()
-        return True
-
-    return update
-
-
-class TestAlgorithmOne:
-    def test_every_loss_is_there_and_moves_both_networks(self, data, cache):
-        recipe = small("losses.tversky=5", "data.tumour_share=1.0", "data.single_missing=1.0")
-        task = SynthesisTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
-        moved = {}
-
-        def update(name: str) -> bool:
-            moved[name] = [
-                p.grad is not None and bool(p.grad.abs().sum() > 0) for p in task.networks[name].parameters()
-            ]
-            return True
-
-        losses = task.step(source_of(data, cache, recipe), 0, 1, update)
-        assert set(losses) == ALL_LOSSES | {"judge", "judge_class"}
-        assert all(torch.isfinite(v) for v in losses.values())
-        # All four encoders learn from one batch: each sequence is made in turn.
-        assert np.mean(moved["generator"]) > 0.95
-        assert all(moved["discriminator"])
-        assert all(p.grad is None for p in task.segmenter.parameters())
-
-    def test_the_second_pass_sees_the_first_ones_result(self, data, cache, monkeypatch):
-        recipe = small("schedule.batch_size=1", "schedule.targets=1", "data.single_missing=1.0")
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        seen = []
-        original = task.generator.encode
-
-        def encode(images, present, members):
-            seen.append((images.detach().clone(), members))
-            return original(images, present, members)
-
-        monkeypatch.setattr(task.generator, "encode", encode)
-        source = source_of(data, cache, recipe)
-        batch, shown, (job,) = task.prepare(source, 0)
-        task.step(source, 0, 1, lambda _: True)
-        (first, members), (second, again) = seen
-        assert torch.equal(first, shown)
-        assert job.target not in members
-        assert job.second not in again
-        assert job.target in again
-        made = second[:, job.target]
-        brain = batch.brain[:, 0] > 0
-        assert not torch.equal(made[brain], batch.images[:, job.target][brain])
-        assert (made[~brain] == -1).all()
-        others = [i for i in range(4) if i != job.target]
-        assert torch.equal(second[:, others], shown[:, others])
-
-    def test_what_must_be_made_is_not_augmented(self, data, cache, monkeypatch):
-        truths = []
-        monkeypatch.setattr(
-            "app.training.losses.l1_loss", lambda made, truth, _: truths.append(truth) or made.sum() * 0
-        )
-        recipe = small("schedule.targets=1", "losses.cycle=0", "losses.feature=0", "augmentation.contrast=0.5")
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(data, cache, recipe)
-        batch, shown, (job,) = task.prepare(source, 3)
-        task.step(source, 3, 1, lambda _: True)
-        assert torch.equal(truths[0], batch.images[:, job.target : job.target + 1])
-        assert not torch.equal(truths[0], shown[:, job.target : job.target + 1])
-
-    def test_the_judge_learns_to_tell_real_from_made(self, data, cache):
-        recipe = small("schedule.targets=1", "losses.cycle=0", "losses.feature=0")
-        torch.manual_seed(0)
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(data, cache, recipe)
-        update = moving(discriminator=torch.optim.Adam(task.discriminator.parameters(), lr=2e-3))
-        losses = [task.step(source, 0, 1, update)["judge"] for _ in range(25)]
-        assert losses[-1] < 0.5 * losses[0]
-        batch, _, (job,) = task.prepare(source, 0)
-        real, named = task.discriminator(batch.images[:, job.target : job.target + 1])
-        assert real.mean() > 0
-        assert (named.argmax(dim=1) == job.target).all()
-
-    def test_a_loss_of_weight_zero_is_not_computed(self, data, cache):
-        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
-        recipe = small(*off)
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        assert task.discriminator is None
-        assert set(task.step(source_of(data, cache, recipe), 0, 1, lambda _: True)) == {"l1"}
-
-    def test_enhancing_tumour_counts_in_a_made_t1c_only(self, data, cache):
-        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
-        recipe = small(*off, "losses.enhancing=1", "data.tumour_share=1.0", "schedule.targets=1")
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(data, cache, recipe)
-        seen = {}
-        for step in range(12):
-            batch, _, (job,) = task.prepare(source, step)
-            losses = task.step(source, step, 1, lambda _: True)
-            assert ("enhancing" in losses) == (MODALITIES[job.target] == "t1c")
-            if "enhancing" in losses:
-                seen[bool((batch.labels == 3).any())] = float(losses["enhancing"])
-        assert seen[True] > 0
-
-    def test_pieces_give_the_gradient_of_the_whole(self, data, cache):
-        # L1 is a mean over brain pixels; with slices of unlike brains the pieces' mean differs a little.
-        recipe = small("schedule.batch_size=4", "losses.ssim=0", "losses.adversarial=0", "losses.classification=0",
-                       "losses.feature=0", "losses.cycle=0", "schedule.targets=1")  # fmt: skip
-        gradients = []
-        for pieces in (1, 2):
-            torch.manual_seed(0)
-            task = SynthesisTask(recipe, torch.device("cpu"))
-            task.generator.eval()
-            task.step(source_of(data, cache, recipe), 0, pieces, lambda _: True)
-            held = [p.grad for p in task.generator.parameters() if p.grad is not None]
-            gradients.append(torch.cat([g.flatten() for g in held]))
-        assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
-
-    def test_a_gradient_that_is_not_finite_ends_the_batch_before_the_judge(self, data, cache):
-        recipe = small()
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        asked = []
-        losses = task.step(source_of(data, cache, recipe), 0, 1, lambda name: asked.append(name) or False)
-        assert asked == ["generator"]
-        assert "judge" not in losses
-
-    @pytest.mark.parametrize("kind", ["hybrid", "unet"])
-    def test_it_learns_one_batch_by_heart(self, data, cache, kind, monkeypatch):
-        recipe = small("losses.feature=0", "losses.cycle=0", "losses.adversarial=0", "losses.classification=0",
-                       f"network.kind='{kind}'", "schedule.targets=1")  # fmt: skip
-        torch.manual_seed(0)
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(data, cache, recipe)
-        update = moving(generator=torch.optim.AdamW(task.generator.parameters(), lr=1e-3))
-        losses = [task.step(source, 0, 1, update) for _ in range(40)]
-        assert losses[-1]["l1"] < 0.6 * losses[0]["l1"]
-        assert losses[-1]["ssim"] < losses[0]["ssim"]
-
-    def test_the_segmenter_learns_one_batch_by_heart(self, data, cache):
-        recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2"])
-        torch.manual_seed(0)
-        task = SegmentationTask(recipe, torch.device("cpu"))
-        source = source_of(data, cache, recipe)
-        update = moving(segmenter=torch.optim.AdamW(task.segmenter.parameters(), lr=2e-3))
-        losses = [task.step(source, 0, 1, update) for _ in range(25)]
-        assert losses[-1]["tversky"] < 0.8 * losses[0]["tversky"]
-        assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
 
 
 class TestSchedule:

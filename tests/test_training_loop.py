@@ -27,37 +27,15 @@ from app.training import loop
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.loop import TrainingPaths, split, train
-from app.training.recipe import load_recipe
 from app.training.schedule import learning_rate
 from app.training.synthesis import SynthesisTask
 from app.weights import read_manifest
-
-SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
-         "schedule.validate_every=0", "data.held_out=0"]  # fmt: skip
-
-
-def small(*changes: str, recipe: str = "smoke"):
-    return load_recipe(recipe, [*SMALL, "losses.tversky=0", *changes])
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for seed in range(3):
-        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cache(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    build_cache(data, folder)
-    return folder
+from tests.training import SMALL, small
 
 
 @pytest.fixture
-def paths(data, cache, tmp_path):
-    return TrainingPaths(data, tmp_path / "run", cache)
+def paths(training_data, training_cache, tmp_path):
+    return TrainingPaths(training_data, tmp_path / "run", training_cache)
 
 
 def weights_of(run: Path) -> torch.Tensor:
@@ -66,27 +44,84 @@ def weights_of(run: Path) -> torch.Tensor:
     return torch.cat([v.flatten() for v in held])
 
 
-class TestSchedule:
-    def test_it_warms_up_and_anneals_to_nothing(self):
-        recipe = load_recipe("r1")
-        rates = [learning_rate(recipe.optimizer, recipe.schedule, p) for p in np.linspace(0, 1, 201)]
-        assert rates[0] < 0.01 * max(rates)
-        assert max(rates) == pytest.approx(5e-4, rel=0.01)
-        assert np.argmax(rates) == pytest.approx(6, abs=1)
-        assert rates[-1] == pytest.approx(0, abs=1e-9)
-
-    def test_it_scales_with_the_slices_of_a_step(self):
-        recipe = load_recipe("r1", ["schedule.batch_size=16"])
-        assert learning_rate(recipe.optimizer, recipe.schedule, 0.03, 2) == pytest.approx(2.5e-4, rel=0.02)
-
-    def test_held_out_subjects_are_the_seeds_and_never_trained_on(self, data, cache):
-        subjects = build_cache(data, cache)
+class TestSplit:
+    def test_held_out_subjects_are_the_seeds_and_never_trained_on(self, training_data, training_cache):
+        subjects = build_cache(training_data, training_cache)
         training, kept = split(subjects, 1, seed=3)
         assert {s.name for s in training} | set(kept) == {"s0", "s1", "s2"}
         assert not {s.name for s in training} & set(kept)
         assert split(subjects, 1, seed=3)[1] == kept
         with pytest.raises(UsageError, match="fewer than two"):
             split(subjects, 2, seed=3)
+
+
+def flat(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+class TestUpdate:
+    """What reaches an optimiser in a run's step."""
+
+    def _updates(self, monkeypatch, paths, recipe):
+        """Per update, in order: the gradient's norm and the rate."""
+        found = []
+        original = loop.new_optimizer
+
+        def note(optimizer, *_):
+            (group,) = optimizer.param_groups
+            gradients = [p.grad.flatten() for p in group["params"] if p.grad is not None]
+            found.append((float(torch.cat(gradients).norm()), group["lr"]))
+
+        def watched(network, recipe):
+            optimizer = original(network, recipe)
+            optimizer.register_step_pre_hook(note)
+            return optimizer
+
+        monkeypatch.setattr(loop, "new_optimizer", watched)
+        train(recipe, paths)
+        return found
+
+    def test_gradients_are_no_longer_than_the_clip(self, monkeypatch, paths):
+        recipe = small("schedule.steps=1", "schedule.targets=1", "optimizer.clip_norm=0.01")
+        updates = self._updates(monkeypatch, paths, recipe)
+        # Those of untrained networks are longer; they keep their direction and get the length of the clip.
+        assert [norm for norm, _ in updates] == pytest.approx([0.01, 0.01], rel=1e-3)
+
+    def test_shorter_ones_stay_as_they_are(self, monkeypatch, paths):
+        recipe = small("schedule.steps=1", "schedule.targets=1", "optimizer.clip_norm=1e6")
+        assert all(0.01 < norm < 1e5 for norm, _ in self._updates(monkeypatch, paths, recipe))
+
+    def test_the_discriminators_rate_is_a_multiple_of_the_generators(self, monkeypatch, paths):
+        recipe = small("schedule.steps=2", "schedule.targets=1", "optimizer.discriminator_rate=0.25")
+        updates = self._updates(monkeypatch, paths, recipe)
+        asked = [learning_rate(recipe.optimizer, recipe.schedule, progress) for progress in (0, 0.5)]
+        assert asked[0] != asked[1]
+        expected = [rate * share for rate in asked for share in (1, 0.25)]
+        assert [rate for _, rate in updates] == pytest.approx(expected)
+
+
+class TestAverage:
+    def test_it_follows_the_generator_soon_at_first_then_by_the_recipe(self, monkeypatch, paths):
+        ends = []
+        original = loop._Run._step
+
+        def watched(run, progress):
+            if not ends:
+                ends.append((flat(run.task.generator), flat(run.task.average)))
+            losses = original(run, progress)
+            ends.append((flat(run.task.generator), flat(run.task.average)))
+            return losses
+
+        monkeypatch.setattr(loop._Run, "_step", watched)
+        train(small("schedule.steps=3", "schedule.targets=1", "schedule.warmup=0", "optimizer.ema=0.15"), paths)
+        learner, expected = ends[0]
+        assert torch.equal(learner, expected)
+        # (1 + step) / (10 + step), until the recipe's share is less.
+        for keep, (learner, average) in zip((1 / 10, 0.15, 0.15), ends[1:], strict=True):
+            before, expected = expected, keep * expected + (1 - keep) * learner
+            assert torch.allclose(average, expected, atol=1e-6)
+            assert not torch.allclose(average, learner, atol=1e-6)
+            assert not torch.allclose(average, before, atol=1e-6)
 
 
 class TestRun:
@@ -317,11 +352,11 @@ class TestRun:
         options = build_parser().parse_args(given.training_script_args)
         assert (options.recipe, options.run) == ("r8", Path("runs/r8"))
 
-    def test_two_processes_share_the_work(self, data, tmp_path):
+    def test_two_processes_share_the_work(self, training_data, tmp_path):
         changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets=1", "network.confidence='bounded'"]
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-             Path(__file__).parent / "torchrun_worker.py", data, tmp_path / "run", "smoke", *changes],
+             Path(__file__).parent / "torchrun_worker.py", training_data, tmp_path / "run", "smoke", *changes],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip

@@ -384,7 +384,7 @@ class _Run:
         cases = [c for c in found if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
         if self.paths.validation and not cases:
             raise UsageError(f"{data} holds no complete subject to validate on.")
-        if not cases:
+        if not cases and self.group.first:
             log.warning("No subject is held out (--set data.held_out=N) or named with --validation: the run is not "
                         "validated, and its last checkpoint is what is exported.")  # fmt: skip
         if state.validated is not None and state.validated != [c.subject for c in cases]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -33,7 +33,8 @@ _GRACE_SECONDS = 60.0
 class Fleet:
     """What `Flow` is for one device: outcomes as they come, in any order.
 
-    A process that dies takes only the subjects with it that it had begun; they are reported as failed.
+    A process that dies takes only the subjects with it that it had begun; they are reported as failed. Each has a line
+    of its own: a queue that they shared would stay locked if one died while it wrote, and hold up all.
 
     Raises:
         TetradError: what a process met on loading its model.
@@ -49,10 +50,8 @@ class Fleet:
         self._cases = list(cases)
         # Forked processes cannot use CUDA, and would share this one's threads and locks.
         context = multiprocessing.get_context("spawn")
-        self._tasks: Any = context.Queue()
-        self._results: Any = context.Queue()
-        for case in self._cases:
-            self._tasks.put(case)
+        self._waiting = iter(self._cases)
+        self._lines: dict[int, Connection] = {}
         self._crew: dict[int, BaseProcess] = {}
         self._running: set[int] = set()
         self._pending: list[Outcome] = []
@@ -62,10 +61,12 @@ class Fleet:
         threads = max(1, (os.cpu_count() or 1) // len(devices))
         try:
             for number, device in enumerate(devices):
-                self._tasks.put(None)
-                arguments = (number, replace(config, device=device), threads, self._tasks, self._results)
+                self._lines[number], theirs = context.Pipe()
+                arguments = (replace(config, device=device), threads, theirs)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
                 process.start()
+                # Only the process holds that end now: when it dies, the line ends.
+                theirs.close()
                 self._crew[number] = process
                 self._running.add(number)
             while len(self._names) < len(self._running):
@@ -86,9 +87,8 @@ class Fleet:
             process.join(10)
             if process.is_alive():
                 process.kill()
-        for channel in (self._tasks, self._results):
-            channel.cancel_join_thread()
-            channel.close()
+        for line in self._lines.values():
+            line.close()
 
     def __iter__(self) -> Iterator[Outcome]:
         while self._running:
@@ -119,32 +119,40 @@ class Fleet:
             self._pending.pop(0)
 
     def _take(self) -> None:
-        """Waits a moment for a message and notes it; a signal in between must not tear it."""
+        """Waits a moment for messages and notes them; a signal in between must not tear one."""
         with self._interrupts.shielded():
-            dead = [n for n in self._running if not self._crew[n].is_alive()]
-            try:
-                number, kind, content = self._results.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                # Dead before the wait, and nothing of it has come since: nothing will.
-                for number in dead:
-                    log.error("The process of device %d ended with code %s.", number, self._crew[number].exitcode)
-                    self._running.discard(number)
-                    self._names.pop(number, None)
-                return
-            if kind == "ready":
-                self._names[number] = content
-                log.info("Model %s: %s.", self.model["name"], content)
-            elif kind == "done":
-                self._pending.append(content)
-            elif kind == "broken":
-                self._broken = content
-                self._running.discard(number)
-            else:
-                self.trace.add(content)
-                self._running.discard(number)
+            numbers = {self._lines[n]: n for n in self._running}
+            for line in wait(list(numbers), _POLL_SECONDS):
+                number = numbers[line]  # type: ignore[index]
+                try:
+                    self._note(number, *self._lines[number].recv())
+                except (EOFError, OSError):
+                    self._lose(number)
+
+    def _note(self, number: int, kind: str, content: Any) -> None:
+        if kind == "want":
+            self._lines[number].send(next(self._waiting, None))
+        elif kind == "ready":
+            self._names[number] = content
+            log.info("Model %s: %s.", self.model["name"], content)
+        elif kind == "done":
+            self._pending.append(content)
+        elif kind == "broken":
+            self._broken = content
+            self._running.discard(number)
+        else:
+            self.trace.add(content)
+            self._running.discard(number)
+
+    def _lose(self, number: int) -> None:
+        """Notes that a process has died."""
+        self._crew[number].join(_POLL_SECONDS)
+        log.error("The process of device %d ended with code %s.", number, self._crew[number].exitcode)
+        self._running.discard(number)
+        self._names.pop(number, None)
 
 
-def _serve(number: int, config: RunConfig, threads: int, tasks: Any, results: Any) -> None:
+def _serve(config: RunConfig, threads: int, line: Connection) -> None:
     """One process: its model, and subjects until there are no more or SIGTERM comes."""
     import torch
 
@@ -155,34 +163,38 @@ def _serve(number: int, config: RunConfig, threads: int, tasks: Any, results: An
     torch.set_num_threads(threads)
     interrupts = Interrupts((signal.SIGTERM,))
 
-    def tell(kind: str, content: object) -> None:
+    def tell(kind: str, content: object = None) -> None:
         with interrupts.shielded():
-            results.put((number, kind, content))
+            line.send((kind, content))
+
+    def ask() -> Any:
+        tell("want")
+        return line.recv()
 
     events: list[dict[str, Any]] = []
     try:
         with interrupts.installed():
             worker = Worker(config)
             tell("ready", runtime_of(worker))
-            with Flow(worker, iter(tasks.get, None), threads) as flow:
+            with Flow(worker, iter(ask, None), threads) as flow:
                 try:
                     for outcome in flow:
                         tell("done", outcome)
                 except Interrupted:
                     with interrupts.shielded():
                         for outcome in flow.rest():
-                            results.put((number, "done", outcome))
+                            tell("done", outcome)
             events = worker.trace.events()
     except Interrupted:
         pass
     except TetradError as error:
-        results.put((number, "broken", error))
+        tell("broken", error)
         return
     except (RuntimeError, OSError, MemoryError, ValueError, ImportError) as error:
         reason = f"the model could not be loaded on {config.device} ({type(error).__name__}: {error})."
-        results.put((number, "broken", DeviceError(reason)))
+        tell("broken", DeviceError(reason))
         return
-    results.put((number, "end", events))
+    tell("end", events)
 
 
 def _follow_parent() -> None:

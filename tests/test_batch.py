@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -439,6 +441,21 @@ class TestFleet:
         assert len(failed) + sum(o.status == "made" for o in outcomes.values()) == 5
         assert all("process died" in (o.error or "") for o in failed)
         assert "ended with code -9" in caplog.text
+
+    def test_a_process_that_dies_in_the_middle_of_a_message_holds_nobody_up(self, five, weights_dir):
+        cases = scan(five / "in").cases
+        (five / "out").mkdir()
+        with Fleet(_config(five, weights_dir), ["cpu", "cpu"], cases) as fleet:
+            fleet._crew[0].kill()
+            fleet._lines[0].close()
+            fleet._lines[0], theirs = multiprocessing.Pipe()
+            # The length of a message, and less than that of it.
+            os.write(theirs.fileno(), struct.pack("!i", 100) + b"torn")
+            theirs.close()
+            outcomes = list(fleet)
+        assert sorted(o.subject for o in outcomes) == [f"s{i}" for i in range(5)]
+        # Those that it had been given already are lost with it.
+        assert sum(o.status == "made" for o in outcomes) >= 1
 
     def test_stop_tells_of_all_that_was_written(self, five, weights_dir):
         (five / "in" / "s0" / "s0-t1n.nii.gz").write_bytes(b"damaged")

@@ -14,6 +14,7 @@ from app.errors import UsageError
 from app.intensity import Normalization
 from app.phantom import make_phantom, write_phantom
 from app.preprocess import measure
+from app.training import cache
 from app.training.augment import vary_geometry, vary_intensities
 from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
@@ -131,6 +132,34 @@ class TestCache:
         path.unlink()
         with pytest.raises(UsageError, match="another data folder"):
             build_cache(folder, tmp_path / "cache")
+
+    def test_an_interrupted_build_goes_on_where_it_was(self, data, tmp_path, monkeypatch):
+        whole = build_cache(data, tmp_path / "whole")
+        original = cache._write
+
+        def interrupted(name, *arguments):
+            if name == "s1":
+                raise KeyboardInterrupt
+            return original(name, *arguments)
+
+        monkeypatch.setattr(cache, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build_cache(data, tmp_path / "cache")
+        begun = tmp_path / "cache" / "begun.jsonl"
+        begun.write_text(begun.read_text() + '{"name": "s1", "lab')
+        written = []
+        monkeypatch.setattr(cache, "_write", lambda name, *rest: written.append(name) or original(name, *rest))
+        found = build_cache(data, tmp_path / "cache")
+        assert written == ["s1"]
+        assert [s.name for s in found] == ["s0", "s1"]
+        for one, other in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(one.scores, other.scores)
+            assert one.intensities == other.intensities
+        # Of another folder's build nothing is taken over.
+        begun.write_text('{"schema": 0}\n{"name": "s0"}\n')
+        (tmp_path / "cache" / "index.json").unlink()
+        build_cache(data, tmp_path / "cache")
+        assert written == ["s1", "s0", "s1"]
 
     def test_without_a_segmentation_a_subject_still_teaches_images(self, spoiled, tmp_path, caplog):
         folder, path, _ = spoiled

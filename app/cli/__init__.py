@@ -46,13 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TetradError as error:
         log.error("%s", error)
         return error.exit_code
-    except (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        log.error("%s cannot be used (%s); choose another path.", error.filename, error.strerror)
-        return ExitCode.USAGE
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone; that is no failure worth a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except OSError as error:
+        log.debug("", exc_info=True)
+        what, why = error.filename or "A file", error.strerror or error
+        log.error("%s cannot be used (%s); free it, or choose another path.", what, why)
+        return ExitCode.USAGE
 
 
 class _Formatter(logging.Formatter):

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 #: How every model that is trained here sees intensities.
 NORMALIZATION: Final = Normalization("volume", background=-1.0)
 _INDEX = "index.json"
+_BEGUN = "begun.jsonl"
 _SCHEMA = 3
 
 
@@ -161,17 +162,36 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not index.exists():
-            entries = [
-                _write(name, volumes, masks.get(name), folder, normalization) for name, volumes in load_complete(cases)
-            ]
-            if len(entries) < 2:
+            done = _finished(folder / _BEGUN, origin)
+            with (folder / _BEGUN).open("a", encoding="utf-8") as stream:
+                for name, volumes in load_complete(c for c in cases if c.subject not in done):
+                    done[name] = _write(name, volumes, masks.get(name), folder, normalization)
+                    print(json.dumps(done[name]), file=stream, flush=True)
+            if len(done) < 2:
                 raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
-            save_bytes(json.dumps({**origin, "subjects": entries}).encode(), index)
+            save_bytes(json.dumps({**origin, "subjects": [done[n] for n in sorted(done)]}).encode(), index)
+            (folder / _BEGUN).unlink()
     form = json.loads(index.read_text())
     for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
         if form.get(key) != origin[key]:
             raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
     return [_read(entry, folder) for entry in form["subjects"]]
+
+
+def _finished(path: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What an interrupted build of the same cache had finished, by name; the list is there afterwards, to be gone on.
+
+    Args:
+        path: one JSON form a line: what the cache is of, then a subject each.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    head = json.dumps(origin) + "\n"
+    # The line that was being written is not whole.
+    kept = [line for line in lines[1:] if line.endswith("\n")] if lines[:1] == [head] else []
+    save_bytes("".join([head, *kept]).encode(), path)
+    if kept:
+        log.info("%d subjects are in %s already.", len(kept), path.parent)
+    return {form["name"]: form for form in map(json.loads, kept)}
 
 
 @contextmanager

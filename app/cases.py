@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,9 +151,10 @@ def find_segmentations(folder: Path, cases: Iterable[Case] = ()) -> dict[str, Pa
             found.setdefault(match["subject"] or path.parent.name, []).append(path)
             beside.setdefault(path.parent, []).append(path)
     places = [(case, {file.parent for file in case.files.values()}) for case in cases]
+    subjects = Counter(place for _, folders in places for place in folders)
     for case, folders in places:
         near = [path for place in sorted(folders) for path in beside.get(place, [])]
-        alone = sum(bool(folders & others) for _, others in places) == 1
+        alone = all(subjects[place] == 1 for place in folders)
         if own := [path for path in found.get(case.subject, []) if path in near]:
             found[case.subject] = own
         elif alone and len(near) == 1:

@@ -82,8 +82,9 @@ def find_pairs(prediction: Path, reference: Path, segmentations: Path | None = N
     Raises:
         UsageError: a folder does not exist, or no pair is found.
     """
-    truths = {(c.subject, m): f for c in scan(reference).cases for m, f in c.files.items()}
-    masks = find_segmentations(segmentations or reference)
+    cases = scan(reference).cases
+    truths = {(c.subject, m): f for c in cases for m, f in c.files.items()}
+    masks = find_segmentations(segmentations) if segmentations else find_segmentations(reference, cases)
     pairs, problems = [], []
     if not prediction.is_dir():
         raise UsageError(f"the prediction folder {prediction} does not exist.")
@@ -231,12 +232,12 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], seed: int = 0) ->
 
 def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]], title: str = "") -> str:
     """The summary's means as a Markdown table, one line per group."""
-    lines = [f"| {title or 'mean'} | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    rows = [[title or "mean", "n", *COLUMNS]]
     for group, metrics in summary.items():
         cells = [f"{metrics[c]['mean']:.{d}f}" if c in metrics else "-" for c, d in COLUMNS.items()]
         count = max(int(m["n"]) for m in metrics.values())
-        lines.append(f"| {group} | {count} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([group, str(count), *cells])
+    return markdown(rows)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -121,9 +121,8 @@ class Fleet:
     def _take(self) -> None:
         """Waits a moment for messages and notes them; a signal in between must not tear one."""
         with self._interrupts.shielded():
-            numbers = {self._lines[n]: n for n in self._running}
-            for line in wait(list(numbers), _POLL_SECONDS):
-                number = numbers[line]  # type: ignore[index]
+            ready = wait([self._lines[n] for n in self._running], _POLL_SECONDS)
+            for number in [n for n in self._running if self._lines[n] in ready]:
                 try:
                     self._note(number, *self._lines[number].recv())
                 except (EOFError, OSError):

@@ -269,7 +269,7 @@ class TestRun:
     def test_what_a_killed_sitting_logged_is_taken_back(self, paths):
         train(small("schedule.steps=1"), paths)
         log = (paths.run / "log.csv").read_text()
-        (paths.run / "log.csv").write_text(log + "2,0.100,l1,99\n3,0.2")
+        (paths.run / "log.csv").write_text(log + "2,0.100,l1,99\n1,0.2")
         train(small("schedule.steps=2"), paths, resume=True)
         text = (paths.run / "log.csv").read_text()
         assert text.startswith(log)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         log.debug("", exc_info=True)
         what, why = error.filename or "A file", error.strerror or error
-        log.error("%s cannot be used (%s); free it, or choose another path.", what, why)
+        log.error("%s cannot be used (%s); make room or give permission there, or choose another path.", what, why)
         return ExitCode.USAGE
 
 

@@ -164,7 +164,7 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
         if not index.exists():
             done = _finished(folder / _BEGUN, origin)
             with (folder / _BEGUN).open("a", encoding="utf-8") as stream:
-                for name, volumes in load_complete(c for c in cases if c.subject not in done):
+                for name, volumes in load_complete([c for c in cases if c.subject not in done]):
                     done[name] = _write(name, volumes, masks.get(name), folder, normalization)
                     print(json.dumps(done[name]), file=stream, flush=True)
             if len(done) < 2:

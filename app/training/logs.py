@@ -41,7 +41,9 @@ class RunLog:
         if not self._csv.exists():
             return
         rows = self._csv.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [r for r in rows if not (number := r.partition(",")[0]).isdigit() or int(number) <= step]
+        # The last row may be torn.
+        whole = [r for r in rows if r.endswith("\n")]
+        kept = [r for r in whole if not (number := r.partition(",")[0]).isdigit() or int(number) <= step]
         if len(kept) < len(rows):
             save_bytes("".join(kept).encode(), self._csv)
 

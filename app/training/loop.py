@@ -49,7 +49,7 @@ MAX_SKIPPED = 20
 _SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
 #: What a resumed run may do otherwise than before.
 _CHANGEABLE = re.compile(
-    r"note|output\.\w+|optimizer\.(learning_rate|clip_norm)|schedule\.(steps|budget_minutes|epoch_steps|validate_every)"
+    r"note|output\.\w+|optimizer\.(learning_rate|clip_norm)|schedule\.(steps|budget_minutes|epoch_steps)"
 )
 #: Longest time without a checkpoint; an epoch of a thousand subjects may take hours.
 _SAVE_MINUTES = 10.0
@@ -378,7 +378,9 @@ class _Run:
         if schedule.validate_every == 0:
             return [], {}
         data = self.paths.validation or self.paths.data
-        found = [c for c in scan(data).cases if self.paths.validation or c.subject in state.held_out]
+        # A thousand subjects' headers are not read where none of them is held out.
+        wanted = scan(data).cases if self.paths.validation or state.held_out else ()
+        found = [c for c in wanted if self.paths.validation or c.subject in state.held_out]
         if both := [c.subject for c in found if c.subject in state.subjects]:
             raise UsageError(f"{both[0]} of {data} is trained on; validate on subjects that the run does not see.")
         cases = [c for c in found if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
@@ -392,4 +394,4 @@ class _Run:
                 f"{self.paths.run} was validated on other subjects ({', '.join(state.validated)}), of which its best "
                 "checkpoint is; resume with the same --validation."
             )
-        return cases, find_segmentations(data, cases)
+        return cases, find_segmentations(data, cases) if cases else {}

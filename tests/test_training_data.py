@@ -15,7 +15,7 @@ from app.intensity import Normalization
 from app.phantom import make_phantom, write_phantom
 from app.preprocess import measure
 from app.training import cache
-from app.training.augment import vary_geometry, vary_intensities
+from app.training.augment import transplant_tumours, vary_geometry, vary_intensities, vary_slices
 from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.recipe import AugmentationRecipe, DataRecipe
@@ -281,6 +281,20 @@ class TestSampler:
             assert one.own.random() == two.own.random()
             assert one.plan.random() == two.plan.random()
 
+    def test_donors_show_a_tumour_and_leave_the_batch_as_it_is(self, subjects):
+        sampler = Sampler(subjects, DATA, -1.0)
+        plain, giving = Source(sampler, 8, 3), Source(sampler, 8, 3, donors=True)
+        views = set()
+        for step in range(6):
+            alone, drawn = plain.at(step), giving.at(step)
+            assert alone.donors is None
+            assert torch.equal(alone.batch.images, drawn.batch.images)
+            assert drawn.donors.view == drawn.batch.view
+            assert (drawn.donors.labels > 0).flatten(1).any(dim=1).all()
+            assert not torch.equal(drawn.donors.images, drawn.batch.images)
+            views.add(drawn.batch.view)
+        assert len(views) > 1
+
     def test_no_slice_with_enough_brain(self, subjects):
         with pytest.raises(UsageError, match="no subject has a"):
             Sampler(subjects, replace(DATA, min_brain_pixels=10**6), -1.0)
@@ -324,6 +338,57 @@ class TestAugmentation:
         for b in (batch, turned):
             rim, rest = b.images[:, 0][b.labels == 3], b.images[:, 0][(b.labels == 0) & (b.brain[:, 0] > 0)]
             assert rim.median() > rest.quantile(0.9)
+
+    @pytest.fixture
+    def donors(self, subjects):
+        sampler = Sampler(subjects, replace(DATA, views=("axial",), tumour_share=1.0), -1.0)
+        return sampler.draw(sampler.plan(5), sampler.own(5), 6)
+
+    def test_a_transplanted_tumour_brings_every_sequence_and_its_labels(self, batch, donors):
+        mixed = transplant_tumours(batch, donors, 1.0, np.random.default_rng(0))
+        both = (batch.brain * donors.brain)[:, 0] > 0
+        tumour = (donors.labels > 0) & both
+        assert tumour.any()
+        assert torch.equal(mixed.labels[tumour], donors.labels[tumour])
+        low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+        whole = tumour[:, None].expand_as(batch.images)
+        assert torch.allclose(mixed.images[whole], donors.images.clamp(low, high)[whole], atol=1e-5)
+        assert not torch.equal(mixed.images[whole], batch.images[whole])
+
+    def test_far_from_the_tumour_and_outside_the_brain_all_stays(self, batch, donors):
+        small = donors.labels.clone()
+        small[:, :, 20:] = 0
+        donors = replace(donors, labels=small)
+        mixed = transplant_tumours(batch, donors, 1.0, np.random.default_rng(0))
+        outside = (batch.brain * donors.brain == 0).expand_as(batch.images)
+        # The margin is 6 pixels at most, the edge 4 more.
+        assert torch.equal(mixed.images[..., 30:], batch.images[..., 30:])
+        assert torch.equal(mixed.images[outside], batch.images[outside])
+        assert not torch.equal(mixed.images, batch.images)
+        assert torch.equal(mixed.brain, batch.brain)
+
+    def test_only_the_chosen_slices_get_a_tumour_and_only_from_one_who_has_it(self, batch, donors):
+        for share, giving in ((0.0, donors), (1.0, replace(donors, labels=torch.zeros_like(donors.labels)))):
+            kept = transplant_tumours(batch, giving, share, np.random.default_rng(0))
+            assert torch.equal(kept.images, batch.images)
+            assert torch.equal(kept.labels, batch.labels)
+        counts = [
+            (transplant_tumours(batch, donors, 0.5, np.random.default_rng(s)).images != batch.images)
+            .flatten(1).any(dim=1).sum().item()
+            for s in range(20)
+        ]  # fmt: skip
+        assert 0.3 < np.mean(counts) / len(batch) < 0.7
+
+    def test_a_step_with_donors_moves_them_apart_from_the_receivers(self, subjects):
+        recipe = replace(NOTHING, transplant=1.0)
+        drawn = Source(Sampler(subjects, DATA, -1.0), 6, 0, donors=True).at(1)
+        varied = vary_slices(drawn, recipe, torch.device("cpu"), -1.0)
+        assert torch.equal(varied.brain, drawn.batch.brain)
+        given = (drawn.donors.labels > 0) & (drawn.batch.brain[:, 0] > 0) & (drawn.donors.brain[:, 0] > 0)
+        assert torch.equal(varied.labels[given], drawn.donors.labels[given])
+        drawn = Source(Sampler(subjects, DATA, -1.0), 6, 0, donors=True).at(1)
+        turned = vary_slices(drawn, replace(recipe, rotate=30.0), torch.device("cpu"), -1.0)
+        assert not torch.equal(turned.labels[given], drawn.donors.labels[given])
 
     def test_a_quarter_turn_is_exact(self, batch):
         from app.training.augment import _grid

@@ -1,7 +1,8 @@
 """Random variation of slices and patches, on the device that trains.
 
-Geometry moves a slice's sequences, brain and labels together. Brightness varies per sequence and only in what the
-network is shown, never in what it must make: that teaches it scanners that the training set lacks.
+Geometry moves a slice's sequences, brain and labels together. Tumours are shared among subjects, so that what a tumour
+does is learnt apart from the brain around it. Brightness varies per sequence and only in what the network is shown,
+never in what it must make: that teaches it scanners that the training set lacks.
 """
 
 from __future__ import annotations
@@ -15,12 +16,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.constants import VIEWS
-from app.training.batches import Batch
+from app.training.batches import Batch, Drawn
 from app.training.patches import Patches
 from app.training.recipe import AugmentationRecipe
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
 _BIAS_NODES = 4
+#: Pixels around a transplanted tumour that come with it, at most.
+_MARGIN = 6
+
+
+def vary_slices(drawn: Drawn, recipe: AugmentationRecipe, device: torch.device, background: float) -> Batch:
+    """A step's batch on the device, in other places and sizes, and with other tumours.
+
+    Args:
+        background: what is outside the brain.
+    """
+    batch = vary_geometry(drawn.batch.to(device), recipe, drawn.own, background)
+    if drawn.donors is None:
+        return batch
+    donors = vary_geometry(drawn.donors.to(device), recipe, drawn.own, background)
+    return transplant_tumours(batch, donors, recipe.transplant, drawn.own)
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
@@ -48,6 +64,31 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Ge
         brain, labels = nearest[:, :1], nearest[:, 1].round().long()
         images = torch.where(brain > 0, images, torch.full_like(images, background))
     return replace(batch, images=images, brain=brain, labels=labels)
+
+
+def transplant_tumours(batch: Batch, donors: Batch, share: float, random: np.random.Generator) -> Batch:
+    """Puts each donor's tumour, with some of what surrounds it, where it is, into the slice of the same number.
+
+    All sequences and the labels go together. As CarveMix (Zhang et al., NeuroImage 2023), in two dimensions and with an
+    edge that fades.
+
+    Args:
+        donors: slices of the same view, as many.
+        share: probability of each slice to get one.
+    """
+    chosen, margin = random.random(len(batch)) < share, int(random.integers(1, _MARGIN + 1))
+    tumour = (donors.labels[:, None] > 0).float() * torch.from_numpy(chosen)[:, None, None, None].to(batch.brain)
+    # Two averages of 3 x 3 reach two pixels each way: the edge fades over four, outside of the margin.
+    weight = F.max_pool2d(tumour, 2 * margin + 5, 1, margin + 2)
+    for _ in range(2):
+        weight = F.avg_pool2d(weight, 3, 1, 1, count_include_pad=False)
+    weight = weight * batch.brain * donors.brain
+    # Nothing is brighter or darker than the receiver's own volume can be.
+    low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+    images = torch.where(
+        weight > 0, (1 - weight) * batch.images + weight * donors.images.clamp(low, high), batch.images
+    )
+    return replace(batch, images=images, labels=torch.where(weight[:, 0] > 0.5, donors.labels, batch.labels))
 
 
 def vary_patches(

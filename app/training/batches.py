@@ -89,9 +89,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch on the processor, and the random generators of its step (shared, own) where drawing left them."""
+    """A batch on the processor, and the random generators of its step (shared, own) where drawing left them.
+
+    Attributes:
+        donors: as many slices of the same view that show a tumour, if they were asked for.
+    """
 
     batch: Batch
+    donors: Batch | None
     plan: np.random.Generator
     own: np.random.Generator
 
@@ -138,16 +143,27 @@ class Sampler:
         """Random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
 
-    def at(self, step: int, size: int, max_shift: int) -> Drawn:
-        """The batch of a step, with the generators for what is still to be decided about it."""
+    def at(self, step: int, size: int, max_shift: int, donors: bool = False) -> Drawn:
+        """The batch of a step, with the generators for what is still to be decided about it.
+
+        Args:
+            donors: draw slices with tumour as well, for `augment.transplant_tumours`.
+        """
         plan, own = self.plan(step), self.own(step)
-        return Drawn(self.draw(plan, own, size, max_shift), plan, own)
+        view = self._view(plan)
+        batch = self._draw(view, own, size, max_shift, self._recipe.tumour_share)
+        return Drawn(batch, self._draw(view, own, size, max_shift, 1.0) if donors else None, plan, own)
 
     def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
         """A batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
+        return self._draw(self._view(plan), own, size, max_shift, self._recipe.tumour_share)
+
+    def _view(self, plan: np.random.Generator) -> View:
         views = self._recipe.views
-        view = views[int(plan.integers(len(views)))]
-        rows = [self._slice(view, own, max_shift) for _ in range(size)]
+        return views[int(plan.integers(len(views)))]
+
+    def _draw(self, view: View, own: np.random.Generator, size: int, max_shift: int, tumour_share: float) -> Batch:
+        rows = [self._slice(view, own, max_shift, tumour_share) for _ in range(size)]
         images, brain, labels, labelled, scale, types, numbers = (np.stack(part) for part in zip(*rows, strict=True))
         return Batch(
             torch.from_numpy(images),
@@ -171,11 +187,13 @@ class Sampler:
         members = tuple(sorted(plan.choice(others, count, replace=False).tolist()))
         return Task(target, members, int(plan.choice(others)))
 
-    def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
+    def _slice(
+        self, view: View, own: np.random.Generator, max_shift: int, tumour_share: float
+    ) -> tuple[NDArray[np.generic], ...]:
         rows = self._slices[view]
         subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
         # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
-        among_ill = own.random() < self._recipe.tumour_share
+        among_ill = own.random() < tumour_share
         index = int(own.choice(ill if among_ill and ill.size else whole))
         shift = own.integers(-max_shift, max_shift + 1, 2)
         scores = slice_of(subject.scores, view, index).astype(np.float32)
@@ -213,10 +231,15 @@ class Sampler:
 
 
 class Source:
-    """A sampler's batches of one size; with `ahead`, a thread draws the next one while a device computes."""
+    """A sampler's batches of one size, with slices that give their tumour if `donors`.
 
-    def __init__(self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False) -> None:
-        self.sampler, self._size, self._max_shift = sampler, size, max_shift
+    With `ahead`, a thread draws the next one while a device computes.
+    """
+
+    def __init__(
+        self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False, *, donors: bool = False
+    ) -> None:
+        self.sampler, self._size, self._max_shift, self._donors = sampler, size, max_shift, donors
         self._pool = ThreadPoolExecutor(1) if ahead else None
         self._next: tuple[int, Future[Drawn]] | None = None
 
@@ -230,7 +253,7 @@ class Source:
         return drawn
 
     def _draw(self, step: int) -> Drawn:
-        return self.sampler.at(step, self._size, self._max_shift)
+        return self.sampler.at(step, self._size, self._max_shift, self._donors)
 
 
 def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:

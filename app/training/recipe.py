@@ -96,6 +96,7 @@ class AugmentationRecipe:
         bias: largest relative change by a smooth field.
         noise: largest deviation of Gaussian noise, in scores.
         thick: half of the inputs look as if acquired in slices of 1 to so many voxels; up to 1, none does.
+        transplant: probability that a slice gets the tumour of another subject too, in all sequences.
     """
 
     flip: float = 0.5
@@ -108,6 +109,7 @@ class AugmentationRecipe:
     bias: float = 0.0
     noise: float = 0.0
     thick: float = 0.0
+    transplant: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ def new_source(
         patches = PatchSampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank, beside=beside)
         return PatchSource(patches, recipe.schedule.batch_size, ahead)
     slices = Sampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
-    return Source(slices, recipe.schedule.batch_size, recipe.augmentation.shift, ahead)
+    augmentation = recipe.augmentation
+    return Source(slices, recipe.schedule.batch_size, augmentation.shift, ahead, donors=augmentation.transplant > 0)
 
 
 def new_task(

@@ -28,7 +28,10 @@ def describe(weights: Path) -> str:
     lines += ["", "devices:"]
     bf16 = "native bf16" if machine.cpu_bf16 else "no native bf16"
     lines.append(f"  cpu: {platform.processor() or platform.machine()}, {bf16}")
-    lines += [f"  cuda:{i}: {name}" for i, name in enumerate(machine.gpus)] or ["  cuda: none visible"]
+    unfit = ", which this build of torch has no code for"
+    lines += [f"  cuda:{i}: {name}" + unfit * (i in machine.unfit) for i, name in enumerate(machine.gpus)] or [
+        "  cuda: none visible"
+    ]
     lines += ["", "packages:"]
     for package in _PACKAGES:
         try:

@@ -21,25 +21,37 @@ class Machine:
 
     Attributes:
         gpus: names of the CUDA devices.
-        gpu_bf16: whether they compute in bfloat16 natively.
+        unfit: indices of those that this build of torch has no code for.
+        gpu_bf16: whether the others compute in bfloat16 natively.
         cpu_bf16: whether the processor does (AVX512_BF16 or AMX).
     """
 
     gpus: tuple[str, ...] = ()
+    unfit: frozenset[int] = frozenset()
     gpu_bf16: bool = False
     cpu_bf16: bool = False
+
+    @property
+    def usable(self) -> list[int]:
+        """Indices of the GPUs that networks can run on."""
+        return [i for i in range(len(self.gpus)) if i not in self.unfit]
 
     @classmethod
     def probe(cls) -> Machine:
         """Asks torch."""
         import torch
 
-        gpus: tuple[str, ...] = ()
-        if torch.cuda.is_available():
-            gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        # Ampere (compute capability 8) and later; `is_bf16_supported` would also count emulation.
-        gpu_bf16 = bool(gpus) and all(torch.cuda.get_device_capability(i)[0] >= 8 for i in range(len(gpus)))
-        return cls(gpus, gpu_bf16, cpu_bf16=_cpu_has_bf16())
+        numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        built_for = torch.cuda.get_arch_list()
+        known = {i: torch.cuda.get_device_capability(i) for i in numbers}
+        fit = [i for i in numbers if _has_kernels(known[i], built_for)]
+        return cls(
+            gpus=tuple(torch.cuda.get_device_name(i) for i in numbers),
+            unfit=frozenset(numbers) - frozenset(fit),
+            # Ampere (compute capability 8) and later; `is_bf16_supported` would also count emulation.
+            gpu_bf16=bool(fit) and all(known[i][0] >= 8 for i in fit),
+            cpu_bf16=_cpu_has_bf16(),
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
 
     Raises:
         UsageError: no such name.
-        DeviceError: a GPU was asked for and is not there.
+        DeviceError: a GPU was asked for and is not there, or this build of torch has no code for it.
     """
     if device == "cpu":
         return "cpu", "cpu as asked"
@@ -115,18 +127,23 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
     if device != "auto" and match is None:
         raise UsageError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N.")
     if match is None:
+        if usable := machine.usable:
+            return f"cuda:{usable[0]}", f"found {machine.gpus[usable[0]]}"
         if machine.gpus:
-            return "cuda:0", f"found {machine.gpus[0]}"
+            return "cpu", f"this build of torch has no code for {machine.gpus[0]}"
         return "cpu", "no CUDA device is visible"
     index = int(match[1] or 0)
     if index >= len(machine.gpus):
         found = f"only {len(machine.gpus)}" if machine.gpus else "none"
         raise DeviceError(f"device {device} was asked for but {found} is visible; use --device cpu or pass --gpus all.")
+    if index in machine.unfit:
+        name = machine.gpus[index]
+        raise DeviceError(f"this build of torch has no code for {name} ({device}); use another GPU or --device cpu.")
     return f"cuda:{index}", f"{machine.gpus[index]} as asked"
 
 
 def choose_devices(device: str, machine: Machine) -> list[str]:
-    """One device or several: names separated by commas (one may come twice), or `all` GPUs.
+    """One device or several: names separated by commas (one may come twice), or `all` GPUs that can be used.
 
     Raises:
         UsageError, DeviceError: as `choose_device`; or `all` without any GPU.
@@ -134,7 +151,9 @@ def choose_devices(device: str, machine: Machine) -> list[str]:
     if device == "all":
         if not machine.gpus:
             raise DeviceError("device all was asked for but no GPU is visible; use --device cpu or pass --gpus all.")
-        return [f"cuda:{i}" for i in range(len(machine.gpus))]
+        if not machine.usable:
+            raise DeviceError(f"this build of torch has no code for {', '.join(machine.gpus)}; use --device cpu.")
+        return [f"cuda:{i}" for i in machine.usable]
     return [choose_device(name, machine)[0] for name in device.split(",")]
 
 
@@ -152,6 +171,27 @@ def _choose_precision(
     if on_gpu:
         return "bf16" if machine.gpu_bf16 else "fp16"
     return "bf16" if machine.cpu_bf16 else "fp32"
+
+
+def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
+    """Whether a build of torch runs on a GPU of a compute capability.
+
+    Code for `sm_86` runs on 8.6 and later of generation 8; `sm_90a` on 9.0 alone; `compute_90` is translated for 9.0
+    and all later ones (CUDA programming guide, application compatibility).
+
+    Args:
+        built_for: `torch.cuda.get_arch_list()`; one that says nothing is trusted.
+    """
+    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name) for name in built_for]
+    if not all(found) or not found:
+        return True
+    for match in filter(None, found):
+        built = int(match[2]), int(match[3])
+        exact, later = built == capability, built <= capability
+        same = built[0] == capability[0]
+        if exact or (later and (match[1] == "compute" or same) and match[4] != "a"):
+            return True
+    return False
 
 
 def _cpu_has_bf16() -> bool:

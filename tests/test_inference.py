@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from app.errors import CaseError, DeviceError, UsageError
 from app.inference import SliceRunner
 from app.networks import load_generator
 from app.preprocess import vote_foreground
-from app.runtime import Machine, choose_runtime
+from app.runtime import Machine, choose_devices, choose_runtime
 from app.views import Canvas, place_window
 from app.weights import read_manifest
 from tests.conftest import join
@@ -30,6 +32,8 @@ class TestRuntime:
             (CPU, {}, "cpu", "bf16", 8),
             (Machine(), {}, "cpu", "fp32", 8),
             (GPU, {"device": "cpu"}, "cpu", "bf16", 8),
+            (replace(GPU, unfit=frozenset({0})), {}, "cuda:1", "bf16", 64),
+            (replace(GPU, unfit=frozenset({0, 1})), {}, "cpu", "bf16", 8),
             (GPU, {"device": "cuda:1", "precision": "fp32", "batch_size": 7}, "cuda:1", "fp32", 7),
             (GPU, {"backend": "onnx"}, "cuda:0", "fp32", 64),
         ],
@@ -49,6 +53,41 @@ class TestRuntime:
     def test_a_gpu_that_is_not_there(self, device):
         with pytest.raises(DeviceError, match="none is visible"):
             choose_runtime(BOTH, CPU, device=device)
+
+    def test_a_gpu_that_torch_has_no_code_for(self):
+        old = Machine(gpus=("P100", "H200"), unfit=frozenset({0}))
+        with pytest.raises(DeviceError, match="no code for P100"):
+            choose_runtime(BOTH, old, device="cuda")
+        assert choose_devices("all", old) == ["cuda:1"]
+        alone = Machine(gpus=("P100",), unfit=frozenset({0}))
+        assert "no code for P100" in str(choose_runtime(BOTH, alone))
+        with pytest.raises(DeviceError, match="no code for P100"):
+            choose_devices("all", alone)
+
+    @pytest.mark.parametrize(
+        ("capability", "built_for", "runs"),
+        [
+            ((6, 0), ["sm_75", "sm_80", "sm_90"], False),
+            ((7, 5), ["sm_75", "sm_80", "sm_90"], True),
+            ((8, 9), ["sm_75", "sm_80", "sm_90"], True),
+            ((8, 0), ["sm_86"], False),
+            ((12, 0), ["sm_80", "sm_90"], False),
+            ((12, 0), ["sm_90", "compute_90"], True),
+            ((12, 0), ["sm_100", "sm_120"], True),
+            ((9, 0), ["sm_90a"], True),
+            ((10, 3), ["sm_100a"], False),
+            ((6, 0), ["gfx90a"], True),
+            ((6, 0), [], True),
+        ],
+    )
+    def test_the_probe_finds_what_torch_was_built_for(self, monkeypatch, capability, built_for, runs):
+        for name, value in {"is_available": True, "device_count": 1, "get_device_capability": capability,
+                            "get_device_name": "a GPU", "get_arch_list": built_for}.items():  # fmt: skip
+            monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+        machine = Machine.probe()
+        assert machine.gpus == ("a GPU",)
+        assert machine.usable == ([0] if runs else [])
+        assert machine.gpu_bf16 == (runs and capability[0] >= 8)
 
     def test_a_gpu_too_many(self):
         with pytest.raises(DeviceError, match="only 2"):

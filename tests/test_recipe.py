@@ -53,6 +53,7 @@ def test_published_runs_differ_as_their_names_say():
         ("[augmentation]\nshift = -3", "must not be negative"),
         ("[augmentation]\nzoom = 1.0", "zoom and bias must be below 1"),
         ("[augmentation]\ntransplant = 1.5", "transplant is a probability"),
+        ("[augmentation]\nhidden = 0.5", "set augmentation.transplant"),
         ("extends = 'judge'\n[augmentation]\ntransplant = 0.5", "not for the tasks judging"),
         ("[network]\nkind = 'unet'\nwidths = [32]", "widths must be 2 to 5 multiples of 8"),
         ("[network]\nkind = 'unet'\nwidths = [32, 60]", "widths must be 2 to 5 multiples of 8"),

@@ -379,16 +379,37 @@ class TestAugmentation:
         ]  # fmt: skip
         assert 0.3 < np.mean(counts) / len(batch) < 0.7
 
-    def test_a_step_with_donors_moves_them_apart_from_the_receivers(self, subjects):
-        recipe = replace(NOTHING, transplant=1.0)
+    def _drawn(self, subjects):
         drawn = Source(Sampler(subjects, DATA, -1.0), 6, 0, donors=True).at(1)
-        varied = vary_slices(drawn, recipe, torch.device("cpu"), -1.0)
-        assert torch.equal(varied.brain, drawn.batch.brain)
         given = (drawn.donors.labels > 0) & (drawn.batch.brain[:, 0] > 0) & (drawn.donors.brain[:, 0] > 0)
+        return drawn, given
+
+    def _varied(self, drawn, **recipe):
+        return vary_slices(drawn, replace(NOTHING, transplant=1.0, **recipe), torch.device("cpu"), -1.0)
+
+    def test_a_step_with_donors_moves_them_apart_from_the_receivers(self, subjects):
+        drawn, given = self._drawn(subjects)
+        varied, seen = self._varied(drawn)
+        assert torch.equal(varied.brain, drawn.batch.brain)
         assert torch.equal(varied.labels[given], drawn.donors.labels[given])
-        drawn = Source(Sampler(subjects, DATA, -1.0), 6, 0, donors=True).at(1)
-        turned = vary_slices(drawn, replace(recipe, rotate=30.0), torch.device("cpu"), -1.0)
+        assert torch.equal(seen, varied.images)
+        turned, _ = self._varied(self._drawn(subjects)[0], rotate=30.0)
         assert not torch.equal(turned.labels[given], drawn.donors.labels[given])
+
+    def test_a_hidden_tumour_is_missing_from_one_input_and_from_nothing_that_is_made(self, subjects):
+        drawn, given = self._drawn(subjects)
+        truth, seen = self._varied(drawn, hidden=1.0)
+        assert torch.equal(truth.labels[given], drawn.donors.labels[given])
+        changed = (truth.images != drawn.batch.images).flatten(2).any(dim=2)
+        shown = (seen != drawn.batch.images).flatten(2).any(dim=2)
+        assert changed.all()
+        assert (shown.sum(dim=1) == 3).all()
+        assert len({row.int().argmin().item() for row in shown}) > 1
+        for i, j in shown.nonzero().tolist():
+            assert torch.equal(seen[i, j], truth.images[i, j])
+        half, seen = self._varied(self._drawn(subjects)[0], hidden=0.5)
+        counts = (seen == half.images).flatten(2).all(dim=2).sum(dim=1).tolist()
+        assert set(counts) == {3, 4}
 
     def test_a_quarter_turn_is_exact(self, batch):
         from app.training.augment import _grid

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from app.constants import VIEWS
@@ -26,17 +27,24 @@ _BIAS_NODES = 4
 _MARGIN = 6
 
 
-def vary_slices(drawn: Drawn, recipe: AugmentationRecipe, device: torch.device, background: float) -> Batch:
-    """A step's batch on the device, in other places and sizes, and with other tumours.
+def vary_slices(
+    drawn: Drawn, recipe: AugmentationRecipe, device: torch.device, background: float
+) -> tuple[Batch, Tensor]:
+    """A step's batch on the device, in other places and sizes and with other tumours, and what a network sees of it.
 
     Args:
         background: what is outside the brain.
     """
-    batch = vary_geometry(drawn.batch.to(device), recipe, drawn.own, background)
-    if drawn.donors is None:
-        return batch
-    donors = vary_geometry(drawn.donors.to(device), recipe, drawn.own, background)
-    return transplant_tumours(batch, donors, recipe.transplant, drawn.own)
+    random = drawn.own
+    batch = vary_geometry(drawn.batch.to(device), recipe, random, background)
+    seen = batch
+    if drawn.donors is not None:
+        donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
+        mixed = transplant_tumours(batch, donors, recipe.transplant, random)
+        hidden = torch.from_numpy(_one_hidden(len(batch), batch.images.shape[1], recipe.hidden, random)).to(device)
+        seen = replace(mixed, images=torch.where(hidden[:, :, None, None], batch.images, mixed.images))
+        batch = mixed
+    return batch, vary_intensities(seen, recipe, random, background)
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
@@ -89,6 +97,12 @@ def transplant_tumours(batch: Batch, donors: Batch, share: float, random: np.ran
         weight > 0, (1 - weight) * batch.images + weight * donors.images.clamp(low, high), batch.images
     )
     return replace(batch, images=images, labels=torch.where(weight[:, 0] > 0.5, donors.labels, batch.labels))
+
+
+def _one_hidden(count: int, sequences: int, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Bool (count, sequences): in a share of the rows one True, anywhere."""
+    chosen, which = random.random(count) < share, random.integers(0, sequences, count)
+    return np.asarray(chosen[:, None] & (which[:, None] == np.arange(sequences)))
 
 
 def vary_patches(

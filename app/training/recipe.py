@@ -97,6 +97,7 @@ class AugmentationRecipe:
         noise: largest deviation of Gaussian noise, in scores.
         thick: half of the inputs look as if acquired in slices of 1 to so many voxels; up to 1, none does.
         transplant: probability that a slice gets the tumour of another subject too, in all sequences.
+        hidden: probability that one of the inputs does not show the transplanted tumour, as some scans show none.
     """
 
     flip: float = 0.5
@@ -110,6 +111,7 @@ class AugmentationRecipe:
     noise: float = 0.0
     thick: float = 0.0
     transplant: float = 0.0
+    hidden: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ def check(recipe: Recipe, source: str) -> None:
         "augmentation.transplant is a probability, of slices: not for the tasks judging and refinement": (
             recipe.augmentation.transplant <= (1 if recipe.task in ("synthesis", "segmentation") else 0)
         ),
+        "augmentation.hidden is a probability, of transplanted tumours: set augmentation.transplant": (
+            recipe.augmentation.hidden <= (1 if recipe.augmentation.transplant > 0 else 0)
+        ),
         "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
         "optimizer.beta1 and beta2 must be from 0 to below 1": all(
             0 <= b < 1 for b in (optimizer.beta1, optimizer.beta2)

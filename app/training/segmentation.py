@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.models.unet import Segmenter
-from app.training.augment import vary_intensities, vary_slices
+from app.training.augment import vary_slices
 from app.training.batches import Batch, Sampler, Source
 from app.training.checkpoint import Memoryless
 from app.training.losses import focal_tversky_loss
@@ -39,8 +39,7 @@ class SegmentationTask(Memoryless):
         """One batch, one update; arguments and result as `SynthesisTask.step`."""
         recipe = self.recipe
         drawn = source.at(step)
-        batch = vary_slices(drawn, recipe.augmentation, self.device, BACKGROUND)
-        seen = vary_intensities(batch, recipe.augmentation, drawn.own, BACKGROUND)
+        batch, seen = vary_slices(drawn, recipe.augmentation, self.device, BACKGROUND)
         self.segmenter.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for part, shown in zip(batch.pieces(pieces), seen.chunk(pieces), strict=True):

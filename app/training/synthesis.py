@@ -18,7 +18,7 @@ from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.models.unet import PlainConfig, PlainGenerator, Segmenter
 from app.runtime import Machine
 from app.training import losses as L
-from app.training.augment import vary_intensities, vary_slices
+from app.training.augment import vary_slices
 from app.training.batches import Batch, Sampler, Source, Task
 from app.training.cache import NORMALIZATION
 from app.training.prior import Told
@@ -107,8 +107,8 @@ class SynthesisTask:
         recipe = self.recipe
         drawn = source.at(step)
         tasks = source.sampler.tasks(drawn.plan, recipe.schedule.targets)
-        batch = vary_slices(drawn, recipe.augmentation, self.device, BACKGROUND)
-        return batch, vary_intensities(batch, recipe.augmentation, drawn.own, BACKGROUND), tasks
+        batch, seen = vary_slices(drawn, recipe.augmentation, self.device, BACKGROUND)
+        return batch, seen, tasks
 
     def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
         """One batch: the generator's update, then the discriminator's.

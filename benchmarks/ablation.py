@@ -35,7 +35,7 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
-    "U-Net, tumours transplanted": [*UNET, "augmentation.transplant=0.5"],
+    "U-Net with transplanted tumours": [*UNET, "augmentation.transplant=0.5"],
     "U-Net told the mean median": [*UNET, "network.intensity_prior='mean'"],
     "U-Net told the predicted median": [*UNET, "network.intensity_prior='predicted'"],
     "U-Net with confidence by likelihood": [*UNET, "network.confidence='likelihood'", "losses.confidence=0.1"],

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from app.errors import ExitCode
+from benchmarks.ablation import VARIANTS
+from benchmarks.speed import variants
 
 
 def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -50,3 +52,8 @@ def test_a_device_that_is_not_there_is_one_sentence():
     assert done.returncode == ExitCode.DEVICE
     assert "cuda:77 was asked for but" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_variant_can_be_asked_for():
+    for name in (*VARIANTS, *variants()):
+        assert "," not in name, "--only separates names by commas"

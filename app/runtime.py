@@ -182,14 +182,15 @@ def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
     Args:
         built_for: `torch.cuda.get_arch_list()`; one that says nothing is trusted.
     """
-    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name) for name in built_for]
-    if not all(found) or not found:
+    if not built_for:
         return True
-    for match in filter(None, found):
+    for name in built_for:
+        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name)
+        if match is None:
+            return True
         built = int(match[2]), int(match[3])
-        exact, later = built == capability, built <= capability
-        same = built[0] == capability[0]
-        if exact or (later and (match[1] == "compute" or same) and match[4] != "a"):
+        carries_on = match[4] != "a" and (match[1] == "compute" or built[0] == capability[0])
+        if built == capability or (built < capability and carries_on):
             return True
     return False
 

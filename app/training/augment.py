@@ -37,14 +37,13 @@ def vary_slices(
     """
     random = drawn.own
     batch = vary_geometry(drawn.batch.to(device), recipe, random, background)
-    seen = batch
-    if drawn.donors is not None:
-        donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
-        mixed = transplant_tumours(batch, donors, recipe.transplant, random)
-        hidden = torch.from_numpy(_one_hidden(len(batch), batch.images.shape[1], recipe.hidden, random)).to(device)
-        seen = replace(mixed, images=torch.where(hidden[:, :, None, None], batch.images, mixed.images))
-        batch = mixed
-    return batch, vary_intensities(seen, recipe, random, background)
+    if drawn.donors is None:
+        return batch, vary_intensities(batch, recipe, random, background)
+    donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
+    mixed = transplant_tumours(batch, donors, recipe.transplant, random)
+    hidden = torch.from_numpy(_one_hidden(len(batch), batch.images.shape[1], recipe.hidden, random)).to(device)
+    seen = replace(mixed, images=torch.where(hidden[:, :, None, None], batch.images, mixed.images))
+    return mixed, vary_intensities(seen, recipe, random, background)
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:

@@ -96,8 +96,8 @@ class AugmentationRecipe:
         bias: largest relative change by a smooth field.
         noise: largest deviation of Gaussian noise, in scores.
         thick: half of the inputs look as if acquired in slices of 1 to so many voxels; up to 1, none does.
-        transplant: probability that a slice gets the tumour of another subject too, in all sequences.
-        hidden: probability that one of the inputs does not show the transplanted tumour, as some scans show none.
+        transplant: probability that a slice gets the tumour of a randomly drawn slice too, in all sequences.
+        hidden: probability that one of the four sequences, as an input, does not show a transplanted tumour.
     """
 
     flip: float = 0.5

@@ -34,6 +34,7 @@ class RunConfig:
         batch_size: slices per network call; None lets the device decide.
         cuda_graphs: record what the network launches on a GPU, and replay it.
         refine: pass what is made through the model's 3D refiner; None leaves it to the manifest.
+        specialists: let other models make the sequences that the manifest says they make better.
         jobs: threads that decode subjects beside the network; None lets the machine decide.
         fusion: how the views are joined; None is the model's own way.
         flip_average: average what is made of the exam and of its mirror image; None is the model's own way.
@@ -56,6 +57,7 @@ class RunConfig:
     batch_size: int | None = None
     cuda_graphs: bool = False
     refine: bool | None = None
+    specialists: bool = True
     jobs: int | None = None
     fusion: FusionName | None = None
     flip_average: bool | None = None

@@ -20,7 +20,7 @@ from app.errors import DeviceError, TetradError
 from app.flow import Flow
 from app.interrupts import Interrupted, Interrupts
 from app.trace import Trace
-from app.weights import read_manifest
+from app.weights import identity, read_manifest
 from app.worker import Outcome, Worker, runtime_of
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ class Fleet:
     ) -> None:
         self._interrupts = interrupts or Interrupts()
         self.trace = Trace(keep=config.profile_file is not None)
-        entry = read_manifest(config.weights_dir).entry(config.model)
-        self.model = {"name": entry.name, "sha256": entry.sha256}
+        manifest = read_manifest(config.weights_dir)
+        entry = manifest.entry(config.model)
+        self.model = identity(entry, manifest.specialists_of(entry) if config.specialists else {})
         self._cases = list(cases)
         # Forked processes cannot use CUDA, and would share this one's threads and locks.
         context = multiprocessing.get_context("spawn")

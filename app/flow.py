@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, cast
 
 from app.cases import Case
+from app.weights import identity
 from app.worker import Job, Outcome, Worker, runtime_of
 
 #: Subjects that wait, computed, for the disk.
@@ -46,8 +47,8 @@ class Flow:
 
     def __init__(self, worker: Worker, cases: Iterable[Case], cores: int | None = None) -> None:
         self.trace, self.runtime = worker.trace, runtime_of(worker)
-        entry = worker.synthesizer.model.entry
-        self.model = {"name": entry.name, "sha256": entry.sha256}
+        model = worker.synthesizer.model
+        self.model = identity(model.entry, {m: s.entry for m, s in model.specialists.items()})
         self._worker, self._cases = worker, cases
         self._readers = choose_readers(worker, cores or os.cpu_count() or 1)
         self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from app import __version__
+from app.constants import MODALITIES
 from app.runtime import Machine
 from app.weights import Entry, read_manifest
 
@@ -47,6 +48,9 @@ def _line(entry: Entry) -> str:
         shape = entry.details["architecture"]
         mirrored = " (and mirrored)" if entry.details.get("flip_average") else ""
         parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views) + mirrored]
+        if entry.makes != MODALITIES:
+            parts.append(f"makes {' '.join(entry.makes)} only")
+        parts += [f"{target} by {name}" for target, name in entry.details.get("specialists", {}).items()]
         if refiner := entry.details.get("refiner"):
             parts.append(f"refiner {refiner} ({'on' if entry.details.get('refine') else 'off'} by default)")
         if (head := shape.get("confidence", "none")) != "none":

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from app import __version__
-from app.constants import Modality, View
+from app.constants import MODALITIES, Modality, View
 from app.encode import scale_to_type, to_image
 from app.errors import CaseError
 from app.fuse import BEYOND, Fused, Joiner, Joining, Pass, passes, shares
@@ -42,6 +42,7 @@ class Model:
 
     Attributes:
         joining: how the network's views become one volume.
+        specialists: models that make some of the sequences in its place.
     """
 
     entry: Entry
@@ -51,6 +52,16 @@ class Model:
     runtime: Runtime | None = None
     joining: Joining = field(default_factory=Joining)
     refiner: VolumeRefiner | None = None
+    specialists: Mapping[Modality, Model] = field(default_factory=dict)
+
+    @property
+    def makes(self) -> tuple[Modality, ...]:
+        """The sequences that it makes, specialists included."""
+        return tuple(m for m in MODALITIES if m in self.entry.makes or m in self.specialists)
+
+    def maker_of(self, target: Modality) -> Model:
+        """The model that makes a sequence: its specialist, or else this one."""
+        return self.specialists.get(target, self)
 
     @property
     def name(self) -> str:
@@ -127,12 +138,14 @@ def synthesize_case(
         model: what makes it.
 
     Raises:
-        CaseError: the inputs have no brain in common, or the network does not fit into memory.
+        CaseError: the inputs have no brain in common, the network does not fit into memory, or the model does not make
+            that sequence.
     """
-    prepared = prepare(volumes, model)
-    predicted = predict(prepared, target, model)
-    refined = refine(predicted, prepared, target, model)
-    return finish(refined.scores, prepared, target, reference, model)
+    maker = model.maker_of(target)
+    prepared = prepare(volumes, maker)
+    predicted = predict(prepared, target, maker)
+    refined = refine(predicted, prepared, target, maker)
+    return finish(refined.scores, prepared, target, reference, maker)
 
 
 def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
@@ -159,9 +172,14 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
 def predict(prepared: Prepared, target: Modality, model: Model) -> Fused:
     """Scores of the target: slices of every view through the network, stacked and joined; or the regression.
 
+    This model makes it, whether or not it has a specialist (`Model.maker_of`).
+
     Raises:
-        CaseError: the network does not fit into memory.
+        CaseError: the network does not fit into memory, or makes other sequences only.
     """
+    if target not in model.entry.makes:
+        raise CaseError(f"model {model.entry.name!r} makes {', '.join(model.entry.makes)} and not {target}; "
+                        "name another with --model.")  # fmt: skip
     if model.runner is None:
         assert model.regression is not None
         return Fused(model.regression.predict(prepared.scores, target, prepared.foreground))

@@ -42,6 +42,7 @@ class Synthesizer:
         batch_size: slices per network call; the device decides if not given.
         cuda_graphs: record what the network launches on a GPU, and replay it.
         refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
+        specialists: let other models make the sequences that the manifest says they make better.
         fusion: how the views are joined: `mean`, `median` or `confidence`; the model's own way if not given.
         flip_average: average what is made of the exam and of its mirror image; the model's own way if not given.
         with_error: have the network say how wrong it expects to be (`predict` gives it).
@@ -63,6 +64,7 @@ class Synthesizer:
         batch_size: int | None = None,
         cuda_graphs: bool = False,
         refine: bool | None = None,
+        specialists: bool = True,
         fusion: FusionName | None = None,
         flip_average: bool | None = None,
         with_error: bool = False,
@@ -80,8 +82,21 @@ class Synthesizer:
             if learned != given:
                 log.warning("The refiner %s learned on views joined as %r and gets %r now.",
                             refiner.name, learned, given)  # fmt: skip
+        others = self._manifest.specialists_of(entry) if specialists else {}
+        # A specialist is refined where its own entry says so: what is asked for is this model's refiner.
+        own = None if refine else refine
+        # One network may make several sequences, and is loaded once.
+        opened = {
+            name: replace(
+                _open(one, device, backend, precision, batch_size, cuda_graphs, refiner_of(self._manifest, one, own)),
+                joining=choose_joining(one, fusion, flip_average, with_error),
+            )
+            for name, one in {e.name: e for e in others.values()}.items()
+        }
         self.model = replace(
-            _open(entry, device, backend, precision, batch_size, cuda_graphs, refiner), joining=joining
+            _open(entry, device, backend, precision, batch_size, cuda_graphs, refiner),
+            joining=joining,
+            specialists={target: opened[one.name] for target, one in others.items()},
         )
         self._fallback: Model | None = self.model if entry.kind == "regression" else None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from app.constants import VIEWS, View
+from app.constants import MODALITIES, VIEWS, Modality, View
 from app.errors import WeightsError
 from app.files import save_together
 from app.intensity import IntensityPredictor, Normalization
@@ -64,6 +64,11 @@ class Entry:
         """The window that a generator sees."""
         return Canvas.from_json(self.details["canvas"])
 
+    @property
+    def makes(self) -> tuple[Modality, ...]:
+        """The sequences that a regression or generator makes by itself: all of them, unless it is a specialist."""
+        return tuple(m for m in MODALITIES if m in self.details.get("makes", MODALITIES))
+
     def path_of(self, role: str) -> Path:
         """The file of a role, its checksum verified.
 
@@ -103,6 +108,31 @@ class Manifest:
             known = ", ".join(sorted(self.entries)) or "none"
             raise WeightsError(f"no model {chosen!r} in {self.folder / MANIFEST}; it has: {known}.")
         return self.entries[chosen]
+
+    def specialists_of(self, entry: Entry) -> dict[Modality, Entry]:
+        """The models that a generator leaves sequences to, by sequence.
+
+        Raises:
+            WeightsError: one of them is not there, or cannot make that sequence of the same scores.
+        """
+        found: dict[Modality, Entry] = {}
+        for target, name in entry.details.get("specialists", {}).items():
+            other = self.entries.get(name)
+            if other is None or other.kind != "generator":
+                raise WeightsError(f"{self.folder} lacks {name!r}, which makes {target} for {entry.name!r}; "
+                                   "fetch the weights again, or use --no-specialists.")  # fmt: skip
+            if target not in other.makes or other.normalization != entry.normalization:
+                raise WeightsError(f"model {name!r} cannot make {target} for {entry.name!r}: it makes "
+                                   f"{', '.join(other.makes)} and sees {other.normalization.scheme} scores; "
+                                   "export it again, or use --no-specialists.")  # fmt: skip
+            found[target] = other
+        return found
+
+
+def identity(entry: Entry, specialists: Mapping[Modality, Entry]) -> dict[str, Any]:
+    """What records say of a model: name, checksum, and those of its specialists by sequence."""
+    others = {m: {"name": e.name, "sha256": e.sha256} for m, e in specialists.items()}
+    return {"name": entry.name, "sha256": entry.sha256, "specialists": others}
 
 
 def sha256_of(path: Path) -> str:

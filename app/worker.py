@@ -105,6 +105,7 @@ class Worker:
                 batch_size=config.batch_size,
                 cuda_graphs=config.cuda_graphs,
                 refine=config.refine,
+                specialists=config.specialists,
                 fusion=config.fusion,
                 flip_average=config.flip_average,
                 with_error=config.confidence_dir is not None,
@@ -182,7 +183,7 @@ class Worker:
         job.todo = todo
 
     def _make(self, job: Job, todo: Plan, target: Modality) -> _Made:
-        model = self.synthesizer.model
+        model = self.synthesizer.model.maker_of(target)
         assert job.prepared is not None
         try:
             predicted = predict(job.prepared, target, model)
@@ -198,7 +199,7 @@ class Worker:
 
     def _stand_in(self, job: Job, todo: Plan, target: Modality, error: Exception) -> _Made:
         """The fallback's image after the network broke."""
-        model, fallback = self.synthesizer.model, self.synthesizer.fallback
+        model, fallback = self.synthesizer.model.maker_of(target), self.synthesizer.fallback
         job.outcome.warnings.append(
             f"{job.case.subject}: {model.entry.name} could not make {target} ({error}); "
             f"the fallback ({fallback.entry.name}) made it instead."
@@ -293,7 +294,7 @@ class Worker:
 
     def _other_origin(self, kept: Mapping[str, Any], todo: Plan) -> str | None:
         """What is to be said of an output that is kept and was made in another way than this run would make it."""
-        expected = describe(self.synthesizer.model, kept["target"], len(todo.inputs))
+        expected = describe(self.synthesizer.model.maker_of(kept["target"]), kept["target"], len(todo.inputs))
         if not kept["origin"].startswith("synthetic") or kept["origin"] == expected[:DESCRIPTION]:
             return None
         return (

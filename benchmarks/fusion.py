@@ -55,10 +55,11 @@ def main() -> None:
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
         for target in MODALITIES:
-            prepared = prepare({m: v for m, v in volumes.items() if m != target}, model)
-            for name, scores, contrast in _ways(prepared, target, model, contrasts):
+            maker = model.maker_of(target)
+            prepared = prepare({m: v for m, v in volumes.items() if m != target}, maker)
+            for name, scores, contrast in _ways(prepared, target, maker, contrasts):
                 reference = REFERENCE_OF[target]
-                made = finish(scores, prepared, target, reference, _with(model, contrast=contrast))
+                made = finish(scores, prepared, target, reference, _with(maker, contrast=contrast))
                 values = image_scores(
                     to_array(made, prepared.grids[reference]), volumes[target].data, tumour, first.grid.lps_spacing
                 )

@@ -15,7 +15,7 @@ from app.intensity import Normalization
 from app.phantom import make_phantom, write_phantom
 from app.preprocess import measure
 from app.training import cache
-from app.training.augment import transplant_tumours, vary_geometry, vary_intensities, vary_slices
+from app.training.augment import fade_tumours, transplant_tumours, vary_geometry, vary_intensities, vary_slices
 from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.recipe import AugmentationRecipe, DataRecipe
@@ -255,6 +255,13 @@ class TestSampler:
         assert [t.target for t in tasks] == [0, 1, 2, 3]
         assert all(len(t.members) == 3 for t in tasks)
 
+    def test_a_network_of_some_sequences_learns_to_make_those_only(self, subjects):
+        sampler = Sampler(subjects, replace(DATA, makes=("t1c", "t2w"), single_missing=0.5), -1.0)
+        tasks = [sampler.tasks(sampler.plan(step), 1)[0] for step in range(50)]
+        assert {MODALITIES[t.target] for t in tasks} == {"t1c", "t2w"}
+        assert {m for t in tasks for m in t.members} == set(range(len(MODALITIES)))
+        assert [MODALITIES[t.target] for t in sampler.tasks(sampler.plan(0), 2)] == ["t1c", "t2w"]
+
     def test_tumour_types_come_equally_often(self, subjects):
         many = [replace(subjects[0], tumour_type="GLI") for _ in range(9)]
         rare = replace(subjects[1], tumour_type="MET")
@@ -410,6 +417,50 @@ class TestAugmentation:
         half, seen = self._varied(self._drawn(subjects)[0], hidden=0.5)
         counts = (seen == half.images).flatten(2).all(dim=2).sum(dim=1).tolist()
         assert set(counts) == {3, 4}
+
+    @staticmethod
+    def _contrast(batch, images):
+        """(slices, sequences) means of the tumour over those of the healthy brain of the slice."""
+        tumour = (batch.labels[:, None] > 0).float()
+        healthy = batch.brain * (1 - tumour)
+        inside, around = ((images * m).sum((2, 3)) / m.sum((2, 3)).clamp(min=1) for m in (tumour, healthy))
+        return inside - around
+
+    def test_a_faded_tumour_stands_out_less_sequence_by_sequence(self, batch):
+        before = self._contrast(batch, batch.images)
+        strong = before.abs() > 0.3
+        assert strong.sum() > 10
+        left = []
+        for seed in range(5):
+            after = self._contrast(batch, fade_tumours(batch, 1.0, np.random.default_rng(seed)))
+            left.append((after / before)[strong])
+        left = torch.cat(left)
+        # Between turned round and untouched, and every way in between.
+        assert left.max() < 1.05
+        assert left.min() < -0.1
+        assert 0.2 < float((left < 0.25).float().mean()) < 0.8
+
+    def test_fading_leaves_all_but_tumours_and_keeps_within_the_scans_range(self, batch):
+        faded = fade_tumours(batch, 1.0, np.random.default_rng(0))
+        ill = torch.nn.functional.max_pool2d((batch.labels[:, None] > 0).float(), 3, 1, 1) * batch.brain > 0
+        assert torch.equal(faded[(~ill).expand_as(faded)], batch.images[(~ill).expand_as(faded)])
+        low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+        inside = ill.expand_as(faded)
+        assert (faded >= low)[inside].all()
+        assert (faded <= high)[inside].all()
+        healthy = replace(batch, labels=torch.zeros_like(batch.labels))
+        assert torch.equal(fade_tumours(healthy, 1.0, np.random.default_rng(0)), batch.images)
+
+    def test_a_share_of_inputs_is_faded_and_never_what_is_made(self, batch, subjects):
+        changed = [
+            (fade_tumours(batch, 0.4, np.random.default_rng(s)) != batch.images).flatten(2).any(dim=2).float().mean()
+            for s in range(30)
+        ]
+        assert 0.3 < np.mean(changed) < 0.5
+        drawn = Source(Sampler(subjects, replace(DATA, tumour_share=1.0), -1.0), 6, 0).at(0)
+        truth, seen = vary_slices(drawn, replace(NOTHING, fade=1.0), torch.device("cpu"), -1.0)
+        assert torch.equal(truth.images, drawn.batch.images)
+        assert not torch.equal(seen, truth.images)
 
     def test_a_quarter_turn_is_exact(self, batch):
         from app.training.augment import _grid

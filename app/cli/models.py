@@ -42,6 +42,11 @@ def add_export(commands: Any) -> None:
     p.add_argument(
         "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
     )
+    p.add_argument(
+        "--specialist-of",
+        metavar="NAME",
+        help="for a run that makes some of the sequences only (data.makes): model NAME leaves them to it from now on",
+    )
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
     p.add_argument("--device", default="auto", help="as in synthesize")
     p.set_defaults(command=_export)
@@ -70,6 +75,7 @@ def _export(options: argparse.Namespace) -> int:
         fusion=options.fusion,
         flip_average=options.flip_average,
         make_default=options.make_default,
+        specialist_of=options.specialist_of,
         force=options.force,
         device=options.device,
     )

@@ -57,6 +57,12 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
         help="correct what is made with the model's 3D refiner; default: as the model's manifest entry says",
     )
     p.add_argument(
+        "--specialists",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let other models make the sequences that the model's manifest entry leaves to them; default: yes",
+    )
+    p.add_argument(
         "--fusion",
         choices=FUSIONS,
         help="how the views become one volume: their mean, their median, or the mean weighted by how sure each is "
@@ -127,6 +133,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         cuda_graphs=options.cuda_graphs,
         refine=options.refine,
+        specialists=options.specialists,
         jobs=options.jobs,
         fusion=options.fusion,
         flip_average=options.flip_average,

@@ -28,10 +28,12 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
     """
     subjects: Sequence[Mapping[str, Any]] = record["subjects"]
     counts = {s: sum(o["status"] == s for o in subjects) for s in ("made", "kept", "complete", "failed")}
-    model = record["model"] or {"name": "none", "sha256": ""}
+    model = record["model"] or {"name": "none", "sha256": "", "specialists": {}}
+    models = [f"{model['name']} (sha256 {model['sha256'][:16]})"]
+    models += [f"{m} by {s['name']} (sha256 {s['sha256'][:16]})" for m, s in model["specialists"].items()]
     facts = {
         "subjects": ", ".join(f"{n} {s}" for s, n in counts.items()),
-        "model": f"{model['name']} (sha256 {model['sha256'][:16]})",
+        "model": "; ".join(models),
         "runtime": record["runtime"],
         "started": record["started"],
         "finished": record["finished"],

@@ -25,6 +25,8 @@ from app.training.recipe import AugmentationRecipe
 _BIAS_NODES = 4
 #: Pixels around a transplanted tumour that come with it, at most.
 _MARGIN = 6
+#: What is left of a faded tumour's contrast, at least and at most.
+_LEFT = (-0.5, 1.0)
 
 
 def vary_slices(
@@ -36,14 +38,15 @@ def vary_slices(
         background: what is outside the brain.
     """
     random = drawn.own
-    batch = vary_geometry(drawn.batch.to(device), recipe, random, background)
-    if drawn.donors is None:
-        return batch, vary_intensities(batch, recipe, random, background)
-    donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
-    mixed = transplant_tumours(batch, donors, recipe.transplant, random)
-    hidden = torch.from_numpy(_one_hidden(len(batch), batch.images.shape[1], recipe.hidden, random)).to(device)
-    seen = replace(mixed, images=torch.where(hidden[:, :, None, None], batch.images, mixed.images))
-    return mixed, vary_intensities(seen, recipe, random, background)
+    batch = seen = vary_geometry(drawn.batch.to(device), recipe, random, background)
+    if drawn.donors is not None:
+        own, donors = batch.images, vary_geometry(drawn.donors.to(device), recipe, random, background)
+        batch = transplant_tumours(batch, donors, recipe.transplant, random)
+        hidden = torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
+        seen = replace(batch, images=torch.where(hidden[:, :, None, None], own, batch.images))
+    if recipe.fade > 0:
+        seen = replace(seen, images=fade_tumours(seen, recipe.fade, random))
+    return batch, vary_intensities(seen, recipe, random, background)
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
@@ -102,6 +105,41 @@ def _one_hidden(count: int, sequences: int, share: float, random: np.random.Gene
     """Bool (count, sequences): in a share of the rows one True, anywhere."""
     chosen, which = random.random(count) < share, random.integers(0, sequences, count)
     return np.asarray(chosen[:, None] & (which[:, None] == np.arange(sequences)))
+
+
+def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Tensor:
+    """The batch's images, same shape, whose tumours stand out less from the brain around, not at all, or inversely.
+
+    Each sequence for itself, so that a network learns to believe the one that shows the tumour against those that do
+    not. Only the contrast of areas changes, a few pixels wide; texture stays. Without tumour nothing changes.
+
+    Args:
+        share: probability of each image; what is left of its contrast is between -0.5 and 1.
+    """
+    images, count = batch.images, batch.images.shape[:2]
+    left = np.where(random.random(count) < share, random.uniform(*_LEFT, count), 1.0).astype(np.float32)
+    tumour = (batch.labels[:, None] > 0).to(images)
+    healthy = batch.brain * (1 - tumour)
+    # Deep in a large tumour there is no healthy brain nearby: there, the slice's own mean decides.
+    mean = (images * healthy).sum((2, 3), keepdim=True) / healthy.sum((2, 3), keepdim=True).clamp(min=1)
+    around = (_around(images * healthy) + 1e-3 * mean) / (_around(healthy) + 1e-3)
+    inside = _nearby(images * tumour) / _nearby(tumour).clamp(min=1e-6)
+    weight = F.avg_pool2d(tumour, 3, 1, 1) * batch.brain
+    lost = 1 - torch.from_numpy(left).to(images)[:, :, None, None]
+    low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+    faded = (images - weight * lost * (inside - around)).clamp(low, high)
+    return torch.where((weight > 0) & (lost > 0), faded, images)
+
+
+def _nearby(images: Tensor) -> Tensor:
+    """Means over 9 x 9 pixels."""
+    return F.avg_pool2d(F.avg_pool2d(images, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
+
+
+def _around(images: Tensor) -> Tensor:
+    """Means over about 40 x 40 pixels, from blocks of 8 x 8."""
+    blocks = F.avg_pool2d(F.avg_pool2d(images, 8), 5, 1, 2)
+    return F.interpolate(blocks, size=images.shape[2:], mode="bilinear")
 
 
 def vary_patches(

@@ -178,7 +178,8 @@ class Sampler:
 
     def tasks(self, plan: np.random.Generator, count: int) -> list[Task]:
         """`count` different sequences to make, in challenge order, each with what is present and a second one."""
-        targets = sorted(plan.choice(len(MODALITIES), count, replace=False).tolist())
+        makes = [MODALITIES.index(m) for m in self._recipe.makes]
+        targets = sorted(plan.choice(makes, count, replace=False).tolist())
         return [self._task(plan, target) for target in targets]
 
     def _task(self, plan: np.random.Generator, target: int) -> Task:

@@ -13,7 +13,7 @@ import torch
 
 from app.cases import Case, find_segmentations, scan
 from app.config import FusionName
-from app.constants import MODALITIES
+from app.constants import MODALITIES, Modality
 from app.errors import UsageError
 from app.evaluate import Scores
 from app.export import require_onnx_packages, to_onnx
@@ -63,6 +63,7 @@ def publish(
     fusion: FusionName | None = None,
     flip_average: bool | None = None,
     make_default: bool = False,
+    specialist_of: str | None = None,
     force: bool = False,
     device: str = "auto",
 ) -> Entry:
@@ -76,12 +77,15 @@ def publish(
         contrast: see `app.postprocess.stretch`; the recipe's if not given.
         fusion, flip_average: see `app.fuse`; the recipe's if not given.
         make_default: make it the manifest's default; a refiner, its first stage's.
+        specialist_of: a generator that leaves it the sequences that it makes from now on; it is refused where that one
+            makes them better, alone or with the specialist that it has.
         force: do it all the same.
 
     Raises:
-        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or a contrast, a
-            fusion or a flip average for a segmenter, which makes no images and is nobody's default; or a way to join
-            views for a refiner, or one that the run's recipe rules out.
+        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or one that does not
+            make all sequences shall be the default, or one that does a specialist; or a contrast, a fusion or a flip
+            average for a segmenter, which makes no images and is nobody's default; or a way to join views for a
+            refiner, or one that the run's recipe rules out.
         WeightsError: `weights` cannot be read.
         OutputError: `weights` cannot be written to; it stays as it was.
     """
@@ -89,6 +93,7 @@ def publish(
     state = load_state(chosen_state)
     log.info("Takes %s, step %d.", chosen_state, state.step)
     _require_kind(weights, name, _KINDS[state.recipe.task])
+    _require_place(state, weights, name, make_default, specialist_of)
     cases, masks = _judges(state, score_on)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
@@ -108,8 +113,9 @@ def publish(
     if state.recipe.task == "refinement":
         return _publish_refiner(state, weights, name, cases, masks, device, make_default, force)
     return _publish_generator(
-        state, run, weights, name, data, cache, cases, masks, chosen, make_default=make_default, force=force
-    )
+        state, run, weights, name, data, cache, cases, masks, chosen, make_default=make_default,
+        specialist_of=specialist_of, force=force,
+    )  # fmt: skip
 
 
 def _publish_generator(
@@ -124,6 +130,7 @@ def _publish_generator(
     device: torch.device,
     *,
     make_default: bool,
+    specialist_of: str | None,
     force: bool,
 ) -> Entry:
     require_onnx_packages()
@@ -145,14 +152,17 @@ def _publish_generator(
         model = model_in_memory(network, state.recipe, views, predictor, device, prior)
         found = score_drops(model, cases, masks)
         scores = _scores(found)
-        scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
+        scores |= {m: _round(means([s for s in found if s.modality == m])) for m in model.makes}
         if not force:
-            for replaced in _replaced(weights, name, make_default):
-                _require_better(scores, replaced, cases, masks, str(device))
+            for replaced in _replaced(weights, name, make_default, specialist_of):
+                _require_better(scores, replaced, cases, masks, str(device), model.makes)
     for _, old in _replaced(weights, name, make_default=False):
         if "refiner" in old.details:
             log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
-    return save_generator(
+        for target, other in old.details.get("specialists", {}).items():
+            log.warning("%s left %s to %s, and does not any more; export that one again with --specialist-of %s.",
+                        name, target, other, name)  # fmt: skip
+    entry = save_generator(
         weights,
         name,
         config,
@@ -166,11 +176,17 @@ def _publish_generator(
             "contrast": state.recipe.output.contrast,
             "fusion": state.recipe.output.fusion,
             "flip_average": state.recipe.output.flip_average,
+            "makes": list(state.recipe.data.makes),
             **({} if prior is None else prior.to_json()),
             **_details(state, scores),
         },
         make_default=make_default,
     )
+    if specialist_of is not None:
+        host = read_manifest(weights).entry(specialist_of)
+        others = {**host.details.get("specialists", {}), **dict.fromkeys(entry.makes, name)}
+        change_details(host, {"specialists": others})
+    return entry
 
 
 def _publish_refiner(
@@ -308,12 +324,34 @@ def _scores(found: Sequence[Scores]) -> dict[str, Any]:
     return {"subjects": list(dict.fromkeys(s.subject for s in found)), "mean": _round(means(found))}
 
 
-def _replaced(weights: Path, name: str, make_default: bool) -> list[tuple[Manifest, Entry]]:
+def _require_place(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
+    """Refuses a default that cannot make every sequence, and a specialist of what cannot have one."""
+    makes, task = state.recipe.data.makes, state.recipe.task
+    if specialist_of is None:
+        if make_default and task == "synthesis" and len(makes) < len(MODALITIES):
+            raise UsageError(
+                f"the run makes {', '.join(makes)} only and cannot be the default; name the model that shall leave "
+                "it to this one with --specialist-of."
+            )
+        return
+    if task != "synthesis" or len(makes) == len(MODALITIES):
+        raise UsageError("a specialist makes some of the four sequences (data.makes); leave out --specialist-of.")
+    host = read_manifest(weights).entry(specialist_of)
+    if host.kind != "generator" or host.normalization != NORMALIZATION or host.name == name or make_default:
+        raise UsageError(
+            f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "
+            "does, and leave out --make-default."
+        )
+
+
+def _replaced(
+    weights: Path, name: str, make_default: bool, specialist_of: str | None = None
+) -> list[tuple[Manifest, Entry]]:
     """The models that the new one would take the place of: that of its name, and the default if it shall be it."""
     if not (weights / MANIFEST).exists():
         return []
     manifest = read_manifest(weights)
-    names = dict.fromkeys([name, manifest.default] if make_default else [name])
+    names = dict.fromkeys([name, manifest.default if make_default else specialist_of])
     return [(manifest, manifest.entries[n]) for n in names if n is not None and n in manifest.entries]
 
 
@@ -323,16 +361,26 @@ def _require_better(
     cases: list[Case],
     masks: Mapping[str, Path],
     device: str,
+    targets: Sequence[Modality],
 ) -> None:
+    """Refuses a model that makes `targets` worse than another does by default: refined, and with its specialists."""
     manifest, entry = replaced
-    # What it makes by default: with its refiner, where that is on.
-    known = (refiner_of(manifest, entry) or entry).details
-    if known.get("scores", {}).get("subjects") == scores["subjects"]:
-        before = known["scores"]["mean"]
-    else:
+    specialists = manifest.specialists_of(entry)
+    makers = {m: specialists.get(m, entry) for m in targets}
+    known = {m: (refiner_of(manifest, e) or e).details.get("scores", {}) for m, e in makers.items()}
+    if any(form.get("subjects") != scores["subjects"] or m not in form for m, form in known.items()):
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
-        before = means(score_drops(Synthesizer(entry.name, weights=manifest.folder, device=device).model, cases, masks))
-    _refuse_worse(scores["mean"], before, JUDGED, entry.name)
+        model = Synthesizer(entry.name, weights=manifest.folder, device=device).model
+        found = score_drops(model, cases, masks, targets)
+        known = {m: {m: _round(means([s for s in found if s.modality == m]))} for m in targets}
+    before = _mean_over(targets, known)
+    _refuse_worse(_mean_over(targets, dict.fromkeys(targets, scores)), before, JUDGED, entry.name)
+
+
+def _mean_over(targets: Sequence[Modality], known: Mapping[Modality, Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the sequences of what each sequence's scores say, where all say it."""
+    rows = [known[m][m] for m in targets]
+    return {k: sum(row[k] for row in rows) / len(rows) for k in rows[0] if all(k in row for row in rows)}
 
 
 def _refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.config import FusionName
-from app.constants import VIEWS, Confidence, View
+from app.constants import MODALITIES, VIEWS, Confidence, Modality, View
 from app.errors import UsageError
 from app.training.forms import build
 from app.training.rules import check
@@ -53,6 +53,7 @@ class DataRecipe:
     """What it is trained on.
 
     Attributes:
+        makes: sequences that the network learns to make.
         views: views that slices are drawn from; also those that the exported model is run on.
         axial, sagittal, coronal: the canvas: rows and columns per view, multiples of 16.
         min_brain_pixels: slices with fewer are left out.
@@ -65,6 +66,7 @@ class DataRecipe:
             tasks `judging` and `refinement`; of the rest, `tumour_share`, `held_out` and `single_missing` count there.
     """
 
+    makes: tuple[Modality, ...] = MODALITIES
     views: tuple[View, ...] = VIEWS
     axial: tuple[int, int] = (144, 176)
     sagittal: tuple[int, int] = (176, 144)
@@ -98,6 +100,7 @@ class AugmentationRecipe:
         thick: half of the inputs look as if acquired in slices of 1 to so many voxels; up to 1, none does.
         transplant: probability that a slice gets the tumour of a randomly drawn slice too, in all sequences.
         hidden: probability that one of the four sequences, as an input, does not show a transplanted tumour.
+        fade: probability of each input that its tumours stand out less than they do, not at all, or inversely.
     """
 
     flip: float = 0.5
@@ -112,6 +115,7 @@ class AugmentationRecipe:
     thick: float = 0.0
     transplant: float = 0.0
     hidden: float = 0.0
+    fade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,8 @@ class ScheduleRecipe:
     Attributes:
         precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32.
         batch_size: slices per step and process.
-        targets: sequences made per batch: 4 is Algorithm 1 of the paper (each in turn), 1 draws one.
+        targets: sequences made per batch, of those that are made: 4 is Algorithm 1 of the paper (each in turn), 1 draws
+            one.
         steps, budget_minutes: the run ends, annealed, with whichever comes first; at least one is above 0.
         warmup: share of the run in which the rate rises.
         epoch_steps: steps between checkpoints, pictures and validations; 0 is one pass over the slices.

@@ -28,7 +28,10 @@ def check(recipe: Recipe, source: str) -> None:
         )
         >= 0,
         "schedule.batch_size must be at least 1": schedule.batch_size >= 1,
-        "schedule.targets must be 1 to 4": 1 <= schedule.targets <= 4,
+        "data.makes must name one sequence or more, each once": 0 < len(data.makes) == len(set(data.makes)),
+        "schedule.targets must be 1 to 4, and no more than data.makes names": (
+            1 <= schedule.targets <= (len(data.makes) if recipe.task == "synthesis" else 4)
+        ),
         "schedule.warmup must be from 0 to below 1": 0 <= schedule.warmup < 1,
         "data.views must name one view or more": bool(data.views),
         f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
@@ -56,6 +59,9 @@ def check(recipe: Recipe, source: str) -> None:
         ),
         "augmentation.hidden is a probability, of transplanted tumours: set augmentation.transplant": (
             recipe.augmentation.hidden <= (1 if recipe.augmentation.transplant > 0 else 0)
+        ),
+        "augmentation.fade is a probability, of slices of the task synthesis": (
+            recipe.augmentation.fade <= (1 if recipe.task == "synthesis" else 0)
         ),
         "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
         "optimizer.beta1 and beta2 must be from 0 to below 1": all(

@@ -63,7 +63,8 @@ class StageOne:
             WeightsError: its weights are missing or damaged.
         """
         if self._model is None:
-            opened = Synthesizer(self.entry.name, weights=self.entry.folder, device=self._device, refine=False)
+            opened = Synthesizer(self.entry.name, weights=self.entry.folder, device=self._device,
+                                 refine=False, specialists=False)  # fmt: skip
             self._model = opened.model
         return self._model
 

@@ -241,11 +241,11 @@ class SynthesisTask:
 
     @torch.no_grad()
     def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
-        """Truth and what the averaged network makes of it: one slice without variation, every sequence in turn."""
+        """Truth and what the averaged network makes of it: one slice without variation, each that it makes in turn."""
         draw = np.random.default_rng([self.recipe.seed, 2**32])
         batch = sampler.draw(draw, draw, 1).to(self.device)
         rows = []
-        for target in range(len(MODALITIES)):
+        for target in sorted(MODALITIES.index(m) for m in self.recipe.data.makes):
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
             present = torch.zeros(1, len(MODALITIES), device=self.device)
             present[:, list(members)] = 1

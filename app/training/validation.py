@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.backends import TorchBackend
 from app.cases import Case, tumour_type
-from app.constants import MODALITIES, REFERENCE_OF, VIEWS, View
+from app.constants import MODALITIES, REFERENCE_OF, VIEWS, Modality, View
 from app.downstream import Judge
 from app.encode import to_array
 from app.errors import CaseError
@@ -57,6 +57,7 @@ def model_in_memory(
     """A copy of a generator as the pipeline runs it."""
     details = {
         "views": list(views),
+        "makes": list(recipe.data.makes),
         "canvas": recipe.data.canvas.to_json(),
         "contrast": recipe.output.contrast,
         **({} if prior is None else prior.to_json()),
@@ -83,18 +84,21 @@ def refined_in_memory(network: Refiner, recipe: Recipe, stage_one: Model) -> Mod
     return replace(stage_one, refiner=VolumeRefiner(entry, copy.deepcopy(network), runtime))
 
 
-def score_drops(model: Model, cases: Iterable[Case], masks: Mapping[str, Path]) -> list[Scores]:
+def score_drops(
+    model: Model, cases: Iterable[Case], masks: Mapping[str, Path], targets: Sequence[Modality] | None = None
+) -> list[Scores]:
     """Drops each sequence of each complete subject in turn, makes it, and scores it; the rest is left out by name.
 
     Args:
         masks: per subject, its segmentation; without one the tumour scores are NaN.
+        targets: the sequences to drop; those that the model makes if not given.
     """
     results: list[Scores] = []
     for subject, volumes in load_complete(cases):
         before, first = len(results), volumes[MODALITIES[0]]
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
-        for target in MODALITIES:
+        for target in targets or model.makes:
             inputs = {m: v for m, v in volumes.items() if m != target}
             try:
                 image = synthesize_case(inputs, target, REFERENCE_OF[target], model)

@@ -202,7 +202,8 @@ class TestExport:
                 rows.append(Scores("phantom-7", m, values))
             return rows
 
-        monkeypatch.setattr("app.training.publish.score_drops", scores)
+        for module in ("publish", "comparison"):
+            monkeypatch.setattr(f"app.training.{module}.score_drops", scores)
         monkeypatch.setattr("app.training.publish.to_onnx", lambda *_: b"graph")
         return similarity
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ import torch
 
 from app.cases import Case, find_segmentations, scan
 from app.config import FusionName
-from app.constants import MODALITIES, Modality
+from app.constants import MODALITIES
 from app.errors import UsageError
-from app.evaluate import Scores
 from app.export import require_onnx_packages, to_onnx
 from app.intensity import IntensityPredictor
 from app.models import new_generator
@@ -24,9 +23,18 @@ from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
 from app.networks import save_generator, save_judge, save_refiner, save_segmenter
 from app.runtime import Machine, choose_device
-from app.synthesizer import Synthesizer, refiner_of
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.comparison import (
+    refuse_worse,
+    replaced_by,
+    require_better,
+    require_better_refiner,
+    require_kind,
+    require_place,
+    rounded_means,
+    scores_of,
+)
 from app.training.prior import fit_prior
 from app.training.refinement import refiner_config
 from app.training.regression import encode, fit_intensity
@@ -36,14 +44,13 @@ from app.training.synthesis import generator_config
 from app.training.validation import (
     JUDGED,
     JUDGED_SEGMENTER,
-    means,
     model_in_memory,
     refined_in_memory,
     score_drops,
     score_judge,
     score_segmenter,
 )
-from app.weights import MANIFEST, Entry, Manifest, change_details, read_manifest
+from app.weights import MANIFEST, Entry, change_details, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +99,8 @@ def publish(
     chosen_state = run / (BEST if (run / BEST).exists() else LAST)
     state = load_state(chosen_state)
     log.info("Takes %s, step %d.", chosen_state, state.step)
-    _require_kind(weights, name, _KINDS[state.recipe.task])
-    _require_place(state, weights, name, make_default, specialist_of)
+    require_kind(weights, name, _KINDS[state.recipe.task])
+    require_place(state, weights, name, make_default, specialist_of)
     cases, masks = _judges(state, score_on)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
@@ -143,7 +150,7 @@ def _publish_generator(
     config = generator_config(state.recipe)
     config = replace(config, confidence_scale=state.memory.get("lambda", config.confidence_scale))
     network = new_generator(config)
-    network.load_state_dict(_rounded(state.average))
+    network.load_state_dict(_as_loaded(state.average))
     network.requires_grad_(False).eval()
     scores: dict[str, Any] = {}
     if cases:
@@ -151,12 +158,11 @@ def _publish_generator(
         predictor = IntensityPredictor.from_json(intensity)
         model = model_in_memory(network, state.recipe, views, predictor, device, prior)
         found = score_drops(model, cases, masks)
-        scores = _scores(found)
-        scores |= {m: _round(means([s for s in found if s.modality == m])) for m in model.makes}
+        scores = scores_of(found, model.makes)
         if not force:
-            for replaced in _replaced(weights, name, make_default, specialist_of):
-                _require_better(scores, replaced, cases, masks, str(device), model.makes)
-    for _, old in _replaced(weights, name, make_default=False):
+            for replaced in replaced_by(weights, name, make_default, specialist_of):
+                require_better(scores, replaced, cases, masks, str(device), model.makes)
+    for _, old in replaced_by(weights, name, make_default=False):
         if "refiner" in old.details:
             log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
         for target, other in old.details.get("specialists", {}).items():
@@ -206,19 +212,18 @@ def _publish_refiner(
     """
     first = _first_stage(state, weights)
     network = Refiner(refiner_config(state.recipe))
-    network.load_state_dict(_rounded(state.average))
+    network.load_state_dict(_as_loaded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         stage_one = StageOne(first, device).model
         found = score_drops(refined_in_memory(network, state.recipe, stage_one), cases, masks)
-        scores = _scores(found)
-        scores |= {m: _round(means([s for s in found if s.modality == m])) for m in MODALITIES}
+        scores = scores_of(found, MODALITIES)
         before = first.details.get("scores", {})
         known = before.get("subjects") == scores["subjects"]
-        scores["unrefined"] = before["mean"] if known else _round(means(score_drops(stage_one, cases, masks)))
+        scores["unrefined"] = before["mean"] if known else rounded_means(score_drops(stage_one, cases, masks))
         if not force:
-            _refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
-            _require_better_refiner(scores, first, cases, masks, device)
+            refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
+            require_better_refiner(scores, first, cases, masks, device)
     details = _details(state, scores)
     details["stage_one"] = details["training"].pop("started_from")
     if begun := details["stage_one"].pop("begun_with", None):
@@ -244,20 +249,6 @@ def _first_stage(state: State, weights: Path) -> Entry:
     first = entries[wanted["model"]]
     StageOne(first, "cpu").require_joined_as(wanted)
     return first
-
-
-def _require_better_refiner(
-    scores: Mapping[str, Any], first: Entry, cases: list[Case], masks: Mapping[str, Path], device: str
-) -> None:
-    """Refuses a refiner that is worse than the one that its first stage has."""
-    manifest = read_manifest(first.folder)
-    if (before := manifest.entries.get(first.details.get("refiner", ""))) is None:
-        return
-    means_before = before.details.get("scores", {}).get("mean", {})
-    if before.details.get("scores", {}).get("subjects") != scores["subjects"]:
-        model = Synthesizer(first.name, weights=first.folder, device=device, refine=True).model
-        means_before = means(score_drops(model, cases, masks))
-    _refuse_worse(scores["mean"], means_before, JUDGED, before.name)
 
 
 def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, Path]]:
@@ -291,106 +282,24 @@ def _publish_segmenter(
 ) -> Entry:
     recipe = state.recipe
     network = VolumeSegmenter() if recipe.task == "judging" else Segmenter()
-    network.load_state_dict(_rounded(state.average))
+    network.load_state_dict(_as_loaded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         network = network.to(device)
-        scores = _scores(
+        scores = scores_of(
             score_judge(network, cases, masks, recipe, device)
             if isinstance(network, VolumeSegmenter)
             else score_segmenter(network, cases, masks, recipe.data, device)
         )
-        for _, replaced in [] if force else _replaced(weights, name, make_default=False):
+        for _, replaced in [] if force else replaced_by(weights, name, make_default=False):
             before = replaced.details.get("scores", {})
             if before.get("subjects") != scores["subjects"]:
                 raise UsageError(f"{name!r} has no scores on these subjects to compare with; --force replaces it.")
-            _refuse_worse(scores["mean"], before["mean"], JUDGED_SEGMENTER, name)
+            refuse_worse(scores["mean"], before["mean"], JUDGED_SEGMENTER, name)
     average, details = _halved(state.average), _details(state, scores)
     if isinstance(network, VolumeSegmenter):
         return save_judge(weights, name, network.widths, average, NORMALIZATION, recipe.data.patch, details)
     return save_segmenter(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
-
-
-def _require_kind(weights: Path, name: str, kind: str) -> None:
-    """Refuses to put a model in the place of one that does something else."""
-    entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
-    if name in entries and entries[name].kind != kind:
-        raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the {kind} another name.")
-
-
-def _scores(found: Sequence[Scores]) -> dict[str, Any]:
-    if not found:
-        raise UsageError("no subject of --score-on could be scored; see the messages above.")
-    return {"subjects": list(dict.fromkeys(s.subject for s in found)), "mean": _round(means(found))}
-
-
-def _require_place(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
-    """Refuses a default that cannot make every sequence, and a specialist of what cannot have one."""
-    makes, task = state.recipe.data.makes, state.recipe.task
-    if specialist_of is None:
-        if make_default and task == "synthesis" and len(makes) < len(MODALITIES):
-            raise UsageError(
-                f"the run makes {', '.join(makes)} only and cannot be the default; name the model that shall leave "
-                "it to this one with --specialist-of."
-            )
-        return
-    if task != "synthesis" or len(makes) == len(MODALITIES):
-        raise UsageError("a specialist makes some of the four sequences (data.makes); leave out --specialist-of.")
-    host = read_manifest(weights).entry(specialist_of)
-    if host.kind != "generator" or host.normalization != NORMALIZATION or host.name == name or make_default:
-        raise UsageError(
-            f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "
-            "does, and leave out --make-default."
-        )
-
-
-def _replaced(
-    weights: Path, name: str, make_default: bool, specialist_of: str | None = None
-) -> list[tuple[Manifest, Entry]]:
-    """The models that the new one would take the place of: that of its name, and the default if it shall be it."""
-    if not (weights / MANIFEST).exists():
-        return []
-    manifest = read_manifest(weights)
-    names = dict.fromkeys([name, manifest.default if make_default else specialist_of])
-    return [(manifest, manifest.entries[n]) for n in names if n is not None and n in manifest.entries]
-
-
-def _require_better(
-    scores: Mapping[str, Any],
-    replaced: tuple[Manifest, Entry],
-    cases: list[Case],
-    masks: Mapping[str, Path],
-    device: str,
-    targets: Sequence[Modality],
-) -> None:
-    """Refuses a model that makes `targets` worse than another does by default: refined, and with its specialists."""
-    manifest, entry = replaced
-    specialists = manifest.specialists_of(entry)
-    makers = {m: specialists.get(m, entry) for m in targets}
-    known = {m: (refiner_of(manifest, e) or e).details.get("scores", {}) for m, e in makers.items()}
-    if any(form.get("subjects") != scores["subjects"] or m not in form for m, form in known.items()):
-        log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
-        model = Synthesizer(entry.name, weights=manifest.folder, device=device).model
-        found = score_drops(model, cases, masks, targets)
-        known = {m: {m: _round(means([s for s in found if s.modality == m]))} for m in targets}
-    before = _mean_over(targets, known)
-    _refuse_worse(_mean_over(targets, dict.fromkeys(targets, scores)), before, JUDGED, entry.name)
-
-
-def _mean_over(targets: Sequence[Modality], known: Mapping[Modality, Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the sequences of what each sequence's scores say, where all say it."""
-    rows = [known[m][m] for m in targets]
-    return {k: sum(row[k] for row in rows) / len(rows) for k in rows[0] if all(k in row for row in rows)}
-
-
-def _refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
-    both = [k for k in judged if k in before and k in now]
-    shown = ", ".join(f"{k} {now[k]:.4f} (before {before[k]:.4f})" for k in both)
-    if not both:
-        raise UsageError(f"{name!r} has no scores to compare with; --force replaces it.")
-    if any(now[k] < round(before[k], 6) for k in both):
-        raise UsageError(f"the model is worse than {name!r}, which it would replace: {shown}; --force writes it.")
-    log.info("Not worse than %s: %s", name, shown)
 
 
 def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -416,10 +325,6 @@ def _halved(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v.half() for k, v in average.items()}
 
 
-def _rounded(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _as_loaded(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a user's machine will load, so that what is scored is what is written."""
     return {k: v.float() for k, v in _halved(average).items()}
-
-
-def _round(values: Mapping[str, float]) -> dict[str, float]:
-    return {k: round(v, 6) for k, v in values.items()}

@@ -1,0 +1,137 @@
+"""Whether a trained model may take its place in a weights folder: who was there, and who makes better images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.cases import Case
+from app.constants import MODALITIES, Modality
+from app.errors import UsageError
+from app.evaluate import Scores
+from app.synthesizer import Synthesizer, refiner_of
+from app.training.cache import NORMALIZATION
+from app.training.checkpoint import State
+from app.training.validation import JUDGED, means, score_drops
+from app.weights import MANIFEST, Entry, Manifest, read_manifest
+
+log = logging.getLogger(__name__)
+
+
+def require_kind(weights: Path, name: str, kind: str) -> None:
+    """Refuses to put a model in the place of one that does something else."""
+    entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
+    if name in entries and entries[name].kind != kind:
+        raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the {kind} another name.")
+
+
+def require_place(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
+    """Refuses a default that cannot make every sequence, and a specialist of what cannot have one."""
+    makes, task = state.recipe.data.makes, state.recipe.task
+    if specialist_of is None:
+        if make_default and task == "synthesis" and len(makes) < len(MODALITIES):
+            raise UsageError(
+                f"the run makes {', '.join(makes)} only and cannot be the default; name the model that shall leave "
+                "it to this one with --specialist-of."
+            )
+        return
+    if task != "synthesis" or len(makes) == len(MODALITIES):
+        raise UsageError("a specialist makes some of the four sequences (data.makes); leave out --specialist-of.")
+    host = read_manifest(weights).entry(specialist_of)
+    if host.kind != "generator" or host.normalization != NORMALIZATION or host.name == name or make_default:
+        raise UsageError(
+            f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "
+            "does, and leave out --make-default."
+        )
+
+
+def replaced_by(
+    weights: Path, name: str, make_default: bool, specialist_of: str | None = None
+) -> list[tuple[Manifest, Entry]]:
+    """The models whose place the new one would take, at least in part.
+
+    That of its name, the default if it shall be it, and who leaves it sequences if it shall be a specialist.
+    """
+    if not (weights / MANIFEST).exists():
+        return []
+    manifest = read_manifest(weights)
+    names = dict.fromkeys([name, manifest.default if make_default else specialist_of])
+    return [(manifest, manifest.entries[n]) for n in names if n is not None and n in manifest.entries]
+
+
+def require_better(
+    scores: Mapping[str, Any],
+    replaced: tuple[Manifest, Entry],
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+    targets: Sequence[Modality],
+) -> None:
+    """Refuses a model that makes `targets` worse than another does by default: refined, and with its specialists."""
+    manifest, entry = replaced
+    specialists = manifest.specialists_of(entry)
+    makers = {m: specialists.get(m, entry) for m in targets}
+    known = {m: (refiner_of(manifest, e) or e).details.get("scores", {}) for m, e in makers.items()}
+    if any(form.get("subjects") != scores["subjects"] or m not in form for m, form in known.items()):
+        log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
+        model = Synthesizer(entry.name, weights=manifest.folder, device=device).model
+        found = score_drops(model, cases, masks, targets)
+        known = {m: {m: rounded_means([s for s in found if s.modality == m])} for m in targets}
+    before = _mean_over(targets, known)
+    refuse_worse(_mean_over(targets, dict.fromkeys(targets, scores)), before, JUDGED, entry.name)
+
+
+def require_better_refiner(
+    scores: Mapping[str, Any], first: Entry, cases: list[Case], masks: Mapping[str, Path], device: str
+) -> None:
+    """Refuses a refiner that is worse than the one that its first stage has."""
+    manifest = read_manifest(first.folder)
+    if (before := manifest.entries.get(first.details.get("refiner", ""))) is None:
+        return
+    means_before = before.details.get("scores", {}).get("mean", {})
+    if before.details.get("scores", {}).get("subjects") != scores["subjects"]:
+        model = Synthesizer(first.name, weights=first.folder, device=device, refine=True).model
+        means_before = means(score_drops(model, cases, masks))
+    refuse_worse(scores["mean"], means_before, JUDGED, before.name)
+
+
+def scores_of(found: Sequence[Scores], targets: Sequence[Modality] = ()) -> dict[str, Any]:
+    """What a manifest entry keeps of a model's scores: on whom, the means over all, and those of each target.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not found:
+        raise UsageError("no subject of --score-on could be scored; see the messages above.")
+    subjects = list(dict.fromkeys(s.subject for s in found))
+    each: dict[str, Any] = {m: rounded_means([s for s in found if s.modality == m]) for m in targets}
+    return {"subjects": subjects, "mean": rounded_means(found), **each}
+
+
+def rounded_means(found: Sequence[Scores]) -> dict[str, float]:
+    """As a manifest keeps them."""
+    return _rounded(means(found))
+
+
+def refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
+    """Refuses what is worse by any of the metrics `judged`, or has none of them in common with what was before."""
+    both = [k for k in judged if k in before and k in now]
+    shown = ", ".join(f"{k} {now[k]:.4f} (before {before[k]:.4f})" for k in both)
+    if not both:
+        raise UsageError(f"{name!r} has no scores to compare with; --force replaces it.")
+    if any(now[k] < round(before[k], 6) for k in both):
+        raise UsageError(f"the model is worse than {name!r}, which it would replace: {shown}; --force writes it.")
+    log.info("Not worse than %s: %s", name, shown)
+
+
+def _mean_over(targets: Sequence[Modality], known: Mapping[Modality, Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the sequences of what each sequence's scores say, where all say it."""
+    rows = [known[m][m] for m in targets]
+    shared = [k for k in rows[0] if all(k in row for row in rows)]
+    return _rounded({k: sum(row[k] for row in rows) / len(rows) for k in shared})
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {k: round(v, 6) for k, v in values.items()}

@@ -58,6 +58,7 @@ def test_published_runs_differ_as_their_names_say():
         ("[augmentation]\nfade = 1.5", "fade is a probability"),
         ("extends = 'segmenter'\n[augmentation]\nfade = 0.5", "slices of the task synthesis"),
         ("[data]\nmakes = ['t1']", "data.makes = 't1'; use one of t1c, t1n, t2f, t2w"),
+        ("extends = 'segmenter'\n[data]\nmakes = ['t1c']", "data.makes is for the task synthesis"),
         ("[data]\nmakes = []", "makes must name one sequence or more"),
         ("[data]\nmakes = ['t1c', 't1c']", "each once"),
         ("[data]\nmakes = ['t1c', 't2w']", "targets must be 1 to 4, and no more than data.makes names"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +22,10 @@ from app.networks import architecture_of, save_generator, save_refiner
 from app.phantom import make_phantom, write_phantom
 from app.pipeline import predict, prepare
 from app.synthesizer import Synthesizer
+from app.training.recipe import load_recipe
 from app.training.stage_one import StageOne
+from app.training.synthesis import SynthesisTask
+from app.training.tasks import begin_with
 from app.weights import change_details, read_manifest
 from tests.training import SMALL
 
@@ -85,8 +87,6 @@ class TestSynthesis:
     def test_views_are_joined_as_asked_by_both(self, weights):
         model = opened(weights, fusion="median", flip_average=True).model
         assert model.maker_of("t2f").joining == model.maker_of("t1c").joining
-        with pytest.raises(UsageError, match="does not say how sure"):
-            opened(weights, with_error=True)
 
     @pytest.mark.parametrize("refine", [None, True])
     def test_what_a_specialist_makes_passes_through_no_refiner_of_another(self, weights, subject, refine):
@@ -99,6 +99,8 @@ class TestSynthesis:
 
     def test_a_refiner_learns_on_what_the_first_stage_makes_itself(self, weights, subject):
         assert StageOne(read_manifest(weights).entry("tiny"), "cpu").model.specialists == {}
+        with pytest.raises(UsageError, match=r"'expert' makes t2f only; .*--stage-one"):
+            StageOne(read_manifest(weights).entry("expert"), "cpu")
 
     @pytest.mark.parametrize(
         ("entry", "reason"),
@@ -245,8 +247,8 @@ class TestExport:
         assert read_manifest(plain).entry("tiny").details["specialists"] == {"t2f": "other"}
 
     def test_a_new_default_must_be_better_than_the_old_with_its_specialists(self, trained, plain, scored, capsys):
-        options = {"run": "all", "name": "whole"}
-        assert self._export(trained, plain, "--make-default", "--force", **options) == ExitCode.OK
+        options = {"run": "all", "name": "other"}
+        assert self._export(trained, plain, "--make-default", "--force", run="all", name="whole") == ExitCode.OK
         scored["candidate", "t2f"] = 0.7
         assert self._export(trained, plain, "--specialist-of", "whole") == ExitCode.OK
         scored["candidate", "t2f"] = 0.65
@@ -254,8 +256,34 @@ class TestExport:
         assert "ssim_brain 0.6125 (before 0.6250)" in capsys.readouterr().err
         scored["candidate", "t1c"] = 0.7
         assert self._export(trained, plain, "--make-default", **options) == ExitCode.OK
-        assert "export that one again with --specialist-of whole" in capsys.readouterr().err
-        assert "specialists" not in read_manifest(plain).entry("whole").details
+        assert "specialists" not in read_manifest(plain).entry("other").details
+
+    def test_a_new_network_of_the_same_name_keeps_its_specialists(self, trained, plain, scored):
+        options = {"run": "all", "name": "whole"}
+        assert self._export(trained, plain, **options) == ExitCode.OK
+        scored["candidate", "t2f"] = 0.7
+        assert self._export(trained, plain, "--specialist-of", "whole") == ExitCode.OK
+        # What the specialist makes does not count, for or against.
+        scored["candidate", "t2f"] = 0.5
+        assert self._export(trained, plain, **options) == ExitCode.OK
+        assert read_manifest(plain).entry("whole").details["specialists"] == {"t2f": "mine"}
+        scored["candidate", "t2f"], scored["candidate", "t1c"] = 0.9, 0.59
+        assert self._export(trained, plain, **options) == ExitCode.USAGE
+
+    def test_a_part_takes_no_place_where_all_is_needed(self, trained, plain, scored, tmp_path, capsys):
+        before = (plain / "manifest.json").read_bytes()
+        assert self._export(trained, plain, "--force", name="tiny") == ExitCode.USAGE
+        assert "'tiny' of" in (told := capsys.readouterr().err)
+        assert "makes t1c, t1n, t2w and the run does not" in told
+        assert (plain / "manifest.json").read_bytes() == before
+        assert self._export(trained, tmp_path / "new", "--force") == ExitCode.USAGE
+        assert "cannot be the default" in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+    def test_a_head_is_taught_on_what_its_network_makes(self, weights):
+        recipe = load_recipe("confidence", SMALL)
+        with pytest.raises(UsageError, match=r"'expert' makes t2f and not t1c, t1n, t2w; .*data\.makes"):
+            begin_with(SynthesisTask(recipe, torch.device("cpu")), read_manifest(weights).entry("expert"))
 
     @pytest.mark.parametrize(
         ("run", "arguments", "reason"),
@@ -278,4 +306,3 @@ def test_a_model_of_its_own_leaves_nothing_to_others(weights_dir):
     model = opened(weights_dir).model
     assert model.makes == MODALITIES
     assert all(model.maker_of(m) is model for m in MODALITIES)
-    assert replace(model).specialists == {}

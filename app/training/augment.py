@@ -38,15 +38,16 @@ def vary_slices(
         background: what is outside the brain.
     """
     random = drawn.own
-    batch = seen = vary_geometry(drawn.batch.to(device), recipe, random, background)
+    batch = vary_geometry(drawn.batch.to(device), recipe, random, background)
+    own, shown = batch.images, None
     if drawn.donors is not None:
-        own, donors = batch.images, vary_geometry(drawn.donors.to(device), recipe, random, background)
+        donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
         batch = transplant_tumours(batch, donors, recipe.transplant, random)
-        hidden = torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
-        seen = replace(batch, images=torch.where(hidden[:, :, None, None], own, batch.images))
-    if recipe.fade > 0:
-        seen = replace(seen, images=fade_tumours(seen, recipe.fade, random))
-    return batch, vary_intensities(seen, recipe, random, background)
+        shown = ~torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
+    images = fade_tumours(batch, recipe.fade, random) if recipe.fade > 0 else batch.images
+    if shown is not None:
+        images = torch.where(shown[:, :, None, None], images, own)
+    return batch, vary_intensities(replace(batch, images=images), recipe, random, background)
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:

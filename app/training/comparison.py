@@ -28,10 +28,20 @@ def require_kind(weights: Path, name: str, kind: str) -> None:
 
 
 def require_place(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
-    """Refuses a default that cannot make every sequence, and a specialist of what cannot have one."""
+    """Refuses what would leave sequences to nobody, and a specialist of what cannot have one.
+
+    Raises:
+        UsageError: the default, or the only model, would not make every sequence; or one of this name makes a sequence
+            that the run does not; or `specialist_of` cannot leave it any.
+    """
     makes, task = state.recipe.data.makes, state.recipe.task
+    manifest = read_manifest(weights) if (weights / MANIFEST).exists() else None
+    there = None if manifest is None or task != "synthesis" else manifest.entries.get(name)
+    if there is not None and (lost := [m for m in there.makes if m not in makes]):
+        raise UsageError(f"{name!r} of {weights} makes {', '.join(lost)} and the run does not; give it another name.")
     if specialist_of is None:
-        if make_default and task == "synthesis" and len(makes) < len(MODALITIES):
+        without = make_default or manifest is None or manifest.default is None
+        if task == "synthesis" and len(makes) < len(MODALITIES) and without:
             raise UsageError(
                 f"the run makes {', '.join(makes)} only and cannot be the default; name the model that shall leave "
                 "it to this one with --specialist-of."
@@ -62,6 +72,7 @@ def replaced_by(
 
 
 def require_better(
+    name: str,
     scores: Mapping[str, Any],
     replaced: tuple[Manifest, Entry],
     cases: list[Case],
@@ -69,14 +80,21 @@ def require_better(
     device: str,
     targets: Sequence[Modality],
 ) -> None:
-    """Refuses a model that makes `targets` worse than another does by default: refined, and with its specialists."""
+    """Refuses a model that makes `targets` worse than another does by default: refined, and with its specialists.
+
+    Args:
+        name: the new model's. It keeps the specialists of the one of its name, and is compared by the sequences that
+            they do not make.
+    """
     manifest, entry = replaced
-    specialists = manifest.specialists_of(entry)
+    left = entry.details.get("specialists", {}) if entry.name == name else {}
+    targets = [m for m in targets if m not in left] or targets
+    specialists = {} if entry.name == name else manifest.specialists_of(entry)
     makers = {m: specialists.get(m, entry) for m in targets}
     known = {m: (refiner_of(manifest, e) or e).details.get("scores", {}) for m, e in makers.items()}
     if any(form.get("subjects") != scores["subjects"] or m not in form for m, form in known.items()):
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
-        model = Synthesizer(entry.name, weights=manifest.folder, device=device).model
+        model = Synthesizer(entry.name, weights=manifest.folder, device=device, specialists=entry.name != name).model
         found = score_drops(model, cases, masks, targets)
         known = {m: {m: rounded_means([s for s in found if s.modality == m])} for m in targets}
     before = _mean_over(targets, known)
@@ -92,7 +110,7 @@ def require_better_refiner(
         return
     means_before = before.details.get("scores", {}).get("mean", {})
     if before.details.get("scores", {}).get("subjects") != scores["subjects"]:
-        model = Synthesizer(first.name, weights=first.folder, device=device, refine=True).model
+        model = Synthesizer(first.name, weights=first.folder, device=device, refine=True, specialists=False).model
         means_before = means(score_drops(model, cases, masks))
     refuse_worse(scores["mean"], means_before, JUDGED, before.name)
 

@@ -94,7 +94,7 @@ def publish(
             average for a segmenter, which makes no images and is nobody's default; or a way to join views for a
             refiner, or one that the run's recipe rules out.
         WeightsError: `weights` cannot be read.
-        OutputError: `weights` cannot be written to; it stays as it was.
+        OutputError: `weights` cannot be written to; it stays as it was, or has a specialist that nobody uses yet.
     """
     chosen_state = run / (BEST if (run / BEST).exists() else LAST)
     state = load_state(chosen_state)
@@ -161,13 +161,12 @@ def _publish_generator(
         scores = scores_of(found, model.makes)
         if not force:
             for replaced in replaced_by(weights, name, make_default, specialist_of):
-                require_better(scores, replaced, cases, masks, str(device), model.makes)
+                require_better(name, scores, replaced, cases, masks, str(device), model.makes)
+    kept: dict[str, Any] = {}
     for _, old in replaced_by(weights, name, make_default=False):
         if "refiner" in old.details:
             log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
-        for target, other in old.details.get("specialists", {}).items():
-            log.warning("%s left %s to %s, and does not any more; export that one again with --specialist-of %s.",
-                        name, target, other, name)  # fmt: skip
+        kept = {"specialists": others} if (others := old.details.get("specialists")) else {}
     entry = save_generator(
         weights,
         name,
@@ -183,6 +182,7 @@ def _publish_generator(
             "fusion": state.recipe.output.fusion,
             "flip_average": state.recipe.output.flip_average,
             "makes": list(state.recipe.data.makes),
+            **kept,
             **({} if prior is None else prior.to_json()),
             **_details(state, scores),
         },

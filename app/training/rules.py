@@ -28,6 +28,7 @@ def check(recipe: Recipe, source: str) -> None:
         )
         >= 0,
         "schedule.batch_size must be at least 1": schedule.batch_size >= 1,
+        "data.makes is for the task synthesis": recipe.task == "synthesis" or data.makes == type(data)().makes,
         "data.makes must name one sequence or more, each once": 0 < len(data.makes) == len(set(data.makes)),
         "schedule.targets must be 1 to 4, and no more than data.makes names": (
             1 <= schedule.targets <= (len(data.makes) if recipe.task == "synthesis" else 4)

@@ -44,7 +44,7 @@ class StageOne:
         device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        UsageError: the model is no generator, or sees other scores.
+        UsageError: the model is no generator, sees other scores, or does not make every sequence.
     """
 
     def __init__(self, entry: Entry, device: str) -> None:
@@ -52,6 +52,9 @@ class StageOne:
             raise UsageError(
                 f"model {entry.name!r} is no generator that sees scores as training does; name one with --stage-one."
             )
+        if entry.makes != MODALITIES:
+            raise UsageError(f"model {entry.name!r} makes {', '.join(entry.makes)} only; name one that makes all four "
+                             "with --stage-one.")  # fmt: skip
         self.entry, self._device = entry, device
         self._model: Model | None = None
 

@@ -97,10 +97,16 @@ def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
     """Gives a task the weights of a published model; returns what is to be remembered of it.
 
     Raises:
-        UsageError: the model has another architecture than the recipe.
+        UsageError: the model has another architecture than the recipe, or does not make what a frozen one shall.
         WeightsError: the model is of another kind, or its weights cannot be read.
     """
     ((name, network),) = ((n, w) for n, w in task.networks.items() if n in _LOADERS)
+    unknown = [m for m in task.recipe.data.makes if m not in start.makes]
+    if task.recipe.network.frozen and unknown:
+        raise UsageError(
+            f"model {start.name!r} makes {', '.join(start.makes)} and not {', '.join(unknown)}; say so with --set "
+            "data.makes=[...], and --set schedule.targets=N for as many of them."
+        )
     loaded = _LOADERS[name](start)
     state = loaded.state_dict()
     if isinstance(task, SynthesisTask):

@@ -150,6 +150,12 @@ class TestRuns:
         (again,) = self._record(tmp_path)["subjects"]
         assert (again["status"], again["warnings"]) == ("kept", [])
 
+    def test_several_devices_say_the_same(self, weights, subject, tmp_path):
+        assert self._run(weights, tmp_path, "--device", "cpu,cpu") == ExitCode.OK
+        record = self._record(tmp_path)
+        assert record["model"]["specialists"]["t2f"]["name"] == "expert"
+        assert record["subjects"][0]["outputs"][0]["model"] == "expert"
+
     def test_without_them_all_is_made_by_one(self, weights, subject, tmp_path):
         assert self._run(weights, tmp_path, "--no-specialists") == ExitCode.OK
         record = self._record(tmp_path)

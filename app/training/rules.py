@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from app.constants import MODALITIES
 from app.errors import UsageError
 from app.views import MULTIPLE
 
@@ -28,11 +29,9 @@ def check(recipe: Recipe, source: str) -> None:
         )
         >= 0,
         "schedule.batch_size must be at least 1": schedule.batch_size >= 1,
-        "data.makes is for the task synthesis": recipe.task == "synthesis" or data.makes == type(data)().makes,
+        "data.makes is for the task synthesis": recipe.task == "synthesis" or data.makes == MODALITIES,
         "data.makes must name one sequence or more, each once": 0 < len(data.makes) == len(set(data.makes)),
-        "schedule.targets must be 1 to 4, and no more than data.makes names": (
-            1 <= schedule.targets <= (len(data.makes) if recipe.task == "synthesis" else 4)
-        ),
+        "schedule.targets must be 1 to 4, and no more than data.makes names": 1 <= schedule.targets <= len(data.makes),
         "schedule.warmup must be from 0 to below 1": 0 <= schedule.warmup < 1,
         "data.views must name one view or more": bool(data.views),
         f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(

@@ -15,7 +15,15 @@ from app.intensity import Normalization
 from app.phantom import make_phantom, write_phantom
 from app.preprocess import measure
 from app.training import cache
-from app.training.augment import fade_tumours, transplant_tumours, vary_geometry, vary_intensities, vary_slices
+from app.training.augment import (
+    fade_tumours,
+    recolour_tumours,
+    spoil_images,
+    transplant_tumours,
+    vary_geometry,
+    vary_intensities,
+    vary_slices,
+)
 from app.training.batches import Sampler, Source
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.recipe import AugmentationRecipe, DataRecipe
@@ -461,6 +469,67 @@ class TestAugmentation:
         truth, seen = vary_slices(drawn, replace(NOTHING, fade=1.0), torch.device("cpu"), -1.0)
         assert torch.equal(truth.images, drawn.batch.images)
         assert not torch.equal(seen, truth.images)
+
+    def test_a_recoloured_tumour_has_any_shade_and_only_the_tumour_changes(self, batch):
+        ill = torch.nn.functional.max_pool2d((batch.labels[:, None] > 0).float(), 3, 1, 1) * batch.brain > 0
+        deep = (batch.labels == 2)[:, None] & ill
+        shades = []
+        for seed in range(10):
+            random = np.random.default_rng(seed)
+            recoloured = recolour_tumours(batch, random)
+            assert torch.equal(recoloured[(~ill).expand_as(recoloured)], batch.images[(~ill).expand_as(recoloured)])
+            faded = fade_tumours(batch, 1.0, np.random.default_rng(seed))
+            moved = ((recoloured - faded) * deep).sum((2, 3)) / deep.sum((2, 3)).clamp(min=1)
+            shades.append(moved[deep.any(-1).any(-1)[:, 0]].flatten())
+        shades = torch.cat(shades)
+        assert shades.max() > 0.3
+        assert shades.min() < -0.3
+        assert abs(float(shades.mean())) < 0.15
+
+    def test_poor_inputs_are_two_or_three_and_flat_and_what_is_made_is_untouched(self, subjects, batch):
+        drawn = Source(Sampler(subjects, replace(DATA, tumour_share=1.0), -1.0), 6, 0).at(0)
+        truth, seen = vary_slices(drawn, replace(NOTHING, poor=1.0), torch.device("cpu"), -1.0)
+        assert torch.equal(truth.images, drawn.batch.images)
+        assert not torch.equal(seen, truth.images)
+        counts = set()
+        for seed in range(10):
+            spoilt = spoil_images(batch, replace(NOTHING, poor=1.0), np.random.default_rng(seed), -1.0)
+            # Nor does a scan reach further than it did.
+            outside = (batch.brain == 0) | (batch.images == -1.0)
+            assert torch.equal(spoilt[outside], batch.images[outside])
+            assert torch.isfinite(spoilt).all()
+            poor = (spoilt != batch.images).flatten(2).any(dim=2)
+            counts |= set(poor.sum(dim=1).tolist())
+        assert counts == {2, 3}
+        shares = [
+            (spoil_images(batch, replace(NOTHING, poor=0.4), np.random.default_rng(seed), -1.0) != batch.images)
+            .flatten(1).any(dim=1).float().mean()
+            for seed in range(30)
+        ]  # fmt: skip
+        assert 0.3 < np.mean(shares) < 0.5
+
+    def test_poor_slices_are_thick_along_one_axis(self, batch):
+        grain = torch.rand(batch.images.shape) * 2 - 1
+        batch = replace(batch, brain=torch.ones_like(batch.brain), images=grain, labels=torch.zeros_like(batch.labels))
+        spoilt = spoil_images(batch, replace(NOTHING, poor=1.0), np.random.default_rng(0), -1.0)
+        poor = (spoilt != grain).flatten(2).any(dim=2)
+        assert poor.sum() >= 2 * len(batch)
+        axes = set()
+        for i, j in poor.nonzero().tolist():
+            # Neighbours in one slice of the acquisition agree, far more often than in noise.
+            rough = [float(spoilt[i, j].diff(n=2, dim=axis).abs().median()) for axis in (0, 1)]
+            axes.add(int(np.argmin(rough)))
+            assert min(rough) < 0.25 * float(grain[i, j].diff(n=2, dim=0).abs().median())
+        assert axes == {0, 1}
+
+    def test_only_a_t1n_is_recoloured_alone_and_nothing_in_a_healthy_slice(self, batch):
+        recipe = replace(NOTHING, recolour_t1n=1.0)
+        changed = spoil_images(batch, recipe, np.random.default_rng(0), -1.0) != batch.images
+        which = changed.flatten(2).any(dim=2)
+        assert which[:, MODALITIES.index("t1n")].all()
+        assert which.sum() == len(batch)
+        healthy = replace(batch, labels=torch.zeros_like(batch.labels))
+        assert torch.equal(spoil_images(healthy, recipe, np.random.default_rng(0), -1.0), batch.images)
 
     def test_a_quarter_turn_is_exact(self, batch):
         from app.training.augment import _grid

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.constants import VIEWS
+from app.constants import MODALITIES, VIEWS
 from app.training.batches import Batch, Drawn
 from app.training.patches import Patches
 from app.training.recipe import AugmentationRecipe
@@ -27,6 +27,13 @@ _BIAS_NODES = 4
 _MARGIN = 6
 #: What is left of a faded tumour's contrast, at least and at most.
 _LEFT = (-0.5, 1.0)
+#: How much lighter or darker each part of a recoloured tumour gets at most, in scores.
+_SHADE = 0.6
+#: A poor image: slices of so many voxels, a share of its contrast, the log of an exponent, and how much its slices
+#: differ where they show as steps, in scores.
+_POOR_EXTENT, _POOR_CONTRAST, _POOR_GAMMA, _POOR_STEPS = (3.0, 8.0), (0.3, 1.0), (-0.6, 0.6), 0.25
+#: The tumour's parts, each with a shade of its own.
+_PARTS = (1, 2, 3)
 
 
 def vary_slices(
@@ -45,6 +52,8 @@ def vary_slices(
         batch = transplant_tumours(batch, donors, recipe.transplant, random)
         shown = ~torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
     images = fade_tumours(batch, recipe.fade, random) if recipe.fade > 0 else batch.images
+    if recipe.poor > 0 or recipe.recolour_t1n > 0:
+        images = spoil_images(replace(batch, images=images), recipe, random, background)
     if shown is not None:
         images = torch.where(shown[:, :, None, None], images, own)
     return batch, vary_intensities(replace(batch, images=images), recipe, random, background)
@@ -132,6 +141,77 @@ def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Ten
     return torch.where((weight > 0) & (lost > 0), faded, images)
 
 
+def spoil_images(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Tensor:
+    """The batch's images, same shape, some as a poor acquisition shows them, and T1n with tumours of any shade.
+
+    What looks poor then says little of the tumour, and what looks good says the truth: a network learns to tell which
+    sequence to believe. A poor slice has two or three such sequences of the four.
+
+    Args:
+        background: what is outside the brain, and inside where a scan does not reach; it stays.
+    """
+    shape = batch.images.shape[:2]
+    chosen = random.random(shape[0]) < recipe.poor
+    rank = np.argsort(random.random(shape), axis=1)
+    poor = chosen[:, None] & (rank < random.integers(2, 4, shape[0])[:, None])
+    recoloured = poor.copy()
+    recoloured[:, MODALITIES.index("t1n")] |= random.random(shape[0]) < recipe.recolour_t1n
+    there = (batch.brain > 0) & (batch.images != background)
+
+    def where(mask: NDArray[np.bool_], values: Tensor, others: Tensor) -> Tensor:
+        return torch.where(torch.from_numpy(mask).to(others.device)[:, :, None, None] & there, values, others)
+
+    images = where(recoloured, recolour_tumours(batch, random), batch.images)
+    return where(poor, _coarse(_flat(replace(batch, images=images), random), poor, random), images)
+
+
+def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
+    """The batch's images, same shape, their tumours faded and then each part lighter or darker by chance."""
+    faded = fade_tumours(batch, 1.0, random)
+    parts = torch.stack([(batch.labels == part).to(faded) for part in _PARTS], dim=1)
+    shades = random.uniform(-_SHADE, _SHADE, (*faded.shape[:2], len(_PARTS))).astype(np.float32)
+    edges = F.avg_pool2d(parts, 3, 1, 1) * batch.brain
+    recoloured = faded + torch.einsum("ijk,ikhw->ijhw", torch.from_numpy(shades).to(faded), edges)
+    low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+    return torch.where(edges.sum(1, keepdim=True) > 0, recoloured.clamp(low, high), faded)
+
+
+def _flat(batch: Batch, random: np.random.Generator) -> Tensor:
+    """The batch's images with less contrast around their mean in the brain, after a change of gamma."""
+    images, low, high = batch.images, batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+
+    def draw(limits: tuple[float, float]) -> Tensor:
+        drawn = random.uniform(*limits, images.shape[:2]).astype(np.float32)
+        return torch.from_numpy(drawn).to(images)[:, :, None, None]
+
+    images = low + ((images - low) / (high - low)).clamp(0, 1) ** draw(_POOR_GAMMA).exp() * (high - low)
+    inside = batch.brain.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (images * batch.brain).sum((2, 3), keepdim=True) / inside
+    return mean + draw(_POOR_CONTRAST) * (images - mean)
+
+
+def _coarse(images: Tensor, which: NDArray[np.bool_], random: np.random.Generator) -> Tensor:
+    """Images that `which`, bool (count, sequences), names as if cut across slices: smooth, or in steps that differ."""
+    result = images.clone()
+    for i, j in np.argwhere(which):
+        axis, extent = int(random.integers(0, 2)), random.uniform(*_POOR_EXTENT)
+        coarse = _resliced(images[i, j], axis, extent)
+        if random.random() < 0.5:
+            steps = random.uniform(-_POOR_STEPS, _POOR_STEPS, coarse.shape[axis]).astype(np.float32)
+            coarse = coarse + torch.from_numpy(steps).to(coarse).unsqueeze(1 - axis)
+            result[i, j] = F.interpolate(coarse[None, None], size=images.shape[2:], mode="nearest")[0, 0]
+        else:
+            result[i, j] = F.interpolate(coarse[None, None], size=images.shape[2:], mode="bilinear")[0, 0]
+    return result
+
+
+def _resliced(image: Tensor, axis: int, extent: float) -> Tensor:
+    """Means over slices of about `extent` voxels along the axis: fewer voxels there."""
+    sides = list(image.shape)
+    sides[axis] = max(1, round(sides[axis] / extent))
+    return F.interpolate(image[None, None], size=sides, mode="area")[0, 0]
+
+
 def _nearby(images: Tensor) -> Tensor:
     """Means over 9 x 9 pixels."""
     return F.avg_pool2d(F.avg_pool2d(images, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
@@ -214,11 +294,9 @@ def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> 
     extents = random.uniform(1, thickest, count)
     flat = list(images.flatten(0, 1).unbind())
     for i in np.flatnonzero(chosen & (axes < images.dim() - 2)):
-        sides = list(flat[i].shape)
-        sides[axes[i]] = max(1, round(sides[axes[i]] / extents[i]))
-        coarse = F.interpolate(flat[i][None, None], size=sides, mode="area")
-        mode = "bilinear" if len(sides) == 2 else "trilinear"
-        flat[i] = F.interpolate(coarse, size=flat[i].shape, mode=mode)[0, 0]
+        coarse = _resliced(flat[i], int(axes[i]), float(extents[i]))
+        mode = "bilinear" if coarse.dim() == 2 else "trilinear"
+        flat[i] = F.interpolate(coarse[None, None], size=flat[i].shape, mode=mode)[0, 0]
     return torch.stack(flat).reshape(images.shape)
 
 

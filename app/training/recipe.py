@@ -101,6 +101,9 @@ class AugmentationRecipe:
         transplant: probability that a slice gets the tumour of a randomly drawn slice too, in all sequences.
         hidden: probability that one of the four sequences, as an input, does not show a transplanted tumour.
         fade: probability of each input that its tumours stand out less than they do, not at all, or inversely.
+        poor: probability that two or three of a slice's four sequences look poorly acquired: thick slices, little
+            contrast, tumours of any shade.
+        recolour_t1n: probability that the tumours of a T1n have any shade.
     """
 
     flip: float = 0.5
@@ -116,6 +119,8 @@ class AugmentationRecipe:
     transplant: float = 0.0
     hidden: float = 0.0
     fade: float = 0.0
+    poor: float = 0.0
+    recolour_t1n: float = 0.0
 
 
 @dataclass(frozen=True)

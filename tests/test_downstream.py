@@ -169,7 +169,9 @@ class TestLosses:
         assert both == pytest.approx(float(alone[0]) * 2 / 3 + float(alone[1]) / 3, rel=1e-5)
 
     def test_the_judge_learns_one_batch_by_heart(self, subjects):
-        recipe = load_recipe("judge", [*SMALL, "augmentation.rotate=0", "augmentation.zoom=0"])
+        # In bfloat16 a processor with AVX512_BF16 and no tile units gave NaN in 3 of 16 runs (the loop skips those).
+        still = ["augmentation.rotate=0", "augmentation.zoom=0", "schedule.precision=fp32"]
+        recipe = load_recipe("judge", [*SMALL, *still])
         torch.manual_seed(0)
         task = JudgingTask(recipe, torch.device("cpu"))
         source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)

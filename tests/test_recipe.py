@@ -57,6 +57,8 @@ def test_published_runs_differ_as_their_names_say():
         ("extends = 'judge'\n[augmentation]\ntransplant = 0.5", "not for the tasks judging"),
         ("[augmentation]\nfade = 1.5", "fade is a probability"),
         ("extends = 'segmenter'\n[augmentation]\nfade = 0.5", "slices of the task synthesis"),
+        ("[augmentation]\npoor = 1.5", "recolour_t2f are probabilities"),
+        ("extends = 'segmenter'\n[augmentation]\nrecolour_t2f = 0.5", "slices of the task synthesis"),
         ("[data]\nmakes = ['t1']", "data.makes = 't1'; use one of t1c, t1n, t2f, t2w"),
         ("extends = 'segmenter'\n[data]\nmakes = ['t1c']", "data.makes is for the task synthesis"),
         ("[data]\nmakes = []", "makes must name one sequence or more"),

@@ -486,7 +486,7 @@ class TestAugmentation:
         assert shades.min() < -0.3
         assert abs(float(shades.mean())) < 0.15
 
-    def test_poor_inputs_are_two_or_three_and_flat_and_what_is_made_is_untouched(self, subjects, batch):
+    def test_poor_inputs_are_two_or_three_and_what_is_made_is_untouched(self, subjects, batch):
         drawn = Source(Sampler(subjects, replace(DATA, tumour_share=1.0), -1.0), 6, 0).at(0)
         truth, seen = vary_slices(drawn, replace(NOTHING, poor=1.0), torch.device("cpu"), -1.0)
         assert torch.equal(truth.images, drawn.batch.images)
@@ -522,11 +522,23 @@ class TestAugmentation:
             assert min(rough) < 0.25 * float(grain[i, j].diff(n=2, dim=0).abs().median())
         assert axes == {0, 1}
 
-    def test_only_a_t1n_is_recoloured_alone_and_nothing_in_a_healthy_slice(self, batch):
-        recipe = replace(NOTHING, recolour_t1n=1.0)
+    def test_poor_slices_lose_contrast(self, batch):
+        inside = (batch.brain > 0).expand_as(batch.images)
+        left = []
+        for seed in range(10):
+            spoilt = spoil_images(batch, replace(NOTHING, poor=1.0), np.random.default_rng(seed), -1.0)
+            for i, j in (spoilt != batch.images).flatten(2).any(dim=2).nonzero().tolist():
+                seen = inside[i, j] & (batch.images[i, j] != -1.0)
+                left.append(float(spoilt[i, j][seen].std() / batch.images[i, j][seen].std()))
+        assert np.mean(left) < 0.8
+        assert min(left) < 0.4
+
+    @pytest.mark.parametrize("modality", ["t1n", "t2f"])
+    def test_one_sequence_is_recoloured_alone_and_nothing_in_a_healthy_slice(self, batch, modality):
+        recipe = replace(NOTHING, **{f"recolour_{modality}": 1.0})
         changed = spoil_images(batch, recipe, np.random.default_rng(0), -1.0) != batch.images
         which = changed.flatten(2).any(dim=2)
-        assert which[:, MODALITIES.index("t1n")].all()
+        assert which[:, MODALITIES.index(modality)].all()
         assert which.sum() == len(batch)
         healthy = replace(batch, labels=torch.zeros_like(batch.labels))
         assert torch.equal(spoil_images(healthy, recipe, np.random.default_rng(0), -1.0), batch.images)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.constants import MODALITIES, VIEWS
+from app.models.unet import CLASSES
 from app.training.batches import Batch, Drawn
 from app.training.patches import Patches
 from app.training.recipe import AugmentationRecipe
@@ -32,8 +33,6 @@ _SHADE = 0.6
 #: A poor image: slices of so many voxels, a share of its contrast, the log of an exponent, and how much its slices
 #: differ where they show as steps, in scores.
 _POOR_EXTENT, _POOR_CONTRAST, _POOR_GAMMA, _POOR_STEPS = (3.0, 8.0), (0.3, 1.0), (-0.6, 0.6), 0.25
-#: The tumour's parts, each with a shade of its own.
-_PARTS = (1, 2, 3)
 
 
 def vary_slices(
@@ -52,7 +51,7 @@ def vary_slices(
         batch = transplant_tumours(batch, donors, recipe.transplant, random)
         shown = ~torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
     images = fade_tumours(batch, recipe.fade, random) if recipe.fade > 0 else batch.images
-    if recipe.poor > 0 or recipe.recolour_t1n > 0:
+    if max(recipe.poor, recipe.recolour_t1n, recipe.recolour_t2f) > 0:
         images = spoil_images(replace(batch, images=images), recipe, random, background)
     if shown is not None:
         images = torch.where(shown[:, :, None, None], images, own)
@@ -104,7 +103,7 @@ def transplant_tumours(batch: Batch, donors: Batch, share: float, random: np.ran
         weight = F.avg_pool2d(weight, 3, 1, 1, count_include_pad=False)
     weight = weight * batch.brain * donors.brain
     # Nothing is brighter or darker than the receiver's own volume can be.
-    low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+    low, high = _limits(batch)
     images = torch.where(
         weight > 0, (1 - weight) * batch.images + weight * donors.images.clamp(low, high), batch.images
     )
@@ -136,13 +135,13 @@ def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Ten
     inside = _nearby(images * tumour) / _nearby(tumour).clamp(min=1e-6)
     weight = F.avg_pool2d(tumour, 3, 1, 1) * batch.brain
     lost = 1 - torch.from_numpy(left).to(images)[:, :, None, None]
-    low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+    low, high = _limits(batch)
     faded = (images - weight * lost * (inside - around)).clamp(low, high)
     return torch.where((weight > 0) & (lost > 0), faded, images)
 
 
 def spoil_images(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Tensor:
-    """The batch's images, same shape, some as a poor acquisition shows them, and T1n with tumours of any shade.
+    """The batch's images, same shape, some as a poor acquisition shows them, or with tumours of any shade.
 
     What looks poor then says little of the tumour, and what looks good says the truth: a network learns to tell which
     sequence to believe. A poor slice has two or three such sequences of the four.
@@ -155,7 +154,8 @@ def spoil_images(batch: Batch, recipe: AugmentationRecipe, random: np.random.Gen
     rank = np.argsort(random.random(shape), axis=1)
     poor = chosen[:, None] & (rank < random.integers(2, 4, shape[0])[:, None])
     recoloured = poor.copy()
-    recoloured[:, MODALITIES.index("t1n")] |= random.random(shape[0]) < recipe.recolour_t1n
+    for modality, share in (("t1n", recipe.recolour_t1n), ("t2f", recipe.recolour_t2f)):
+        recoloured[:, MODALITIES.index(modality)] |= random.random(shape[0]) < share
     there = (batch.brain > 0) & (batch.images != background)
 
     def where(mask: NDArray[np.bool_], values: Tensor, others: Tensor) -> Tensor:
@@ -168,26 +168,20 @@ def spoil_images(batch: Batch, recipe: AugmentationRecipe, random: np.random.Gen
 def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
     """The batch's images, same shape, their tumours faded and then each part lighter or darker by chance."""
     faded = fade_tumours(batch, 1.0, random)
-    parts = torch.stack([(batch.labels == part).to(faded) for part in _PARTS], dim=1)
-    shades = random.uniform(-_SHADE, _SHADE, (*faded.shape[:2], len(_PARTS))).astype(np.float32)
+    parts = torch.stack([(batch.labels == part).to(faded) for part in range(1, CLASSES)], dim=1)
+    shades = random.uniform(-_SHADE, _SHADE, (*faded.shape[:2], parts.shape[1])).astype(np.float32)
     edges = F.avg_pool2d(parts, 3, 1, 1) * batch.brain
     recoloured = faded + torch.einsum("ijk,ikhw->ijhw", torch.from_numpy(shades).to(faded), edges)
-    low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
+    low, high = _limits(batch)
     return torch.where(edges.sum(1, keepdim=True) > 0, recoloured.clamp(low, high), faded)
 
 
 def _flat(batch: Batch, random: np.random.Generator) -> Tensor:
     """The batch's images with less contrast around their mean in the brain, after a change of gamma."""
-    images, low, high = batch.images, batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
-
-    def draw(limits: tuple[float, float]) -> Tensor:
-        drawn = random.uniform(*limits, images.shape[:2]).astype(np.float32)
-        return torch.from_numpy(drawn).to(images)[:, :, None, None]
-
-    images = low + ((images - low) / (high - low)).clamp(0, 1) ** draw(_POOR_GAMMA).exp() * (high - low)
+    images = _bent(batch, _per_image(random, _POOR_GAMMA, batch.images))
     inside = batch.brain.sum((2, 3), keepdim=True).clamp(min=1)
     mean = (images * batch.brain).sum((2, 3), keepdim=True) / inside
-    return mean + draw(_POOR_CONTRAST) * (images - mean)
+    return mean + _per_image(random, _POOR_CONTRAST, images) * (images - mean)
 
 
 def _coarse(images: Tensor, which: NDArray[np.bool_], random: np.random.Generator) -> Tensor:
@@ -259,20 +253,15 @@ def vary_intensities(
 ) -> Tensor:
     """The batch's images as another scanner might have made them, same shape; background stays as it is."""
     images = batch.images
-    shape, ones = images.shape[:2], [1] * (images.dim() - 2)
-    scale = batch.scale.reshape(*batch.scale.shape, *ones)
 
     def draw(reach: float) -> Tensor:
-        values = random.uniform(-reach, reach, shape).astype(np.float32)
-        return torch.from_numpy(values).to(images.device).reshape(*shape, *ones)
+        return _per_image(random, (-reach, reach), images)
 
     varied = images
     if recipe.gamma > 0 or recipe.bias > 0:
-        low, high = scale[:, :, 0], scale[:, :, 1]
-        shares = ((images - low) / (high - low)).clamp(0, 1) ** draw(recipe.gamma).exp()
-        if recipe.bias > 0:
-            shares = shares * (1 + _bias_field(random, images, recipe.bias))
-        varied = low + shares * (high - low)
+        log_gamma = draw(recipe.gamma)
+        gain = 1 + _bias_field(random, images, recipe.bias) if recipe.bias > 0 else 1.0
+        varied = _bent(batch, log_gamma, gain)
     varied = varied * (1 + draw(recipe.contrast)) + draw(recipe.brightness)
     if recipe.thick > 1:
         varied = _thickened(varied, recipe.thick, random)
@@ -282,6 +271,25 @@ def vary_intensities(
         grain = torch.randn(images.shape, generator=generator, device=images.device)
         varied = varied + draw(recipe.noise).abs() * grain
     return torch.where((batch.brain > 0) & (images != background), varied, images)
+
+
+def _bent(batch: Batch | Patches, log_gamma: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    """The batch's images after a change of gamma, and then of gain, of scores mapped to [0, 1] by their limits."""
+    low, high = _limits(batch)
+    return low + ((batch.images - low) / (high - low)).clamp(0, 1) ** log_gamma.exp() * gain * (high - low)
+
+
+def _limits(batch: Batch | Patches) -> tuple[Tensor, Tensor]:
+    """Lowest and highest score of each image's volume, of shape (count, sequences, 1, 1) or with one axis more."""
+    scale = batch.scale.reshape(*batch.scale.shape, *[1] * (batch.images.dim() - 2))
+    return scale[:, :, 0], scale[:, :, 1]
+
+
+def _per_image(random: np.random.Generator, limits: tuple[float, float], images: Tensor) -> Tensor:
+    """One value between the limits for each image, which broadcasts over its pixels."""
+    shape = images.shape[:2]
+    values = random.uniform(*limits, shape).astype(np.float32)
+    return torch.from_numpy(values).to(images.device).reshape(*shape, *[1] * (images.dim() - 2))
 
 
 def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> Tensor:

@@ -103,7 +103,7 @@ class AugmentationRecipe:
         fade: probability of each input that its tumours stand out less than they do, not at all, or inversely.
         poor: probability that two or three of a slice's four sequences look poorly acquired: thick slices, little
             contrast, tumours of any shade.
-        recolour_t1n: probability that the tumours of a T1n have any shade.
+        recolour_t1n, recolour_t2f: probability that the tumours of a T1n, of a T2-FLAIR, have any shade.
     """
 
     flip: float = 0.5
@@ -121,6 +121,7 @@ class AugmentationRecipe:
     fade: float = 0.0
     poor: float = 0.0
     recolour_t1n: float = 0.0
+    recolour_t2f: float = 0.0
 
 
 @dataclass(frozen=True)

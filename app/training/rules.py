@@ -63,8 +63,9 @@ def check(recipe: Recipe, source: str) -> None:
         "augmentation.fade is a probability, of slices of the task synthesis": (
             recipe.augmentation.fade <= (1 if recipe.task == "synthesis" else 0)
         ),
-        "augmentation.poor and recolour_t1n are probabilities, of slices of the task synthesis": (
-            max(recipe.augmentation.poor, recipe.augmentation.recolour_t1n) <= (1 if recipe.task == "synthesis" else 0)
+        "augmentation.poor, recolour_t1n and recolour_t2f are probabilities, of slices of the task synthesis": (
+            max(recipe.augmentation.poor, recipe.augmentation.recolour_t1n, recipe.augmentation.recolour_t2f)
+            <= (1 if recipe.task == "synthesis" else 0)
         ),
         "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
         "optimizer.beta1 and beta2 must be from 0 to below 1": all(

@@ -213,7 +213,8 @@ class ScheduleRecipe:
     """How long, how much at once.
 
     Attributes:
-        precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32.
+        precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32, and
+            so are, on a processor, networks of volumes whose `data.patch` is less than 48 deep.
         batch_size: slices per step and process.
         targets: sequences made per batch, of those that are made: 4 is Algorithm 1 of the paper (each in turn), 1 draws
             one.

@@ -23,6 +23,7 @@ from app.training.batches import Batch, Sampler, Source, Task
 from app.training.cache import NORMALIZATION
 from app.training.prior import Told
 from app.training.recipe import LossRecipe, Recipe
+from app.views import MULTIPLE
 
 Net = TypeVar("Net", bound=nn.Module)
 #: Moves one network's weights by its gradients; False where they were not finite and nothing moved.
@@ -264,7 +265,11 @@ def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:
 
 def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
     """Bfloat16 where the recipe and the device agree to it, else float32."""
-    wanted = recipe.schedule.precision
+    wanted, depth = recipe.schedule.precision, recipe.data.patch[0]
+    # On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
+    # of torch 2.13 leaves memory uninitialised). A network that halves its patch four times gets there from 16 or 32.
+    if device.type == "cpu" and recipe.task in {"judging", "refinement"} and depth <= 2 * MULTIPLE:
+        return torch.float32
     native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
     return torch.bfloat16 if native else torch.float32
 

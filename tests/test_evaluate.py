@@ -39,7 +39,7 @@ def run_folder(complete, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("run")
     assert main(["dropout", "--input", str(complete), "--output", str(place / "in"), "--each"]) == 0
     assert main(["synthesize", "--input", str(place / "in"), "--output", str(place / "out"),
-                 "--report-dir", str(place / "report")]) == 0  # fmt: skip
+                 "--report-dir", str(place / "report"), "--model", "regression"]) == 0  # fmt: skip
     return place
 
 

@@ -15,6 +15,15 @@ from app.config import RunConfig
 pytestmark = pytest.mark.data
 
 
+def _linked(data_dir: Path, tmp_path: Path, subject: str, names: list[str]) -> Path:
+    """An input folder with some files of one clinical subject (links, no copies); returns the subject's folder."""
+    place = tmp_path / "in" / subject
+    place.mkdir(parents=True)
+    for name in names:
+        (place / name).symlink_to(data_dir / "clinical" / subject / name)
+    return place
+
+
 def _reorient(source: Path, destination: Path, axes: str) -> None:
     image = nib.load(source)
     wanted = nib.orientations.axcodes2ornt(tuple(axes))
@@ -39,11 +48,8 @@ def test_a_flipped_copy_gives_the_same_anatomy(data_dir, tmp_path):
 
 class TestClinical:
     def test_another_disease_grid_and_orientation(self, data_dir, tmp_path):
-        place = tmp_path / "in" / "ms07-mni"
-        place.mkdir(parents=True)
-        for modality in ("t1c", "t1n", "t2w"):
-            name = f"ms07-mni-{modality}.nii.gz"
-            (place / name).symlink_to(data_dir / "clinical" / "ms07-mni" / name)
+        names = [f"ms07-mni-{m}.nii.gz" for m in ("t1c", "t1n", "t2w")]
+        place = _linked(data_dir, tmp_path, "ms07-mni", names)
         assert exit_code_of(run(RunConfig(tmp_path / "in", tmp_path / "out", on_error="stop"))) == 0
         made = nib.load(tmp_path / "out" / "ms07-mni-t2f.nii.gz")
         reference = nib.load(place / "ms07-mni-t2w.nii.gz")
@@ -63,11 +69,7 @@ class TestClinical:
         assert not os.listdir(tmp_path / "out")
 
     def test_thick_slices_are_refused_with_advice(self, data_dir, tmp_path):
-        place = tmp_path / "in" / "tcga-02-0054"
-        place.mkdir(parents=True)
-        for name in ("t1", "t1ce", "t2"):
-            file = f"tcga-02-0054_{name}.nii.gz"
-            (place / file).symlink_to(data_dir / "clinical" / "tcga-02-0054" / file)
+        _linked(data_dir, tmp_path, "tcga-02-0054", [f"tcga-02-0054_{n}.nii.gz" for n in ("t1", "t1ce", "t2")])
         summary = run(RunConfig(tmp_path / "in", tmp_path / "out"))
         assert exit_code_of(summary) == 1
         assert "256x256x23" in (summary.outcomes[0].error or "")

@@ -169,8 +169,7 @@ class TestLosses:
         assert both == pytest.approx(float(alone[0]) * 2 / 3 + float(alone[1]) / 3, rel=1e-5)
 
     def test_the_judge_learns_one_batch_by_heart(self, subjects):
-        still = ["augmentation.rotate=0", "augmentation.zoom=0"]
-        recipe = load_recipe("judge", [*SMALL, *still])
+        recipe = load_recipe("judge", [*SMALL, "augmentation.rotate=0", "augmentation.zoom=0"])
         torch.manual_seed(0)
         task = JudgingTask(recipe, torch.device("cpu"))
         source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)

@@ -222,6 +222,18 @@ def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
     return Scan(root=root, cases=tuple(ordered), notes=tuple(notes))
 
 
+def patient_of(subject: str) -> str:
+    """Whose exam it is: since 2023 BraTS names carry the time point behind the patient (`BraTS-GLI-00008-001`)."""
+    match = re.fullmatch(r"(BraTS-[A-Za-z]+-\d+)-\d{3}", subject)
+    return match[1] if match else subject
+
+
+def also_in(subjects: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those subjects whose patients are among the others', in their order."""
+    patients = {patient_of(s) for s in others}
+    return [s for s in subjects if patient_of(s) in patients]
+
+
 def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False) -> Plan:
     """Decides what is read and what is made, in one place for `check` and for the run.
 

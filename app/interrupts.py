@@ -25,9 +25,9 @@ class Interrupts:
         self._pending: int | None = None
 
     @property
-    def waiting(self) -> bool:
-        """Whether a signal waits for the end of a shield: a loop may end early by it."""
-        return self._pending is not None
+    def waiting(self) -> int:
+        """The signal that waits for the end of a shield, so that a loop may end early by it; 0 where none does."""
+        return self._pending or 0
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

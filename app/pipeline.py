@@ -19,7 +19,7 @@ from app.fuse import BEYOND, Fused, Joiner, Joining, Pass, passes, shares
 from app.inference import SliceRunner
 from app.intensity import Intensity, IntensityPredictor, MedianPrior
 from app.models.regression import VoxelwiseRegression
-from app.postprocess import clean, stretch
+from app.postprocess import clean, require_finite, stretch
 from app.preprocess import measure, normalize, restore, vote_foreground
 from app.refine import VolumeRefiner
 from app.runtime import Runtime
@@ -235,7 +235,12 @@ def refine(predicted: Fused, prepared: Prepared, target: Modality, model: Model)
 def finish(
     predicted: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
-    """Clears the background, brings scores back to intensities and puts them into the reference's geometry."""
+    """Clears the background, brings scores back to intensities and puts them into the reference's geometry.
+
+    Raises:
+        CaseError: the scores are not finite (`app.postprocess.require_finite`).
+    """
+    require_finite(predicted, prepared.foreground, model.entry.name)
     intensity = model.intensity_of(target, prepared.measured)
     stretched = stretch(predicted, prepared.foreground, model.contrast)
     cleaned = clean(stretched, prepared.foreground, intensity, model.background)

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
+from app.errors import CaseError
 from app.intensity import Intensity
 from app.types import MaskArray, VolumeArray
+
+#: Share of the brain that may be not finite: a stray voxel is mended, a network that overflowed is not believed.
+MAX_NOT_FINITE: Final = 0.001
+
+
+def require_finite(scores: VolumeArray, foreground: MaskArray, name: str) -> None:
+    """Whether a network's volume can be used at all.
+
+    Args:
+        scores: float32, any shape.
+        foreground: where the brain is, same shape.
+        name: the model's, for the message.
+
+    Raises:
+        CaseError: more than a thousandth of the brain is not finite.
+    """
+    brain = scores[foreground]
+    broken = brain.size - np.count_nonzero(np.isfinite(brain))
+    if broken > MAX_NOT_FINITE * brain.size:
+        share = 100 * broken / brain.size
+        raise CaseError(
+            f"model {name!r} made values that are not finite in {share:.1f} % of the brain; "
+            "try --precision fp32, or another --model."
+        )
 
 
 def clean(scores: VolumeArray, foreground: MaskArray, intensity: Intensity, background: float) -> VolumeArray:

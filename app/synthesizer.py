@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -98,22 +99,27 @@ class Synthesizer:
             joining=joining,
             specialists={target: opened[one.name] for target, one in others.items()},
         )
+        # Somebody's own folder of networks has no regression; a subject that one breaks on must not be lost by that.
+        self._rescue = self._manifest
+        if self._manifest.fallback is None:
+            with contextlib.suppress(WeightsError):
+                self._rescue = read_manifest(WEIGHTS_DIR)
         self._fallback: Model | None = self.model if entry.kind == "regression" else None
 
     @property
     def stand_in(self) -> str | None:
         """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
-        return None if self.model.entry.kind == "regression" else self._manifest.fallback
+        return None if self.model.entry.kind == "regression" else self._rescue.fallback
 
     @property
     def fallback(self) -> Model:
-        """The voxel-wise regression, for what the network breaks on.
+        """The voxel-wise regression, for what the network breaks on: the weights folder's, or else the project's own.
 
         Raises:
-            WeightsError: the weights folder has none.
+            WeightsError: there is none.
         """
         if self._fallback is None:
-            self._fallback = open_fallback(self._manifest)
+            self._fallback = open_fallback(self._rescue)
         return self._fallback
 
     def __call__(
@@ -165,7 +171,8 @@ def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool | None, w
     if joining.needs_error and entry.details.get("architecture", {}).get("confidence", "none") == "none":
         raise UsageError(
             f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
-            "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence."
+            "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence"
+            + ("." if set(entry.makes) == set(MODALITIES) else "; --no-specialists does without this model.")
         )
     return joining
 

@@ -74,6 +74,38 @@ class TestPolicies:
         again = run(_config(three, weights_dir, model="tiny"))
         assert [o.status for o in again.outcomes] == ["kept"] * 3
 
+    @pytest.mark.parametrize("on_error", ["fallback", "skip"])
+    def test_a_network_that_overflows_is_no_success(self, three, weights_dir, monkeypatch, on_error, caplog):
+        real = worker.predict
+
+        def overflowing(*arguments):
+            made = real(*arguments)
+            return replace(made, scores=np.where(made.scores > 0, np.inf, made.scores).astype(np.float32))
+
+        for name in "bc":
+            shutil.rmtree(three / "in" / name)
+        monkeypatch.setattr(worker, "predict", overflowing)
+        summary = run(_config(three, weights_dir, model="tiny", on_error=on_error))
+        assert "values that are not finite" in caplog.text
+        assert [o.status for o in summary.outcomes] == ["made" if on_error == "fallback" else "failed"]
+        if on_error == "fallback":
+            assert summary.outcomes[0].outputs[0]["model"] == "regression"
+
+    def test_weights_of_ones_own_need_no_regression_beside_them(self, three, weights_dir, tmp_path, monkeypatch):
+        own = tmp_path / "own"
+        shutil.copytree(weights_dir, own)
+        form = json.loads((own / "manifest.json").read_text())
+        del form["models"]["regression"]
+        (own / "manifest.json").write_text(json.dumps(form | {"default": "tiny", "fallback": None}))
+
+        def never(*_):
+            raise CaseError("too large")
+
+        monkeypatch.setattr(worker, "predict", never)
+        summary = run(_config(three, own, model="tiny"))
+        assert exit_code_of(summary) == 0
+        assert {o.outputs[0]["model"] for o in summary.outcomes} == {"regression"}
+
     def test_skip_does_the_others(self, three, weights_dir):
         summary = run(_config(three, weights_dir, on_error="skip"))
         assert exit_code_of(summary) == 1

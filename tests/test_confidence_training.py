@@ -170,6 +170,17 @@ class TestHeadAlone:
         assert found[-1]["confidence"] < found[0]["confidence"] - 0.02
         assert float(found[-1]["l1"]) == float(found[0]["l1"])
 
+    def test_a_head_of_another_kind_makes_room(self, weights, paths, tmp_path):
+        likelihood, bounded = (
+            small(*UNET, f"network.confidence='{kind}'", "network.frozen=true", recipe="smoke")
+            for kind in ("likelihood", "bounded")
+        )
+        train(likelihood, paths, start=entry_of(weights))
+        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True)
+        state = train(bounded, replace(paths, run=tmp_path / "other"), start=entry).state
+        before = {k: v.float() for k, v in torch_state(weights, "unet").items()}
+        assert all(torch.equal(state.average[k], v) for k, v in before.items())
+
     def test_it_needs_a_network_to_stand_on(self, paths):
         with pytest.raises(UsageError, match="name it with --start"):
             train(small(), paths)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import CaseError
 from app.intensity import Intensity
-from app.postprocess import clean, stretch
+from app.postprocess import clean, require_finite, stretch
 from app.preprocess import restore
 
 
@@ -17,6 +18,19 @@ def test_background_vote_and_clean_values():
     cleaned = clean(scores, foreground, intensity, background=-1.0)
     np.testing.assert_array_equal(cleaned.ravel(), [1, -3, -3, -3, -1])
     np.testing.assert_array_equal(restore(cleaned, intensity, foreground).ravel(), [400, 0, 0, 0, 0])
+
+
+def test_a_stray_voxel_is_mended_and_a_broken_volume_refused():
+    scores = np.zeros((10, 10, 20), dtype=np.float32)
+    brain = np.zeros(scores.shape, bool)
+    brain[:, :, :10] = True
+    scores[:, :, 10:] = np.nan
+    require_finite(scores, brain, "some")
+    scores[0, 0, 0] = np.inf
+    require_finite(scores, brain, "some")
+    scores[0, 0, 1] = np.nan
+    with pytest.raises(CaseError, match=r"'some' made values that are not finite in 0\.2 %"):
+        require_finite(scores, brain, "some")
 
 
 @given(contrast=st.floats(0.05, 1), mean=st.floats(-2, 2), std=st.floats(0.2, 3))

@@ -216,6 +216,14 @@ class TestCache:
         sampler.draw(sampler.plan(0), sampler.own(0), 64)
         assert len(list(Path("/proc/self/fd").iterdir())) - before < 20
 
+    def test_label_four_beside_three_is_a_cavity(self, spoiled, tmp_path, caplog):
+        folder, _, relabel = spoiled
+        before = np.array(build_cache(folder, tmp_path / "one")[1].labels)
+        relabel(lambda labels: np.where(labels == 1, 4, labels))
+        found = np.array(build_cache(folder, tmp_path / "two")[1].labels)
+        np.testing.assert_array_equal(found, np.where(before == 1, 0, before))
+        assert "resection cavity" in caplog.text
+
     def test_label_four_is_three(self, spoiled, tmp_path):
         folder, _, relabel = spoiled
         before = np.array(build_cache(folder, tmp_path / "one")[1].labels)

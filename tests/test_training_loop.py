@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from app.training import loop
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.loop import TrainingPaths, split, train
+from app.training.publish import publish
 from app.training.schedule import learning_rate
 from app.training.synthesis import SynthesisTask
 from app.weights import read_manifest
@@ -45,6 +47,13 @@ def weights_of(run: Path) -> torch.Tensor:
 
 
 class TestSplit:
+    def test_a_patient_is_on_one_side_only(self):
+        exams = [SimpleNamespace(name=f"BraTS-GLI-{p:05d}-{t:03d}") for p in range(6) for t in range(2)]
+        training, kept = split(exams, 2, seed=0)
+        assert not {s.name[:15] for s in training} & {n[:15] for n in kept}
+        assert len(training) + len(kept) == 12
+        assert len(kept) % 2 == 0
+
     def test_held_out_subjects_are_the_seeds_and_never_trained_on(self, training_data, training_cache):
         subjects = build_cache(training_data, training_cache)
         training, kept = split(subjects, 1, seed=3)
@@ -295,6 +304,34 @@ class TestRun:
             assert not paths.run.exists()
         train(recipe, paths)
         assert "the run is not validated" in caplog.text
+
+    def test_who_asks_for_validation_gets_it_at_the_end(self, paths, tmp_path):
+        write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "b")
+        recipe = small("schedule.steps=1", "schedule.validate_every=0")
+        with pytest.raises(UsageError, match="nope does not exist"):
+            train(recipe, replace(paths, validation=tmp_path / "nope"))
+        state = train(recipe, replace(paths, validation=tmp_path / "unseen")).state
+        assert state.validated == ["b"]
+        assert (paths.run / "best.pt").exists()
+
+    def test_a_best_checkpoint_of_an_earlier_run_is_not_taken_for_this_ones(self, paths):
+        paths.run.mkdir()
+        (paths.run / "best.pt").touch()
+        with pytest.raises(UsageError, match=r"best\.pt of an earlier run"):
+            train(small("schedule.steps=1"), paths)
+
+    def test_what_the_start_has_seen_is_not_validated_on(self, paths, tmp_path):
+        recipe = small("schedule.steps=1", "data.held_out=1")
+        held_out = train(recipe, paths).state.held_out[0]
+        weights = tmp_path / "w"
+        publish(paths.run, weights, "m", data=paths.data, cache=paths.cache, force=True)
+        entry = read_manifest(weights).entry("m")
+        again = replace(paths, run=tmp_path / "again")
+        assert train(recipe, again, start=entry).state.validated == [held_out]
+        other = next(s for s in range(1, 20) if split(build_cache(paths.data, paths.cache), 1, s)[1] != [held_out])
+        with pytest.raises(UsageError, match="taught the model that the run starts from"):
+            train(small("schedule.steps=1", "data.held_out=1", f"seed={other}"), replace(paths, run=tmp_path / "c"),
+                  start=entry)  # fmt: skip
 
     def test_incomplete_subjects_do_not_take_the_places_of_others(self, paths, tmp_path):
         write_phantom(make_phantom((40, 44, 36), 8), tmp_path / "unseen", "a", leave_out=("t1c",))

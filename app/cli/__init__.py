@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TetradError as error:
         log.error("%s", error)
         return error.exit_code
+    except KeyboardInterrupt:
+        # Commands with something to finish first see to it themselves (`app.interrupts`).
+        log.error("Interrupted.")
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone; that is no failure worth a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from typing import Any
 
 from app.cli.arguments import path, share, views
@@ -184,7 +185,9 @@ def _train(options: argparse.Namespace) -> int:
     if outcome.signal_number is not None:
         log.warning("Stopped after step %d; the same command with --resume goes on.", outcome.state.step)
         return 128 + outcome.signal_number
-    command = f"python -m app export {options.run} --data {options.data} --model NAME --score-on UNSEEN"
+    places = {"data": options.data, "cache": options.cache}
+    given = " ".join(f"--{option} {shlex.quote(str(path))}" for option, path in places.items() if path is not None)
+    command = f"python -m app export {shlex.quote(str(options.run))} {given} --model NAME --score-on UNSEEN"
     log.info("Trained: %d steps, %.1f minutes; `%s` makes a model of it.",
              outcome.state.step, outcome.state.minutes, command)  # fmt: skip
     return ExitCode.OK

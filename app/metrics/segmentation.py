@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from app.types import MaskArray
 
-#: Labels of each region; 4 is the enhancing tumour of BraTS until 2022, 3 since.
-REGIONS: Final[dict[str, tuple[int, ...]]] = {"ET": (3, 4), "TC": (1, 3, 4), "WT": (1, 2, 3, 4)}
+#: Labels of each region, as `tumour_labels` has them.
+REGIONS: Final[dict[str, tuple[int, ...]]] = {"ET": (3,), "TC": (1, 3), "WT": (1, 2, 3)}
 #: Distance that the challenge counts where one of two regions is empty: the diagonal of 240 x 240 x 155 mm.
 EMPTY_DISTANCE_MM: Final = 374.0
 #: Tolerances of the normalised surface Dice, in millimetres.
@@ -22,8 +22,26 @@ TOLERANCES_MM: Final = (0.5, 1.0)
 
 
 def region_mask(labels: NDArray[Any], region: str) -> MaskArray:
-    """True where a label map shows a region; labels 1, 2, 3 or 1, 2, 4."""
-    return np.isin(np.rint(labels), REGIONS[region])
+    """True where a label map shows a region; labels as `tumour_labels` takes them."""
+    return np.isin(tumour_labels(labels), REGIONS[region])
+
+
+def tumour_labels(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """BraTS labels of any year as those since 2023: 1 core without enhancement, 2 oedema, 3 enhancing tumour.
+
+    Until 2022 the enhancing tumour is 4. In exams after an operation (2024) 4 is the resection cavity, which is no
+    tumour: it becomes 0. Only a map with both 3 and 4 shows that it is one of these.
+
+    Args:
+        labels: 0 to 4, any shape and type.
+    """
+    rounded = np.rint(labels).astype(np.uint8)
+    return np.where(rounded == 4, 0 if has_cavity(rounded) else 3, rounded).astype(np.uint8)
+
+
+def has_cavity(labels: NDArray[Any]) -> bool:
+    """Whether a label map has both 3 and 4, so that 4 is a resection cavity."""
+    return bool((labels == 3).any() and (labels == 4).any())
 
 
 def segmentation_scores(

@@ -6,9 +6,10 @@ step to step: a resumed run draws what an unbroken one would, and the step's num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from app.errors import UsageError
 from app.models.unet import TUMOUR_TYPES
 from app.training.cache import CachedSubject, slice_of
 from app.training.recipe import DataRecipe
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -231,21 +234,16 @@ class Sampler:
         return out
 
 
-class Source:
-    """A sampler's batches of one size, with slices that give their tumour if `donors`.
+class Ahead(Generic[T]):
+    """What `draw` gives for each step; with `ahead`, a thread draws the next one while a device computes."""
 
-    With `ahead`, a thread draws the next one while a device computes.
-    """
-
-    def __init__(
-        self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False, *, donors: bool = False
-    ) -> None:
-        self.sampler, self._size, self._max_shift, self._donors = sampler, size, max_shift, donors
+    def __init__(self, draw: Callable[[int], T], ahead: bool) -> None:
+        self._draw = draw
         self._pool = ThreadPoolExecutor(1) if ahead else None
-        self._next: tuple[int, Future[Drawn]] | None = None
+        self._next: tuple[int, Future[T]] | None = None
 
-    def at(self, step: int) -> Drawn:
-        """The batch of a step: the same with and without `ahead`."""
+    def at(self, step: int) -> T:
+        """What a step gets: the same with and without `ahead`."""
         if self._pool is None:
             return self._draw(step)
         begun = self._next
@@ -253,8 +251,19 @@ class Source:
         self._next = step + 1, self._pool.submit(self._draw, step + 1)
         return drawn
 
-    def _draw(self, step: int) -> Drawn:
-        return self.sampler.at(step, self._size, self._max_shift, self._donors)
+
+class Source:
+    """A sampler's batches of one size, with slices that give their tumour if `donors`; `ahead` as in `Ahead`."""
+
+    def __init__(
+        self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False, *, donors: bool = False
+    ) -> None:
+        self.sampler = sampler
+        self._drawn = Ahead(lambda step: sampler.at(step, size, max_shift, donors), ahead)
+
+    def at(self, step: int) -> Drawn:
+        """The batch of a step."""
+        return self._drawn.at(step)
 
 
 def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:

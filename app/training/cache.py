@@ -26,6 +26,7 @@ from app.constants import MODALITIES, VIEWS, Modality, View
 from app.errors import UsageError, VolumeError
 from app.files import save_bytes
 from app.intensity import Intensity, Normalization
+from app.metrics.segmentation import has_cavity, tumour_labels
 from app.preprocess import measure, normalize, vote_foreground
 from app.types import MaskArray, VolumeArray
 from app.views import SLICE_AXIS, stack_slices
@@ -120,7 +121,7 @@ def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, V
 
 
 def load_labels(path: Path | None, grid: Grid, subject: str) -> NDArray[np.uint8] | None:
-    """A segmentation with labels 1, 2, 3 (4 becomes 3); None, with the reason logged, where it cannot be used."""
+    """A segmentation (`app.metrics.segmentation.tumour_labels`); None, with the reason logged, if it is unusable."""
     if path is None:
         log.warning("%s has no segmentation (no %s-seg.nii.gz): it teaches images, not tumours.", subject, subject)
         return None
@@ -139,10 +140,12 @@ def load_labels(path: Path | None, grid: Grid, subject: str) -> NDArray[np.uint8
         shown = ", ".join(map(str, sorted(unknown))) or "fractions"
         log.warning("%s is used without its segmentation: %s has labels that BraTS has not (%s).", subject, path, shown)
         return None
-    labels[labels == 4] = 3
-    if not labels.any():
+    if has_cavity(labels):
+        log.warning("%s: label 4 beside 3 is taken for a resection cavity, which is no tumour (%s).", subject, path)
+    found = tumour_labels(labels)
+    if not found.any():
         log.warning("%s has an empty segmentation: it counts as healthy.", subject)
-    return labels.astype(np.uint8)
+    return found
 
 
 def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALIZATION) -> list[CachedSubject]:

@@ -52,13 +52,35 @@ class Processes:
         dist.broadcast(shared, 0)
         return float(shared.item())
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any process."""
+    def largest(self, value: int) -> int:
+        """The largest of all processes' values, on all of them."""
         if self.count == 1:
-            return flag
-        shared: Tensor = torch.tensor([float(flag)], device=self.device)
+            return value
+        shared: Tensor = torch.tensor([value], device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return bool(shared.item())
+        return int(shared.item())
+
+    @contextmanager
+    def first_alone(self) -> Iterator[bool]:
+        """Inside, the first process does what the others wait for; what it raises ends them all.
+
+        Yields:
+            Whether this is the first process.
+
+        Raises:
+            UsageError: on the others, where the first one failed.
+        """
+        if self.first:
+            failed = 1
+            try:
+                yield True
+                failed = 0
+            finally:
+                self.largest(failed)
+        else:
+            yield False
+            if self.largest(0):
+                raise UsageError(f"process {self.rank} ends because the first one did; its message says why.")
 
     def wait(self) -> None:
         """Returns when all processes have come here."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from app.backends import tells_of_memory
-from app.cases import Case, find_segmentations, scan
+from app.cases import Case, also_in, find_segmentations, scan
 from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.interrupts import Interrupted, Interrupts
@@ -34,6 +34,7 @@ from app.training.tasks import (
     begin_with,
     new_source,
     new_task,
+    subjects_taught,
     taught_by,
     told_of,
     validate,
@@ -111,19 +112,25 @@ def train(
         # On a processor two runs of one seed are equal. On a GPU cuDNN's part of them is; some gradients (of reflected
         # borders) add up in any order there.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        # As in use (`app.backends`), and so before and after a validation.
+        torch.backends.cudnn.allow_tf32 = False
         return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
 
 
 def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
     """Subjects to train on, and the names of those kept for validation; the seed decides.
 
+    Args:
+        held_out: how many to keep; further exams of their patients are kept as well (`app.cases.patient_of`).
+
     Raises:
         UsageError: fewer than two remain to train on.
     """
     names = sorted(s.name for s in subjects)
-    if len(names) - held_out < 2:
+    drawn = np.random.default_rng(seed).choice(names, min(held_out, len(names)), replace=False).tolist()
+    kept = also_in(names, drawn)
+    if len(names) - max(held_out, len(kept)) < 2:
         raise UsageError(f"data.held_out = {held_out} leaves fewer than two of {len(names)} subjects to train on.")
-    kept = sorted(np.random.default_rng(seed).choice(names, held_out, replace=False).tolist())
     return [s for s in subjects if s.name not in kept], kept
 
 
@@ -142,6 +149,11 @@ class _Run:
     ) -> None:
         self.recipe, self.paths, self.group = recipe, paths, group
         before = self._previous(resume)
+        # What is seen at once is said before hours of preparing.
+        if paths.validation is not None and not paths.validation.is_dir():
+            raise UsageError(f"--validation {paths.validation} does not exist.")
+        if recipe.network.frozen and start is None and before is None:
+            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         subjects = self._subjects()
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         if recipe.task in {"segmentation", "judging"}:
@@ -160,8 +172,6 @@ class _Run:
         told = None if fitted is None else Told(fitted[0], self.training, fitted[1])
         self.task = new_task(recipe, group.device, segmenter, told)
         teacher = told_of(segmenter) if segmenter is not None and taught_by(recipe) else {}
-        if recipe.network.frozen and start is None and before is None:
-            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
         if start is not None and before is None:
             begun = begin_with(self.task, start)
@@ -186,6 +196,11 @@ class _Run:
         if not resume:
             if path.exists():
                 raise UsageError(f"{self.paths.run} holds a run; add --resume to go on with it, or give another --run.")
+            if (self.paths.run / BEST).exists():
+                raise UsageError(
+                    f"{self.paths.run} holds {BEST} of an earlier run, which would be exported for this one; "
+                    "give another --run."
+                )
             return None
         before = load_state(path)
         for key, (old, new) in differences(before.recipe.to_json(), self.recipe.to_json()).items():
@@ -199,9 +214,9 @@ class _Run:
 
     def _subjects(self) -> list[CachedSubject]:
         cache = self.paths.cache or self.paths.run / "cache"
-        if self.group.first:
-            build_cache(self.paths.data, cache)
-        self.group.wait()
+        with self.group.first_alone() as chosen:
+            if chosen:
+                build_cache(self.paths.data, cache)
         return build_cache(self.paths.data, cache)
 
     def _restore(self, before: State, names: list[str], teacher: Mapping[str, Any]) -> None:
@@ -224,27 +239,29 @@ class _Run:
     def go(self, clock: Callable[[], float]) -> Outcome:
         """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
         board = RunLog(self._folder(), self.state.step) if self.group.first else None
-        interrupts, number = Interrupts(), None
+        interrupts, number = Interrupts(), 0
         try:
             with interrupts.installed(), interrupts.shielded():
-                self._train(board, Sitting(self.state, self.recipe, self.group, clock), interrupts)
+                number = self._train(board, Sitting(self.state, self.recipe, self.group, clock), interrupts)
         except Interrupted as interruption:
-            number = interruption.number
+            # One that came to this process alone, after the others had ended by themselves.
+            number = number or interruption.number
         if board is not None:
             board.close()
-        return Outcome(self.state, number)
+        return Outcome(self.state, number or None)
 
-    def _train(self, board: RunLog | None, sitting: Sitting, interrupts: Interrupts) -> None:
-        every = self.recipe.schedule.validate_every
+    def _train(self, board: RunLog | None, sitting: Sitting, interrupts: Interrupts) -> int:
+        """The steps; returns the signal that ended them on whichever process, or 0."""
+        stopped, every = 0, self.recipe.schedule.validate_every
         with sitting.bar(self.group.first) as bar:
             share, saved = sitting.progress(), self.state.minutes
-            while share < 1 and not self.group.any(interrupts.waiting):
+            while share < 1 and not (stopped := self.group.largest(interrupts.waiting)):
                 sitting.add(self._step(share))
                 share = sitting.progress()
                 bar.update(100 * share - bar.n)
                 if self.state.step % self.epoch_steps == 0:
                     epoch = self.state.step // self.epoch_steps
-                    self._end_epoch(board, sitting, bar, every > 0 and (share >= 1 or epoch % every == 0))
+                    self._end_epoch(board, sitting, bar, share >= 1 or (every > 0 and epoch % every == 0))
                     saved = self.state.minutes
                 elif sitting.due():
                     sitting.report(board, bar)
@@ -252,7 +269,8 @@ class _Run:
                         self._save(LAST)
                         saved = self.state.minutes
                         sitting.restart()
-            self._end_epoch(board, sitting, bar, validate=share >= 1 and every > 0)
+            self._end_epoch(board, sitting, bar, validate=share >= 1)
+        return stopped
 
     def _folder(self) -> Path:
         self.paths.run.mkdir(parents=True, exist_ok=True)
@@ -375,18 +393,22 @@ class _Run:
     def _validation(self) -> tuple[list[Case], dict[str, Path]]:
         """The subjects to validate on, and their segmentations; looked for before the first step, not after hours."""
         schedule, state = self.recipe.schedule, self.state
-        if schedule.validate_every == 0:
-            return [], {}
         data = self.paths.validation or self.paths.data
         # A thousand subjects' headers are not read where none of them is held out.
         wanted = scan(data).cases if self.paths.validation or state.held_out else ()
         found = [c for c in wanted if self.paths.validation or c.subject in state.held_out]
-        if both := [c.subject for c in found if c.subject in state.subjects]:
-            raise UsageError(f"{both[0]} of {data} is trained on; validate on subjects that the run does not see.")
+        if both := also_in([c.subject for c in found], state.subjects):
+            raise UsageError(f"{both[0]} of {data} is trained on; validate on patients that the run does not see.")
+        before = subjects_taught(state.origin) | subjects_taught(state.origin.get("begun_with", {}))
+        if both := also_in([c.subject for c in found], before):
+            raise UsageError(
+                f"{both[0]} of {data} taught the model that the run starts from; validate on patients new to both "
+                "(--validation, or the seed and data.held_out of that one)."
+            )
         cases = [c for c in found if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
         if self.paths.validation and not cases:
             raise UsageError(f"{data} holds no complete subject to validate on.")
-        if not cases and self.group.first:
+        if not cases and self.group.first and schedule.validate_every > 0:
             log.warning("No subject is held out (--set data.held_out=N) or named with --validation: the run is not "
                         "validated, and its last checkpoint is what is exported.")  # fmt: skip
         if state.validated is not None and state.validated != [c.subject for c in cases]:

@@ -7,7 +7,6 @@ unbroken one would.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from app.constants import MODALITIES
 from app.errors import UsageError
+from app.training.batches import Ahead
 from app.training.cache import CachedSubject
 from app.training.recipe import DataRecipe
 
@@ -158,21 +158,15 @@ class PatchSampler:
 
 
 class PatchSource:
-    """A sampler's patches of one size; with `ahead`, a thread draws the next ones while a device computes."""
+    """A sampler's patches of one size; `ahead` as in `app.training.batches.Ahead`."""
 
     def __init__(self, sampler: PatchSampler, size: int, ahead: bool = False) -> None:
         self.sampler, self._size = sampler, size
-        self._pool = ThreadPoolExecutor(1) if ahead else None
-        self._next: tuple[int, Future[tuple[Patches, np.random.Generator]]] | None = None
+        self._drawn = Ahead(self._draw, ahead)
 
     def at(self, step: int) -> tuple[Patches, np.random.Generator]:
-        """The patches of a step, and its random generator where drawing left it: the same with and without `ahead`."""
-        if self._pool is None:
-            return self._draw(step)
-        begun = self._next
-        drawn = begun[1].result() if begun is not None and begun[0] == step else self._draw(step)
-        self._next = step + 1, self._pool.submit(self._draw, step + 1)
-        return drawn
+        """The patches of a step, and its random generator where drawing left it."""
+        return self._drawn.at(step)
 
     def _draw(self, step: int) -> tuple[Patches, np.random.Generator]:
         random = self.sampler.own(step)

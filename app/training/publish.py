@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from app.cases import Case, find_segmentations, scan
+from app.cases import Case, also_in, find_segmentations, scan
 from app.config import FusionName
 from app.constants import MODALITIES
 from app.errors import UsageError
@@ -41,6 +41,7 @@ from app.training.regression import encode, fit_intensity
 from app.training.rules import check
 from app.training.stage_one import StageOne
 from app.training.synthesis import generator_config
+from app.training.tasks import subjects_taught
 from app.training.validation import (
     JUDGED,
     JUDGED_SEGMENTER,
@@ -255,20 +256,13 @@ def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, 
     if score_on is None:
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
-    known = set(state.subjects) | _taught(state.origin) | _taught(state.origin.get("begun_with", {}))
-    known |= _taught(state.teacher)
-    if both := [c.subject for c in cases if c.subject in known]:
-        raise UsageError(f"{both[0]} of {score_on} was trained on; score on subjects that the run has not seen.")
+    built_on = (state.origin, state.origin.get("begun_with", {}), state.teacher)
+    known = set(state.subjects).union(*map(subjects_taught, built_on))
+    if both := also_in([c.subject for c in cases], known):
+        raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
     if not cases:
         raise UsageError(f"{score_on} holds no complete subject to score on.")
     return cases, find_segmentations(score_on, cases)
-
-
-def _taught(origin: Mapping[str, Any]) -> set[str]:
-    """Names of the subjects that a model was trained on, or any that it started from or was taught by."""
-    training = origin.get("training", {})
-    before = (_taught(training[k]) for k in ("started_from", "teacher") if k in training)
-    return set(training.get("names", [])).union(*before)
 
 
 def _publish_segmenter(

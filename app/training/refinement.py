@@ -20,7 +20,7 @@ from app.training.augment import vary_intensities, vary_patches
 from app.training.checkpoint import Memoryless
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import Recipe, RefinementRecipe
-from app.training.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
+from app.training.synthesis import BACKGROUND, Update, add_to, masked, mixed_precision, placed
 
 #: Axial slices of each patch that the segmenter sees: its cost is theirs, and neighbours say much the same.
 DICE_SLICES = 8
@@ -127,11 +127,6 @@ class RefinementTask(Memoryless):
             volumes = (patches.images[:, target : target + 1], made, refined)
             rows.append([v[0, 0, :, :, v.shape[-1] // 2].cpu().numpy() for v in volumes])
         return rows
-
-
-def masked(images: Tensor, brain: Tensor) -> Tensor:
-    """Background outside the brain, as every finished volume has it."""
-    return images * brain + BACKGROUND * (1 - brain)
 
 
 def degrade(stage: Tensor, brain: Tensor, recipe: RefinementRecipe, random: np.random.Generator) -> Tensor:

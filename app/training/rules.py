@@ -47,10 +47,9 @@ def check(recipe: Recipe, source: str) -> None:
         "data.single_missing and tumour_share are probabilities": all(
             0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
         ),
-        "seed, data.held_out, schedule.validation_subjects and every augmentation must not be negative": min(
+        "seed, data.held_out and every augmentation must not be negative": min(
             recipe.seed,
             data.held_out,
-            schedule.validation_subjects,
             *dataclasses.asdict(recipe.augmentation).values(),
         )
         >= 0,
@@ -74,6 +73,11 @@ def check(recipe: Recipe, source: str) -> None:
         "the discriminator needs a canvas of 32 pixels or more": min(*data.axial, *data.sagittal, *data.coronal) >= 32
         or (recipe.losses.adversarial == 0 and recipe.losses.classification == 0),
         "optimizer.learning_rate and clip_norm must be above 0": min(optimizer.learning_rate, optimizer.clip_norm) > 0,
+        "optimizer.weight_decay and discriminator_rate must not be negative": min(
+            optimizer.weight_decay, optimizer.discriminator_rate
+        )
+        >= 0,
+        "schedule.validation_subjects must be at least 1": schedule.validation_subjects >= 1,
         "output.contrast must be from 0 to 1": 0 <= recipe.output.contrast <= 1,
         "refinement.overlap and blur must be from 0 to 1, the overlap below": 0 <= recipe.refinement.overlap < 1
         and 0 <= recipe.refinement.blur <= 1,

@@ -165,12 +165,12 @@ def open_stage_one(
     stage_one = StageOne(entry, str(group.device))
     if before is not None:
         stage_one.require_joined_as(before.origin)
-    if group.first:
-        known = set(entry.details.get("training", {}).get("names", []))
-        if both := sum(s.name in known for s in subjects):
-            log.warning("%s was trained on %d of these %d subjects and makes them better than others: the recipe's "
-                        "[refinement] section makes them worse again; validate on --validation subjects.",
-                        entry.name, both, len(subjects))  # fmt: skip
-        stage_one.make(data, subjects)
-    group.wait()
+    with group.first_alone() as chosen:
+        if chosen:
+            known = set(entry.details.get("training", {}).get("names", []))
+            if both := sum(s.name in known for s in subjects):
+                log.warning("%s was trained on %d of these %d subjects and makes them better than others: the recipe's "
+                            "[refinement] section makes them worse again; validate on --validation subjects.",
+                            entry.name, both, len(subjects))  # fmt: skip
+            stage_one.make(data, subjects)
     return stage_one

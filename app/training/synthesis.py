@@ -172,7 +172,7 @@ class SynthesisTask:
             features, code = self._features(seen, batch, task.target, task.members)
             made = self.generator.image(features)
         # Outside the brain the generator is free; nobody may judge what is never shown.
-        shown = _masked(made, batch.brain)
+        shown = masked(made, batch.brain)
         doubt, sure = self._doubt(features, made, truth, batch)
         if self.recipe.network.frozen:
             return doubt, shown, {**sure, "l1": L.l1_loss(made, truth, batch.brain)}
@@ -233,7 +233,7 @@ class SynthesisTask:
         assert self.discriminator is not None
         for target, image in made:
             with mixed_precision(self.recipe, self.device):
-                real, classes = self.discriminator(_masked(batch.images[:, target : target + 1], batch.brain))
+                real, classes = self.discriminator(masked(batch.images[:, target : target + 1], batch.brain))
                 fake, _ = self.discriminator(image)
                 judge = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
                 named = L.classification_loss(classes, target)
@@ -253,7 +253,7 @@ class SynthesisTask:
             index = torch.full((1,), target, device=self.device)
             median = None if self.told is None else self.told.of(batch.subjects, members, target)
             made = self.average(batch.images, present, index, batch.views, median, members=members)
-            shown = _masked(made.float(), batch.brain)[0, 0]
+            shown = masked(made.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows
 
@@ -296,7 +296,7 @@ def add_to(totals: dict[str, Tensor], found: Mapping[str, Tensor], share: float)
         totals[name] = totals.get(name, torch.zeros_like(value)) + share * value.detach()
 
 
-def _masked(images: Tensor, brain: Tensor) -> Tensor:
+def masked(images: Tensor, brain: Tensor) -> Tensor:
     """Background outside the brain, as every finished volume has it."""
     return images * brain + BACKGROUND * (1 - brain)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,6 +36,8 @@ from app.training.validation import (
     score_segmenter,
 )
 from app.weights import Entry
+
+log = logging.getLogger(__name__)
 
 OtherTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask
 
@@ -124,6 +127,17 @@ def told_of(entry: Entry) -> dict[str, Any]:
     return {"model": entry.name, "sha256": entry.sha256, "training": entry.details.get("training", {})}
 
 
+def subjects_taught(origin: Mapping[str, Any]) -> set[str]:
+    """Names of the subjects that a model, and any that it started from or was taught by, learnt from.
+
+    Args:
+        origin: the model, as `told_of` has it.
+    """
+    training = origin.get("training", {})
+    before = (subjects_taught(training[k]) for k in ("started_from", "teacher") if k in training)
+    return set(training.get("names", [])).union(*before)
+
+
 #: By the name that a task gives to what it teaches: how a model that may be its beginning is read.
 _LOADERS: dict[str, Callable[[Entry], Any]] = {
     "generator": load_generator,
@@ -139,16 +153,20 @@ def _with_head(
     """A generator's weights with as much of a confidence head as the recipe asks for.
 
     Raises:
-        UsageError: the model has a head of another kind.
+        UsageError: the model has a head of another kind, and the recipe trains more than the head.
     """
     wanted = task.generator.confidence
+    bare = {k: v for k, v in state.items() if not k.startswith("confidence.")}
     if wanted is None:
-        return {k: v for k, v in state.items() if not k.startswith("confidence.")}
-    if head is None:
+        return bare
+    another = head is not None and wanted.kind != head.kind
+    if head is None or (another and task.recipe.network.frozen):
         # A head may be new: it begins at random, on what is there.
+        if another:
+            log.info("The confidence head of %s is of another kind and makes room for a new one.", name)
         own = task.generator.state_dict()
-        return state | {k: v for k, v in own.items() if k.startswith("confidence.")}
-    if wanted.kind != head.kind:
+        return bare | {k: v for k, v in own.items() if k.startswith("confidence.")}
+    if another:
         raise UsageError(f"model {name!r} has a confidence head of the kind {head.kind!r}; "
                          "set network.confidence to that, or start from one without.")  # fmt: skip
     if task.memory:

@@ -341,6 +341,15 @@ def test_export_of_a_regression_is_refused(weights_dir, capsys):
     assert "runs without onnxruntime" in capsys.readouterr().err
 
 
+def test_ctrl_c_ends_without_a_traceback(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("app.training.loop.build_cache", interrupted)
+    assert main(["train", "smoke", "--data", str(tmp_path), "--run", str(tmp_path / "run")]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
 def test_help_names_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["--help"])

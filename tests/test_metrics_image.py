@@ -137,11 +137,13 @@ class TestSegmentation:
         labels[low:high, 10:20, 10:20] = label
         return labels
 
-    def test_regions_of_both_conventions(self):
-        labels = np.array([0, 1, 2, 3, 4])
-        assert region_mask(labels, "ET").tolist() == [False, False, False, True, True]
-        assert region_mask(labels, "TC").tolist() == [False, True, False, True, True]
-        assert region_mask(labels, "WT").tolist() == [False, True, True, True, True]
+    @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 0], [0, 1, 2, 4, 0], [0, 1, 2, 3, 4]])
+    def test_regions_of_every_year(self, labels):
+        """The enhancing tumour is 3, or 4 where there is no 3; a 4 beside a 3 is a resection cavity."""
+        labels = np.array(labels)
+        assert region_mask(labels, "ET").tolist() == [False, False, False, True, False]
+        assert region_mask(labels, "TC").tolist() == [False, True, False, True, False]
+        assert region_mask(labels, "WT").tolist() == [False, True, True, True, False]
 
     def test_identical(self):
         scores = segmentation_scores(self._cube(5, 15, 3), self._cube(5, 15, 3))

@@ -374,6 +374,7 @@ class TestRun:
                      "schedule.steps=1", "--set", "schedule.validate_every=0", "--set", "data.views=['axial']",
                      "--weights", str(tmp_path / "w"), "--cache", str(trained / "run" / "cache")])  # fmt: skip
         assert code == ExitCode.OK
+        assert f"--cache {trained / 'run' / 'cache'}" in capsys.readouterr().err
         export = ["export", str(tmp_path / "run"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
                   "--model", "mine", "--cache", str(trained / "run" / "cache")]  # fmt: skip
         assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.USAGE

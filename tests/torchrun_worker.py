@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from app.errors import UsageError
 from app.training import loop
 from app.training.distributed import Processes
 from app.training.loop import TrainingPaths, train
@@ -26,6 +27,16 @@ def check(group: Processes) -> None:
     assert group.agree(float(group.rank)) == 0.0
     assert group.largest(15 * group.rank) == 15
     assert group.largest(0) == 0
+    try:
+        with group.first_alone() as chosen:
+            if chosen:
+                raise UsageError("no subject")
+    except UsageError as error:
+        assert str(error) == (
+            "no subject" if group.first else "process 1 ends because the first one did; its message says why."
+        )
+    else:
+        raise AssertionError("a mistake of the first process did not end the others")
 
 
 data, run, recipe, *changes = sys.argv[1:]

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from app.backends import tells_of_memory
 from app.constants import MODALITIES, Modality
@@ -22,7 +23,6 @@ from app.evaluate import Pair, Scores
 from app.intensity import Normalization
 from app.metrics.segmentation import REGIONS, segmentation_scores
 from app.models.unet import CLASSES
-from app.models.volumetric import VolumeSegmenter
 from app.networks import load_judge
 from app.preprocess import measure, normalize, vote_foreground
 from app.runtime import Machine, choose_runtime
@@ -46,12 +46,12 @@ class Judge:
     """A 3D segmenter that is ready to run.
 
     Attributes:
-        network: on its device, in eval mode.
+        network: a 3D segmenter on its device, in eval mode.
         window: sides of what it sees at once.
         precision: `torch.bfloat16` or `torch.float32`; in bfloat16 by autocast.
     """
 
-    network: VolumeSegmenter
+    network: nn.Module
     normalization: Normalization
     window: Sides
     device: torch.device

@@ -16,6 +16,7 @@ from app.weights import MANIFEST, Entry, Kind, sha256_of, write_entry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from app.models.enhancer import Enhancer, EnhancerConfig
     from app.models.generator import Generator, GeneratorConfig
     from app.models.refiner import Refiner, RefinerConfig
     from app.models.unet import PlainConfig, PlainGenerator, Segmenter
@@ -74,23 +75,28 @@ def load_judge(entry: Entry) -> VolumeSegmenter:
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
-def load_refiner(entry: Entry) -> Refiner:
-    """The 3D refiner of an entry: float32, on the CPU, in eval mode, without gradients.
+def load_refiner(entry: Entry) -> Refiner | Enhancer:
+    """The 3D refiner, or enhancer, of an entry: float32, on the CPU, in eval mode, without gradients.
 
     Raises:
         WeightsError: as `load_generator`, or the entry is of another kind.
     """
     import torch
 
+    from app.models.enhancer import Enhancer, EnhancerConfig
     from app.models.refiner import Refiner, RefinerConfig
 
     _require_kind(entry, "refiner")
+    form = entry.details["architecture"]
     try:
-        config = RefinerConfig.from_json(entry.details["architecture"])
+        with torch.device("meta"):
+            network = (
+                Enhancer(EnhancerConfig.from_json(form))
+                if form.get("network") == "enhancer"
+                else Refiner(RefinerConfig.from_json(form))
+            )
     except (KeyError, TypeError) as error:
         raise WeightsError(f"model {entry.name!r} has an unknown architecture ({error}); update Tetrad.") from None
-    with torch.device("meta"):
-        network = Refiner(config)
     _load_state(network, entry)
     return network
 
@@ -215,14 +221,14 @@ def save_judge(
 def save_refiner(
     folder: Path,
     name: str,
-    config: RefinerConfig,
+    config: RefinerConfig | EnhancerConfig,
     state: Mapping[str, Tensor],
     normalization: Normalization,
     window: tuple[int, int, int],
     overlap: float,
     details: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """Writes a refiner as safetensors with its manifest entry.
+    """Writes a refiner, or an enhancer, as safetensors with its manifest entry.
 
     Args:
         window: sides of what it sees at once, in voxels.

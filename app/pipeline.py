@@ -60,8 +60,10 @@ class Model:
         return tuple(m for m in MODALITIES if m in self.entry.makes or m in self.specialists)
 
     def maker_of(self, target: Modality) -> Model:
-        """The model that makes a sequence: its specialist, or else this one."""
-        return self.specialists.get(target, self)
+        """The model that makes a sequence: its specialist, or else this one; with its refiner if that refines it."""
+        maker = self.specialists.get(target, self)
+        refined = maker.refiner is None or target in maker.refiner.makes
+        return maker if refined else replace(maker, refiner=None)
 
     @property
     def name(self) -> str:

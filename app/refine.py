@@ -25,6 +25,7 @@ from app.types import MaskArray, VolumeArray
 from app.weights import Entry
 
 if TYPE_CHECKING:
+    from app.models.enhancer import Enhancer
     from app.models.refiner import Refiner
 
 log = logging.getLogger(__name__)
@@ -40,19 +41,23 @@ class VolumeRefiner:
         entry: its manifest entry; `window` and `overlap` count.
         network: float32 weights; becomes the runtime's own.
         runtime: device and precision; it is torch's whatever the first stage runs on.
+
+    Attributes:
+        makes: the sequences that it refines.
     """
 
-    def __init__(self, entry: Entry, network: Refiner, runtime: Runtime) -> None:
+    def __init__(self, entry: Entry, network: Refiner | Enhancer, runtime: Runtime) -> None:
         import torch
 
         self._torch, self.entry = torch, entry
         self._device = torch.device(runtime.device)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
         network = network.eval().to(self._device, dtype)
-        self._network: Refiner = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._network: Refiner | Enhancer = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._overlap = float(entry.details["overlap"])
         x, y, z = entry.details["window"]
         self.window: Sides = (int(x), int(y), int(z))
+        self.makes: tuple[Modality, ...] = network.makes
 
     def refine(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -79,10 +80,9 @@ def subject(tmp_path: Path, write_subject: Callable[..., dict[str, Path]]) -> di
 
 @pytest.fixture(scope="session")
 def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's own regression beside an untrained compact generator named `tiny`, with its ONNX."""
+    """The project's own regression beside an untrained compact generator named `tiny`."""
     import torch
 
-    from app.export import export_onnx
     from app.intensity import Normalization
     from app.models.generator import Generator, GeneratorConfig
     from app.networks import save_generator
@@ -99,7 +99,7 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = GeneratorConfig(width=16)
     intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()
     canvas = Canvas({"axial": (48, 48), "sagittal": (48, 48), "coronal": (48, 48)})
-    entry = save_generator(
+    save_generator(
         folder,
         "tiny",
         config,
@@ -109,7 +109,25 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("axial", "sagittal", "coronal"),
         intensity=intensity,
     )
-    export_onnx(entry)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_weights_dir(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`weights_dir` with the ONNX of `tiny`, written once for all processes: it takes half a minute."""
+    from app.export import export_onnx
+    from app.weights import read_manifest
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "onnx-weights"
+    with open(shared / "onnx-weights.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            made = tmp_path_factory.mktemp("onnx")
+            shutil.copytree(weights_dir, made, dirs_exist_ok=True)
+            export_onnx(read_manifest(made).entry("tiny"))
+            made.rename(folder)
     return folder
 
 

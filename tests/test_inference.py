@@ -185,8 +185,8 @@ class TestRunner:
 
 class TestBackends:
     @pytest.fixture
-    def entry(self, weights_dir):
-        return read_manifest(weights_dir).entry("tiny")
+    def entry(self, onnx_weights_dir):
+        return read_manifest(onnx_weights_dir).entry("tiny")
 
     @pytest.mark.parametrize("size", [(48, 48), (64, 80)])
     @pytest.mark.parametrize("members,target", [((0, 1, 2), 3), ((1, 3), 0), ((2,), 1)])
@@ -265,12 +265,12 @@ class TestBackends:
 
 
 @pytest.mark.data
-def test_both_backends_agree_on_a_real_subjects_slices(data_dir, weights_dir):
+def test_both_backends_agree_on_a_real_subjects_slices(data_dir, onnx_weights_dir):
     from app.preprocess import measure, normalize
     from app.synthesizer import Synthesizer
     from app.volume import load_volume
 
-    entry = read_manifest(weights_dir).entry("tiny")
+    entry = read_manifest(onnx_weights_dir).entry("tiny")
     folder = data_dir / "val" / "Brats18_2013_3_1"
     arrays = {m: load_volume(folder / f"{folder.name}-{m}.nii.gz").data for m in ("t1c", "t1n", "t2w")}
     scheme = entry.normalization
@@ -279,7 +279,7 @@ def test_both_backends_agree_on_a_real_subjects_slices(data_dir, weights_dir):
     few = type(window)(window.view, window.start, window.size, window.slices[40:100:12])
     made = []
     for backend in ("torch", "onnx"):
-        runner = Synthesizer("tiny", weights=weights_dir, device="cpu", backend=backend, precision="fp32").model.runner
-        assert runner is not None
-        made.append(runner.predict(scores, [few], "t2f", -1.0)["axial"])
+        model = Synthesizer("tiny", weights=onnx_weights_dir, device="cpu", backend=backend, precision="fp32").model
+        assert model.runner is not None
+        made.append(model.runner.predict(scores, [few], "t2f", -1.0)["axial"])
     assert np.abs(made[0] - made[1]).max() < 1e-3 * np.ptp(made[0])

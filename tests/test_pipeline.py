@@ -150,9 +150,9 @@ class TestSynthesizer:
         _synthesizer(weights_dir)(tmp_path / "s")
         assert "0.5x0.5x3 mm" in caplog.text
 
-    def test_onnx_gives_what_torch_gives(self, subject, weights_dir):
-        one = np.asarray(_synthesizer(weights_dir, "tiny", backend="torch")(subject).dataobj).astype(int)
-        two = np.asarray(_synthesizer(weights_dir, "tiny", backend="onnx")(subject).dataobj).astype(int)
+    def test_onnx_gives_what_torch_gives(self, subject, onnx_weights_dir):
+        one = np.asarray(_synthesizer(onnx_weights_dir, "tiny", backend="torch")(subject).dataobj).astype(int)
+        two = np.asarray(_synthesizer(onnx_weights_dir, "tiny", backend="onnx")(subject).dataobj).astype(int)
         assert np.abs(one - two).max() <= max(1, 1e-3 * np.ptp(one))
 
     def test_batch_size_does_not_change_the_result(self, subject, weights_dir):

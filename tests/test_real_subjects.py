@@ -20,20 +20,16 @@ pytestmark = pytest.mark.data
 def _drop(source: Path, root: Path, target: str) -> Path:
     """A BraSyn folder in which every subject of `source` lacks one sequence (links, no copies)."""
     for subject in sorted(source.iterdir()):
-        place = root / subject.name
-        place.mkdir(parents=True)
-        for modality in MODALITIES:
-            if modality != target:
-                name = f"{subject.name}-{modality}.nii.gz"
-                (place / name).symlink_to((subject / name).resolve())
+        _drop_one(subject, root / subject.name, target)
     return root
 
 
-def _one_subject(data_dir: Path, tmp_path: Path, subject: str) -> Path:
-    """A folder with one validation subject alone."""
-    (tmp_path / "val").mkdir()
-    (tmp_path / "val" / subject).symlink_to(data_dir / "val" / subject)
-    return tmp_path / "val"
+def _drop_one(subject: Path, place: Path, target: str) -> None:
+    place.mkdir(parents=True)
+    for modality in MODALITIES:
+        if modality != target:
+            scan = subject / f"{subject.name}-{modality}.nii.gz"
+            (place / f"{place.name}-{modality}.nii.gz").symlink_to(scan.resolve())
 
 
 @pytest.mark.parametrize("target", MODALITIES)
@@ -61,13 +57,15 @@ def _scores(data_dir: Path, tmp_path: Path, model: str | None) -> np.ndarray:
     """Official healthy, official tumour and SSIM inside the brain: means over the four drops of one subject."""
     subject = "Brats18_CBICA_ATD_1"
     folder = data_dir / "val" / subject
-    alone = _one_subject(data_dir, tmp_path, subject)
+    exams = tmp_path / "in"
+    for target in MODALITIES:
+        # Named after what they lack: one run makes all four.
+        _drop_one(folder, exams / f"{target}-{subject}", target)
+    run(RunConfig(exams, tmp_path / "out", model=model, on_error="stop"))
     tumour = load_volume(folder / f"{subject}-seg.nii.gz").data > 0
     rows = []
     for target in MODALITIES:
-        source = _drop(alone, tmp_path / target, target)
-        run(RunConfig(source, tmp_path / "out", model=model, on_error="stop"))
-        made = load_volume(tmp_path / "out" / f"{subject}-{target}.nii.gz").data
+        made = load_volume(tmp_path / "out" / f"{target}-{subject}-{target}.nii.gz").data
         truth = load_volume(folder / f"{subject}-{target}.nii.gz").data
         inside = ssim_map(normalise(made), normalise(truth))[truth > 0].mean()
         rows.append([*official_score(made, truth, tumour), inside])

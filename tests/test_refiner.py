@@ -234,10 +234,10 @@ class TestVolumeRefiner:
 
 
 @pytest.fixture
-def refined_weights(weights_dir, tmp_path):
+def refined_weights(onnx_weights_dir, tmp_path):
     """The weights of all tests, with a refiner of `tiny` that is not its default."""
     folder = tmp_path / "weights"
-    shutil.copytree(weights_dir, folder)
+    shutil.copytree(onnx_weights_dir, folder)
     made = network()
     save_refiner(folder, "sharp", made.config, made.state_dict(), VOLUME, (32, 32, 32), 0.25, {"contrast": 0.3})
     change_details(read_manifest(folder).entry("tiny"), {"refiner": "sharp", "refine": False})
@@ -245,11 +245,11 @@ def refined_weights(weights_dir, tmp_path):
 
 
 class TestPipeline:
-    def test_the_manifest_keeps_everything_else(self, refined_weights, weights_dir):
-        before, after = (read_manifest(f).entry("tiny") for f in (weights_dir, refined_weights))
+    def test_the_manifest_keeps_everything_else(self, refined_weights, onnx_weights_dir):
+        before, after = (read_manifest(f).entry("tiny") for f in (onnx_weights_dir, refined_weights))
         assert after.details == {**before.details, "refiner": "sharp", "refine": False}
         assert after.files == before.files
-        assert read_manifest(refined_weights).default == read_manifest(weights_dir).default
+        assert read_manifest(refined_weights).default == read_manifest(onnx_weights_dir).default
 
     @pytest.mark.parametrize("backend", ["torch", "onnx"])
     def test_it_stands_between_the_network_and_the_end(self, refined_weights, subject, backend):

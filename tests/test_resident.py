@@ -164,8 +164,8 @@ def test_a_gpu_gets_it_and_a_processor_does_not():
     assert isinstance(runner_of(backend, Runtime("onnx", "cpu", "fp32", 64, "")), SliceRunner)
 
 
-def test_onnxruntime_on_volumes_that_stay_gives_the_same(phantom, weights_dir):
-    entry = read_manifest(weights_dir).entry("tiny")
+def test_onnxruntime_on_volumes_that_stay_gives_the_same(phantom, onnx_weights_dir):
+    entry = read_manifest(onnx_weights_dir).entry("tiny")
     backend = OnnxBackend(entry, choose_runtime(entry.files, Machine(), backend="onnx"))
     plain, resident = _both(phantom, backend, ("t1c", "t1n"), "t2w")
     np.testing.assert_allclose(resident, plain, atol=1e-5)

@@ -16,9 +16,8 @@ from app.errors import CaseError, ExitCode, UsageError, WeightsError
 from app.evaluate import Scores
 from app.inputs import load_inputs
 from app.intensity import Normalization
-from app.models.generator import Generator
 from app.models.refiner import Refiner, RefinerConfig
-from app.networks import architecture_of, save_generator, save_refiner
+from app.networks import save_refiner
 from app.phantom import make_phantom, write_phantom
 from app.pipeline import predict, prepare
 from app.synthesizer import Synthesizer
@@ -27,20 +26,8 @@ from app.training.stage_one import StageOne
 from app.training.synthesis import SynthesisTask
 from app.training.tasks import begin_with
 from app.weights import change_details, read_manifest
+from tests.models import VOLUME, add_expert
 from tests.training import SMALL
-
-VOLUME = Normalization("volume", background=-1.0)
-
-
-def add_expert(folder, name="expert", makes=("t2f",), normalization=VOLUME):
-    """Another untrained network beside `tiny`, which makes some sequences only."""
-    tiny = read_manifest(folder).entry("tiny")
-    torch.manual_seed(5)
-    config = architecture_of(tiny)
-    state = Generator(config).state_dict()
-    intensity = tiny.path_of("intensity").read_bytes()
-    return save_generator(folder, name, config, state, normalization, tiny.canvas, tiny.views, intensity=intensity,
-                          details={"makes": list(makes)})  # fmt: skip
 
 
 @pytest.fixture
@@ -227,7 +214,8 @@ class TestExport:
     def plain(self, weights_dir, tmp_path):
         return shutil.copytree(weights_dir, tmp_path / "w")
 
-    def test_from_data_to_an_exam_that_it_completes(self, trained, plain, subject, tmp_path):
+    def test_from_data_to_an_exam_that_it_completes(self, trained, plain, subject, monkeypatch):
+        monkeypatch.setattr("app.training.publish.to_onnx", lambda *_: b"graph")
         assert self._export(trained, plain, "--specialist-of", "tiny", "--force") == ExitCode.OK
         manifest = read_manifest(plain)
         mine, tiny = manifest.entry("mine"), manifest.entry("tiny")

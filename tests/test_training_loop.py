@@ -366,7 +366,8 @@ class TestRun:
             train(longer, paths, resume=True, segmenter=other)
         assert train(longer, paths, resume=True, segmenter=entry).state.teacher["sha256"] == entry.sha256
 
-    def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, capsys):
+    def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("app.training.publish.to_onnx", lambda *_: b"graph")
         seen = {"training": {"names": ["phantom-7"]}}
         save_segmenter(tmp_path / "w", "segmenter", WIDTHS, Segmenter().state_dict(), NORMALIZATION,
                        small().data.canvas, seen)  # fmt: skip

@@ -48,6 +48,7 @@ def add_export(commands: Any) -> None:
         metavar="NAME",
         help="for a run that makes some of the sequences only (data.makes): model NAME leaves them to it from now on",
     )
+    p.add_argument("--refines", metavar="NAME", help="for an enhancer: the model whose T1c it is for")
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
     p.add_argument("--device", default="auto", help="as in synthesize")
     p.set_defaults(command=_export)
@@ -77,6 +78,7 @@ def _export(options: argparse.Namespace) -> int:
         flip_average=options.flip_average,
         make_default=options.make_default,
         specialist_of=options.specialist_of,
+        refines=options.refines,
         force=options.force,
         device=options.device,
     )
@@ -127,7 +129,7 @@ def add_train(commands: Any) -> None:
 
     p = commands.add_parser(
         "train",
-        help="train a generator, a refiner, the segmenter or the judge by a recipe",
+        help="train a generator, a refiner, an enhancer, the segmenter or the judge by a recipe",
         description="Trains by a recipe. `torchrun --nproc-per-node N -m -- app train ...` uses N GPUs.",
         epilog="recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items()),
     )

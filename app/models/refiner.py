@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from app.constants import MODALITIES
+from app.constants import MODALITIES, Modality
 from app.models.volumetric import ConvPair3d, ConvUnit3d, Decoder3d, Leaky
 
 #: Channels per level; the paper's is 64.
@@ -120,6 +120,11 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def makes(self) -> tuple[Modality, ...]:
+        """The sequences that it has something to say on."""
+        return MODALITIES
 
     @property
     def factor(self) -> int:

@@ -100,19 +100,24 @@ class VolumeSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order; sides multiples of `factor`."""
-        out: Tensor = self.heads[0](self._features(images)[0])
+        out: Tensor = self.heads[0](self.features(images)[0])
         return out
 
     def deep(self, images: Tensor) -> list[Tensor]:
         """As `forward`, and the same at half, a quarter ... of the resolution: what deep supervision judges."""
-        return [head(x) for head, x in zip(self.heads, self._features(images), strict=False)]
+        return self.logits(self.features(images))
+
+    def logits(self, features: list[Tensor]) -> list[Tensor]:
+        """Of every level that has a head, from `features`."""
+        return [head(x) for head, x in zip(self.heads, features, strict=False)]
 
     @property
     def factor(self) -> int:
         """What the sides of its inputs must be multiples of."""
         return int(2 ** (len(self.widths) - 1))
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the heads read, of every level from the finest: B x widths[i] x X/2^i x Y/2^i x Z/2^i."""
         x, levels = images.contiguous(memory_format=torch.channels_last_3d), []
         for down in self.downs:
             x = down(x)

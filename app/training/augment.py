@@ -176,6 +176,30 @@ def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
     return torch.where(edges.sum(1, keepdim=True) > 0, recoloured.clamp(low, high), faded)
 
 
+def recolour_patches(patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator) -> Tensor:
+    """The patches' images, same shape; the tumours of a share of T1n and T2-FLAIR stand out otherwise than they do.
+
+    Each part loses some of its contrast to the healthy brain of its patch, or gets it inversely, and gets lighter or
+    darker by chance. Patches without tumour or without healthy brain stay as they are.
+    """
+    images, edges = patches.images.clone(), 3
+    for i, labels in enumerate(patches.labels):
+        healthy = (patches.brain[i, 0] > 0) & (labels == 0)
+        parts = [labels == part for part in range(1, CLASSES) if (labels == part).any()]
+        for modality, share in (("t1n", recipe.recolour_t1n), ("t2f", recipe.recolour_t2f)):
+            image = images[i, MODALITIES.index(modality)]
+            if random.random() >= share or not parts or not healthy.any():
+                continue
+            around = image[healthy].mean()
+            means = [image[part].mean() for part in parts]
+            for part, mean in zip(parts, means, strict=True):
+                lost, shade = 1 - random.uniform(*_LEFT), random.uniform(-_SHADE, _SHADE)
+                weight = F.avg_pool3d(part[None, None].to(image), edges, 1, edges // 2)[0, 0] * patches.brain[i, 0]
+                image += weight * (lost * (around - mean) + shade)
+    low, high = _limits(patches)
+    return torch.where(images != patches.images, images.clamp(low, high), images)
+
+
 def _flat(batch: Batch, random: np.random.Generator) -> Tensor:
     """The batch's images with less contrast around their mean in the brain, after a change of gamma."""
     images = _bent(batch, _per_image(random, _POOR_GAMMA, batch.images))

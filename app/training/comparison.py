@@ -102,16 +102,21 @@ def require_better(
 
 
 def require_better_refiner(
-    scores: Mapping[str, Any], first: Entry, cases: list[Case], masks: Mapping[str, Path], device: str
+    scores: Mapping[str, Any],
+    first: Entry,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+    targets: Sequence[Modality],
 ) -> None:
-    """Refuses a refiner that is worse than the one that its first stage has."""
+    """Refuses a refiner of `targets` that is worse than the one that its first stage has."""
     manifest = read_manifest(first.folder)
     if (before := manifest.entries.get(first.details.get("refiner", ""))) is None:
         return
     means_before = before.details.get("scores", {}).get("mean", {})
     if before.details.get("scores", {}).get("subjects") != scores["subjects"]:
         model = Synthesizer(first.name, weights=first.folder, device=device, refine=True, specialists=False).model
-        means_before = means(score_drops(model, cases, masks))
+        means_before = means(score_drops(model, cases, masks, targets))
     refuse_worse(scores["mean"], means_before, JUDGED, before.name)
 
 

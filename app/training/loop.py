@@ -156,7 +156,7 @@ class _Run:
             raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
         subjects = self._subjects()
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
-        if recipe.task in {"segmentation", "judging"}:
+        if recipe.task in {"segmentation", "judging", "enhancement"}:
             self.training = [s for s in self.training if s.labelled]
             if len(self.training) < 2:
                 raise UsageError("fewer than two subjects have a segmentation; the task needs more.")

@@ -18,11 +18,13 @@ from app.errors import UsageError
 from app.export import require_onnx_packages, to_onnx
 from app.intensity import IntensityPredictor
 from app.models import new_generator
+from app.models.enhancer import Enhancer, EnhancerConfig
 from app.models.refiner import Refiner
 from app.models.unet import Segmenter
 from app.models.volumetric import VolumeSegmenter
 from app.networks import save_generator, save_judge, save_refiner, save_segmenter
 from app.runtime import Machine, choose_device
+from app.synthesizer import Synthesizer
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.comparison import (
@@ -40,7 +42,7 @@ from app.training.refinement import refiner_config
 from app.training.regression import encode, fit_intensity
 from app.training.rules import check
 from app.training.stage_one import StageOne
-from app.training.synthesis import generator_config
+from app.training.synthesis import BACKGROUND, generator_config
 from app.training.tasks import subjects_taught
 from app.training.validation import (
     JUDGED,
@@ -56,7 +58,8 @@ from app.weights import MANIFEST, Entry, change_details, read_manifest
 log = logging.getLogger(__name__)
 
 #: What a manifest calls the result of each task of a recipe.
-_KINDS = {"synthesis": "generator", "segmentation": "segmenter", "judging": "judge", "refinement": "refiner"}
+_KINDS = {"synthesis": "generator", "segmentation": "segmenter", "judging": "judge", "refinement": "refiner",
+          "enhancement": "refiner"}  # fmt: skip
 
 
 def publish(
@@ -72,6 +75,7 @@ def publish(
     flip_average: bool | None = None,
     make_default: bool = False,
     specialist_of: str | None = None,
+    refines: str | None = None,
     force: bool = False,
     device: str = "auto",
 ) -> Entry:
@@ -87,6 +91,7 @@ def publish(
         make_default: make it the manifest's default; a refiner, its first stage's.
         specialist_of: a generator that leaves it the sequences that it makes from now on; it is refused where that one
             makes them better, alone or with the specialist that it has.
+        refines: the generator whose T1c an enhancer is for; a run of that task needs it, no other takes it.
         force: do it all the same.
 
     Raises:
@@ -102,6 +107,9 @@ def publish(
     log.info("Takes %s, step %d.", chosen_state, state.step)
     require_kind(weights, name, _KINDS[state.recipe.task])
     require_place(state, weights, name, make_default, specialist_of)
+    if (state.recipe.task == "enhancement") != (refines is not None):
+        raise UsageError("an enhancer, and nothing else, is for another model's T1c: "
+                         f"{'leave out' if refines else 'name that model with'} --refines.")  # fmt: skip
     cases, masks = _judges(state, score_on)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
@@ -114,6 +122,12 @@ def publish(
                 "a segmenter makes no images; leave out --contrast, --fusion, --flip-average and --make-default."
             )
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
+    if refines is not None:
+        if changes:
+            raise UsageError("an enhancer joins no views and stretches nothing, its first stage does; leave out "
+                             "--contrast, --fusion and --flip-average.")  # fmt: skip
+        first = _host(weights, refines)
+        return _publish_enhancer(state, first, name, cases, masks, device, make_default, force)
     if state.recipe.task == "refinement" and changes.keys() - {"contrast"}:
         raise UsageError("a refiner joins no views, its first stage does; leave out --fusion and --flip-average.")
     state = replace(state, recipe=replace(state.recipe, output=replace(state.recipe.output, **changes)))
@@ -224,7 +238,7 @@ def _publish_refiner(
         scores["unrefined"] = before["mean"] if known else rounded_means(score_drops(stage_one, cases, masks))
         if not force:
             refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
-            require_better_refiner(scores, first, cases, masks, device)
+            require_better_refiner(scores, first, cases, masks, device, MODALITIES)
     details = _details(state, scores)
     details["stage_one"] = details["training"].pop("started_from")
     if begun := details["stage_one"].pop("begun_with", None):
@@ -236,6 +250,58 @@ def _publish_refiner(
     )  # fmt: skip
     change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
     return entry
+
+
+def _publish_enhancer(
+    state: State,
+    first: Entry,
+    name: str,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+    make_default: bool,
+    force: bool,
+) -> Entry:
+    """Writes an enhancer and names it in its first stage's entry, if that one's T1c is no better without or before it.
+
+    Args:
+        make_default: the first stage is refined from now on unless it is run with `--no-refine`.
+    """
+    recipe, config = state.recipe, EnhancerConfig(background=BACKGROUND)
+    network = Enhancer(config)
+    network.load_state_dict(_as_loaded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        stage_one = Synthesizer(first.name, weights=first.folder, device=device, refine=False, specialists=False).model
+        found = score_drops(refined_in_memory(network, recipe, stage_one), cases, masks, network.makes)
+        scores = scores_of(found, network.makes)
+        scores["unrefined"] = rounded_means(score_drops(stage_one, cases, masks, network.makes))
+        if not force:
+            refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
+            require_better_refiner(scores, first, cases, masks, device, network.makes)
+    details = _details(state, scores)
+    entry = save_refiner(
+        first.folder, name, config, _halved(state.average), NORMALIZATION, recipe.data.patch,
+        recipe.refinement.overlap, details,
+    )  # fmt: skip
+    change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
+    return entry
+
+
+def _host(weights: Path, name: str) -> Entry:
+    """The generator whose T1c an enhancer is for.
+
+    Raises:
+        UsageError: it makes none, sees other scores, or is refined by what refines other sequences too.
+    """
+    manifest = read_manifest(weights)
+    host = manifest.entry(name)
+    if host.kind != "generator" or host.normalization != NORMALIZATION or "t1c" not in host.makes:
+        raise UsageError(f"{name!r} is no generator that makes T1c from scores as training sees them; name another.")
+    before = manifest.entries.get(host.details.get("refiner", ""))
+    if before is not None and before.details["architecture"].get("network") != "enhancer":
+        raise UsageError(f"{name!r} has a refiner of other sequences too ({before.name}); name another generator.")
+    return host
 
 
 def _first_stage(state: State, weights: Path) -> Entry:

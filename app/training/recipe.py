@@ -63,7 +63,8 @@ class DataRecipe:
         balance_types: draw every tumour type (from the subjects' names) equally often.
         held_out: how many subjects, drawn by the seed, are kept for validation and never trained on.
         patch: sides of what the networks that see volumes are trained on and run with, multiples of 16. Only for the
-            tasks `judging` and `refinement`; of the rest, `tumour_share`, `held_out` and `single_missing` count there.
+            tasks `judging`, `refinement` and `enhancement`; of the rest, `tumour_share`, `held_out` and, but in the
+            first, `single_missing` count there.
     """
 
     makes: tuple[Modality, ...] = MODALITIES
@@ -103,7 +104,8 @@ class AugmentationRecipe:
         fade: probability of each input that its tumours stand out less than they do, not at all, or inversely.
         poor: probability that two or three of a slice's four sequences look poorly acquired: thick slices, little
             contrast, tumours of any shade.
-        recolour_t1n, recolour_t2f: probability that the tumours of a T1n, of a T2-FLAIR, have any shade.
+        recolour_t1n, recolour_t2f: probability that the tumours of a T1n, of a T2-FLAIR, have any shade; of slices of
+            the task `synthesis`, and of patches of `enhancement`.
     """
 
     flip: float = 0.5
@@ -137,10 +139,12 @@ class LossRecipe:
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
         tversky: focal Tversky of the frozen segmenter's answer.
         dice: one minus Dice of that answer, on axial slices; only for the task `refinement`, which has L1, SSIM and it.
-        enhancing: how many times more the enhancing tumour of a T1c counts in L1.
+            For `enhancement`, of the network's own answer.
+        enhancing: how many times more the enhancing tumour of a T1c counts in L1. For `enhancement`, the weight of the
+            mean absolute error there, as a share of the brain's.
         confidence: how wrong the network expects to be, against how wrong it is; used with `network.confidence`.
         segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`, and
-            with Dice instead of Tversky for `judging`.
+            with Dice instead of Tversky for `judging`; for `enhancement` it is cross-entropy's alone.
     """
 
     l1: float = 10.0
@@ -259,12 +263,12 @@ class Recipe:
 
     Attributes:
         task: `synthesis` trains a generator, `segmentation` the light segmenter, `judging` the 3D segmenter that judges
-            exams, `refinement` the 3D refiner of what a generator makes.
+            exams, `refinement` the 3D refiner of what a generator makes, `enhancement` the 3D enhancer of its T1c.
         note: what the recipe is for.
         seed: decides every random number.
     """
 
-    task: Literal["synthesis", "segmentation", "judging", "refinement"] = "synthesis"
+    task: Literal["synthesis", "segmentation", "judging", "refinement", "enhancement"] = "synthesis"
     note: str = ""
     seed: int = 0
     network: NetworkRecipe = field(default_factory=NetworkRecipe)

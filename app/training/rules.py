@@ -53,7 +53,7 @@ def check(recipe: Recipe, source: str) -> None:
             *dataclasses.asdict(recipe.augmentation).values(),
         )
         >= 0,
-        "augmentation.transplant is a probability, of slices: not for the tasks judging and refinement": (
+        "augmentation.transplant is a probability, of slices: not for the tasks that see volumes": (
             recipe.augmentation.transplant <= (1 if recipe.task in ("synthesis", "segmentation") else 0)
         ),
         "augmentation.hidden is a probability, of transplanted tumours: set augmentation.transplant": (
@@ -62,9 +62,12 @@ def check(recipe: Recipe, source: str) -> None:
         "augmentation.fade is a probability, of slices of the task synthesis": (
             recipe.augmentation.fade <= (1 if recipe.task == "synthesis" else 0)
         ),
-        "augmentation.poor, recolour_t1n and recolour_t2f are probabilities, of slices of the task synthesis": (
-            max(recipe.augmentation.poor, recipe.augmentation.recolour_t1n, recipe.augmentation.recolour_t2f)
-            <= (1 if recipe.task == "synthesis" else 0)
+        "augmentation.poor is a probability, of slices of the task synthesis": (
+            recipe.augmentation.poor <= (1 if recipe.task == "synthesis" else 0)
+        ),
+        "augmentation.recolour_t1n and recolour_t2f are probabilities, for the tasks synthesis and enhancement": (
+            max(recipe.augmentation.recolour_t1n, recipe.augmentation.recolour_t2f)
+            <= (1 if recipe.task in ("synthesis", "enhancement") else 0)
         ),
         "augmentation.zoom and bias must be below 1": max(recipe.augmentation.zoom, recipe.augmentation.bias) < 1,
         "optimizer.beta1 and beta2 must be from 0 to below 1": all(

@@ -267,8 +267,9 @@ def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
     """Bfloat16 where the recipe and the device agree to it, else float32."""
     wanted, depth = recipe.schedule.precision, recipe.data.patch[0]
     # On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
-    # of torch 2.13 leaves memory uninitialised). The judge halves its patch four times: it gets there from 16 or 32.
-    if device.type == "cpu" and recipe.task == "judging" and depth <= 2 * MULTIPLE:
+    # of torch 2.13 leaves memory uninitialised). Judge and enhancer halve their patches four times: they get there from
+    # 16 or 32.
+    if device.type == "cpu" and recipe.task in ("judging", "enhancement") and depth <= 2 * MULTIPLE:
         return torch.float32
     native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
     return torch.bfloat16 if native else torch.float32

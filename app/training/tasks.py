@@ -14,11 +14,13 @@ from app.cases import Case
 from app.errors import UsageError
 from app.intensity import IntensityPredictor, MedianPrior
 from app.models.confidence import ConfidenceHead
+from app.models.enhancer import Blinded
 from app.models.unet import Segmenter
 from app.networks import load_generator, load_judge, load_refiner, load_segmenter
 from app.pipeline import Model
 from app.training.batches import Sampler, Source
 from app.training.cache import CachedSubject
+from app.training.enhancement import EnhancementTask
 from app.training.judging import JudgingTask
 from app.training.patches import Beside, PatchSampler, PatchSource
 from app.training.prior import Told
@@ -39,7 +41,7 @@ from app.weights import Entry
 
 log = logging.getLogger(__name__)
 
-OtherTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask
+OtherTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask | EnhancementTask
 
 
 def new_source(
@@ -55,7 +57,7 @@ def new_source(
     Raises:
         UsageError: no subject can be drawn from.
     """
-    if recipe.task in {"judging", "refinement"}:
+    if recipe.task in {"judging", "refinement", "enhancement"}:
         patches = PatchSampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank, beside=beside)
         return PatchSource(patches, recipe.schedule.batch_size, ahead)
     slices = Sampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
@@ -80,6 +82,8 @@ def new_task(
         return SegmentationTask(recipe, device)
     if recipe.task == "judging":
         return JudgingTask(recipe, device)
+    if recipe.task == "enhancement":
+        return EnhancementTask(recipe, device)
     teacher: Segmenter | None = None
     if (loss := taught_by(recipe)) is not None:
         if segmenter is None:
@@ -144,6 +148,7 @@ _LOADERS: dict[str, Callable[[Entry], Any]] = {
     "segmenter": load_segmenter,
     "judge": load_judge,
     "refiner": load_refiner,
+    "enhancer": load_refiner,
 }
 
 
@@ -206,5 +211,8 @@ def validate(
         return means(score_segmenter(copy.deepcopy(task.average), cases, masks, task.recipe.data, task.device))
     if isinstance(task, JudgingTask):
         return means(score_judge(task.average, cases, masks, task.recipe, task.device))
+    if isinstance(task, EnhancementTask):
+        # Whatever makes the T1c that it is to enhance, this is what it knows.
+        return means(score_judge(Blinded(task.average), cases, masks, task.recipe, task.device))
     assert stage_one is not None
     return means(score_drops(refined_in_memory(task.average, task.recipe, stage_one), cases, masks))

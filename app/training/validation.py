@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from app.backends import TorchBackend
 from app.cases import Case, tumour_type
@@ -23,10 +24,10 @@ from app.fuse import Joining
 from app.intensity import IntensityPredictor, MedianPrior
 from app.metrics.image import image_scores
 from app.metrics.segmentation import segmentation_scores
+from app.models.enhancer import Enhancer
 from app.models.generator import Generator
 from app.models.refiner import Refiner
 from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
-from app.models.volumetric import VolumeSegmenter
 from app.pipeline import Model, synthesize_case
 from app.preprocess import measure, normalize, vote_foreground
 from app.refine import VolumeRefiner
@@ -70,12 +71,12 @@ def model_in_memory(
     return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
 
 
-def refined_in_memory(network: Refiner, recipe: Recipe, stage_one: Model) -> Model:
+def refined_in_memory(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
     """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
     details = {
         "window": list(recipe.data.patch),
         "overlap": recipe.refinement.overlap,
-        "contrast": recipe.output.contrast,
+        **({"contrast": recipe.output.contrast} if isinstance(network, Refiner) else {}),
     }
     files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
     entry = Entry("candidate", "refiner", Path(), files, NORMALIZATION, details)
@@ -131,9 +132,13 @@ def score_segmenter(
 
 
 def score_judge(
-    network: VolumeSegmenter, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
+    network: nn.Module, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
 ) -> list[Scores]:
-    """Segments each complete subject from its four real sequences, as the finished judge does, and scores it."""
+    """Segments each complete subject from its four real sequences, as the finished judge does, and scores it.
+
+    Args:
+        network: a 3D segmenter.
+    """
     judge = Judge(network.eval(), NORMALIZATION, recipe.data.patch, device, precision_of(recipe, device))
     results = []
     for subject, volumes in load_complete(cases):

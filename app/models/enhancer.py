@@ -1,0 +1,113 @@
+"""The 3D enhancer: finds, without the T1c, what would enhance, and makes it enhance in a T1c that another has made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.constants import MODALITIES, Modality
+from app.models.volumetric import JUDGE_WIDTHS, VolumeSegmenter
+
+#: The only sequence that it works on, and never sees.
+TARGET = MODALITIES.index("t1c")
+#: Class of the enhancing tumour among `app.models.unet.CLASSES`.
+ENHANCING = 3
+#: Score of the enhancing tumour that an untrained one expects, in deviations of a T1c over the brain.
+_LEVEL = 2.0
+
+
+@dataclass(frozen=True)
+class EnhancerConfig:
+    """Shape of an `Enhancer`.
+
+    Attributes:
+        widths: channels per level, the finest first.
+        background: score of what is not there.
+    """
+
+    widths: tuple[int, ...] = JUDGE_WIDTHS
+    background: float = -1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; `from_json` is the inverse."""
+        return {"network": "enhancer", "widths": list(self.widths), "background": self.background}
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> EnhancerConfig:
+        """Reads the manifest's form."""
+        return cls(tuple(form["widths"]), float(form["background"]))
+
+
+class Blinded(nn.Module):
+    """An enhancer as a segmenter of exams that may have a T1c, which it is not shown."""
+
+    def __init__(self, enhancer: Enhancer) -> None:
+        super().__init__()
+        self.enhancer = enhancer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order."""
+        logits: Tensor = self.enhancer.parts(self.enhancer.shown(images, tuple(range(len(MODALITIES)))))[0][0]
+        return logits
+
+
+class Enhancer(nn.Module):
+    """A first-stage T1c and the present sequences in; the T1c, enhancing where the tumour is expected to, out.
+
+    A network that is asked for a T1c alone, slice by slice, leaves out enhancement that it is not sure of. This one
+    sees the tumour in three dimensions and as a whole, and is taught its parts by name: of each voxel it says how
+    probably it enhances (p), and how bright it would then be (e). What it gives is what a mixture of both answers
+    expects, stage + p * max(e - stage, 0): brighter where the first stage is darker than an enhancing tumour, nowhere
+    darker.
+
+    Our own; the network is that of `VolumeSegmenter`, with a second head.
+    """
+
+    def __init__(self, config: EnhancerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.segmenter = VolumeSegmenter(config.widths)
+        self.head = nn.Conv3d(config.widths[0], 1, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, _LEVEL)  # type: ignore[arg-type]
+
+    def forward(self, stage: Tensor, images: Tensor, target: Tensor, members: tuple[int, ...]) -> Tensor:
+        """B x 1 x X x Y x Z float32 scores, the arguments as `app.models.refiner.Refiner`'s.
+
+        Args:
+            target: unused, since it is always the T1c.
+        """
+        logits, level = self.parts(self.shown(images, members))
+        probability = logits[0].float().softmax(dim=1)[:, ENHANCING : ENHANCING + 1]
+        return stage + probability * F.relu(level.float() - stage)
+
+    def parts(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Logits of the tumour's parts at full resolution, at half ..., and the score of each voxel if it enhances.
+
+        Args:
+            images: B x 4 x X x Y x Z scores as `shown` gives them.
+        """
+        features = self.segmenter.features(images.to(self.head.weight.dtype))
+        return self.segmenter.logits(features), self.head(features[0])
+
+    def shown(self, images: Tensor, members: tuple[int, ...]) -> Tensor:
+        """The same scores of the sequences that `members` names, the T1c never; background elsewhere."""
+        hidden = torch.full_like(images, self.config.background)
+        there = [m for m in members if m != TARGET]
+        hidden[:, there] = images[:, there]
+        return hidden
+
+    @property
+    def makes(self) -> tuple[Modality, ...]:
+        """The sequences that it has something to say on."""
+        return (MODALITIES[TARGET],)
+
+    @property
+    def factor(self) -> int:
+        """What the sides of its inputs must be multiples of."""
+        return self.segmenter.factor

@@ -22,7 +22,7 @@ from app.synthesizer import Synthesizer
 from app.training.augment import recolour_patches
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import LAST, load_state
-from app.training.enhancement import EnhancementTask
+from app.training.enhancement import EnhancementTask, halved
 from app.training.loop import TrainingPaths, train
 from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import AugmentationRecipe, load_recipe
@@ -30,7 +30,7 @@ from app.training.tasks import begin_with
 from app.weights import change_details, read_manifest
 from tests.models import add_expert
 
-SMALL = ["data.patch=[16,32,32]", "schedule.epoch_steps=0", "schedule.budget_minutes=0", "schedule.steps=1"]
+SMALL = ["data.patch=[32,64,64]", "schedule.epoch_steps=0", "schedule.budget_minutes=0", "schedule.steps=1"]
 OTHERS = tuple(i for i in range(4) if i != TARGET)
 
 
@@ -60,8 +60,9 @@ class TestNetwork:
         target = torch.tensor([TARGET])
         with torch.no_grad():
             made = enhancer(stage, images, target, members)
-            logits, level = enhancer.parts(enhancer.shown(images, members))
-        p = logits[0].softmax(dim=1)[:, ENHANCING : ENHANCING + 1]
+            logits, level = enhancer.parts(F.avg_pool3d(enhancer.shown(images, members), 2))
+        answers = torch.cat([logits[0].softmax(dim=1)[:, ENHANCING : ENHANCING + 1], level], dim=1)
+        p, level = F.interpolate(answers, scale_factor=2, mode="trilinear").split(1, dim=1)
         torch.testing.assert_close(made, torch.where(level > stage, (1 - p) * stage + p * level, stage))
         assert (made >= stage).all()
 
@@ -134,6 +135,21 @@ class TestRecolour:
         found = [contrast(self._made(seed, recolour_t1n=1.0)) for seed in range(8)]
         assert np.ptp(found) > 0.3
         assert contrast(self._made(3, recolour_t1n=1.0)) == found[3]
+
+
+def test_it_looks_at_half_the_resolution():
+    labels = torch.zeros(1, 16, 16, 16, dtype=torch.long)
+    labels[:, 4:8] = 3
+    labels[:, 8:11] = 2
+    patches = patches_of(labels)
+    half = halved(patches)
+    assert half.images.shape == (1, 4, 8, 8, 8)
+    torch.testing.assert_close(half.images[0, 1, 2, 3, 4], patches.images[0, 1, 4:6, 6:8, 8:10].mean())
+    # Blocks of one kind, and one that is half of either: the first of the classes.
+    assert half.labels[0, :, 0, 0].tolist() == [0, 0, 3, 3, 2, 0, 0, 0]
+    # Of the last block beside the background half is brain, which counts.
+    assert half.brain[0, 0, 0, 0].tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert torch.equal(half.scale, patches.scale)
 
 
 @pytest.fixture(scope="module")

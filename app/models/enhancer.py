@@ -17,6 +17,8 @@ from app.models.volumetric import JUDGE_WIDTHS, VolumeSegmenter
 TARGET = MODALITIES.index("t1c")
 #: Class of the enhancing tumour among `app.models.unet.CLASSES`.
 ENHANCING = 3
+#: Voxels per axis that are averaged into one of what it looks at.
+POOLING = 2
 #: Score of the enhancing tumour that an untrained one expects, in deviations of a T1c over the brain.
 _LEVEL = 2.0
 
@@ -52,8 +54,8 @@ class Blinded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order."""
-        logits: Tensor = self.enhancer.parts(self.enhancer.shown(images, tuple(range(len(MODALITIES)))))[0][0]
-        return logits
+        shown = self.enhancer.shown(images, tuple(range(len(MODALITIES))))
+        return unpooled(self.enhancer.parts(pooled(shown))[0][0])
 
 
 class Enhancer(nn.Module):
@@ -64,6 +66,9 @@ class Enhancer(nn.Module):
     probably it enhances (p), and how bright it would then be (e). What it gives is what a mixture of both answers
     expects, stage + p * max(e - stage, 0): brighter where the first stage is darker than an enhancing tumour, nowhere
     darker.
+
+    It looks at half the resolution, at which a rim is still two or three voxels wide and most of a brain fits into one
+    window, and its answers are interpolated: what is finer comes from the first stage.
 
     Our own; the network is that of `VolumeSegmenter`, with a second head.
     """
@@ -82,15 +87,16 @@ class Enhancer(nn.Module):
         Args:
             target: unused, since it is always the T1c.
         """
-        logits, level = self.parts(self.shown(images, members))
+        logits, level = self.parts(pooled(self.shown(images, members)))
         probability = logits[0].float().softmax(dim=1)[:, ENHANCING : ENHANCING + 1]
-        return stage + probability * F.relu(level.float() - stage)
+        answers = unpooled(torch.cat([probability, level.float()], dim=1))
+        return stage + answers[:, :1] * F.relu(answers[:, 1:] - stage)
 
     def parts(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Logits of the tumour's parts at full resolution, at half ..., and the score of each voxel if it enhances.
+        """Logits of the tumour's parts at the resolution given, at half of it ..., and the score of what enhances.
 
         Args:
-            images: B x 4 x X x Y x Z scores as `shown` gives them.
+            images: B x 4 x X x Y x Z scores as `shown` and then `pooled` give them.
         """
         features = self.segmenter.features(images.to(self.head.weight.dtype))
         return self.segmenter.logits(features), self.head(features[0])
@@ -110,4 +116,14 @@ class Enhancer(nn.Module):
     @property
     def factor(self) -> int:
         """What the sides of its inputs must be multiples of."""
-        return self.segmenter.factor
+        return POOLING * self.segmenter.factor
+
+
+def pooled(volumes: Tensor) -> Tensor:
+    """Means over blocks of `POOLING` voxels a side, B x C x X/2 x Y/2 x Z/2."""
+    return F.avg_pool3d(volumes, POOLING)
+
+
+def unpooled(volumes: Tensor) -> Tensor:
+    """What `pooled` took away interpolated again, B x C x 2X x 2Y x 2Z."""
+    return F.interpolate(volumes, scale_factor=POOLING, mode="trilinear")

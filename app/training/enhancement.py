@@ -7,16 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.constants import MODALITIES
-from app.models.enhancer import ENHANCING, TARGET, Enhancer, EnhancerConfig
+from app.models.enhancer import ENHANCING, POOLING, TARGET, Enhancer, EnhancerConfig, pooled
+from app.models.unet import CLASSES
 from app.training import losses as L
 from app.training.augment import recolour_patches, vary_intensities, vary_patches
 from app.training.checkpoint import Memoryless
 from app.training.judging import deep_losses
-from app.training.patches import PatchSampler, PatchSource
+from app.training.patches import Patches, PatchSampler, PatchSource
 from app.training.recipe import Recipe
 from app.training.synthesis import BACKGROUND, Update, add_to, masked, mixed_precision
 
@@ -49,7 +51,7 @@ class EnhancementTask(Memoryless):
         """One batch of patches, one update; arguments and result as `SynthesisTask.step`."""
         recipe, weights = self.recipe, self.recipe.losses
         drawn, random = source.at(step)
-        patches = vary_patches(drawn.to(self.device), recipe.augmentation, random, BACKGROUND)
+        patches = vary_patches(halved(drawn.to(self.device)), recipe.augmentation, random, BACKGROUND)
         recoloured = recolour_patches(patches, recipe.augmentation, random)
         seen = vary_intensities(replace(patches, images=recoloured), recipe.augmentation, random, BACKGROUND)
         members = _members(random, recipe.data.single_missing)
@@ -72,7 +74,7 @@ class EnhancementTask(Memoryless):
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
         """The middle slice of one patch: the other sequences; the T1c, where it enhances, where it is expected to."""
-        patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
+        patches = halved(sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device))
         middle = patches.images.shape[-1] // 2
         logits, level = self.average.parts(self.average.shown(patches.images, _OTHERS))
         expected = masked(logits[0].softmax(dim=1)[:, ENHANCING : ENHANCING + 1] * level, patches.brain)
@@ -80,6 +82,18 @@ class EnhancementTask(Memoryless):
         truth, found = ((patches.labels[0] == ENHANCING).float(), expected[0, 0])
         rows = [v[..., middle].float().cpu().numpy() for v in (truth, found)]
         return [[real[i] for i in _OTHERS], [real[TARGET], *rows]]
+
+
+def halved(patches: Patches) -> Patches:
+    """The patches as the enhancer looks at them: means of blocks of voxels, and of labels what most of a block is."""
+    classes = F.one_hot(patches.labels, CLASSES).movedim(-1, 1).float()
+    return replace(
+        patches,
+        images=pooled(patches.images),
+        brain=(pooled(patches.brain) >= 0.5).to(patches.brain),
+        labels=pooled(classes).argmax(dim=1),
+        beside=patches.beside[:, :, ::POOLING, ::POOLING, ::POOLING],
+    )
 
 
 def _members(random: np.random.Generator, single_missing: float) -> tuple[int, ...]:

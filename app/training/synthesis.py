@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from app.constants import MODALITIES
 from app.models import new_generator
 from app.models.discriminator import Discriminator
+from app.models.enhancer import POOLING
 from app.models.generator import PRESETS, Generator, GeneratorConfig
 from app.models.unet import PlainConfig, PlainGenerator, Segmenter
 from app.runtime import Machine
@@ -265,7 +266,7 @@ def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:
 
 def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
     """Bfloat16 where the recipe and the device agree to it, else float32."""
-    wanted, depth = recipe.schedule.precision, recipe.data.patch[0]
+    wanted, depth = recipe.schedule.precision, recipe.data.patch[0] // (POOLING if recipe.task == "enhancement" else 1)
     # On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
     # of torch 2.13 leaves memory uninitialised). Judge and enhancer halve their patches four times: they get there from
     # 16 or 32.

@@ -73,7 +73,8 @@ def test_generator_is_ready_for_inference(weights_dir):
 
 
 @pytest.mark.parametrize("role", ["torch", "onnx"])
-def test_one_flipped_byte_is_found(copy, role):
+def test_one_flipped_byte_is_found(onnx_weights_dir, tmp_path, role):
+    copy = shutil.copytree(onnx_weights_dir, tmp_path / "onnx")
     entry = read_manifest(copy).entry("tiny")
     path = copy / entry.files[role]["path"]
     content = bytearray(path.read_bytes())

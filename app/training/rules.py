@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from app.constants import MODALITIES
 from app.errors import UsageError
-from app.models.enhancer import POOLING
 from app.views import MULTIPLE
 
 if TYPE_CHECKING:
@@ -45,8 +44,9 @@ def check(recipe: Recipe, source: str) -> None:
             network.kind == "unet" or network.widths == usual.widths
         ),
         f"data.patch must be three multiples of {MULTIPLE}": all(n > 0 and n % MULTIPLE == 0 for n in data.patch),
-        f"data.patch of the task enhancement must be three multiples of {POOLING * MULTIPLE}": (
-            recipe.task != "enhancement" or all(n % (POOLING * MULTIPLE) == 0 for n in data.patch)
+        # It looks at half the resolution.
+        f"data.patch of the task enhancement must be three multiples of {2 * MULTIPLE}": (
+            recipe.task != "enhancement" or all(n % (2 * MULTIPLE) == 0 for n in data.patch)
         ),
         "data.single_missing and tumour_share are probabilities": all(
             0 <= p <= 1 for p in (data.single_missing, data.tumour_share)

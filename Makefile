@@ -12,7 +12,7 @@ demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, 
 	$(BIN)/python -m app demo --output demo
 
 test: $(VENV)/dev.stamp ## the whole suite, a file per core, with the memory settings that `python -m app` gives itself
-	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.allocator import TUNABLES; print(TUNABLES)')" \
+	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.start import TUNABLES; print(TUNABLES)')" \
 		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 SMOKE := smoke-run

@@ -31,7 +31,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.allocator import TUNABLES
 from app.backends import TorchBackend
 from app.batch import run
 from app.config import WEIGHTS_DIR, RunConfig
@@ -44,6 +43,7 @@ from app.networks import save_generator
 from app.phantom import write_phantom
 from app.pipeline import Model, finish, prepare
 from app.runtime import CPU_BATCH, Runtime
+from app.start import TUNABLES
 from app.views import Canvas, Window, paste, place_window
 from app.volume import load_volume
 from app.weights import Entry, read_manifest

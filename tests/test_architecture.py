@@ -12,7 +12,7 @@ import pytest
 APP = Path(__file__).parent.parent / "app"
 
 FLOORS = {
-    0: {"allocator", "constants", "errors", "types"},
+    0: {"constants", "errors", "start", "types"},
     1: {"config", "files", "volume", "encode", "views", "sliding", "graphs", "models", "intensity", "interrupts"},
     2: {"cases", "preprocess", "metrics", "weights", "networks", "phantom", "trace", "runtime"},
     3: {"backends", "inference", "inputs", "resident", "fuse", "postprocess", "refine", "export"},

@@ -43,7 +43,7 @@ def challenge(tmp_path, write_subject):
 
 
 def test_the_callers_output_check_passes_and_would_notice_a_missing_output(challenge):
-    run(RunConfig(challenge / "in", challenge / "out"))
+    run(RunConfig(challenge / "in", challenge / "out", model="regression"))
     _brats_check(challenge / "in", challenge / "out")
     next((challenge / "out").iterdir()).unlink()
     with pytest.raises(_brats()[1]):

@@ -320,7 +320,8 @@ class TestRun:
         with pytest.raises(UsageError, match=r"best\.pt of an earlier run"):
             train(small("schedule.steps=1"), paths)
 
-    def test_what_the_start_has_seen_is_not_validated_on(self, paths, tmp_path):
+    def test_what_the_start_has_seen_is_not_validated_on(self, paths, tmp_path, monkeypatch):
+        monkeypatch.setattr("app.training.publish.to_onnx", lambda *_: b"graph")
         recipe = small("schedule.steps=1", "data.held_out=1")
         held_out = train(recipe, paths).state.held_out[0]
         weights = tmp_path / "w"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.cli import main
 from app.constants import MODALITIES
 from app.errors import ExitCode, UsageError, WeightsError
-from app.models.enhancer import ENHANCING, TARGET, Blinded, Enhancer, EnhancerConfig
+from app.models.enhancer import ENHANCING, TARGET, Blinded, Enhancer, EnhancerConfig, nearby
 from app.models.refiner import Refiner, RefinerConfig
 from app.networks import load_refiner, save_refiner
 from app.synthesizer import Synthesizer
@@ -61,10 +61,25 @@ class TestNetwork:
         with torch.no_grad():
             made = enhancer(stage, images, target, members)
             logits, level = enhancer.parts(F.avg_pool3d(enhancer.shown(images, members), 2))
-        answers = torch.cat([logits[0].softmax(dim=1)[:, ENHANCING : ENHANCING + 1], level], dim=1)
-        p, level = F.interpolate(answers, scale_factor=2, mode="trilinear").split(1, dim=1)
-        torch.testing.assert_close(made, torch.where(level > stage, (1 - p) * stage + p * level, stage))
+        missed = (level - nearby(F.avg_pool3d(stage, 2))).clamp(min=0)
+        answers = torch.cat([logits[0].softmax(dim=1)[:, ENHANCING : ENHANCING + 1], missed], dim=1)
+        p, missed = F.interpolate(answers, scale_factor=2, mode="trilinear").split(1, dim=1)
+        torch.testing.assert_close(made, stage + p * missed)
         assert (made >= stage).all()
+
+    def test_what_the_first_stage_enhances_stays_as_it_is_with_what_lies_beside_it(self):
+        enhancer = network()
+        for layer in (enhancer.head, enhancer.segmenter.heads[0]):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+        enhancer.head.bias.data.fill_(3.0)
+        enhancer.segmenter.heads[0].bias.data[ENHANCING] = 20.0
+        stage, images = torch.zeros(1, 1, 64, 16, 16), torch.zeros(1, 4, 64, 16, 16)
+        stage[:, :, 8:12, 6:10, 6:10] = 4.0
+        with torch.no_grad():
+            made = enhancer(stage, images, torch.tensor([TARGET]), OTHERS)
+        torch.testing.assert_close(made[:, :, 7:14], stage[:, :, 7:14])
+        torch.testing.assert_close(made[:, :, 32:], torch.full_like(stage[:, :, 32:], 3.0), atol=1e-3, rtol=0)
 
     @settings(deadline=None, max_examples=20)
     @given(st.integers(0, 50))

@@ -19,6 +19,9 @@ TARGET = MODALITIES.index("t1c")
 ENHANCING = 3
 #: Voxels per axis that are averaged into one of what it looks at.
 POOLING = 2
+#: Voxels of half the resolution, a side: where the first stage enhances anything so near, its own picture stands; and
+#: over which the border of such places is smoothed. A rim with what lies beside it is about a centimetre wide.
+_NEAR, _SMOOTH = 7, 5
 #: Score of the enhancing tumour that an untrained one expects, in deviations of a T1c over the brain.
 _LEVEL = 2.0
 
@@ -63,9 +66,9 @@ class Enhancer(nn.Module):
 
     A network that is asked for a T1c alone, slice by slice, leaves out enhancement that it is not sure of. This one
     sees the tumour in three dimensions and as a whole, and is taught its parts by name: of each voxel it says how
-    probably it enhances (p), and how bright it would then be (e). What it gives is what a mixture of both answers
-    expects, stage + p * max(e - stage, 0): brighter where the first stage is darker than an enhancing tumour, nowhere
-    darker.
+    probably it enhances (p), and how bright it would then be (e). What it gives is stage + p * max(e - near, 0), with
+    the brightest of the first stage nearby (see `nearby`): brighter where the first stage shows no enhancement that is
+    there, nowhere darker, and where it shows some (or a vessel) left as it is, since its picture of that is sharper.
 
     It looks at half the resolution, at which a rim is still two or three voxels wide and most of a brain fits into one
     window, and its answers are interpolated: what is finer comes from the first stage.
@@ -89,8 +92,8 @@ class Enhancer(nn.Module):
         """
         logits, level = self.parts(pooled(self.shown(images, members)))
         probability = logits[0].float().softmax(dim=1)[:, ENHANCING : ENHANCING + 1]
-        answers = unpooled(torch.cat([probability, level.float()], dim=1))
-        return stage + answers[:, :1] * F.relu(answers[:, 1:] - stage)
+        answers = unpooled(torch.cat([probability, F.relu(level.float() - nearby(pooled(stage)))], dim=1))
+        return stage + answers[:, :1] * answers[:, 1:]
 
     def parts(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Logits of the tumour's parts at the resolution given, at half of it ..., and the score of what enhances.
@@ -127,3 +130,12 @@ def pooled(volumes: Tensor) -> Tensor:
 def unpooled(volumes: Tensor) -> Tensor:
     """What `pooled` took away interpolated again, B x C x 2X x 2Y x 2Z."""
     return F.interpolate(volumes, scale_factor=POOLING, mode="trilinear")
+
+
+def nearby(stage: Tensor) -> Tensor:
+    """The brightest score within three voxels (of half the resolution, B x 1 x X x Y x Z) of each, smoothed."""
+    for axis in range(3):
+        window, padding = [1, 1, 1], [0, 0, 0]
+        window[axis], padding[axis] = _NEAR, _NEAR // 2
+        stage = F.max_pool3d(stage, window, 1, padding)
+    return F.avg_pool3d(F.pad(stage, [_SMOOTH // 2] * 6, mode="replicate"), _SMOOTH, 1)

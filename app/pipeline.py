@@ -226,10 +226,12 @@ def refine(predicted: Fused, prepared: Prepared, target: Modality, model: Model)
     How wrong the network expects to be stays what it is: the refiner has no opinion on it.
 
     Raises:
-        CaseError: the refiner does not fit into memory.
+        CaseError: what would be refined is not finite, or the refiner does not fit into memory.
     """
     if model.refiner is None:
         return predicted
+    # A refiner would make a smooth volume even of nothing, and nobody would know.
+    require_finite(predicted.scores, prepared.foreground, model.entry.name)
     scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
     return replace(predicted, scores=scores)
 

@@ -75,7 +75,7 @@ class VolumeRefiner:
             foreground: where the brain is; windows cover the box around it.
 
         Raises:
-            CaseError: not even a window of 32 voxels a side fits into memory.
+            CaseError: not even the smallest window fits into memory.
         """
         box = bounding_box(foreground)
         inside = foreground[box]
@@ -122,7 +122,8 @@ class VolumeRefiner:
             raise
 
     def _halve(self, error: MemoryError) -> None:
-        least = max(LEAST_WINDOW, self._network.factor)
+        # A single voxel in the deepest layer could not be normalised.
+        least = max(LEAST_WINDOW, 2 * self._network.factor)
         if max(self.window) <= least:
             raise CaseError(
                 f"not even the refiner's smallest window fits into the device's memory ({error}); use --device cpu, or "

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app import pipeline
 from app.cli import main
 from app.constants import MODALITIES
-from app.errors import ExitCode, UsageError, WeightsError
+from app.errors import CaseError, ExitCode, UsageError, WeightsError
 from app.models.enhancer import ENHANCING, TARGET, Blinded, Enhancer, EnhancerConfig, nearby
 from app.models.refiner import Refiner, RefinerConfig
 from app.networks import load_refiner, save_refiner
+from app.refine import VolumeRefiner
+from app.runtime import Runtime
 from app.synthesizer import Synthesizer
 from app.training.augment import recolour_patches
 from app.training.cache import NORMALIZATION, build_cache
@@ -91,6 +94,24 @@ class TestNetwork:
         with torch.no_grad():
             assert torch.equal(enhancer(stage, images, *asked), enhancer(stage, other, *asked))
             assert not torch.equal(enhancer(stage, images, asked[0], OTHERS), enhancer(stage, other, asked[0], OTHERS))
+
+    def test_memory_that_runs_out_leaves_windows_that_it_can_look_at(self, tmp_path, monkeypatch):
+        config = EnhancerConfig((8, 8, 8, 8, 8))
+        entry = save_refiner(tmp_path, "e", config, Enhancer(config).state_dict(), NORMALIZATION, (128, 128, 128), 0.25)
+        refiner = VolumeRefiner(entry, load_refiner(entry), Runtime("torch", "cpu", "fp32", 1, ""))
+        run = refiner._network.forward
+
+        def greedy(volume, *rest):
+            if volume.shape[2] > 64:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return run(volume, *rest)
+
+        monkeypatch.setattr(refiner._network, "forward", greedy)
+        brain, scores = np.ones((40, 40, 40), bool), np.zeros((40, 40, 40), np.float32)
+        assert np.isfinite(refiner.refine(scores, {"t2w": scores}, "t1c", brain, -1.0)).all()
+        monkeypatch.setattr(refiner._network, "forward", lambda volume, *_: greedy(volume.new_zeros(1, 1, 65, 1, 1)))
+        with pytest.raises(CaseError, match="--no-refine"):
+            refiner.refine(scores, {"t2w": scores}, "t1c", brain, -1.0)
 
     def test_as_a_segmenter_it_is_blind_to_the_t1c(self):
         _, images = volumes()
@@ -208,9 +229,11 @@ class TestTask:
             task = EnhancementTask(recipe, torch.device("cpu"))
             source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 2)
             task.step(source, 0, pieces, lambda _: True)
-            held = [p.grad for p in task.enhancer.segmenter.parameters() if p.grad is not None]
+            held = [p.grad for p in task.enhancer.parameters() if p.grad is not None]
             gradients.append(torch.cat([g.flatten() for g in held]))
         assert F.cosine_similarity(*gradients, dim=0) > 0.95
+        whole, added = (float(g.norm()) for g in gradients)
+        assert added == pytest.approx(whole, rel=0.25)
 
     def test_it_starts_from_an_enhancer_and_from_nothing_else(self, tmp_path):
         task, other = (EnhancementTask(small(f"seed={s}"), torch.device("cpu")) for s in (0, 1))
@@ -319,13 +342,44 @@ class TestUse:
             (("--refines", "regression"), "makes T1c from scores as training sees them"),
             (("--refines", "tiny", "--contrast", "0.2"), "leave out --contrast"),
             (("--refines", "sharp"), "no generator"),
+            (("--refines", "led"), "leaves T1c to 'expert'; name that one"),
         ],
     )
     def test_what_cannot_be(self, export, weights, options, message, capsys):
         made = Refiner(RefinerConfig())
         save_refiner(weights, "sharp", made.config, made.state_dict(), NORMALIZATION, (32, 32, 32), 0.25)
+        add_expert(weights, name="led", makes=MODALITIES)
+        change_details(read_manifest(weights).entry("led"), {"specialists": {"t1c": "expert"}})
         assert export(*options, "--force") == ExitCode.USAGE
         assert message in capsys.readouterr().err
+
+    def test_another_models_is_not_overwritten(self, export, weights, capsys):
+        add_expert(weights, makes=("t1c",))
+        assert export("--refines", "tiny", "--force") == ExitCode.OK
+        assert export("--refines", "expert", "--force") == ExitCode.USAGE
+        assert "refines 'tiny'; give the new one another name" in capsys.readouterr().err
+        assert export("--refines", "tiny", "--force") == ExitCode.OK
+
+    def test_no_score_counts_on_what_its_first_stage_was_taught(self, export, weights, capsys, tmp_path):
+        from app.phantom import make_phantom, write_phantom
+
+        write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "seen", "u9")
+        change_details(read_manifest(weights).entry("tiny"), {"training": {"names": ["u9"]}})
+        assert export("--refines", "tiny", "--score-on", str(tmp_path / "seen")) == ExitCode.USAGE
+        assert "was trained on" in capsys.readouterr().err
+
+    def test_it_makes_no_image_of_a_broken_first_stage(self, export, weights, subject, monkeypatch):
+        assert export("--refines", "tiny", "--force", "--make-default") == ExitCode.OK
+        made = Synthesizer("tiny", weights=weights, device="cpu", precision="fp32")
+        real = pipeline.predict
+
+        def broken(*arguments):
+            whole = real(*arguments)
+            return replace(whole, scores=np.full_like(whole.scores, np.nan))
+
+        monkeypatch.setattr(pipeline, "predict", broken)
+        with pytest.raises(CaseError, match="'tiny' made values that are not finite"):
+            made({m: str(f) for m, f in subject.items()}, target="t1c")
 
     def test_a_refiner_of_everything_is_not_pushed_aside(self, export, weights, capsys):
         made = Refiner(RefinerConfig())

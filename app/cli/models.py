@@ -189,7 +189,8 @@ def _train(options: argparse.Namespace) -> int:
         return 128 + outcome.signal_number
     places = {"data": options.data, "cache": options.cache}
     given = " ".join(f"--{option} {shlex.quote(str(path))}" for option, path in places.items() if path is not None)
-    command = f"python -m app export {shlex.quote(str(options.run))} {given} --model NAME --score-on UNSEEN"
+    refines = " --refines GENERATOR" if recipe.task == "enhancement" else ""
+    command = f"python -m app export {shlex.quote(str(options.run))} {given} --model NAME{refines} --score-on UNSEEN"
     log.info("Trained: %d steps, %.1f minutes; `%s` makes a model of it.",
              outcome.state.step, outcome.state.minutes, command)  # fmt: skip
     return ExitCode.OK

@@ -11,6 +11,7 @@ from app.cases import Case
 from app.constants import MODALITIES, Modality
 from app.errors import UsageError
 from app.evaluate import Scores
+from app.networks import load_refiner
 from app.synthesizer import Synthesizer, refiner_of
 from app.training.cache import NORMALIZATION
 from app.training.checkpoint import State
@@ -113,11 +114,26 @@ def require_better_refiner(
     manifest = read_manifest(first.folder)
     if (before := manifest.entries.get(first.details.get("refiner", ""))) is None:
         return
-    means_before = before.details.get("scores", {}).get("mean", {})
-    if before.details.get("scores", {}).get("subjects") != scores["subjects"]:
+    # What it does not refine, its first stage makes alone: with that the new one has been compared.
+    common = [m for m in targets if m in load_refiner(before).makes]
+    known = before.details.get("scores", {})
+    if known.get("subjects") != scores["subjects"] or any(m not in known for m in common):
         model = Synthesizer(first.name, weights=first.folder, device=device, refine=True, specialists=False).model
-        means_before = means(score_drops(model, cases, masks, targets))
-    refuse_worse(scores["mean"], means_before, JUDGED, before.name)
+        found = score_drops(model, cases, masks, common)
+        known = {m: rounded_means([s for s in found if s.modality == m]) for m in common}
+    new, old = (_mean_over(common, dict.fromkeys(common, form)) for form in (scores, known))
+    refuse_worse(new, old, JUDGED, before.name)
+
+
+def require_own(first: Entry, name: str) -> None:
+    """Refuses a name under which another model's refiner, or that of several, would be overwritten.
+
+    Raises:
+        UsageError: a model other than `first` is refined by what has that name.
+    """
+    entries = read_manifest(first.folder).entries.values()
+    if others := [e.name for e in entries if e.details.get("refiner") == name and e.name != first.name]:
+        raise UsageError(f"{name!r} of {first.folder} refines {others[0]!r}; give the new one another name.")
 
 
 def scores_of(found: Sequence[Scores], targets: Sequence[Modality] = ()) -> dict[str, Any]:

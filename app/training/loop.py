@@ -373,7 +373,8 @@ class _Run:
         save_state(state, self.paths.run / name)
 
     def _keep_if_best(self, scores: Mapping[str, float]) -> None:
-        score = scores["ssim_brain"] if "ssim_brain" in scores else scores["dice_WT"] + scores["dice_TC"]
+        found = "dice_ET" if self.recipe.task == "enhancement" else "dice_WT"
+        score = scores["ssim_brain"] if "ssim_brain" in scores else scores["dice_TC"] + scores[found]
         log.info("validation at step %d: %s", self.state.step,
                  ", ".join(f"{k} {v:.4f}" for k, v in scores.items() if k in _SHOWN))  # fmt: skip
         if self.state.best is None or score > self.state.best:

@@ -33,6 +33,7 @@ from app.training.comparison import (
     require_better,
     require_better_refiner,
     require_kind,
+    require_own,
     require_place,
     rounded_means,
     scores_of,
@@ -43,7 +44,7 @@ from app.training.regression import encode, fit_intensity
 from app.training.rules import check
 from app.training.stage_one import StageOne
 from app.training.synthesis import BACKGROUND, generator_config
-from app.training.tasks import subjects_taught
+from app.training.tasks import subjects_taught, told_of
 from app.training.validation import (
     JUDGED,
     JUDGED_SEGMENTER,
@@ -110,7 +111,8 @@ def publish(
     if (state.recipe.task == "enhancement") != (refines is not None):
         raise UsageError("an enhancer, and nothing else, is for another model's T1c: "
                          f"{'leave out' if refines else 'name that model with'} --refines.")  # fmt: skip
-    cases, masks = _judges(state, score_on)
+    host = None if refines is None else _host(weights, refines)
+    cases, masks = _judges(state, score_on, host)
     chosen = torch.device(choose_device(device, Machine.probe())[0])
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
@@ -122,12 +124,11 @@ def publish(
                 "a segmenter makes no images; leave out --contrast, --fusion, --flip-average and --make-default."
             )
         return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
-    if refines is not None:
+    if host is not None:
         if changes:
             raise UsageError("an enhancer joins no views and stretches nothing, its first stage does; leave out "
                              "--contrast, --fusion and --flip-average.")  # fmt: skip
-        first = _host(weights, refines)
-        return _publish_enhancer(state, first, name, cases, masks, device, make_default, force)
+        return _publish_enhancer(state, host, name, cases, masks, device, make_default, force)
     if state.recipe.task == "refinement" and changes.keys() - {"contrast"}:
         raise UsageError("a refiner joins no views, its first stage does; leave out --fusion and --flip-average.")
     state = replace(state, recipe=replace(state.recipe, output=replace(state.recipe.output, **changes)))
@@ -226,6 +227,7 @@ def _publish_refiner(
         make_default: the first stage is refined from now on unless it is run with `--no-refine`.
     """
     first = _first_stage(state, weights)
+    require_own(first, name)
     network = Refiner(refiner_config(state.recipe))
     network.load_state_dict(_as_loaded(state.average))
     scores: dict[str, Any] = {}
@@ -267,6 +269,7 @@ def _publish_enhancer(
     Args:
         make_default: the first stage is refined from now on unless it is run with `--no-refine`.
     """
+    require_own(first, name)
     recipe, config = state.recipe, EnhancerConfig(background=BACKGROUND)
     network = Enhancer(config)
     network.load_state_dict(_as_loaded(state.average))
@@ -292,12 +295,15 @@ def _host(weights: Path, name: str) -> Entry:
     """The generator whose T1c an enhancer is for.
 
     Raises:
-        UsageError: it makes none, sees other scores, or is refined by what refines other sequences too.
+        UsageError: it makes none or leaves it to a specialist, sees other scores, or is refined by what refines other
+            sequences too.
     """
     manifest = read_manifest(weights)
     host = manifest.entry(name)
     if host.kind != "generator" or host.normalization != NORMALIZATION or "t1c" not in host.makes:
         raise UsageError(f"{name!r} is no generator that makes T1c from scores as training sees them; name another.")
+    if (specialist := host.details.get("specialists", {}).get("t1c")) is not None:
+        raise UsageError(f"{name!r} leaves T1c to {specialist!r}; name that one with --refines.")
     before = manifest.entries.get(host.details.get("refiner", ""))
     if before is not None and before.details["architecture"].get("network") != "enhancer":
         raise UsageError(f"{name!r} has a refiner of other sequences too ({before.name}); name another generator.")
@@ -318,12 +324,13 @@ def _first_stage(state: State, weights: Path) -> Entry:
     return first
 
 
-def _judges(state: State, score_on: Path | None) -> tuple[list[Case], dict[str, Path]]:
+def _judges(state: State, score_on: Path | None, host: Entry | None) -> tuple[list[Case], dict[str, Path]]:
     if score_on is None:
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
     built_on = (state.origin, state.origin.get("begun_with", {}), state.teacher)
-    known = set(state.subjects).union(*map(subjects_taught, built_on))
+    hosts = () if host is None else (told_of(host),)
+    known = set(state.subjects).union(*map(subjects_taught, (*built_on, *hosts)))
     if both := also_in([c.subject for c in cases], known):
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
     if not cases:

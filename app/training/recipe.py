@@ -218,7 +218,7 @@ class ScheduleRecipe:
 
     Attributes:
         precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32, and
-            so is, on a processor, a judge whose `data.patch` is less than 48 deep.
+            so is, on a processor, a judge whose `data.patch` is less than 48 deep, or an enhancer's less than 96.
         batch_size: slices per step and process.
         targets: sequences made per batch, of those that are made: 4 is Algorithm 1 of the paper (each in turn), 1 draws
             one.

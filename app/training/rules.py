@@ -48,6 +48,10 @@ def check(recipe: Recipe, source: str) -> None:
         f"data.patch of the task enhancement must be three multiples of {2 * MULTIPLE}": (
             recipe.task != "enhancement" or all(n % (2 * MULTIPLE) == 0 for n in data.patch)
         ),
+        # A single voxel in its deepest layer could not be normalised.
+        f"data.patch of the task enhancement must be longer than {2 * MULTIPLE} in one direction": (
+            recipe.task != "enhancement" or max(data.patch) > 2 * MULTIPLE
+        ),
         "data.single_missing and tumour_share are probabilities": all(
             0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
         ),

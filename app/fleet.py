@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -51,7 +52,7 @@ class Fleet:
         self._cases = list(cases)
         # Forked processes cannot use CUDA, and would share this one's threads and locks.
         context = multiprocessing.get_context("spawn")
-        self._waiting = iter(self._cases)
+        self._waiting = deque(self._cases)
         self._lines: dict[int, Connection] = {}
         self._crew: dict[int, BaseProcess] = {}
         self._running: set[int] = set()
@@ -131,7 +132,10 @@ class Fleet:
 
     def _note(self, number: int, kind: str, content: Any) -> None:
         if kind == "want":
-            self._lines[number].send(next(self._waiting, None))
+            self._lines[number].send(self._waiting[0] if self._waiting else None)
+            # Ticked off only when it was sent: one that died after asking leaves it to the others.
+            if self._waiting:
+                self._waiting.popleft()
         elif kind == "ready":
             self._names[number] = content
             log.info("Model %s: %s.", self.model["name"], content)

@@ -328,7 +328,8 @@ def test_info_names_models_and_devices(weights_dir, capsys):
 
 
 def test_demo(tmp_path, capsys):
-    assert main(["demo", "--output", str(tmp_path / "demo"), "--drop", "t1c"]) == 0
+    """By the fastest model; the image's demo (`test_challenge.py`) is by the default."""
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--drop", "t1c", "--model", "regression"]) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "demo" / "phantom-t1c.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "demo" / "output" / "phantom-t1c.nii.gz").is_file()

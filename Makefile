@@ -11,9 +11,9 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, a picture
 	$(BIN)/python -m app demo --output demo
 
-test: $(VENV)/dev.stamp ## the whole suite, a file per core, with the memory settings that `python -m app` gives itself
+test: $(VENV)/dev.stamp ## the whole suite, shared out over the cores, with the memory settings that `python -m app` gives itself
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.start import TUNABLES; print(TUNABLES)')" \
-		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 SMOKE := smoke-run
 train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesis, on phantoms

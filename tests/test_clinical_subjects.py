@@ -9,8 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from app import Synthesizer
 from app.batch import exit_code_of, run
 from app.config import RunConfig
+from app.pipeline import prepare
+from app.volume import load_volume
 
 pytestmark = pytest.mark.data
 
@@ -59,6 +62,22 @@ class TestClinical:
         np.testing.assert_array_equal(made.affine, reference.affine)
         assert (int(made.header["qform_code"]), int(made.header["sform_code"])) == (1, 0)
         assert made.get_data_dtype() == np.float32
+
+    def test_the_enhancer_brightens_gliomas_and_no_exam_without_a_tumour(self, data_dir):
+        """Behind a first stage that shows no enhancement at all, where it could do most."""
+        maker = Synthesizer(device="cpu").model.maker_of("t1c")
+        assert maker.refiner is not None
+        brighter = {}
+        for subject in ("clinical/ms07-mni", "val/Brats18_2013_3_1", "val/Brats18_CBICA_AME_1"):
+            place = data_dir / subject
+            volumes = {m: load_volume(place / f"{place.name}-{m}.nii.gz") for m in ("t1n", "t2w", "t2f")}
+            prepared = prepare(volumes, maker)
+            plain = np.where(prepared.foreground, np.float32(0), np.float32(maker.background))
+            made = maker.refiner.refine(plain, prepared.scores, "t1c", prepared.foreground, maker.background)
+            brighter[place.name] = int((made - plain > 0.5).sum())
+        without, *gliomas = brighter.values()
+        assert without < 200, "a fifth of a millilitre"
+        assert min(gliomas) > 5000, brighter
 
     @pytest.mark.parametrize("policy", ["fallback", "skip"])
     def test_three_grids_are_refused(self, data_dir, tmp_path, policy):

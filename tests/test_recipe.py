@@ -73,7 +73,8 @@ def test_published_runs_differ_as_their_names_say():
         ("[optimizer]\nbeta1 = 1.5", "beta1 and beta2"),
         ("[data]\naxial = [16, 16]", "discriminator needs a canvas"),
         ("task =", "no TOML"),
-        ("extends = 'nothing'", "cannot be read"),
+        ("extends = 'nothing'", "recipe nothing cannot be read; give a .toml file or one of"),
+        ("extends = 'segmentr'", "recipe segmentr cannot be read; did you mean 'segmenter'? Give"),
     ],
 )
 def test_what_cannot_be_is_named(text: str, message: str, tmp_path):

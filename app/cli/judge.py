@@ -69,7 +69,7 @@ def _phantom(options: argparse.Namespace) -> int:
 
     for seed in range(options.seed, options.seed + options.count):
         write_phantom(make_phantom(PHANTOM_SHAPE, seed), options.output, f"phantom-{seed}")
-    log.info("%d phantoms are in %s.", options.count, options.output)
+    log.info("Written to %s: %d phantom%s.", options.output, options.count, "" if options.count == 1 else "s")
     return ExitCode.OK
 
 

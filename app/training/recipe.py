@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -321,6 +322,7 @@ def built_in() -> dict[str, str]:
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
+    asked = path
     if path.suffix != ".toml" and not path.is_file():
         path = BUILT_IN / f"{path.name}.toml"
     if path in seen:
@@ -328,8 +330,11 @@ def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
     try:
         form = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        known = ", ".join(sorted(p.stem for p in BUILT_IN.glob("*.toml")))
-        raise UsageError(f"recipe {path} cannot be read; give a .toml file or one of {known}.") from None
+        known = sorted(p.stem for p in BUILT_IN.glob("*.toml"))
+        near = difflib.get_close_matches(asked.stem, known, 1)
+        advice = f"did you mean {near[0]!r}? Give" if near else "give"
+        names = ", ".join(known)
+        raise UsageError(f"recipe {asked} cannot be read; {advice} a .toml file or one of {names}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {path} is no TOML: {error}.") from None
     if (base := form.pop("extends", None)) is not None:

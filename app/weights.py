@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from app.constants import MODALITIES, VIEWS, Modality, View
-from app.errors import WeightsError
+from app.errors import UsageError, WeightsError
 from app.files import save_together
 from app.intensity import IntensityPredictor, Normalization
 from app.models.regression import VoxelwiseRegression
@@ -22,6 +23,8 @@ from app.views import Canvas
 MANIFEST = "manifest.json"
 SCHEMA = 1
 Kind = Literal["regression", "generator", "segmenter", "judge", "refiner"]
+#: What a model may be called: its files bear its name.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
 _SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx"}
 
@@ -103,7 +106,7 @@ class Manifest:
         Raises:
             WeightsError: there is none of that name.
         """
-        chosen = name or self.default
+        chosen = self.default if name is None else name
         if chosen is None or chosen not in self.entries:
             known = ", ".join(sorted(self.entries)) or "none"
             raise WeightsError(f"no model {chosen!r} in {self.folder / MANIFEST}; it has: {known}.")
@@ -162,6 +165,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
 
 
+def require_name(name: str) -> None:
+    """Whether a model may be called so.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"no model can be called {name!r}, since its files bear its name: use letters, digits, '.', '_' and '-', "
+            "and begin with a letter or a digit."
+        )
+
+
 def write_entry(
     folder: Path,
     name: str,
@@ -180,9 +196,11 @@ def write_entry(
             `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`) or `{name}-{role}.json`.
 
     Raises:
+        UsageError: no model can be called so.
         WeightsError: the folder has a manifest that cannot be read, or cannot be made.
         OutputError: it cannot be written to; it stays as it was.
     """
+    require_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -25,9 +25,15 @@ def test_published_runs_differ_as_their_names_say():
     assert (r2.losses.cycle, r5.losses.cycle) == (1, 0)
     assert (r6.data.views, r8.data.views) == (("sagittal",), ("axial", "sagittal", "coronal"))
     for recipe in (r1, r2, r5, r6, r8):
-        assert recipe.schedule.targets == 4
-        assert recipe.optimizer.learning_rate == 5e-4
-        assert recipe.losses.l1 == 10
+        assert (recipe.network.kind, recipe.network.preset) == ("hybrid", "full")
+        assert (recipe.data.min_brain_pixels, recipe.schedule.targets) == (2000, 4)
+        losses, optimizer = recipe.losses, recipe.optimizer
+        assert (losses.l1, losses.ssim, losses.feature) == (10, 5, 1)
+        assert (losses.adversarial, losses.classification, losses.dice, losses.enhancing) == (0.25, 0.25, 0, 0)
+        assert (optimizer.name, optimizer.learning_rate, optimizer.clip_norm) == ("adam", 5e-4, 0.1)
+        assert (recipe.schedule.batch_size, optimizer.ema) == (64, 0.999)
+    segmenter = load_recipe("segmenter").data
+    assert (segmenter.tumour_share, segmenter.min_tumour_share) == (1, 0.001)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,7 @@ def test_published_runs_differ_as_their_names_say():
         ("[network]\nkind = 'unet'", "losses.feature needs"),
         ("losses = 3", "'losses' is a section"),
         ("seed = -1", "must not be negative"),
+        (f"seed = {2**63 - 1}0", "seed must be below 2**63"),
         ("[augmentation]\nshift = -3", "must not be negative"),
         ("[augmentation]\nzoom = 1.0", "zoom and bias must be below 1"),
         ("[augmentation]\ntransplant = 1.5", "transplant is a probability"),

@@ -175,10 +175,34 @@ class TestCache:
         found = build_cache(folder, tmp_path / "cache")
         assert found[1].labels is None
         assert "s1 has no segmentation" in caplog.text
-        batch = Sampler(found, replace(DATA, tumour_share=1.0), -1.0)
+        batch = Sampler(found, replace(DATA, tumour_share=0.99), -1.0)
         drawn = batch.draw(batch.plan(0), batch.own(0), 16)
         assert not drawn.labelled.all()
         assert not drawn.labels[~drawn.labelled].any()
+
+    def test_where_every_slice_shall_show_a_tumour_every_one_does(self, spoiled, tmp_path, caplog):
+        folder, _, relabel = spoiled
+        relabel(np.zeros_like)
+        found = build_cache(folder, tmp_path / "cache")
+        sampler = Sampler(found, replace(DATA, tumour_share=1.0), -1.0)
+        assert "s1 is left out of the axial slices" in caplog.text
+        drawn = sampler.draw(sampler.plan(0), sampler.own(0), 16)
+        assert (drawn.labels > 0).any(dim=2).any(dim=1).all()
+        with pytest.raises(UsageError, match="tumour pixels"):
+            Sampler([s for s in found if s.name == "s1"], replace(DATA, tumour_share=1.0), -1.0)
+
+    def test_a_damaged_cache_is_named(self, spoiled, tmp_path):
+        folder, _, _ = spoiled
+        found = build_cache(folder, tmp_path / "cache")
+        array = tmp_path / "cache" / "s1.npy"
+        for damage in (lambda: array.write_bytes(array.read_bytes()[:1000]), array.unlink):
+            damage()
+            cache.mapped.cache_clear()
+            with pytest.raises(UsageError, match=r"s1\.npy is damaged or missing; delete"):
+                _ = next(s for s in found if s.name == "s1").scores
+        (tmp_path / "cache" / "index.json").write_text("{")
+        with pytest.raises(UsageError, match=r"index\.json is damaged or missing; delete"):
+            build_cache(folder, tmp_path / "cache")
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import itertools
 import os
 import re
@@ -24,7 +25,7 @@ from app.evaluate import Scores, find_pairs, score_pair
 from app.models.unet import WIDTHS, Segmenter
 from app.networks import save_segmenter
 from app.phantom import make_phantom, write_phantom
-from app.training import loop
+from app.training import loop, losses
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.loop import TrainingPaths, split, train
@@ -233,6 +234,30 @@ class TestRun:
         with pytest.raises(CaseError, match=r"2 updates of the generator in a row.*start again"):
             train(small("schedule.steps=5"), paths)
         assert "the gradient of the generator is not finite" in caplog.text
+
+    def test_what_broke_is_not_saved_over_what_can_be_resumed(self, paths, monkeypatch):
+        monkeypatch.setattr(loop, "MAX_SKIPPED", 3)
+        steps = ["schedule.steps=9", "schedule.epoch_steps=1"]
+        sound = losses.l1_loss
+
+        def sound_twice(made, *others):
+            done = load_state(paths.run / LAST).step if (paths.run / LAST).exists() else 0
+            return sound(made, *others) if done < 2 else made.sum() * float("nan")
+
+        monkeypatch.setattr(losses, "l1_loss", sound_twice)
+        with pytest.raises(CaseError, match="go on from its last checkpoint with --resume"):
+            train(small(*steps), paths)
+        assert load_state(paths.run / LAST).step == 2
+        monkeypatch.setattr(losses, "l1_loss", sound)
+        assert train(small(*steps, "optimizer.learning_rate=1e-4"), paths, resume=True).state.step == 9
+
+    def test_two_runs_do_not_write_to_one_folder(self, paths):
+        paths.run.mkdir(parents=True)
+        with (paths.run / ".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match="another run writes to"):
+                train(small("schedule.steps=1"), paths)
+        assert train(small("schedule.steps=1"), paths).state.step == 1
 
     def test_memory_that_runs_out_halves_the_batch(self, paths, monkeypatch, caplog):
         original = SynthesisTask.step

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from app.config import WEIGHTS_DIR
-from app.errors import OutputError, WeightsError
+from app.errors import OutputError, UsageError, WeightsError
+from app.intensity import Normalization
 from app.networks import load_generator, save_generator
-from app.weights import load_intensity, load_regression, read_manifest
+from app.weights import load_intensity, load_regression, read_manifest, write_entry
 
 
 @pytest.fixture
@@ -100,6 +101,16 @@ def test_damaged_manifest(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(WeightsError, match=r"manifest\.json"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "../escaped", "a/b", ".hidden", "a b", "-x"])
+def test_no_model_leaves_its_folder_or_has_no_name(copy, name):
+    before = sorted(copy.parent.rglob("*"))
+    with pytest.raises(UsageError, match="no model can be called"):
+        write_entry(copy, name, "regression", {"torch": b"x"}, Normalization("volume"), {})
+    assert sorted(copy.parent.rglob("*")) == before
+    with pytest.raises(WeightsError, match="no model '"):
+        read_manifest(copy).entry(name)
 
 
 def test_unknown_model_names_the_known(copy):

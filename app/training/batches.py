@@ -6,6 +6,7 @@ step to step: a resumed run draws what an unbroken one would, and the step's num
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from app.errors import UsageError
 from app.models.unet import TUMOUR_TYPES
 from app.training.cache import CachedSubject, slice_of
 from app.training.recipe import DataRecipe
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -107,11 +110,13 @@ class Drawn:
 class Sampler:
     """Draws the batch of any step.
 
+    Where `data.tumour_share` is 1, a subject is not drawn in views in which none of its slices shows enough tumour.
+
     Args:
         rank: number of this process; each draws other slices of the same view.
 
     Raises:
-        UsageError: no subject has a slice with enough brain.
+        UsageError: no subject has a slice with enough brain, or with enough tumour where all must show it.
     """
 
     def __init__(
@@ -127,9 +132,16 @@ class Sampler:
                 (s, s.slices(view, recipe.min_brain_pixels), s.slices(view, recipe.min_brain_pixels, enough))
                 for s in subjects
             ]
-            self._slices[view] = [(s, whole, ill) for s, whole, ill in found if whole.size]
-            if not self._slices[view]:
-                raise UsageError(f"no subject has a {view} slice of {recipe.min_brain_pixels} brain pixels.")
+            always = recipe.tumour_share == 1
+            rows_of = [(s, whole, ill) for s, whole, ill in found if (ill if always else whole).size]
+            if not rows_of:
+                ill_too = f" and {enough} tumour pixels" if always else ""
+                raise UsageError(f"no subject has a slice ({view}) of {recipe.min_brain_pixels} brain pixels{ill_too}.")
+            if always and rank == 0:
+                kept = {s.name for s, _, _ in rows_of}
+                for left_out in (s.name for s in subjects if s.name not in kept):
+                    log.warning("%s is left out of the %s slices: none shows %d tumour pixels.", left_out, view, enough)
+            self._slices[view] = rows_of
         self._weights = {view: _shares([s.tumour_type for s, _, _ in rows], recipe.balance_types)
                          for view, rows in self._slices.items()}  # fmt: skip
 

@@ -87,7 +87,14 @@ class CachedSubject:
 def mapped(path: Path) -> Any:
     """An array on disk, read as it is looked at."""
     # Every map holds a file open, and a process may have a thousand: those used last stay.
-    return np.load(path, mmap_mode="r")
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, FileNotFoundError):
+        raise UsageError(_damaged(path)) from None
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged or missing; delete {path.parent}, or name another with --cache: it is made anew."
 
 
 def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, Volume]]]:
@@ -174,7 +181,10 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
                 raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
             save_bytes(json.dumps({**origin, "subjects": [done[n] for n in sorted(done)]}).encode(), index)
             (folder / _BEGUN).unlink()
-    form = json.loads(index.read_text())
+    try:
+        form = json.loads(index.read_text())
+    except ValueError:
+        raise UsageError(_damaged(index)) from None
     for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
         if form.get(key) != origin[key]:
             raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")

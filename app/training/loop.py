@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,33 @@ def train(
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         # As in use (`app.backends`), and so before and after a validation.
         torch.backends.cudnn.allow_tf32 = False
-        return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
+        with _alone(paths.run, group, resume):
+            return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
+
+
+@contextmanager
+def _alone(run: Path, group: Processes, resume: bool) -> Iterator[None]:
+    """Inside, no other `train` writes to the run folder; a run that is refused before its first file leaves none."""
+    with ExitStack() as held:
+        with group.first_alone() as chosen:
+            # What cannot be resumed is no folder to make.
+            if chosen and (run.is_dir() or not resume):
+                run.mkdir(parents=True, exist_ok=True)
+                lock = run / ".lock"
+                stream = held.enter_context(lock.open("w"))
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UsageError(f"another run writes to {run} at this moment; give another --run.") from None
+                held.callback(_remove_if_alone, lock)
+        yield
+
+
+def _remove_if_alone(file: Path) -> None:
+    """Removes a file and its folder where that holds nothing else."""
+    if list(file.parent.iterdir()) == [file]:
+        file.unlink()
+        file.parent.rmdir()
 
 
 def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
@@ -261,15 +289,16 @@ class _Run:
                 bar.update(100 * share - bar.n)
                 if self.state.step % self.epoch_steps == 0:
                     epoch = self.state.step // self.epoch_steps
-                    self._end_epoch(board, sitting, bar, share >= 1 or (every > 0 and epoch % every == 0))
+                    validate = share >= 1 or (every > 0 and epoch % every == 0)
+                    self._end_epoch(board, sitting, bar, validate, over=share >= 1)
                     saved = self.state.minutes
                 elif sitting.due():
                     sitting.report(board, bar)
                     if board is not None and self.state.minutes - saved >= _SAVE_MINUTES:
-                        self._save(LAST)
+                        self._save_last()
                         saved = self.state.minutes
                         sitting.restart()
-            self._end_epoch(board, sitting, bar, validate=share >= 1)
+            self._end_epoch(board, sitting, bar, validate=share >= 1, over=True)
         return stopped
 
     def _folder(self) -> Path:
@@ -345,14 +374,14 @@ class _Run:
 
     # ------------------------------------------------------------ epochs
 
-    def _end_epoch(self, board: RunLog | None, sitting: Sitting, bar: Any, validate: bool) -> None:
+    def _end_epoch(self, board: RunLog | None, sitting: Sitting, bar: Any, validate: bool, *, over: bool) -> None:
         """Saves, draws, validates; the first process does, the others wait."""
         if self.ended == self.state.step:
             return
         self.ended = self.state.step
         sitting.report(board, bar)
         if board is not None:
-            self._save(LAST)
+            self._save_last(over)
             board.picture(
                 self.task.pictures(self.source.sampler),
                 self.paths.run / "samples" / f"step-{self.state.step:07d}.png",
@@ -360,9 +389,17 @@ class _Run:
             )
             if validate and (scores := self._validate()):
                 board.write(self.state.step, self.state.minutes, {f"val_{k}": v for k, v in scores.items()})
-                self._keep_if_best(scores)
+                self._keep_if_best(scores, over)
         self.group.wait()
         sitting.restart()
+
+    def _save_last(self, over: bool = False) -> None:
+        """Saves, unless the last update was skipped and there is a checkpoint: the weights may be broken already.
+
+        A run that is then given up can go on from before. `over`: the end, where the state counts as it is.
+        """
+        if over or not any(self.skipped.values()) or not (self.paths.run / LAST).exists():
+            self._save(LAST)
 
     def _save(self, name: str) -> None:
         state = self.state
@@ -372,7 +409,7 @@ class _Run:
         state.memory = dict(self.task.memory)
         save_state(state, self.paths.run / name)
 
-    def _keep_if_best(self, scores: Mapping[str, float]) -> None:
+    def _keep_if_best(self, scores: Mapping[str, float], over: bool) -> None:
         found = "dice_ET" if self.recipe.task == "enhancement" else "dice_WT"
         score = scores["ssim_brain"] if "ssim_brain" in scores else scores["dice_TC"] + scores[found]
         log.info("validation at step %d: %s", self.state.step,
@@ -380,7 +417,7 @@ class _Run:
         if self.state.best is None or score > self.state.best:
             self.state.best = score
             self._save(BEST)
-        self._save(LAST)
+        self._save_last(over)
 
     def _validate(self) -> dict[str, float]:
         if not self.cases:

@@ -54,7 +54,7 @@ from app.training.validation import (
     score_judge,
     score_segmenter,
 )
-from app.weights import MANIFEST, Entry, change_details, read_manifest
+from app.weights import MANIFEST, Entry, change_details, read_manifest, require_name
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,14 @@ def publish(
         force: do it all the same.
 
     Raises:
-        UsageError: no run, or the model is worse, or it was trained on subjects of `score_on`; or one that does not
-            make all sequences shall be the default, or one that does a specialist; or a contrast, a fusion or a flip
-            average for a segmenter, which makes no images and is nobody's default; or a way to join views for a
-            refiner, or one that the run's recipe rules out.
+        UsageError: no run, a name that no model can have, or the model is worse, or it was trained on subjects of
+            `score_on`; or one that does not make all sequences shall be the default, or one that does a specialist; or
+            a contrast, a fusion or a flip average for a segmenter, which makes no images and is nobody's default; or a
+            way to join views for a refiner, or one that the run's recipe rules out.
         WeightsError: `weights` cannot be read.
         OutputError: `weights` cannot be written to; it stays as it was, or has a specialist that nobody uses yet.
     """
+    require_name(name)
     chosen_state = run / (BEST if (run / BEST).exists() else LAST)
     state = load_state(chosen_state)
     log.info("Takes %s, step %d.", chosen_state, state.step)

@@ -55,6 +55,7 @@ def check(recipe: Recipe, source: str) -> None:
         "data.single_missing and tumour_share are probabilities": all(
             0 <= p <= 1 for p in (data.single_missing, data.tumour_share)
         ),
+        "seed must be below 2**63": recipe.seed < 2**63,
         "seed, data.held_out and every augmentation must not be negative": min(
             recipe.seed,
             data.held_out,

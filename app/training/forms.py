@@ -65,6 +65,10 @@ def _nearest(key: str, root: type[Any]) -> str:
     return f"; did you mean {near[0]!r}?"
 
 
+#: How messages call what a key wants.
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
 def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
     origin = typing.get_origin(kind)
     if origin is Literal:
@@ -81,5 +85,5 @@ def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{source}: {key} = {value!r} is not a finite number.")
     if not isinstance(kind, types.UnionType) and type(value) is not kind:
-        raise UsageError(f"{source}: {key} = {value!r} is not a {kind.__name__}.")
+        raise UsageError(f"{source}: {key} = {value!r} is not {_KINDS.get(kind, kind.__name__)}.")
     return value

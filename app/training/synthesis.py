@@ -190,10 +190,14 @@ class SynthesisTask:
             found["classification"] = L.classification_loss(classes, task.target)
         if weights.cycle > 0 or weights.feature > 0:
             members = tuple(i for i in range(len(MODALITIES)) if i != task.second)
-            features, second_code = self._features(_with(seen, task.target, shown), batch, task.second, members)
-            again = self.generator.image(features)
+            there = _with(seen, task.target, shown)
             if weights.cycle > 0:
+                features, second_code = self._features(there, batch, task.second, members)
+                again = self.generator.image(features)
                 found["cycle"] = L.l1_loss(again, batch.images[:, task.second : task.second + 1], batch.brain)
+            else:
+                # The bottlenecks alone are compared: nothing needs to be decoded.
+                second_code = self._encoded(there, members)[0]
             if weights.feature > 0:
                 assert code is not None and second_code is not None
                 found["feature"] = L.feature_loss(code, second_code)
@@ -217,17 +221,25 @@ class SynthesisTask:
         self, images: Tensor, batch: Batch, target: int, members: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
         """What the sequence `target` is made of, and the bottleneck where the network has one."""
-        count = len(images)
-        present = torch.zeros(count, len(MODALITIES), device=self.device)
-        present[:, list(members)] = 1
-        index = torch.full((count,), target, device=self.device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        index = torch.full((len(images),), target, device=self.device)
         median = None if self.told is None else self.told.of(batch.subjects, members, target)
         if isinstance(self.generator, PlainGenerator):
-            return self.generator.features(images, present, index, batch.views, median), None
-        generator: Generator = self.generator
-        fused, skips = generator.encode(images, present, members)
-        return generator.features_of(fused, skips, index, batch.views, median), fused
+            present = self._present(len(images), members)
+            return self.generator.features(_channels_last(images), present, index, batch.views, median), None
+        fused, skips = self._encoded(images, members)
+        return self.generator.features_of(fused, skips, index, batch.views, median), fused
+
+    def _encoded(self, images: Tensor, members: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+        """The bottleneck and the skips of a network that has its own encoders."""
+        generator = self.generator
+        assert isinstance(generator, Generator)
+        return generator.encode(_channels_last(images), self._present(len(images), members), members)
+
+    def _present(self, count: int, members: tuple[int, ...]) -> Tensor:
+        """1 for each sequence among `members`, else 0 (`count` x 4)."""
+        present = torch.zeros(count, len(MODALITIES), device=self.device)
+        present[:, list(members)] = 1
+        return present
 
     def _judge(self, batch: Batch, made: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]) -> None:
         """Adds the discriminator's gradients on real images and on what the generator has just made."""
@@ -249,14 +261,17 @@ class SynthesisTask:
         rows = []
         for target in sorted(MODALITIES.index(m) for m in self.recipe.data.makes):
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
-            present = torch.zeros(1, len(MODALITIES), device=self.device)
-            present[:, list(members)] = 1
+            present = self._present(1, members)
             index = torch.full((1,), target, device=self.device)
             median = None if self.told is None else self.told.of(batch.subjects, members, target)
             made = self.average(batch.images, present, index, batch.views, median, members=members)
             shown = masked(made.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:

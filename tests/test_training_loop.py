@@ -494,8 +494,15 @@ class TestCommands:
         before = (tmp_path / "w" / "manifest.json").read_bytes()
         similarity[0] = 0.599
         assert self._export(trained, *arguments) == ExitCode.USAGE
-        assert "is worse than 'mine', which it would replace" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "is worse than 'mine', which it would replace, in ssim_brain 0.5990 (before 0.6000)" in message
+        assert "(not in official_healthy 0.9000 (before 0.9000), official_tumour" in message
         assert (tmp_path / "w" / "manifest.json").read_bytes() == before
+        # What is a hair behind says so with enough digits to see it.
+        similarity[0] = 0.599999
+        assert self._export(trained, *arguments) == ExitCode.USAGE
+        assert "in ssim_brain 0.599999 (before 0.600000)" in capsys.readouterr().err
+        similarity[0] = 0.599
         assert self._export(trained, *arguments, "--force") == ExitCode.OK
         # Equal is not worse.
         assert self._export(trained, *arguments) == ExitCode.OK

@@ -157,12 +157,23 @@ def rounded_means(found: Sequence[Scores]) -> dict[str, float]:
 def refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
     """Refuses what is worse by any of the metrics `judged`, or has none of them in common with what was before."""
     both = [k for k in judged if k in before and k in now]
-    shown = ", ".join(f"{k} {now[k]:.4f} (before {before[k]:.4f})" for k in both)
     if not both:
         raise UsageError(f"{name!r} has no scores to compare with; --force replaces it.")
-    if any(now[k] < round(before[k], 6) for k in both):
-        raise UsageError(f"the model is worse than {name!r}, which it would replace: {shown}; --force writes it.")
-    log.info("Not worse than %s: %s", name, shown)
+    behind = [k for k in both if now[k] < round(before[k], 6)]
+    shown = {k: _against(k, now[k], before[k]) for k in both}
+    if behind:
+        rest = ", ".join(shown[k] for k in both if k not in behind)
+        raise UsageError(
+            f"the model is worse than {name!r}, which it would replace, in {', '.join(shown[k] for k in behind)}"
+            f"{f' (not in {rest})' if rest else ''}; --force writes it."
+        )
+    log.info("Not worse than %s: %s", name, ", ".join(shown.values()))
+
+
+def _against(metric: str, now: float, before: float) -> str:
+    """Both values, with as many digits as a manifest keeps where four would not tell them apart."""
+    digits = 6 if f"{now:.4f}" == f"{before:.4f}" and now != before else 4
+    return f"{metric} {now:.{digits}f} (before {before:.{digits}f})"
 
 
 def _mean_over(targets: Sequence[Modality], known: Mapping[Modality, Mapping[str, Any]]) -> dict[str, float]:

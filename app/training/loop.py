@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,12 @@ from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.interrupts import Interrupted, Interrupts
 from app.training.cache import CachedSubject, build_cache
-from app.training.checkpoint import BEST, LAST, State, load_state, save_state
+from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.distributed import Processes, processes
+from app.training.folder import alone, previous_state
 from app.training.logs import RunLog
 from app.training.prior import Told, fit_prior
 from app.training.recipe import Recipe
-from app.training.rules import differences
 from app.training.schedule import learning_rate, new_optimizer
 from app.training.sitting import Sitting
 from app.training.stage_one import StageOne, open_stage_one
@@ -50,10 +47,6 @@ log = logging.getLogger(__name__)
 MAX_SKIPPED = 20
 #: Of a validation, what is said.
 _SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
-#: What a resumed run may do otherwise than before.
-_CHANGEABLE = re.compile(
-    r"note|output\.\w+|optimizer\.(learning_rate|clip_norm)|schedule\.(steps|budget_minutes|epoch_steps)"
-)
 #: Longest time without a checkpoint; an epoch of a thousand subjects may take hours.
 _SAVE_MINUTES = 10.0
 
@@ -116,33 +109,8 @@ def train(
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         # As in use (`app.backends`), and so before and after a validation.
         torch.backends.cudnn.allow_tf32 = False
-        with _alone(paths.run, group, resume):
+        with alone(paths.run, group, resume):
             return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
-
-
-@contextmanager
-def _alone(run: Path, group: Processes, resume: bool) -> Iterator[None]:
-    """Inside, no other `train` writes to the run folder; a run that is refused before its first file leaves none."""
-    with ExitStack() as held:
-        with group.first_alone() as chosen:
-            # What cannot be resumed is no folder to make.
-            if chosen and (run.is_dir() or not resume):
-                run.mkdir(parents=True, exist_ok=True)
-                lock = run / ".lock"
-                stream = held.enter_context(lock.open("w"))
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UsageError(f"another run writes to {run} at this moment; give another --run.") from None
-                held.callback(_remove_if_alone, lock)
-        yield
-
-
-def _remove_if_alone(file: Path) -> None:
-    """Removes a file and its folder where that holds nothing else."""
-    if list(file.parent.iterdir()) == [file]:
-        file.unlink()
-        file.parent.rmdir()
 
 
 def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
@@ -176,7 +144,7 @@ class _Run:
         stage_one: Entry | None,
     ) -> None:
         self.recipe, self.paths, self.group = recipe, paths, group
-        before = self._previous(resume)
+        before = previous_state(paths.run, recipe, group.count, resume)
         # What is seen at once is said before hours of preparing.
         if paths.validation is not None and not paths.validation.is_dir():
             raise UsageError(f"--validation {paths.validation} does not exist.")
@@ -219,27 +187,6 @@ class _Run:
 
     # ------------------------------------------------------------ preparing
 
-    def _previous(self, resume: bool) -> State | None:
-        path = self.paths.run / LAST
-        if not resume:
-            if path.exists():
-                raise UsageError(f"{self.paths.run} holds a run; add --resume to go on with it, or give another --run.")
-            if (self.paths.run / BEST).exists():
-                raise UsageError(
-                    f"{self.paths.run} holds {BEST} of an earlier run, which would be exported for this one; "
-                    "give another --run."
-                )
-            return None
-        before = load_state(path)
-        for key, (old, new) in differences(before.recipe.to_json(), self.recipe.to_json()).items():
-            if not _CHANGEABLE.fullmatch(key):
-                raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
-            log.info("The run goes on with %s = %s instead of %s.", key, new, old)
-        if before.processes != self.group.count:
-            raise UsageError(f"{path} was made by {before.processes} processes, not {self.group.count}; use as many.")
-        before.recipe = self.recipe
-        return before
-
     def _subjects(self) -> list[CachedSubject]:
         cache = self.paths.cache or self.paths.run / "cache"
         with self.group.first_alone() as chosen:
@@ -266,7 +213,7 @@ class _Run:
 
     def go(self, clock: Callable[[], float]) -> Outcome:
         """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
-        board = RunLog(self._folder(), self.state.step) if self.group.first else None
+        board = RunLog(self.paths.run, self.state.step) if self.group.first else None
         interrupts, number = Interrupts(), 0
         try:
             with interrupts.installed(), interrupts.shielded():
@@ -300,10 +247,6 @@ class _Run:
                         sitting.restart()
             self._end_epoch(board, sitting, bar, validate=share >= 1, over=True)
         return stopped
-
-    def _folder(self) -> Path:
-        self.paths.run.mkdir(parents=True, exist_ok=True)
-        return self.paths.run
 
     def _step(self, progress: float) -> dict[str, Tensor]:
         state = self.state

@@ -193,22 +193,40 @@ def _require_work(cases: Sequence[Case], config: RunConfig) -> None:
 
 def _with_history(summary: Summary, path: Path) -> list[dict[str, Any]]:
     """The outcomes for the record; of outputs that were kept also what the record before says of their making."""
-    before: dict[str, dict[str, Any]] = {}
-    sums: dict[str, set[str]] = {}
+    before: dict[str, list[tuple[dict[str, Any], set[str]]]] = {}
     # Whatever else lies there bears no witness.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        before = {s["subject"]: s for s in json.loads(path.read_bytes())["subjects"]}
-        sums = {name: {o["sha256"] for o in s["outputs"]} for name, s in before.items()}
+        earlier = [(s, {o["sha256"] for o in s["outputs"]}) for s in json.loads(path.read_bytes())["subjects"]]
+        for form, sums in earlier:
+            before.setdefault(form["subject"], []).append((form, sums))
     told = []
     for outcome in summary.outcomes:
         form = dict(vars(outcome))
-        known = before.pop(outcome.subject, {})
-        if outcome.status == "kept" and {o["sha256"] for o in outcome.outputs} <= sums.get(outcome.subject, set()):
+        known, sums = _taken_out(before.get(outcome.subject, []), outcome)
+        if outcome.status == "kept" and {o["sha256"] for o in outcome.outputs} <= sums:
             warnings = dict.fromkeys([*known.get("warnings", []), *outcome.warnings])
             form = {**form, **known, "status": "kept", "warnings": list(warnings)}
         told.append(form)
     # A run that was ended early has not come to all of them.
-    return told + (list(before.values()) if summary.signal_number or summary.stopped else [])
+    rest = [form for forms in before.values() for form, _ in forms]
+    return told + (rest if summary.signal_number or summary.stopped else [])
+
+
+def _taken_out(earlier: list[tuple[dict[str, Any], set[str]]], outcome: Outcome) -> tuple[dict[str, Any], set[str]]:
+    """Removes from a subject's earlier outcomes the one of the same exam: of the same outputs, or that lacked the same.
+
+    Returns:
+        It and the checksums of its outputs; empty ones where the record before says nothing.
+    """
+    made = {o["sha256"] for o in outcome.outputs}
+
+    def likeness(number: int) -> tuple[bool, bool]:
+        form, sums = earlier[number]
+        return bool(made) and made <= sums, form.get("lacked") == list(outcome.lacked)
+
+    if not earlier:
+        return {}, set()
+    return earlier.pop(max(range(len(earlier)), key=likeness))
 
 
 def _write_record(config: RunConfig, summary: Summary, flow: Flow | Fleet, started: datetime) -> None:

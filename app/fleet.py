@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -57,7 +57,8 @@ class Fleet:
         self._crew: dict[int, BaseProcess] = {}
         self._running: set[int] = set()
         self._pending: list[Outcome] = []
-        self._given: set[str] = set()
+        # Exams of one subject that lack different sequences share its name.
+        self._given: Counter[str] = Counter()
         self._names: dict[int, str] = {}
         self._broken: TetradError | None = None
         threads = max(1, (os.cpu_count() or 1) // len(devices))
@@ -97,9 +98,8 @@ class Fleet:
             self._take()
             yield from self._give()
         yield from self._give()
-        for case in self._cases:
-            if case.subject not in self._given:
-                yield Outcome(case.subject, "failed", error="its process died (out of memory?); run it again alone.")
+        for subject in (Counter(case.subject for case in self._cases) - self._given).elements():
+            yield Outcome(subject, "failed", error="its process died (out of memory?); run it again alone.")
 
     def rest(self) -> Iterator[Outcome]:
         """Tells the processes to end; the outcomes of what they had begun to write."""
@@ -116,7 +116,7 @@ class Fleet:
     def _give(self) -> Iterator[Outcome]:
         while self._pending:
             outcome = self._pending[0]
-            self._given.add(outcome.subject)
+            self._given[outcome.subject] += 1
             yield outcome
             self._pending.pop(0)
 

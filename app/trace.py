@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,44 +18,37 @@ class Trace:
     """Collects spans from any thread.
 
     Args:
-        keep: hold every span for `write`; else only the sums of subjects that were not asked for yet.
+        keep: hold every span for `write`; else nothing.
     """
 
     def __init__(self, keep: bool = True) -> None:
         self._keep = keep
         self._events: list[dict[str, Any]] = []
-        self._sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._lock = threading.Lock()
 
     @contextmanager
-    def span(self, stage: str, subject: str) -> Iterator[None]:
-        """Times what happens inside."""
+    def span(self, stage: str, subject: str, stages: dict[str, float]) -> Iterator[None]:
+        """Times what happens inside, and adds its seconds to those of the stage in `stages`."""
         start = time.monotonic()
         try:
             yield
         finally:
             end = time.monotonic()
-            event = {
-                "name": stage,
-                "cat": "tetrad",
-                "ph": "X",
-                # The machine's clock, so that several processes' spans lie on one line.
-                "ts": round(1e6 * start),
-                "dur": round(1e6 * (end - start)),
-                "pid": os.getpid(),
-                "tid": threading.get_native_id(),
-                "args": {"subject": subject},
-            }
-            with self._lock:
-                self._sums[subject][stage] += end - start
-                if self._keep:
+            stages[stage] = stages.get(stage, 0.0) + end - start
+            if self._keep:
+                event = {
+                    "name": stage,
+                    "cat": "tetrad",
+                    "ph": "X",
+                    # The machine's clock, so that several processes' spans lie on one line.
+                    "ts": round(1e6 * start),
+                    "dur": round(1e6 * (end - start)),
+                    "pid": os.getpid(),
+                    "tid": threading.get_native_id(),
+                    "args": {"subject": subject},
+                }
+                with self._lock:
                     self._events.append(event)
-
-    def seconds(self, subject: str) -> dict[str, float]:
-        """Seconds per stage of one subject since it was last asked for."""
-        with self._lock:
-            sums = self._sums.pop(subject, {})
-        return {stage: round(value, 3) for stage, value in sums.items()}
 
     def events(self) -> list[dict[str, Any]]:
         """Every span kept so far."""

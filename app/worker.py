@@ -140,7 +140,7 @@ class Worker:
                 for made in job.made:
                     outcome.outputs.append(self._write(job, job.todo, made))
                 outcome.status = "made"
-        outcome.stages = self.trace.seconds(outcome.subject)
+        outcome.stages = {stage: round(seconds, 3) for stage, seconds in outcome.stages.items()}
         outcome.seconds = round(sum(outcome.stages.values()), 3)
         return outcome
 
@@ -148,7 +148,7 @@ class Worker:
     def _isolated(self, job: Job, stage: str) -> Iterator[None]:
         """Whatever happens to one subject stays with it; only a signal gets through."""
         try:
-            with self.trace.span(stage, job.case.subject):
+            with self.trace.span(stage, job.case.subject, job.outcome.stages):
                 yield
         except TetradError as error:
             job.outcome.error = str(error)

@@ -42,6 +42,14 @@ def three(tmp_path, write_subject):
     return tmp_path
 
 
+@pytest.fixture
+def two_of_one(tmp_path, write_subject):
+    """One subject twice, each time without another sequence, as `dropout --each` leaves them."""
+    for lacking in ("t1c", "t2f"):
+        write_subject(tmp_path / "in" / lacking / "s", lacks=(lacking,))
+    return tmp_path
+
+
 def _config(place: Path, weights: Path, **options) -> RunConfig:
     return RunConfig(place / "in", place / "out", weights_dir=weights, **{"model": "regression", **options})
 
@@ -309,6 +317,25 @@ class TestRecord:
         record = json.loads((three / "report" / "tetrad-run.json").read_text())
         assert "model" not in record["subjects"][0]["outputs"][0]
 
+    def test_exams_of_one_name_have_histories_of_their_own(self, two_of_one, weights_dir):
+        for _ in range(2):
+            run(_config(two_of_one, weights_dir, model="tiny", report_dir=two_of_one / "report"))
+        record = json.loads((two_of_one / "report" / "tetrad-run.json").read_text())
+        told = {o["target"]: (s["status"], set(s["inputs"])) for s in record["subjects"] for o in s["outputs"]}
+        assert told == {"t1c": ("kept", {"t1n", "t2f", "t2w"}), "t2f": ("kept", {"t1c", "t1n", "t2w"})}
+
+    def test_exams_of_one_name_have_times_of_their_own(self, two_of_one, weights_dir):
+        for _ in range(2):
+            summary = run(_config(two_of_one, weights_dir, profile_file=two_of_one / "trace.json"))
+            events = json.loads((two_of_one / "trace.json").read_text())["traceEvents"]
+            for stage in ("read", "network", "write"):
+                spans = sorted(e["dur"] / 1e6 for e in events if e["name"] == stage)
+                assert sorted(o.stages[stage] for o in summary.outcomes if stage in o.stages) == pytest.approx(
+                    spans, abs=1e-3
+                )
+            # One that is kept is soon ready, and takes nothing of the other's.
+            (two_of_one / "out" / "s-t1c.nii.gz").unlink()
+
     def test_a_record_that_is_no_record_is_replaced(self, three, weights_dir):
         for content in ("[]", "{", '{"subjects": [3]}', '{"subjects": [{"subject": "a", "outputs": 3}]}'):
             (three / "report").mkdir(exist_ok=True)
@@ -443,6 +470,25 @@ class TestFleet:
             write_subject(tmp_path / "in" / f"s{number}")
         return tmp_path
 
+    @pytest.fixture
+    def release(self, monkeypatch):
+        """Nobody gets a subject before its number is released: who is ready first would do them all."""
+        asking, note = [], Fleet._note
+
+        def hold(self, number, kind, content):
+            if kind == "want":
+                asking.append(number)
+            else:
+                note(self, number, kind, content)
+
+        def let_go(fleet, number):
+            monkeypatch.setattr(Fleet, "_note", note)
+            if number in asking:
+                fleet._note(number, "want", None)
+
+        monkeypatch.setattr(Fleet, "_note", hold)
+        return let_go
+
     @staticmethod
     def _voxels(folder: Path) -> dict[str, np.ndarray]:
         return {p.name: np.asarray(nib.load(p).dataobj).astype(int) for p in folder.iterdir()}
@@ -499,30 +545,29 @@ class TestFleet:
         # Those that it had been given already are lost with it.
         assert sum(o.status == "made" for o in outcomes) >= CROWD - MOST_HELD
 
-    def test_who_asks_and_dies_leaves_the_next_subject_to_the_others(self, five, weights_dir, monkeypatch):
-        cases, asking, note = scan(five / "in").cases, [], Fleet._note
-
-        def hold(self, number, kind, content):
-            # Nobody gets a subject yet: the process that is ready first would do them all beside a slow one.
-            if kind == "want":
-                asking.append(number)
-            else:
-                note(self, number, kind, content)
-
+    def test_who_asks_and_dies_leaves_the_next_subject_to_the_others(self, five, weights_dir, release):
+        cases = scan(five / "in").cases
         (five / "out").mkdir()
-        monkeypatch.setattr(Fleet, "_note", hold)
         with Fleet(_config(five, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
-            monkeypatch.setattr(Fleet, "_note", note)
             fleet._crew[0].kill()
             fleet._lines[0].close()
             fleet._lines[0], theirs = multiprocessing.Pipe()
             theirs.send(("want", None))
             theirs.close()
-            for number in asking:
-                if number == 1:
-                    fleet._note(number, "want", None)
+            release(fleet, 1)
             outcomes = list(fleet)
         assert {o.subject: o.status for o in outcomes} == {f"s{i}": "made" for i in range(5)}
+
+    def test_of_two_exams_of_one_name_the_one_that_is_lost_is_told(self, two_of_one, weights_dir, release):
+        cases = scan(two_of_one / "in").cases
+        (two_of_one / "out").mkdir()
+        with Fleet(_config(two_of_one, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
+            # The first one had it when it died.
+            fleet._waiting.pop()
+            fleet._crew[0].kill()
+            release(fleet, 1)
+            outcomes = list(fleet)
+        assert sorted((o.subject, o.status) for o in outcomes) == [("s", "failed"), ("s", "made")]
 
     def test_stop_tells_of_all_that_was_written(self, five, weights_dir):
         (five / "in" / "s0" / "s0-t1n.nii.gz").write_bytes(b"damaged")

@@ -124,6 +124,8 @@ def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, V
         if not vote_foreground({m: v.data for m, v in loaded.items()}).any():
             log.warning("%s is left out: its sequences show no common brain.", case.subject)
             continue
+        for note in (note for m in MODALITIES for note in loaded[m].notes):
+            log.warning("%s", note)
         yield case.subject, loaded
 
 
@@ -171,7 +173,8 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
     index = folder / _INDEX
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if not index.exists():
+        there = index.exists()
+        if not there:
             done = _finished(folder / _BEGUN, origin)
             with (folder / _BEGUN).open("a", encoding="utf-8") as stream:
                 for name, volumes in load_complete([c for c in cases if c.subject not in done]):
@@ -188,7 +191,19 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
     for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
         if form.get(key) != origin[key]:
             raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
-    return [_read(entry, folder) for entry in form["subjects"]]
+    found = [_read(entry, folder) for entry in form["subjects"]]
+    if there:
+        _tell_again(cases, found, folder)
+    return found
+
+
+def _tell_again(cases: Iterable[Case], found: Iterable[CachedSubject], folder: Path) -> None:
+    """Names whom a cache that was made before leaves out, and who teaches no tumours there: that run said why."""
+    labelled = {s.name: s.labelled for s in found}
+    if out := [c.subject for c in cases if c.subject not in labelled]:
+        log.info("%s was made without %s, which could not be used.", folder, ", ".join(out))
+    if ill := [name for name, known in labelled.items() if not known]:
+        log.info("%s has no usable segmentation of %s: images are taught by them, not tumours.", folder, ", ".join(ill))
 
 
 def _finished(path: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

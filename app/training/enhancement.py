@@ -65,7 +65,7 @@ class EnhancementTask(Memoryless):
             truth = part.images[:, TARGET : TARGET + 1]
             enhancing = (part.labels[:, None] == ENHANCING).to(part.brain)
             found["enhancing"] = L.region_loss(level, truth, part.brain, enhancing)
-            loss = weights.segmentation * found["entropy"] + weights.dice * found["dice"]
+            loss = weights.entropy * found["entropy"] + weights.dice * found["dice"]
             (share * (loss + weights.enhancing * found["enhancing"])).backward()  # type: ignore[no-untyped-call]
             add_to(totals, found, share)
         update("enhancer")

@@ -77,8 +77,10 @@ def _cast(kind: Any, value: Any, key: str, source: str) -> Any:
         return value
     if origin is tuple:
         parts = typing.get_args(kind)
-        if not isinstance(value, list | tuple) or (parts[-1] is not Ellipsis and len(value) != len(parts)):
-            raise UsageError(f"{source}: {key} = {value!r} is no list of the right length.")
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{source}: {key} = {value!r} is no list; write it as [{value!r}].")
+        if parts[-1] is not Ellipsis and len(value) != len(parts):
+            raise UsageError(f"{source}: {key} = {value!r} is not a list of {len(parts)}.")
         return tuple(_cast(parts[0], v, key, source) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -48,8 +48,8 @@ class JudgingTask(Memoryless):
             with mixed_precision(recipe, self.device):
                 levels = self.judge.deep(shown)
             found = deep_losses(levels, part)
-            weight = share * recipe.losses.segmentation
-            (weight * (found["dice"] + found["entropy"])).backward()  # type: ignore[no-untyped-call]
+            loss = recipe.losses.segmentation * found["dice"] + recipe.losses.entropy * found["entropy"]
+            (share * loss).backward()  # type: ignore[no-untyped-call]
             add_to(totals, found, share)
         update("judge")
         return totals

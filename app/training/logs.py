@@ -65,12 +65,13 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def picture(self, rows: Sequence[Sequence[NDArray[np.float32]]], path: Path, step: int) -> None:
-        """A PNG of equally large images, each from its row's first image's range."""
+        """A PNG of equally large images, each from its row's first image's range; what is not finite is black."""
         lines = []
         for row in rows:
             low, high = np.percentile(row[0], [1, 99.5])
             # Rows of a slice run to the patient's left; pictures are looked at with the front up.
-            lines.append(np.hstack([((image - low) / max(high - low, 1e-6)).clip(0, 1).T for image in row]))
+            scaled = [(np.nan_to_num(image, nan=low) - low) / max(high - low, 1e-6) for image in row]
+            lines.append(np.hstack([image.clip(0, 1).T for image in scaled]))
         width = max(line.shape[1] for line in lines)
         sheet = np.vstack([np.pad(line, ((0, 2), (0, width - line.shape[1]))) for line in lines])
         import matplotlib.image

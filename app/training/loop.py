@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from app.backends import tells_of_memory
-from app.cases import Case, also_in, find_segmentations, scan
-from app.constants import MODALITIES
 from app.errors import CaseError, UsageError
 from app.interrupts import Interrupted, Interrupts
 from app.training.cache import CachedSubject, build_cache
 from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.distributed import Processes, processes
 from app.training.folder import alone, previous_state
+from app.training.held_out import split, validation_cases
 from app.training.logs import RunLog
 from app.training.prior import Told, fit_prior
 from app.training.recipe import Recipe
@@ -33,7 +31,6 @@ from app.training.tasks import (
     begin_with,
     new_source,
     new_task,
-    subjects_taught,
     taught_by,
     told_of,
     validate,
@@ -113,23 +110,6 @@ def train(
             return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
 
 
-def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
-    """Subjects to train on, and the names of those kept for validation; the seed decides.
-
-    Args:
-        held_out: how many to keep; further exams of their patients are kept as well (`app.cases.patient_of`).
-
-    Raises:
-        UsageError: fewer than two remain to train on.
-    """
-    names = sorted(s.name for s in subjects)
-    drawn = np.random.default_rng(seed).choice(names, min(held_out, len(names)), replace=False).tolist()
-    kept = also_in(names, drawn)
-    if len(names) - max(held_out, len(kept)) < 2:
-        raise UsageError(f"data.held_out = {held_out} leaves fewer than two of {len(names)} subjects to train on.")
-    return [s for s in subjects if s.name not in kept], kept
-
-
 class _Run:
     """One sitting of one run."""
 
@@ -178,9 +158,13 @@ class _Run:
                                      processes=group.count)  # fmt: skip
         if before is not None:
             self._restore(before, names, teacher)
-        self.cases, self.masks = self._validation()
+        # Looked for before the first step, not after hours.
+        self.cases, self.masks = validation_cases(
+            paths.data, paths.validation, recipe.schedule, self.state, say=group.first
+        )
         self.skipped: dict[str, int] = {}
-        self.ended, self.updated = -1, False
+        # Whether weights moved in this step, and since the last checkpoint.
+        self.ended, self.updated, self.moved = -1, False, False
         self.epoch_steps = recipe.schedule.epoch_steps or max(
             1, self.source.sampler.count // (recipe.schedule.batch_size * group.count)
         )
@@ -190,9 +174,8 @@ class _Run:
     def _subjects(self) -> list[CachedSubject]:
         cache = self.paths.cache or self.paths.run / "cache"
         with self.group.first_alone() as chosen:
-            if chosen:
-                build_cache(self.paths.data, cache)
-        return build_cache(self.paths.data, cache)
+            found = build_cache(self.paths.data, cache) if chosen else []
+        return found or build_cache(self.paths.data, cache)
 
     def _restore(self, before: State, names: list[str], teacher: Mapping[str, Any]) -> None:
         if before.subjects != names:
@@ -278,14 +261,15 @@ class _Run:
             self.skipped[name] = self.skipped.get(name, 0) + 1
             log.warning("Step %d: the gradient of the %s is not finite; the update is skipped.", self.state.step, name)
             if self.skipped[name] >= MAX_SKIPPED:
-                there = (self.paths.run / LAST).exists()
+                # A checkpoint of these very weights would meet the same gradients.
+                there = self.moved and (self.paths.run / LAST).exists()
                 again = "go on from its last checkpoint with --resume" if there else "start again, with another --run"
                 raise CaseError(
                     f"{MAX_SKIPPED} updates of the {name} in a row had gradients that are not finite, at step "
                     f"{self.state.step} of {self.paths.run}; {again} and a lower --set optimizer.learning_rate."
                 )
             return False
-        self.skipped[name] = 0
+        self.skipped[name], self.moved = 0, True
         for group in self.optimizers[name].param_groups:
             group["lr"] = rate * (recipe.discriminator_rate if name == "discriminator" else 1.0)
         self.optimizers[name].step()
@@ -337,20 +321,26 @@ class _Run:
         sitting.restart()
 
     def _save_last(self, over: bool = False) -> None:
-        """Saves, unless the last update was skipped and there is a checkpoint: the weights may be broken already.
+        """Saves, unless the last update was skipped: the weights may be broken already.
 
         A run that is then given up can go on from before. `over`: the end, where the state counts as it is.
         """
-        if over or not any(self.skipped.values()) or not (self.paths.run / LAST).exists():
+        if over or not any(self.skipped.values()):
             self._save(LAST)
 
     def _save(self, name: str) -> None:
+        """Saves the whole state, but never over what can be gone on with if it cannot."""
         state = self.state
+        values = (p for network in self.task.networks.values() for p in network.parameters())
+        if not all(bool(torch.isfinite(p).all()) for p in values):
+            log.warning("Step %d: weights are not finite; %s is left as it was.", state.step, self.paths.run / name)
+            return
         state.networks = {n: network.state_dict() for n, network in self.task.networks.items()}
         state.optimizers = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}
         state.average = self.task.average.state_dict()
         state.memory = dict(self.task.memory)
         save_state(state, self.paths.run / name)
+        self.moved = False
 
     def _keep_if_best(self, scores: Mapping[str, float], over: bool) -> None:
         found = "dice_ET" if self.recipe.task == "enhancement" else "dice_WT"
@@ -370,31 +360,3 @@ class _Run:
             return validate_generator(self.task, self.training, self.cases, self.masks, self.prior)
         stage_one = None if self.stage_one is None else self.stage_one.model
         return validate(self.task, self.cases, self.masks, stage_one)
-
-    def _validation(self) -> tuple[list[Case], dict[str, Path]]:
-        """The subjects to validate on, and their segmentations; looked for before the first step, not after hours."""
-        schedule, state = self.recipe.schedule, self.state
-        data = self.paths.validation or self.paths.data
-        # A thousand subjects' headers are not read where none of them is held out.
-        wanted = scan(data).cases if self.paths.validation or state.held_out else ()
-        found = [c for c in wanted if self.paths.validation or c.subject in state.held_out]
-        if both := also_in([c.subject for c in found], state.subjects):
-            raise UsageError(f"{both[0]} of {data} is trained on; validate on patients that the run does not see.")
-        before = subjects_taught(state.origin) | subjects_taught(state.origin.get("begun_with", {}))
-        if both := also_in([c.subject for c in found], before):
-            raise UsageError(
-                f"{both[0]} of {data} taught the model that the run starts from; validate on patients new to both "
-                "(--validation, or the seed and data.held_out of that one)."
-            )
-        cases = [c for c in found if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
-        if self.paths.validation and not cases:
-            raise UsageError(f"{data} holds no complete subject to validate on.")
-        if not cases and self.group.first and schedule.validate_every > 0:
-            log.warning("No subject is held out (--set data.held_out=N) or named with --validation: the run is not "
-                        "validated, and its last checkpoint is what is exported.")  # fmt: skip
-        if state.validated is not None and state.validated != [c.subject for c in cases]:
-            raise UsageError(
-                f"{self.paths.run} was validated on other subjects ({', '.join(state.validated)}), of which its best "
-                "checkpoint is; resume with the same --validation."
-            )
-        return cases, find_segmentations(data, cases) if cases else {}

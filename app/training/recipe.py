@@ -135,6 +135,8 @@ class LossRecipe:
         l1: mean absolute error in the brain.
         adversarial: binary cross-entropy against the discriminator.
         classification: cross-entropy of the discriminator's sequence head.
+        judge, judge_class: the discriminator's own: binary cross-entropy, the mean of real and made images', and
+            cross-entropy of the sequence that a real image is.
         feature: one minus the cosine between the bottlenecks of both passes.
         cycle: mean absolute error of the second pass, which sees the first's result.
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
@@ -144,13 +146,15 @@ class LossRecipe:
         enhancing: how many times more the enhancing tumour of a T1c counts in L1. For `enhancement`, the weight of the
             mean absolute error there, as a share of the brain's.
         confidence: how wrong the network expects to be, against how wrong it is; used with `network.confidence`.
-        segmentation: focal Tversky; cross-entropy is added with the same weight. Only for the task `segmentation`, and
-            with Dice instead of Tversky for `judging`; for `enhancement` it is cross-entropy's alone.
+        segmentation: focal Tversky of the task `segmentation`, Dice of `judging`.
+        entropy: cross-entropy of these two tasks and of `enhancement`: it moves a network whose overlap is nothing yet.
     """
 
     l1: float = 10.0
     adversarial: float = 0.25
     classification: float = 0.25
+    judge: float = 1.0
+    judge_class: float = 1.0
     feature: float = 1.0
     cycle: float = 1.0
     ssim: float = 5.0
@@ -160,6 +164,7 @@ class LossRecipe:
     enhancing: float = 0.0
     confidence: float = 1.0
     segmentation: float = 1.0
+    entropy: float = 1.0
 
 
 @dataclass(frozen=True)

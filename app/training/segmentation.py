@@ -47,7 +47,8 @@ class SegmentationTask(Memoryless):
             with mixed_precision(recipe, self.device):
                 logits = self.segmenter(shown, part.views, part.types)
             tversky, entropy = focal_tversky_loss(logits, part.labels), _entropy(logits.float(), part)
-            (share * recipe.losses.segmentation * (tversky + entropy)).backward()  # type: ignore[no-untyped-call]
+            loss = recipe.losses.segmentation * tversky + recipe.losses.entropy * entropy
+            (share * loss).backward()  # type: ignore[no-untyped-call]
             add_to(totals, {"tversky": tversky, "entropy": entropy}, share)
         update("segmenter")
         return totals

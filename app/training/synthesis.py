@@ -250,8 +250,9 @@ class SynthesisTask:
                 fake, _ = self.discriminator(image)
                 judge = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
                 named = L.classification_loss(classes, target)
-            (share * (judge + named)).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, {"judge": judge, "judge_class": named}, share / len(made))
+            found = {"judge": judge, "judge_class": named}
+            _weighted(found, self.losses, share).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, found, share / len(made))
 
     @torch.no_grad()
     def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:

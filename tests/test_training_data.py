@@ -180,6 +180,29 @@ class TestCache:
         assert not drawn.labelled.all()
         assert not drawn.labels[~drawn.labelled].any()
 
+    def test_what_was_mended_on_reading_is_told(self, spoiled, tmp_path, caplog):
+        folder, _, _ = spoiled
+        file = folder / "s1" / "s1-t1c.nii.gz"
+        image = nib.load(file)
+        values = image.get_fdata(dtype=np.float32)
+        values[20, 20, 18:20] = np.nan
+        broken = nib.Nifti1Image(values, image.affine)
+        nib.save(broken, file)
+        assert len(build_cache(folder, tmp_path / "cache")) == 2
+        assert f"{file}: 2 voxels that were NaN or infinite were set to 0." in caplog.text
+
+    def test_a_cache_that_is_there_says_whom_it_lacks(self, spoiled, tmp_path, caplog):
+        caplog.set_level("INFO")
+        folder, path, _ = spoiled
+        path.unlink()
+        write_phantom(make_phantom((40, 44, 36), 9), folder, "lacking", leave_out=("t1c",))
+        build_cache(folder, tmp_path / "cache")
+        assert "was made without" not in caplog.text
+        caplog.clear()
+        build_cache(folder, tmp_path / "cache")
+        assert f"{tmp_path / 'cache'} was made without lacking" in caplog.text
+        assert "no usable segmentation of s1:" in caplog.text
+
     def test_where_every_slice_shall_show_a_tumour_every_one_does(self, spoiled, tmp_path, caplog):
         folder, _, relabel = spoiled
         relabel(np.zeros_like)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import itertools
+import math
 import os
 import re
 import shutil
@@ -25,10 +26,11 @@ from app.evaluate import Scores, find_pairs, score_pair
 from app.models.unet import WIDTHS, Segmenter
 from app.networks import save_segmenter
 from app.phantom import make_phantom, write_phantom
-from app.training import loop, losses
+from app.training import loop, losses, tasks
 from app.training.cache import NORMALIZATION, build_cache
 from app.training.checkpoint import BEST, LAST, load_state
-from app.training.loop import TrainingPaths, split, train
+from app.training.held_out import split
+from app.training.loop import TrainingPaths, train
 from app.training.publish import publish
 from app.training.schedule import learning_rate
 from app.training.synthesis import SynthesisTask
@@ -167,9 +169,15 @@ class TestRun:
         assert torch.equal(ends[0], ends[1])
         assert not torch.equal(ends[0], ends[2])
 
-    def test_it_validates_in_three_dimensions_and_keeps_the_best(self, paths):
+    def test_it_validates_in_three_dimensions_and_keeps_the_best(self, paths, monkeypatch):
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
+        networks, build = [], tasks.model_in_memory
+        monkeypatch.setattr(tasks, "model_in_memory", lambda n, *rest: networks.append(n) or build(n, *rest))
         state = train(recipe, paths).state
+        # What is exported, not what is still moving.
+        judged = networks[-1].state_dict()
+        assert all(torch.equal(judged[k], v) for k, v in state.average.items())
+        assert not all(torch.equal(judged[k], v) for k, v in state.networks["generator"].items())
         assert len(state.held_out) == 1
         assert not set(state.held_out) & set(state.subjects)
         with (paths.run / "log.csv").open() as stream:
@@ -237,19 +245,33 @@ class TestRun:
 
     def test_what_broke_is_not_saved_over_what_can_be_resumed(self, paths, monkeypatch):
         monkeypatch.setattr(loop, "MAX_SKIPPED", 3)
-        steps = ["schedule.steps=9", "schedule.epoch_steps=1"]
-        sound = losses.l1_loss
+        steps = ["schedule.steps=9", "schedule.epoch_steps=2"]
+        sound, step, now = losses.l1_loss, SynthesisTask.step, [0]
 
-        def sound_twice(made, *others):
-            done = load_state(paths.run / LAST).step if (paths.run / LAST).exists() else 0
-            return sound(made, *others) if done < 2 else made.sum() * float("nan")
+        def numbered(self, source, number, *others):
+            now[0] = number
+            return step(self, source, number, *others)
 
-        monkeypatch.setattr(losses, "l1_loss", sound_twice)
+        def sound_thrice(made, *others):
+            return sound(made, *others) if now[0] < 3 else made.sum() * float("nan")
+
+        monkeypatch.setattr(SynthesisTask, "step", numbered)
+        monkeypatch.setattr(losses, "l1_loss", sound_thrice)
         with pytest.raises(CaseError, match="go on from its last checkpoint with --resume"):
             train(small(*steps), paths)
         assert load_state(paths.run / LAST).step == 2
         monkeypatch.setattr(losses, "l1_loss", sound)
         assert train(small(*steps, "optimizer.learning_rate=1e-4"), paths, resume=True).state.step == 9
+
+    @pytest.mark.parametrize("weight,saved", [(1e30, True), (math.inf, False)])
+    def test_weights_that_broke_are_no_place_to_go_on_from(self, paths, monkeypatch, caplog, weight, saved):
+        monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+        monkeypatch.setattr(loop._Run, "_average", lambda run: next(run.task.generator.parameters()).data.fill_(weight))
+        with pytest.raises(CaseError, match="start again, with another --run"):
+            train(small("schedule.steps=9", "schedule.epoch_steps=1"), paths)
+        # Huge ones are finite still: nobody knows yet that they are useless.
+        assert (paths.run / LAST).exists() == saved
+        assert ("weights are not finite" in caplog.text) != saved
 
     def test_two_runs_do_not_write_to_one_folder(self, paths):
         paths.run.mkdir(parents=True)

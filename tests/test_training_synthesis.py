@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from app.constants import MODALITIES
 from app.models.unet import Segmenter
 from app.training.cache import build_cache
+from app.training.losses import ssim_pixels
 from app.training.recipe import load_recipe
 from app.training.segmentation import SegmentationTask
 from app.training.synthesis import BACKGROUND, SynthesisTask
@@ -61,6 +62,11 @@ def calls_of(monkeypatch, network, name="forward"):
 
 def gradient_of(network):
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
+
+
+def step_of(source, target):
+    """The first step whose batch makes a sequence."""
+    return next(s for s in count() if source.sampler.tasks(source.at(s).plan, 1)[0].target == target)
 
 
 def in_brain(made, batch):
@@ -194,6 +200,32 @@ class TestAlgorithmOne:
         assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
 
 
+class TestSimilarity:
+    """What SSIM a made sequence is given."""
+
+    @pytest.mark.parametrize("tissue", ["whole", "dual"])
+    def test_it_is_seen_in_its_own_range_and_tissue(self, subjects, monkeypatch, tissue):
+        recipe = small(*only(ssim=1), f"losses.ssim_tissue='{tissue}'", "data.tumour_share=1.0")
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        step = step_of(source, 2)
+        images = calls_of(monkeypatch, task.generator, "image")
+        found = float(task.step(source, step, 1, lambda _: True)["ssim"])
+        batch, _, _ = task.prepare(source, step)
+        made, truth, brain = images[0][1].detach(), batch.images[:, 2:3], batch.brain > 0
+        ill = brain & (batch.labels[:, None] > 0)
+        assert ill.any()
+        expected = {}
+        for name, index in (("own", 2), ("another's", 0)):
+            similarity = ssim_pixels(made, truth, batch.brain, batch.scale[:, index])
+            halves = [1 - float(similarity[where].mean()) for where in (brain & ~ill, ill)]
+            expected[name, "whole"] = 1 - float(similarity[brain].mean())
+            expected[name, "dual"] = sum(halves) / 2
+        assert found == pytest.approx(expected["own", tissue], rel=1e-4)
+        wrong = [value for key, value in expected.items() if key != ("own", tissue)]
+        assert all(abs(value - found) > 1e-3 for value in wrong)
+
+
 class TestSecondPass:
     """It drops another sequence and makes it, from the first pass's result among the others."""
 
@@ -212,8 +244,7 @@ class TestSecondPass:
         ((first, present, members), _), ((second, present_again, again), _) = calls["encode"]
         assert torch.equal(first, shown)
         assert job.target not in members
-        assert job.second not in again
-        assert job.target in again
+        assert sorted(again) == [i for i in range(4) if i != job.second]
         for flags, there in ((present, members), (present_again, again)):
             assert [i for i in range(4) if flags[0, i]] == list(there)
         made = in_brain(calls["image"][0][1], batch)
@@ -252,7 +283,7 @@ class TestTeachers:
         recipe = small(*only(**{loss: 1}))
         task = new_synthesis(recipe)
         source = source_of(subjects, recipe)
-        step = next(s for s in count() if source.sampler.tasks(source.at(s).plan, 1)[0].target == 2)
+        step = step_of(source, 2)
         images = calls_of(monkeypatch, task.generator, "image")
 
         def update(name: str) -> bool:
@@ -270,6 +301,25 @@ class TestTeachers:
             told = {"adversarial": F.logsigmoid(patches), "classification": classes.log_softmax(dim=1)[:, 2]}
             opinions.append(told[loss].mean().item())
         assert opinions[1] > opinions[0]
+
+    def test_the_judge_compares_the_real_sequence_with_the_made_one(self, subjects, monkeypatch):
+        recipe = small(*only(adversarial=1))
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        step = step_of(source, 2)
+        images = calls_of(monkeypatch, task.generator, "image")
+        opinions = calls_of(monkeypatch, task.discriminator)
+        losses = task.step(source, step, 1, lambda _: True)
+        batch, _, _ = task.prepare(source, step)
+        made = in_brain(images[0][1], batch)
+        # First it is shown what the generator made, to teach that one; then it learns itself.
+        seen = [arguments[0] for arguments, _ in opinions]
+        for image, expected in zip(seen, (made, in_brain(batch.images[:, 2:3], batch), made), strict=True):
+            assert torch.equal(image, expected)
+        (_, _), (_, (real, named)), (_, (fake, _)) = opinions
+        told = [F.softplus(-real.detach()).mean(), F.softplus(fake.detach()).mean()]
+        assert losses["judge"] == pytest.approx(float(sum(told)) / 2, rel=1e-4)
+        assert losses["judge_class"] == pytest.approx(float(-named.detach().log_softmax(1)[:, 2].mean()), rel=1e-4)
 
     def test_the_segmenter_sees_the_made_sequence_among_real_ones(self, subjects, monkeypatch):
         recipe = small(*only(tversky=1), "data.tumour_share=1.0")
@@ -309,3 +359,31 @@ class TestWeights:
         # None is so small beside the others that its weight would not show.
         for name, part in parts.items():
             assert part.norm() > 1e-2 * expected.norm(), name
+
+    def test_the_judges_gradients_add_up_by_the_recipes_weights(self, subjects):
+        def gradient(judge: float, judge_class: float) -> torch.Tensor:
+            recipe = small(*only(adversarial=1), f"losses.judge={judge}", f"losses.judge_class={judge_class}")
+            torch.manual_seed(2)
+            task = new_synthesis(recipe)
+            task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
+            return gradient_of(task.discriminator)
+
+        expected = 2 * gradient(1, 0) + 3 * gradient(0, 1)
+        assert (gradient(2, 3) - expected).norm() < 1e-3 * expected.norm()
+        assert expected.norm() > 0
+
+    @pytest.mark.parametrize("weights", [(1, 0), (0, 1)])
+    def test_a_segmenter_learns_by_each_of_its_losses_alone(self, subjects, weights):
+        changes = [f"losses.{k}={w}" for k, w in zip(("segmentation", "entropy"), weights, strict=True)]
+        recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2", "schedule.precision='fp32'", *changes])
+        torch.manual_seed(0)
+        task = SegmentationTask(recipe, torch.device("cpu"))
+        losses = task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
+        assert set(losses) == {"tversky", "entropy"}
+        one = gradient_of(task.segmenter)
+        both = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2", "schedule.precision='fp32'"])
+        torch.manual_seed(0)
+        task = SegmentationTask(both, torch.device("cpu"))
+        task.step(source_of(subjects, both), 0, 1, lambda _: True)
+        assert 1e-3 < (gradient_of(task.segmenter) - one).norm()
+        assert one.norm() > 0

@@ -36,6 +36,28 @@ class TestShipped:
         assert manifest.fallback is not None
         assert len(load_regression(manifest.entry(manifest.fallback)).coefficients) == 28
 
+    def test_the_default_reaches_its_floors_and_the_card_tells_its_scores(self):
+        manifest = read_manifest(WEIGHTS_DIR)
+        default = manifest.entry()
+        rows = []
+        for target, label in (("t1c", "T1c"), ("t1n", "T1n"), ("t2f", "T2-FLAIR"), ("t2w", "T2w")):
+            maker = manifest.specialists_of(default).get(target, default)
+            last = manifest.entries[maker.details["refiner"]] if maker.details.get("refine") else maker
+            rows.append((label, 6, last.details["scores"][target]))
+            assert len(last.details["scores"]["subjects"]) == 6
+        mean = {k: sum(row[k] for *_, row in rows) / 4 for k in rows[0][2]}
+        # Floors of the project: official score without and with the tumour only, SSIM and PSNR in the brain.
+        assert mean["official_healthy"] >= 0.945
+        assert mean["official_tumour"] >= 0.9970
+        assert mean["ssim_brain"] >= 0.66
+        assert mean["psnr_brain"] >= 18.5
+        card = (WEIGHTS_DIR / "MODEL_CARD.md").read_text()
+        for label, count, row in [*rows, ("all", 24, mean)]:
+            shown = [f"{row[k]:.4f}" for k in ("official_healthy", "official_tumour")]
+            shown += [f"{row[k]:.3f}" for k in ("ssim_brain", "ssim_tumour")]
+            shown += [f"{row[k]:.2f}" for k in ("psnr_brain", "stripe_superior")]
+            assert f"| {label} | {count} | {' | '.join(shown)} |" in card, label
+
     def test_no_validation_subject_was_fitted_on(self, data_dir):
         held_out = {p.name for p in (data_dir / "val").iterdir()}
         for entry in read_manifest(WEIGHTS_DIR).entries.values():

@@ -51,6 +51,7 @@ def test_published_runs_differ_as_their_names_say():
         ("[schedule]\nsteps = 0", "steps or schedule.budget_minutes must be above 0"),
         ("[data]\naxial = [100, 96]", "multiples of 16"),
         ("[data]\naxial = [96]", "is not a list of 2"),
+        ("[data]\nmakes = 't2w'", "data.makes = 't2w' is no list; write it as ['t2w']"),
         ("[data]\nviews = ['oblique']", "data.views = 'oblique'"),
         ("[losses]\nl1 = -1.0", "no loss may be negative"),
         ("[network]\nkind = 'unet'", "losses.feature needs"),

@@ -329,7 +329,7 @@ class _Run:
             self._save(LAST)
 
     def _save(self, name: str) -> None:
-        """Saves the whole state, but never over what can be gone on with if it cannot."""
+        """Saves the whole state; where weights are broken, what was saved before stays."""
         state = self.state
         values = (p for network in self.task.networks.values() for p in network.parameters())
         if not all(bool(torch.isfinite(p).all()) for p in values):

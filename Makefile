@@ -12,7 +12,7 @@ demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, 
 	$(BIN)/python -m app demo --output demo
 
 test: $(VENV)/dev.stamp ## the whole suite, shared out over the cores, with the memory settings that `python -m app` gives itself
-	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.start import TUNABLES; print(TUNABLES)')" \
+	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.core.startup import TUNABLES; print(TUNABLES)')" \
 		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 SMOKE := smoke-run

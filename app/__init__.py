@@ -9,13 +9,13 @@ __version__ = "0.1.0"
 __all__ = ["Synthesizer", "__version__"]
 
 if TYPE_CHECKING:
-    from app.synthesizer import Synthesizer
+    from app.inference.synthesizer import Synthesizer
 
 
 def __getattr__(name: str) -> Any:
     # `Synthesizer` needs the numerical stack; `--help` and `check` must not pay for it.
     if name == "Synthesizer":
-        from app.synthesizer import Synthesizer
+        from app.inference.synthesizer import Synthesizer
 
         return Synthesizer
     raise AttributeError(f"module 'app' has no attribute {name!r}")

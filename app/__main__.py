@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from app.start import start_tuned
+from app.core.startup import start_tuned
 
 if __name__ == "__main__":
     start_tuned()

@@ -6,8 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from app.errors import TetradError
-from app.start import start_tuned
+from app.core.errors import TetradError
+from app.core.startup import start_tuned
 
 
 def main() -> int:

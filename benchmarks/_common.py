@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.phantom import Phantom, make_phantom
+from app.data.phantom import Phantom, make_phantom
 
 SHAPE = (240, 240, 155)
 

@@ -13,11 +13,11 @@ import csv
 import time
 from pathlib import Path
 
-from app.config import WEIGHTS_DIR
+from app.core.config import WEIGHTS_DIR
+from app.registry.manifest import read_manifest
 from app.training.checkpoint import LAST, load_state
-from app.training.loop import TrainingPaths, train
-from app.training.recipe import load_recipe
-from app.weights import read_manifest
+from app.training.config import load_recipe
+from app.training.trainer import TrainingPaths, train
 from benchmarks._common import choose
 
 COMMON = ["data.held_out=4", "schedule.validate_every=1", "schedule.epoch_steps=100000",

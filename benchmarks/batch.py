@@ -18,9 +18,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config import WEIGHTS_DIR
-from app.phantom import write_phantom
-from app.weights import read_manifest
+from app.core.config import WEIGHTS_DIR
+from app.data.phantom import write_phantom
+from app.registry.manifest import read_manifest
 from benchmarks._common import machine, phantom_of
 
 

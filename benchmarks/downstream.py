@@ -14,20 +14,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.cases import find_segmentations, scan
-from app.config import WEIGHTS_DIR
-from app.constants import MODALITIES, Modality
-from app.evaluate import find_pairs
-from app.metrics.segmentation import segmentation_scores
-from app.networks import load_segmenter
-from app.preprocess import measure, normalize, vote_foreground
-from app.training.cache import NORMALIZATION, load_complete, load_labels
-from app.training.synthesis import BACKGROUND, ENHANCING
+from app.core.config import WEIGHTS_DIR
+from app.core.constants import MODALITIES, Modality
+from app.core.types import VolumeArray
+from app.data.discovery import find_segmentations, scan
+from app.data.labels import load_labels
+from app.data.loading import load_complete
+from app.data.nifti_reader import load_volume
+from app.evaluation.metrics.segmentation import segmentation_scores
+from app.evaluation.scoring import find_pairs
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.slices import Canvas
+from app.registry.checkpoints import load_segmenter
+from app.registry.manifest import read_manifest
+from app.training.data.cache import NORMALIZATION
+from app.training.tasks.synthesis import BACKGROUND, ENHANCING
 from app.training.validation import segment
-from app.types import VolumeArray
-from app.views import Canvas
-from app.volume import load_volume
-from app.weights import read_manifest
 
 REGIONS = ("dice_WT", "dice_TC", "dice_ET")
 

@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from app.cases import find_segmentations, scan
-from app.cli.arguments import share
-from app.config import FUSIONS, WEIGHTS_DIR, FusionName
-from app.constants import MODALITIES, REFERENCE_OF, Modality, View
-from app.encode import to_array
-from app.errors import UsageError
-from app.fuse import Fused, Joiner, Joining
-from app.metrics.image import image_scores
-from app.pipeline import Model, Prepared, finish, predict, prepare
-from app.synthesizer import Synthesizer
-from app.training.cache import load_complete, load_labels
-from app.types import VolumeArray
+from app.cli.argument_types import share
+from app.core.config import FUSIONS, WEIGHTS_DIR, FusionName
+from app.core.constants import MODALITIES, REFERENCE_OF, Modality, View
+from app.core.errors import UsageError
+from app.core.types import VolumeArray
+from app.data.discovery import find_segmentations, scan
+from app.data.labels import load_labels
+from app.data.loading import load_complete
+from app.data.nifti_writer import to_array
+from app.evaluation.metrics.image import image_scores
+from app.inference.pipeline import Model, Prepared, finish, predict, prepare
+from app.inference.synthesizer import Synthesizer
+from app.inference.view_fusion import Fused, Joiner, Joining
 from benchmarks._common import machine
 
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from app.config import WEIGHTS_DIR
-from app.constants import VIEWS
-from app.intensity import Normalization
-from app.models.generator import PRESETS, Generator, GeneratorConfig
-from app.networks import save_generator
-from app.phantom import write_phantom
-from app.views import Canvas
-from app.weights import read_manifest
+from app.core.config import WEIGHTS_DIR
+from app.core.constants import VIEWS
+from app.data.phantom import write_phantom
+from app.networks.hf_gan import PRESETS, Generator, GeneratorConfig
+from app.preprocessing.normalization import Normalization
+from app.preprocessing.slices import Canvas
+from app.registry.checkpoints import save_generator
+from app.registry.manifest import read_manifest
 from benchmarks._common import brats_phantom, machine
 
 

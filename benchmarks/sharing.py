@@ -1,4 +1,4 @@
-"""What another process that wants a core costs an exam, by how OpenMP's threads wait (`app.start`).
+"""What another process that wants a core costs an exam, by how OpenMP's threads wait (`app.core.startup`).
 
 `python -m benchmarks sharing [--model NAME] [--rounds N] [--neighbours N] [--shape small]` completes a phantom with the
 command line as a user would, on the processor, alone and beside processes that only count: in turn with threads that
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.config import WEIGHTS_DIR
-from app.phantom import write_phantom
-from app.weights import read_manifest
+from app.core.config import WEIGHTS_DIR
+from app.data.phantom import write_phantom
+from app.registry.manifest import read_manifest
 from benchmarks._common import machine, phantom_of
 
 POLICIES = {"spinning": "active", "sleeping": "passive"}

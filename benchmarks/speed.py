@@ -31,22 +31,23 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.backends import TorchBackend
-from app.batch import run
-from app.config import WEIGHTS_DIR, RunConfig
-from app.constants import MODALITIES, Modality, View
-from app.encode import save_image
-from app.inference import SliceRunner
-from app.intensity import IntensityPredictor, Normalization
-from app.models.generator import PRESETS, Generator, GeneratorConfig
-from app.networks import save_generator
-from app.phantom import write_phantom
-from app.pipeline import Model, finish, prepare
-from app.runtime import CPU_BATCH, Runtime
-from app.start import TUNABLES
-from app.views import Canvas, Window, paste, place_window
-from app.volume import load_volume
-from app.weights import Entry, read_manifest
+from app.batch.run import run
+from app.core.config import WEIGHTS_DIR, RunConfig
+from app.core.constants import MODALITIES, Modality, View
+from app.core.startup import TUNABLES
+from app.data.nifti_reader import load_volume
+from app.data.nifti_writer import save_image
+from app.data.phantom import write_phantom
+from app.inference.backends import TorchBackend
+from app.inference.device import CPU_BATCH, Runtime
+from app.inference.pipeline import Model, finish, prepare
+from app.inference.slice_runner import SliceRunner
+from app.networks.hf_gan import PRESETS, Generator, GeneratorConfig
+from app.preprocessing.normalization import Normalization
+from app.preprocessing.slices import Canvas, Window, paste, place_window
+from app.preprocessing.target_intensity import IntensityPredictor
+from app.registry.checkpoints import save_generator
+from app.registry.manifest import Entry, read_manifest
 from benchmarks._common import choose, machine, phantom_of
 
 #: A variant that takes more seconds than this is measured once.

@@ -14,7 +14,8 @@ import torchmetrics
 from numpy.typing import NDArray
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from app.metrics.official import normalise, official_score
+from app.evaluation.metrics.ssim import official_score
+from app.preprocessing.normalization import normalise
 from benchmarks._common import brats_phantom
 
 

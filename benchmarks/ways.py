@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.cli.arguments import positive
-from app.constants import MODALITIES, Modality
-from app.phantom import write_phantom
-from app.pipeline import predict, prepare
-from app.runtime import Machine, choose_device
-from app.synthesizer import Synthesizer
-from app.volume import load_volume
+from app.cli.argument_types import positive
+from app.core.constants import MODALITIES, Modality
+from app.data.nifti_reader import load_volume
+from app.data.phantom import write_phantom
+from app.inference.device import Machine, choose_device
+from app.inference.pipeline import predict, prepare
+from app.inference.synthesizer import Synthesizer
 from benchmarks._common import machine, phantom_of
 
 TARGET: Modality = "t2f"

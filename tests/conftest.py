@@ -14,11 +14,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app.config import WEIGHTS_DIR
-from app.constants import MODALITIES, Modality
-from app.fuse import Joiner
-from app.phantom import Phantom, make_phantom, write_phantom
-from app.views import paste
+from app.core.config import WEIGHTS_DIR
+from app.core.constants import MODALITIES, Modality
+from app.data.phantom import Phantom, make_phantom, write_phantom
+from app.inference.view_fusion import Joiner
+from app.preprocessing.slices import paste
 
 SHAPE = (48, 56, 40)
 DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
@@ -83,11 +83,11 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's own regression beside an untrained compact generator named `tiny`."""
     import torch
 
-    from app.intensity import Normalization
-    from app.models.generator import Generator, GeneratorConfig
-    from app.networks import save_generator
-    from app.views import Canvas
-    from app.weights import read_manifest
+    from app.networks.hf_gan import Generator, GeneratorConfig
+    from app.preprocessing.normalization import Normalization
+    from app.preprocessing.slices import Canvas
+    from app.registry.checkpoints import save_generator
+    from app.registry.manifest import read_manifest
 
     folder = tmp_path_factory.mktemp("weights")
     for file in WEIGHTS_DIR.glob("regression-*.json"):
@@ -115,8 +115,8 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def onnx_weights_dir(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`weights_dir` with the ONNX of `tiny`, written once for all processes: it takes half a minute."""
-    from app.export import export_onnx
-    from app.weights import read_manifest
+    from app.registry.manifest import read_manifest
+    from app.registry.onnx_export import export_onnx
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -156,7 +156,7 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def training_cache(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the cache of `training_data` lies."""
-    from app.training.cache import build_cache
+    from app.training.data.cache import build_cache
 
     folder = tmp_path_factory.mktemp("cache")
     build_cache(training_data, folder)

@@ -10,11 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from app import __version__
-from app.cli.arguments import EXIT_CODES
-from app.cli.judge import add_baselines, add_demo, add_dropout, add_evaluate, add_info, add_phantom
-from app.cli.models import add_export, add_fit, add_import, add_train
-from app.cli.run import add_check, add_infer, add_synthesize
-from app.errors import ExitCode, TetradError
+from app.cli.argument_types import EXIT_CODES
+from app.cli.check import add_check
+from app.cli.evaluate import add_baselines, add_dropout, add_evaluate
+from app.cli.synthesize import add_infer, add_synthesize
+from app.cli.tools import add_demo, add_info, add_phantom
+from app.cli.train import add_train
+from app.cli.weights import add_export, add_fit, add_import
+from app.core.errors import ExitCode, TetradError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
-        # Commands with something to finish first see to it themselves (`app.interrupts`).
+        # Commands with something to finish first see to it themselves (`app.core.signals`).
         log.error("Interrupted.")
         return 128 + signal.SIGINT
     except BrokenPipeError:

@@ -1,6 +1,6 @@
 """The whole state of a run in one file, written whole or not at all.
 
-Random numbers need no state of their own: those of step k are seeded by k (see `app.training.batches`), so the step is
+Random numbers need no state of their own: those of step k are seeded by k (see `app.training.data.slices`), so the step is
 the position in the data, in the schedule and in every random sequence.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from app.errors import UsageError
-from app.files import save_bytes
-from app.training.recipe import Recipe
+from app.core.atomic_io import save_bytes
+from app.core.errors import UsageError
+from app.training.config import Recipe
 
 LAST, BEST = "last.pt", "best.pt"
 _SCHEMA = 2

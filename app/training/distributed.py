@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from app.errors import UsageError
+from app.core.errors import UsageError
 
 
 @dataclass(frozen=True)

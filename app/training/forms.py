@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from app.errors import UsageError
+from app.core.errors import UsageError
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.metrics.official import K1, K2, SIGMA, TAPS
+from app.evaluation.metrics.ssim import K1, K2, SIGMA, TAPS
 
 #: Lambda of the confidence loss, before and after the mean confidence passes `SURE` (CG-SAMR).
 CONFIDENCE_WEIGHTS = (0.1, 0.03)
@@ -45,7 +45,7 @@ def confidence_loss(prediction: Tensor, truth: Tensor, brain: Tensor, expected: 
     """Mean of c * |error| - weight * log(c) inside the brain, with c = weight / expected; in float32.
 
     CG-SAMR's confidence loss, least at c = weight / |error|, which is to say at expected = |error|. With a weight of 1
-    it is the negative log-likelihood of a Laplace distribution (less log 2); see `app.models.confidence`.
+    it is the negative log-likelihood of a Laplace distribution (less log 2); see `app.networks.confidence`.
 
     Args:
         expected: float32 B x 1 x H x W, the absolute error that the network's head expects.

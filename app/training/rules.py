@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from app.constants import MODALITIES
-from app.errors import UsageError
-from app.views import MULTIPLE
+from app.core.constants import MODALITIES
+from app.core.errors import UsageError
+from app.preprocessing.slices import MULTIPLE
 
 if TYPE_CHECKING:
-    from app.training.recipe import Recipe
+    from app.training.config import Recipe
 
 
 def check(recipe: Recipe, source: str) -> None:

@@ -13,32 +13,36 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from app.backends import TorchBackend
-from app.cases import Case, tumour_type
-from app.constants import MODALITIES, REFERENCE_OF, VIEWS, Modality, View
-from app.downstream import Judge
-from app.encode import to_array
-from app.errors import CaseError
-from app.evaluate import Scores, summarise
-from app.fuse import Joining
-from app.intensity import IntensityPredictor, MedianPrior
-from app.metrics.image import image_scores
-from app.metrics.segmentation import segmentation_scores
-from app.models.enhancer import Enhancer
-from app.models.generator import Generator
-from app.models.refiner import Refiner
-from app.models.unet import TUMOUR_TYPES, PlainGenerator, Segmenter
-from app.pipeline import Model, synthesize_case
-from app.preprocess import measure, normalize, vote_foreground
-from app.refine import VolumeRefiner
-from app.runtime import GPU_BATCH, Machine, choose_runtime
-from app.synthesizer import runner_of
-from app.training.cache import NORMALIZATION, load_complete, load_labels
-from app.training.recipe import DataRecipe, Recipe
-from app.training.synthesis import BACKGROUND, precision_of
-from app.types import MaskArray, VolumeArray
-from app.views import Canvas, cut, paste, place_window
-from app.weights import Entry
+from app.core.constants import MODALITIES, REFERENCE_OF, TUMOUR_TYPES, VIEWS, Modality, View
+from app.core.errors import CaseError
+from app.core.types import MaskArray, VolumeArray
+from app.data.cases import Case, tumour_type
+from app.data.labels import load_labels
+from app.data.loading import load_complete
+from app.data.nifti_writer import to_array
+from app.evaluation.metrics.image import image_scores
+from app.evaluation.metrics.segmentation import segmentation_scores
+from app.evaluation.scoring import Scores
+from app.evaluation.statistics import summarise
+from app.inference.backends import TorchBackend
+from app.inference.device import GPU_BATCH, Machine, choose_runtime
+from app.inference.loading import runner_of
+from app.inference.pipeline import Model, synthesize_case
+from app.inference.refinement import VolumeRefiner
+from app.inference.segmentation import Judge
+from app.inference.view_fusion import Joining
+from app.networks.enhancer import Enhancer
+from app.networks.hf_gan import Generator
+from app.networks.refiner import Refiner
+from app.networks.unet import PlainGenerator, Segmenter
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.slices import Canvas, cut, paste, place_window
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPrior
+from app.registry.manifest import Entry
+from app.training.config import DataRecipe, Recipe
+from app.training.data.cache import NORMALIZATION
+from app.training.tasks.synthesis import BACKGROUND, precision_of
 
 log = logging.getLogger(__name__)
 

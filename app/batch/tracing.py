@@ -1,0 +1,71 @@
+"""Where a run's time goes: spans per stage and subject, as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.core.atomic_io import save_bytes
+
+
+class Trace:
+    """Collects spans from any thread.
+
+    Args:
+        keep: hold every span for `write`; else nothing.
+    """
+
+    def __init__(self, keep: bool = True) -> None:
+        self._keep = keep
+        self._events: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def span(self, stage: str, subject: str, stages: dict[str, float]) -> Iterator[None]:
+        """Times what happens inside, and adds its seconds to those of the stage in `stages`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            end = time.monotonic()
+            stages[stage] = stages.get(stage, 0.0) + end - start
+            if self._keep:
+                event = {
+                    "name": stage,
+                    "cat": "tetrad",
+                    "ph": "X",
+                    # The machine's clock, so that several processes' spans lie on one line.
+                    "ts": round(1e6 * start),
+                    "dur": round(1e6 * (end - start)),
+                    "pid": os.getpid(),
+                    "tid": threading.get_native_id(),
+                    "args": {"subject": subject},
+                }
+                with self._lock:
+                    self._events.append(event)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every span kept so far."""
+        with self._lock:
+            return list(self._events)
+
+    def add(self, events: list[dict[str, Any]]) -> None:
+        """Takes over the spans of another process."""
+        with self._lock:
+            self._events.extend(events)
+
+    def write(self, path: Path) -> None:
+        """Writes the trace.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._lock:
+            form = {"traceEvents": self._events, "displayTimeUnit": "ms"}
+            save_bytes(json.dumps(form).encode(), path)

@@ -1,0 +1,122 @@
+"""The commands that make and move weights: export, import-weights, fit-regression, train."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+from app.cli.argument_types import path, share, views
+from app.core.config import FUSIONS, WEIGHTS_DIR
+from app.core.errors import ExitCode, UsageError
+
+log = logging.getLogger(__name__)
+
+
+def add_export(commands: Any) -> None:
+    """Declares the command `export`."""
+    p = commands.add_parser(
+        "export",
+        help="write a trained run as a model, or a model's ONNX",
+        description="With RUN: writes its averaged weights as safetensors and ONNX with their manifest entry, unless "
+        "they score worse than the model that they would replace. Without: adds the ONNX file to a model.",
+    )
+    p.add_argument("run", type=path, nargs="?", metavar="RUN", help="a run folder of `train`")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
+    p.add_argument("--model", metavar="NAME", help="what --model calls it; default: the manifest's default")
+    p.add_argument("--data", type=path, metavar="DIR", help="what the run was trained on")
+    p.add_argument("--cache", type=path, metavar="DIR", help="its prepared arrays; default: RUN/cache")
+    p.add_argument("--score-on", type=path, metavar="DIR", help="complete subjects that the run has not seen")
+    p.add_argument(
+        "--contrast",
+        type=share,
+        metavar="C",
+        help="how far what it makes is brought to a scan's spread, 0 to 1; default: the recipe's",
+    )
+    p.add_argument("--fusion", choices=FUSIONS, help="how its views become one volume; default: the recipe's")
+    p.add_argument(
+        "--flip-average",
+        action=argparse.BooleanOptionalAction,
+        help="whether it also runs the exam mirrored and averages both; default: the recipe's",
+    )
+    p.add_argument(
+        "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
+    )
+    p.add_argument(
+        "--specialist-of",
+        metavar="NAME",
+        help="for a run that makes some of the sequences only (data.makes): model NAME leaves them to it from now on",
+    )
+    p.add_argument("--refines", metavar="NAME", help="for an enhancer: the model whose T1c it is for")
+    p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")
+    p.add_argument("--device", default="auto", help="as in synthesize")
+    p.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from app.registry.manifest import read_manifest
+    from app.registry.onnx_export import export_onnx
+
+    if options.run is None:
+        entry = export_onnx(read_manifest(options.weights).entry(options.model))
+        log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"]["path"])
+        return ExitCode.OK
+    from app.training.export import publish
+
+    if options.data is None or options.model is None:
+        raise UsageError("export RUN needs --data (what the run was trained on) and --model (the new model's name).")
+    entry = publish(
+        options.run,
+        options.weights,
+        options.model,
+        data=options.data,
+        cache=options.cache,
+        score_on=options.score_on,
+        contrast=options.contrast,
+        fusion=options.fusion,
+        flip_average=options.flip_average,
+        make_default=options.make_default,
+        specialist_of=options.specialist_of,
+        refines=options.refines,
+        force=options.force,
+        device=options.device,
+    )
+    for metric, value in entry.details.get("scores", {}).get("mean", {}).items():
+        log.info("%-24s %.4f", metric, value)
+    log.info("Written: model %s of %s.", entry.name, entry.folder)
+    return ExitCode.OK
+
+
+def add_import(commands: Any) -> None:
+    """Declares the command `import-weights`."""
+    p = commands.add_parser("import-weights", help="bring a public checkpoint into Tetrad's format")
+    p.add_argument("file", type=path, metavar="FILE", help="the released .safetensors file")
+    p.add_argument("--kind", choices=["brasyn25"], required=True)
+    p.add_argument("--weights", type=path, required=True, metavar="DIR", help="folder that gets it; made if need be")
+    p.add_argument("--name", default="brasyn25", help="what --model will call it; default: brasyn25")
+    p.add_argument("--views", type=views, default=("sagittal",), metavar="VIEW,...", help="default: sagittal")
+    p.set_defaults(command=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from app.registry.brasyn25 import import_checkpoint
+
+    entry = import_checkpoint(options.file, options.kind, options.weights, options.name, options.views)
+    log.info("Imported as model %s of %s; use: --weights %s", entry.name, entry.folder, entry.folder)
+    return ExitCode.OK
+
+
+def add_fit(commands: Any) -> None:
+    """Declares the command `fit-regression`."""
+    p = commands.add_parser("fit-regression", help="fit the voxel-wise regression and the intensity predictor")
+    p.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of complete subjects")
+    p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder that gets them")
+    p.set_defaults(command=_fit)
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from app.training.intensity_fit import fit_and_write
+
+    entry = fit_and_write(options.data, options.weights)
+    log.info("Fitted on %d subjects: model %s of %s.", entry.details["training"]["subjects"], entry.name, entry.folder)
+    return ExitCode.OK

@@ -1,0 +1,1 @@
+"""Subjects on disk: finding them, reading and writing NIfTI, labels, a phantom."""

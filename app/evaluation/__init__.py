@@ -1,0 +1,1 @@
+"""Scores of synthesised sequences, and what they are compared with."""

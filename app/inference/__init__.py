@@ -1,0 +1,1 @@
+"""From a subject's present sequences to the missing one."""

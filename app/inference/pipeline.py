@@ -1,0 +1,276 @@
+"""From a subject's present sequences to the missing one. `synthesize_case` is the whole way, step by step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+
+from app import __version__
+from app.core.constants import MODALITIES, Modality, View
+from app.core.errors import CaseError
+from app.core.types import MaskArray, VolumeArray
+from app.data.nifti_reader import Grid, Volume
+from app.data.nifti_writer import scale_to_type, to_image
+from app.inference.device import Runtime
+from app.inference.postprocessing import clean, require_finite, stretch
+from app.inference.refinement import VolumeRefiner
+from app.inference.slice_runner import SliceRunner
+from app.inference.view_fusion import BEYOND, Fused, Joiner, Joining, Pass, passes, shares
+from app.networks.voxelwise_regression import VoxelwiseRegression
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.normalization import Intensity, measure, normalize, restore
+from app.preprocessing.slices import paste
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPrior
+from app.registry.manifest import Entry
+
+if TYPE_CHECKING:
+    from app.inference.slice_predictor import ResidentRunner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`.
+
+    What a network makes passes through the `refiner`, if there is one.
+
+    Attributes:
+        joining: how the network's views become one volume.
+        specialists: models that make some of the sequences in its place.
+    """
+
+    entry: Entry
+    intensity: IntensityPredictor | None
+    regression: VoxelwiseRegression | None = None
+    runner: SliceRunner | ResidentRunner | None = None
+    runtime: Runtime | None = None
+    joining: Joining = field(default_factory=Joining)
+    refiner: VolumeRefiner | None = None
+    specialists: Mapping[Modality, Model] = field(default_factory=dict)
+
+    @property
+    def makes(self) -> tuple[Modality, ...]:
+        """The sequences that it makes, specialists included."""
+        return tuple(m for m in MODALITIES if m in self.entry.makes or m in self.specialists)
+
+    def maker_of(self, target: Modality) -> Model:
+        """The model that makes a sequence: its specialist, or else this one; with its refiner if that refines it."""
+        maker = self.specialists.get(target, self)
+        refined = maker.refiner is None or target in maker.refiner.makes
+        return maker if refined else replace(maker, refiner=None)
+
+    @property
+    def name(self) -> str:
+        """What is said of it: its name, and its refiner's."""
+        return self.entry.name if self.refiner is None else f"{self.entry.name}+{self.refiner.entry.name}"
+
+    @property
+    def background(self) -> float:
+        """Score of background voxels; any where the scheme names none, since they are set to 0 in the end."""
+        stated = self.entry.normalization.background
+        return 0.0 if stated is None else stated
+
+    @property
+    def contrast(self) -> float:
+        """How far what the network makes is brought to a scan's spread (`app.inference.postprocessing.stretch`).
+
+        A refined volume is less blurred, so the refiner's own word on it counts before the first stage's.
+        """
+        stated = self.entry.details.get("contrast", 0.0)
+        return float(stated if self.refiner is None else self.refiner.entry.details.get("contrast", stated))
+
+    @cached_property
+    def prior(self) -> MedianPrior | None:
+        """What the network is told of the target's median; None where it takes no such thing."""
+        return MedianPrior.from_json(self.entry.details)
+
+    def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
+        """How bright the sequence to be made is, in the file's units."""
+        if self.intensity is None:
+            return self.entry.normalization.intensities[target]
+        return self.intensity.predict(inputs, target)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A subject's inputs in model space.
+
+    Attributes:
+        arrays: the present sequences in the file's units, float32, axes (left, posterior, superior).
+        foreground: where the brain is, same shape.
+        measured: how the scores are made.
+        grids: where each input's voxels lie.
+        background: score of background voxels, if the scheme has one.
+    """
+
+    arrays: dict[Modality, VolumeArray]
+    foreground: MaskArray
+    measured: dict[Modality, Intensity]
+    grids: dict[Modality, Grid]
+    background: float | None
+
+    @cached_property
+    def scores(self) -> dict[Modality, VolumeArray]:
+        """Float32 per present sequence; not computed where a GPU does it."""
+        return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
+
+    @cached_property
+    def medians(self) -> dict[Modality, float]:
+        """Median score in the brain per present sequence; without the scores, which keep the intensities' order."""
+        found = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
+        return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
+                for m, v in found.items()}  # fmt: skip
+
+
+def synthesize_case(
+    volumes: Mapping[Modality, Volume], target: Modality, reference: Modality, model: Model
+) -> nib.Nifti1Image:
+    """Makes one sequence of one subject.
+
+    Args:
+        volumes: one to three present sequences on one grid.
+        target: the sequence to make, not among them.
+        reference: the present sequence whose geometry, header and number type the result copies.
+        model: what makes it.
+
+    Raises:
+        CaseError: the inputs have no brain in common, the network does not fit into memory, or the model does not make
+            that sequence.
+    """
+    maker = model.maker_of(target)
+    prepared = prepare(volumes, maker)
+    predicted = predict(prepared, target, maker)
+    refined = refine(predicted, prepared, target, maker)
+    return finish(refined.scores, prepared, target, reference, maker)
+
+
+def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
+    """Finds the brain and brings the inputs into model space.
+
+    Raises:
+        CaseError: the inputs have no brain in common.
+    """
+    scheme = model.entry.normalization
+    arrays = {m: v.data for m, v in volumes.items()}
+    foreground = vote_foreground(arrays)
+    if not foreground.any():
+        raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
+    measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
+    prepared = Prepared(arrays, foreground, measured, {m: v.grid for m, v in volumes.items()}, scheme.background)
+    if model.runner is None or isinstance(model.runner, SliceRunner) or model.refiner is not None:
+        # Here, in the thread that reads, and not in the one that the network waits for.
+        _ = prepared.scores
+    if model.prior is not None and model.prior.coefficients:
+        _ = prepared.medians
+    return prepared
+
+
+def predict(prepared: Prepared, target: Modality, model: Model) -> Fused:
+    """Scores of the target: slices of every view through the network, stacked and joined; or the regression.
+
+    This model makes it, whether or not it has a specialist (`Model.maker_of`).
+
+    Raises:
+        CaseError: the network does not fit into memory, or makes other sequences only.
+    """
+    if target not in model.entry.makes:
+        raise CaseError(f"model {model.entry.name!r} makes {', '.join(model.entry.makes)} and not {target}; "
+                        "name another with --model.")  # fmt: skip
+    if model.runner is None:
+        assert model.regression is not None
+        return Fused(model.regression.predict(prepared.scores, target, prepared.foreground))
+    joining, prior = model.joining, model.prior
+    planned = passes(prepared.foreground, model.entry.views, model.entry.canvas, joining.flip)
+    median = None
+    if prior is not None:
+        median = prior.predict(prepared.measured, prepared.medians if prior.coefficients else {}, target)
+    if not isinstance(model.runner, SliceRunner):
+        return model.runner.fuse(
+            prepared.arrays, prepared.measured, planned, joining, target, model.background, median,
+            fill=prepared.background is not None,
+        )  # fmt: skip
+    joiner, share = Joiner(joining.fusion), shares(planned)
+    for one in planned:
+        for view, made, error in _volumes(prepared, one, target, model.runner, model, median):
+            joiner.add(view, made, error, share[view])
+    return Fused.of(*joiner.result())
+
+
+def _volumes(
+    prepared: Prepared, one: Pass, target: Modality, runner: SliceRunner, model: Model, median: float | None
+) -> Iterator[tuple[View, VolumeArray, VolumeArray | None]]:
+    """Per view, what the network makes of the exam or of its mirror image, and the error where it is needed."""
+    scores = {m: s[::-1] for m, s in prepared.scores.items()} if one.mirrored else prepared.scores
+    asked = scores, one.windows, target, model.background, median
+    shape, turned = prepared.foreground.shape, slice(None, None, -1 if one.mirrored else 1)
+    if not model.joining.needs_error:
+        slices = runner.predict(*asked)
+        for window in one.windows:
+            yield window.view, paste(slices[window.view], window, shape, model.background)[turned], None
+        return
+    slices, errors = runner.predict_with_error(*asked)
+    for window in one.windows:
+        made = paste(slices[window.view], window, shape, model.background)
+        yield window.view, made[turned], paste(errors[window.view], window, shape, BEYOND)[turned]
+
+
+def refine(predicted: Fused, prepared: Prepared, target: Modality, model: Model) -> Fused:
+    """`predict`'s result after the second, three-dimensional stage; itself where the model has none.
+
+    How wrong the network expects to be stays what it is: the refiner has no opinion on it.
+
+    Raises:
+        CaseError: what would be refined is not finite, or the refiner does not fit into memory.
+    """
+    if model.refiner is None:
+        return predicted
+    # A refiner would make a smooth volume even of nothing, and nobody would know.
+    require_finite(predicted.scores, prepared.foreground, model.entry.name)
+    scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
+    return replace(predicted, scores=scores)
+
+
+def finish(
+    predicted: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
+) -> nib.Nifti1Image:
+    """Clears the background, brings scores back to intensities and puts them into the reference's geometry.
+
+    Raises:
+        CaseError: the scores are not finite (`app.inference.postprocessing.require_finite`).
+    """
+    require_finite(predicted, prepared.foreground, model.entry.name)
+    intensity = model.intensity_of(target, prepared.measured)
+    stretched = stretch(predicted, prepared.foreground, model.contrast)
+    cleaned = clean(stretched, prepared.foreground, intensity, model.background)
+    restored = restore(cleaned, intensity, prepared.foreground)
+    grid = prepared.grids[reference]
+    return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.arrays)))
+
+
+def finish_confidence(
+    error: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
+) -> nib.Nifti1Image:
+    """The map of confidence c = 1 / (1 + b) as a float32 image in the reference's geometry.
+
+    b is the absolute error that the network expects, in deviations of the real sequence over the brain (before
+    `stretch`): c is near 1 where it is sure, 0.5 where it expects to err by one deviation, and 0 in the background.
+
+    Args:
+        error: b, float32, axes (left, posterior, superior).
+    """
+    confidence = np.where(prepared.foreground, 1 / (1 + error), np.float32(0))
+    text = f"confidence of {describe(model, target, inputs=len(prepared.arrays))}"
+    return to_image(confidence, prepared.grids[reference], text, dtype=np.dtype(np.float32))
+
+
+def describe(model: Model, target: Modality, inputs: int) -> str:
+    """What an output's header says of its origin, so that nobody takes it for a scan."""
+    joined = "" if model.regression is not None else f" {model.joining.name}"
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}{joined}"

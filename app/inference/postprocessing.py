@@ -1,0 +1,75 @@
+"""What a network's volume must obey before it becomes intensities again; all in model space."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from app.core.errors import CaseError
+from app.core.types import MaskArray, VolumeArray
+from app.preprocessing.normalization import Intensity
+
+#: Share of the brain that may be not finite: a stray voxel is mended, a network that overflowed is not believed.
+MAX_NOT_FINITE: Final = 0.001
+
+
+def require_finite(scores: VolumeArray, foreground: MaskArray, name: str) -> None:
+    """Whether a network's volume can be used at all.
+
+    Args:
+        scores: float32, any shape.
+        foreground: where the brain is, same shape.
+        name: the model's, for the message.
+
+    Raises:
+        CaseError: more than a thousandth of the brain is not finite.
+    """
+    brain = scores[foreground]
+    broken = brain.size - np.count_nonzero(np.isfinite(brain))
+    if broken > MAX_NOT_FINITE * brain.size:
+        share = 100 * broken / brain.size
+        raise CaseError(
+            f"model {name!r} made values that are not finite in {share:.1f} % of the brain; "
+            "try --precision fp32, or another --model."
+        )
+
+
+def clean(scores: VolumeArray, foreground: MaskArray, intensity: Intensity, background: float) -> VolumeArray:
+    """Background where the inputs voted so, nothing that is not finite, nothing below zero intensity.
+
+    Args:
+        scores: float32, any shape.
+        foreground: the majority vote of the inputs, same shape (`app.preprocessing.foreground.vote_foreground`).
+        intensity: of the target; its zero is at score -mean / std.
+        background: score of background voxels.
+
+    Returns:
+        A new array; a voxel that was not finite gets the lowest score.
+    """
+    lowest = np.float32(-intensity.mean / intensity.std)
+    cleaned = np.where(np.isfinite(scores), scores, lowest)
+    np.maximum(cleaned, lowest, out=cleaned)
+    return np.where(foreground, cleaned, np.float32(background))
+
+
+def stretch(scores: VolumeArray, foreground: MaskArray, contrast: float) -> VolumeArray:
+    """Brings the brain's scores part of the way to mean 0 and deviation 1, which those of a scan have by definition.
+
+    A network averages over what it cannot know, so what it makes varies less than a scan does.
+
+    Args:
+        scores: float32, any shape, finite in the foreground.
+        foreground: where the brain is, same shape.
+        contrast: share of the way: 0 changes nothing, 1 gives deviation 1.
+
+    Returns:
+        The scores themselves where there is nothing to do (no contrast asked, a constant brain), else a new array.
+    """
+    if contrast == 0:
+        return scores
+    brain = scores[foreground]
+    mean, std = float(brain.mean(dtype=np.float64)), float(brain.std(dtype=np.float64))
+    if not std > 1e-6:
+        return scores
+    return np.asarray((scores - np.float32(contrast * mean)) / np.float32(std**contrast), dtype=np.float32)

@@ -1,0 +1,106 @@
+"""A 3D segmenter that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from app.core.constants import CLASSES, MODALITIES, Modality
+from app.core.errors import CaseError, WeightsError
+from app.core.types import MaskArray, VolumeArray
+from app.inference.backends import tells_of_memory
+from app.inference.device import Machine, choose_runtime
+from app.inference.sliding_window import Sides, slide
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.normalization import Normalization, measure, normalize
+from app.registry.checkpoints import load_judge
+from app.registry.manifest import Entry
+
+#: How much of a window the next one covers again.
+OVERLAP: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A 3D segmenter that is ready to run.
+
+    Attributes:
+        network: a 3D segmenter on its device, in eval mode.
+        window: sides of what it sees at once.
+        precision: `torch.bfloat16` or `torch.float32`; in bfloat16 by autocast.
+    """
+
+    network: nn.Module
+    normalization: Normalization
+    window: Sides
+    device: torch.device
+    precision: torch.dtype = torch.float32
+
+    @classmethod
+    def open(cls, entry: Entry, device: str = "auto") -> Judge:
+        """Loads the judge of a manifest.
+
+        Raises:
+            WeightsError: the entry is no judge, or its file is missing or damaged.
+            DeviceError: the device is not there.
+        """
+        if entry.kind != "judge":
+            raise WeightsError(f"model {entry.name!r} is a {entry.kind}, no judge; name one with --judge.")
+        runtime = choose_runtime(entry.files, Machine.probe(), device, "torch")
+        chosen = torch.device(runtime.device)
+        x, y, z = entry.details["window"]
+        precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        return cls(load_judge(entry).to(chosen), entry.normalization, (x, y, z), chosen, precision)
+
+    def segment(self, volumes: Mapping[Modality, VolumeArray]) -> NDArray[np.uint8]:
+        """Label map: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.
+
+        Args:
+            volumes: all four sequences in the file's units, float32, background 0, one shape.
+
+        Raises:
+            CaseError: they show no common brain, or a window does not fit into memory.
+        """
+        brain = vote_foreground(volumes)
+        if not brain.any():
+            raise CaseError("the sequences show no common brain.")
+        background = -1.0 if self.normalization.background is None else self.normalization.background
+        scores = np.stack([self._scores(volumes[m], m, background) for m in MODALITIES])
+        return self.segment_scores(scores, brain, background)
+
+    def _scores(self, volume: VolumeArray, modality: Modality, background: float) -> VolumeArray:
+        """Z-scores; an empty volume (the sequence that a system failed to make) is background all over."""
+        if not (volume > 0).any():
+            return np.full(volume.shape, background, dtype=np.float32)
+        return normalize(volume, measure(volume, modality, self.normalization), background)
+
+    def segment_scores(self, scores: NDArray[np.float32], brain: MaskArray, background: float) -> NDArray[np.uint8]:
+        """As `segment`, from float32 4 x X x Y x Z scores in challenge order.
+
+        Raises:
+            CaseError: a window does not fit into memory.
+        """
+
+        def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16),
+            ):
+                logits = self.network(torch.from_numpy(window)[None].to(self.device))
+            shares: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
+            return shares
+
+        try:
+            shares = slide(scores, run, CLASSES, self.window, brain, background, OVERLAP)
+        except RuntimeError as error:
+            if not tells_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise CaseError(f"the judge does not fit into the device's memory ({reason}); use --device cpu.") from None
+        return np.where(brain, shares.argmax(axis=0), 0).astype(np.uint8)

@@ -1,0 +1,76 @@
+"""The head that says how wrong each pixel of a synthesised slice is expected to be.
+
+Source: CG-SAMR (Guo et al., "Confidence-guided lesion mask-based simultaneous synthesis of anatomic and molecular MR
+images", Medical Image Analysis 2021), which trains a confidence c per pixel by c * |error| - lambda * log(c). For a
+fixed error that is least at c = lambda / |error|: whatever the link, lambda / c is the absolute error that the head
+expects, and the loss is lambda times the negative log-likelihood of a Laplace distribution of that scale (Kendall and
+Gal, NeurIPS 2017), but for a constant. So all kinds give one thing, the expected error b, in scores.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from app.core.constants import Confidence
+
+_HIDDEN: Final = 16
+#: Keeps b within a factor of 3000 of its scale: nothing overflows, and no pixel takes the whole weight of a fusion.
+_LIMIT: Final = 8.0
+
+
+class ConfidenceHead(nn.Sequential):
+    """3 x 3 convolution, SiLU, 1 x 1 convolution on a network's last features; 5 thousand parameters on 32 channels.
+
+    Args:
+        channels: of the features.
+        kind: `bounded` or `likelihood`.
+
+    Attributes:
+        scale: lambda, 1 for `likelihood`. No parameter: it travels in the manifest's architecture.
+    """
+
+    def __init__(self, channels: int, kind: Confidence, scale: float = 1.0) -> None:
+        super().__init__(nn.Conv2d(channels, _HIDDEN, 3, padding=1), nn.SiLU(), nn.Conv2d(_HIDDEN, 1, 1))
+        self.kind: Confidence = kind
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """B x channels x H x W to B x 1 x H x W, float32: the expected absolute error b = lambda / c, in scores."""
+        for layer in self:
+            features = layer(features)
+        # Bfloat16 would round b to one part in 128, and its sums in the loss far more coarsely.
+        doubt = torch.exp(-features.float().clamp(-_LIMIT, _LIMIT))
+        return self.scale * (1 + doubt if self.kind == "bounded" else doubt)
+
+
+def new_head(channels: int, kind: Confidence, scale: float) -> ConfidenceHead | None:
+    """The head that a configuration asks for, None where it asks for none."""
+    return None if kind == "none" else ConfidenceHead(channels, kind, scale)
+
+
+class SliceNetwork(nn.Module):
+    """What every generator is above its features: a last convolution, and perhaps a head for confidence.
+
+    Attributes:
+        confidence: the head, None where the configuration has none.
+    """
+
+    confidence: ConfidenceHead | None
+
+    def image(self, features: Tensor) -> Tensor:
+        """Scores of the target sequence, B x 1 x H x W, from the last features."""
+        raise NotImplementedError
+
+    def error(self, features: Tensor) -> Tensor:
+        """Expected absolute error in scores, float32 B x 1 x H x W, from the last features.
+
+        Raises:
+            ValueError: the network has no head.
+        """
+        if self.confidence is None:
+            raise ValueError("this network was trained without confidence; it has no head to ask")
+        out: Tensor = self.confidence(features)
+        return out

@@ -1,0 +1,141 @@
+"""The 3D enhancer: finds, without the T1c, what would enhance, and makes it enhance in a T1c that another has made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.core.constants import MODALITIES, Modality
+from app.networks.unet3d import JUDGE_WIDTHS, VolumeSegmenter
+
+#: The only sequence that it works on, and never sees.
+TARGET = MODALITIES.index("t1c")
+#: Class of the enhancing tumour among `app.core.constants.CLASSES`.
+ENHANCING = 3
+#: Voxels per axis that are averaged into one of what it looks at.
+POOLING = 2
+#: Voxels of half the resolution, a side: where the first stage enhances anything so near, its own picture stands; and
+#: over which the border of such places is smoothed. A rim with what lies beside it is about a centimetre wide.
+_NEAR, _SMOOTH = 7, 5
+#: Score of the enhancing tumour that an untrained one expects, in deviations of a T1c over the brain.
+_LEVEL = 2.0
+
+
+@dataclass(frozen=True)
+class EnhancerConfig:
+    """Shape of an `Enhancer`.
+
+    Attributes:
+        widths: channels per level, the finest first.
+        background: score of what is not there.
+    """
+
+    widths: tuple[int, ...] = JUDGE_WIDTHS
+    background: float = -1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; `from_json` is the inverse."""
+        return {"network": "enhancer", "widths": list(self.widths), "background": self.background}
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> EnhancerConfig:
+        """Reads the manifest's form."""
+        return cls(tuple(form["widths"]), float(form["background"]))
+
+
+class Blinded(nn.Module):
+    """An enhancer as a segmenter of exams that may have a T1c, which it is not shown."""
+
+    def __init__(self, enhancer: Enhancer) -> None:
+        super().__init__()
+        self.enhancer = enhancer
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order."""
+        shown = self.enhancer.shown(images, tuple(range(len(MODALITIES))))
+        return unpooled(self.enhancer.parts(pooled(shown))[0][0])
+
+
+class Enhancer(nn.Module):
+    """A first-stage T1c and the present sequences in; the T1c, enhancing where the tumour is expected to, out.
+
+    A network that is asked for a T1c alone, slice by slice, leaves out enhancement that it is not sure of. This one
+    sees the tumour in three dimensions and as a whole, and is taught its parts by name: of each voxel it says how
+    probably it enhances (p), and how bright it would then be (e). What it gives is stage + p * max(e - near, 0), with
+    the brightest of the first stage nearby (see `nearby`): brighter where the first stage shows no enhancement that is
+    there, nowhere darker, and where it shows some (or a vessel) left as it is, since its picture of that is sharper.
+
+    It looks at half the resolution, at which a rim is still two or three voxels wide and most of a brain fits into one
+    window, and its answers are interpolated: what is finer comes from the first stage.
+
+    Our own; the network is that of `VolumeSegmenter`, with a second head.
+    """
+
+    def __init__(self, config: EnhancerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.segmenter = VolumeSegmenter(config.widths)
+        self.head = nn.Conv3d(config.widths[0], 1, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, _LEVEL)  # type: ignore[arg-type]
+
+    def forward(self, stage: Tensor, images: Tensor, target: Tensor, members: tuple[int, ...]) -> Tensor:
+        """B x 1 x X x Y x Z float32 scores, the arguments as `app.networks.refiner.Refiner`'s.
+
+        Args:
+            target: unused, since it is always the T1c.
+        """
+        logits, level = self.parts(pooled(self.shown(images, members)))
+        probability = logits[0].float().softmax(dim=1)[:, ENHANCING : ENHANCING + 1]
+        answers = unpooled(torch.cat([probability, F.relu(level.float() - nearby(pooled(stage)))], dim=1))
+        return stage + answers[:, :1] * answers[:, 1:]
+
+    def parts(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Logits of the tumour's parts at the resolution given, at half of it ..., and the score of what enhances.
+
+        Args:
+            images: B x 4 x X x Y x Z scores as `shown` and then `pooled` give them.
+        """
+        features = self.segmenter.features(images.to(self.head.weight.dtype))
+        return self.segmenter.logits(features), self.head(features[0])
+
+    def shown(self, images: Tensor, members: tuple[int, ...]) -> Tensor:
+        """The same scores of the sequences that `members` names, the T1c never; background elsewhere."""
+        hidden = torch.full_like(images, self.config.background)
+        there = [m for m in members if m != TARGET]
+        hidden[:, there] = images[:, there]
+        return hidden
+
+    @property
+    def makes(self) -> tuple[Modality, ...]:
+        """The sequences that it has something to say on."""
+        return (MODALITIES[TARGET],)
+
+    @property
+    def factor(self) -> int:
+        """What the sides of its inputs must be multiples of."""
+        return POOLING * self.segmenter.factor
+
+
+def pooled(volumes: Tensor) -> Tensor:
+    """Means over blocks of `POOLING` voxels a side, B x C x X/2 x Y/2 x Z/2."""
+    return F.avg_pool3d(volumes, POOLING)
+
+
+def unpooled(volumes: Tensor) -> Tensor:
+    """What `pooled` took away interpolated again, B x C x 2X x 2Y x 2Z."""
+    return F.interpolate(volumes, scale_factor=POOLING, mode="trilinear")
+
+
+def nearby(stage: Tensor) -> Tensor:
+    """The brightest score within three voxels (of half the resolution, B x 1 x X x Y x Z) of each, smoothed."""
+    for axis in range(3):
+        window, padding = [1, 1, 1], [0, 0, 0]
+        window[axis], padding[axis] = _NEAR, _NEAR // 2
+        stage = F.max_pool3d(stage, window, 1, padding)
+    return F.avg_pool3d(F.pad(stage, [_SMOOTH // 2] * 6, mode="replicate"), _SMOOTH, 1)

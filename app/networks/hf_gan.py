@@ -1,0 +1,251 @@
+"""The hybrid-fusion generator: one encoder per sequence, one for all of them early, attention fusion, infuser, decoder.
+
+Source: the released BraSyn 2025 entry (AImageLab, "No More Slice Wars"), after HF-GAN (hybrid fusion) and the BraSyn
+2024 winner (intensity code). The `full` preset computes the released function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.core.constants import MODALITIES, Confidence
+from app.networks.blocks import ChannelGate, Encoder, GroupedNorm, ResidualBlock, Upsample
+from app.networks.confidence import SliceNetwork, new_head
+from app.networks.infuser import Activation, Infuser, Position
+
+#: Width of the first stage per preset.
+PRESETS: Final[dict[str, int]] = {"full": 64, "half": 32, "compact": 16}
+_MULTIPLIERS = (1, 2, 4, 8, 10)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape of a generator.
+
+    Attributes:
+        width: channels of the first stage, a multiple of 16; the five stages are 1, 2, 4, 8 and 10 times as wide.
+        view_code, intensity_code: codes added to the sequence code.
+        position, activation: see `Infuser`; the release uses `learned`, and `gelu` with a view code, `silu` without.
+        fine_skip: whether the decoder's last stage sees the encoders' first, at full resolution; not in the release.
+        background: input value of background voxels and of every voxel of a missing sequence.
+        confidence, confidence_scale: which head there is, and its lambda (`app.networks.confidence`).
+    """
+
+    width: int = 32
+    view_code: bool = True
+    intensity_code: bool = False
+    position: Position = "sinusoidal"
+    activation: Activation = "gelu"
+    fine_skip: bool = False
+    background: float = -1.0
+    confidence: Confidence = "none"
+    confidence_scale: float = 1.0
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels per stage."""
+        return tuple(self.width * m for m in _MULTIPLIERS)
+
+    @classmethod
+    def released(cls, view_code: bool = True) -> GeneratorConfig:
+        """The released network: with the view code 80,859,521 parameters, without 80,039,041."""
+        return cls(width=64, view_code=view_code, position="learned", activation="gelu" if view_code else "silu")
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; `GeneratorConfig(**form)` is the inverse."""
+        return asdict(self)
+
+
+class Fusion(nn.Module):
+    """Joins the bottlenecks of the present sequences and of the early encoder into one map."""
+
+    def __init__(self, channels: int, members: int) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(ChannelGate(channels) for _ in range(members + 1))
+        self.mix = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, features: Tensor, early: Tensor, present: Tensor, members: tuple[int, ...]) -> Tensor:
+        """B x C x h x w.
+
+        Args:
+            features: B x n x C x h x w, bottlenecks of the encoders that were run.
+            early: B x C x h x w.
+            present: B x n, 1 where the sequence is there, else 0; at least one 1 per row.
+            members: which sequences the n are.
+        """
+        gates = torch.stack([self.gates[m](features[:, i]) for i, m in enumerate(members)], dim=1)
+        there = present[:, :, None, None, None].to(features)
+        # With one sequence alone, the early encoder has nothing to add.
+        several = (present.sum(dim=1) > 1)[:, None, None, None].to(features)
+        summed = (there * gates * features).sum(dim=1) + several * self.gates[-1](early) * early
+        shares = gates.masked_fill(there == 0, float("-inf")).softmax(dim=1)
+        blended = (shares * features).sum(dim=1) + several * early
+        out: Tensor = self.mix(torch.cat([summed, blended], dim=1))
+        return out
+
+
+class Decoder(nn.Module):
+    """Four stages of skip, residual block and up-sampling, then one channel."""
+
+    def __init__(self, widths: tuple[int, ...], fine_skip: bool) -> None:
+        super().__init__()
+        self.fine_skip = fine_skip
+        self.blocks = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        for skip, after, before in zip(widths[:0:-1], widths[-2::-1], (widths[-1], *widths[-2:0:-1]), strict=True):
+            self.blocks.append(ResidualBlock(before + skip, after))
+            self.ups.append(Upsample(after))
+        self.last = ResidualBlock(widths[0] * (1 + fine_skip), widths[0])
+        self.norm = GroupedNorm(widths[0])
+        self.head = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """What `head` makes one channel of, B x widths[0] x H x W.
+
+        Args:
+            skips: the joined features of all stages, finer first; the finest only with `fine_skip`.
+        """
+        finest, coarser = (skips[:1], skips[1:]) if self.fine_skip else ([], skips)
+        for block, up, skip in zip(self.blocks, self.ups, coarser[::-1], strict=True):
+            x = up(block(torch.cat([x, skip], dim=1)))
+        x = torch.cat([x, *finest], dim=1) if finest else x
+        return F.silu(self.norm(self.last(x)))
+
+
+class Generator(SliceNetwork):
+    """Slices of the present sequences in, slices of the missing one out."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.early = Encoder(len(MODALITIES), widths)
+        self.encoders = Encoder(1, widths, members=len(MODALITIES))
+        self.fusion = Fusion(widths[-1], len(MODALITIES))
+        self.infuser = Infuser(
+            widths[-1],
+            activation=config.activation,
+            position=config.position,
+            view_code=config.view_code,
+            intensity_code=config.intensity_code,
+        )
+        self.decoder = Decoder(widths, config.fine_skip)
+        self.confidence = new_head(widths[0], config.confidence, config.confidence_scale)
+
+    def forward(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+        grouped: bool = False,
+    ) -> Tensor:
+        """Scores of the target sequence, B x 1 x H x W.
+
+        Args:
+            images: B x 4 x H x W scores in challenge order, H and W multiples of 16.
+            present: B x 4, 1 where that sequence is there; the others' pixels are not looked at.
+            target, view, intensity: (B,), see `Infuser`.
+            members: the sequences present in every slice of the batch. Only their encoders are run. None runs all
+                four and masks, for batches that mix subsets and for export.
+            grouped: with `members=None`, run the four encoders as one grouped convolution.
+        """
+        fused, skips = self.encode(images, present, members, grouped)
+        return self.decode(fused, skips, target, view, intensity)
+
+    def encode(
+        self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None, grouped: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The fused bottleneck (B x C x H/16 x W/16), which knows no target yet, and the decoder's skips."""
+        there = present[:, :, None, None].to(images)
+        images = images * there + self.config.background * (1 - there)
+        stages, features, run = self._run_encoders(images, members, grouped)
+        early = self.early(images)
+        # A list as index would be copied to the device at every call, which a CUDA graph cannot hold.
+        shares = torch.stack([present[:, m] for m in run], dim=1)
+        first = 0 if self.config.fine_skip else 1
+        skips = _join_skips(stages[first:], early[first:], None if members else shares)
+        return self.fusion(features, early[-1], shares, run), skips
+
+    def decode(
+        self,
+        fused: Tensor,
+        skips: list[Tensor],
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+    ) -> Tensor:
+        """Scores of the target sequence, B x 1 x H x W, from what `encode` gave."""
+        return self.image(self.features_of(fused, skips, target, view, intensity))
+
+    def features(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """What `image` and `error` are made of, B x width x H x W; arguments as `forward`."""
+        fused, skips = self.encode(images, present, members)
+        return self.features_of(fused, skips, target, view, intensity)
+
+    def features_of(
+        self,
+        fused: Tensor,
+        skips: list[Tensor],
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+    ) -> Tensor:
+        """The same from what `encode` gave."""
+        out: Tensor = self.decoder(self.infuser(fused, target, view, intensity), skips)
+        return out
+
+    def image(self, features: Tensor) -> Tensor:
+        """See `SliceNetwork.image`."""
+        out: Tensor = self.decoder.head(features)
+        return out
+
+    def _run_encoders(
+        self, images: Tensor, members: tuple[int, ...] | None, grouped: bool
+    ) -> tuple[list[list[Tensor]], Tensor, tuple[int, ...]]:
+        """Features per stage per member, and the bottlenecks stacked, B x n x C x h x w."""
+        if members is None and grouped:
+            members = tuple(range(len(MODALITIES)))
+            stages = [list(stage.chunk(len(members), dim=1)) for stage in self.encoders(images)]
+        else:
+            members = tuple(range(len(MODALITIES))) if members is None else members
+            per_member = [self.encoders(images[:, m : m + 1], m) for m in members]
+            stages = [list(stage) for stage in zip(*per_member, strict=True)]
+        return stages, torch.stack(stages[-1], dim=1), members
+
+
+def _join_skips(stages: list[list[Tensor]], early: list[Tensor], present: Tensor | None) -> list[Tensor]:
+    """Per stage: mean over the present sequences, plus the early encoder's where there are two or more.
+
+    Args:
+        present: B x n, 1 where the sequence is there; None where all n are, which needs no weighing.
+    """
+    if present is None:
+        count = len(stages[0])
+        totals = [sum(features[1:], start=features[0]) for features in stages]
+        if count == 1:
+            return totals
+        return [torch.add(first, total, alpha=1 / count) for first, total in zip(early, totals, strict=True)]
+    number = present.sum(dim=1)
+    several = (number > 1)[:, None, None, None]
+    joined = []
+    for features, first in zip(stages, early, strict=True):
+        weights = (present / number[:, None]).to(first)[:, :, None, None, None]
+        mean = sum(weights[:, i] * feature for i, feature in enumerate(features))
+        joined.append(mean + several.to(first) * first)
+    return joined

@@ -1,0 +1,188 @@
+"""A light 2D U-Net and the two networks made of it: the segmenter that teaches, a plain generator to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.core.constants import CLASSES, MODALITIES, TUMOUR_TYPES, VIEWS, Confidence
+from app.networks.blocks import NORM_GROUPS, group_norm
+from app.networks.confidence import SliceNetwork, new_head
+
+#: Channels per level; with two inputs' worth of codes this gives 1.8 million parameters.
+WIDTHS: Final = (32, 64, 128, 256)
+
+
+class _Norm(nn.GroupNorm):
+    """torch's, by the way that trains fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in."""
+        return group_norm(x, self.num_groups, self.weight, self.bias)
+
+
+class ConvPair(nn.Sequential):
+    """Twice: 3 x 3 convolution, GroupNorm, SiLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        layers: list[nn.Module] = []
+        for before in (in_channels, out_channels):
+            layers += [
+                nn.Conv2d(before, out_channels, 3, padding=1, bias=False),
+                _Norm(NORM_GROUPS, out_channels),
+                nn.SiLU(),
+            ]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """Encoder and decoder with skips: max pooling down, nearest doubling and a 1 x 1 convolution up.
+
+    Source: nnU-Net's plain 2D design (Isensee et al., Nature Methods 2021), narrowed.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        inputs = (in_channels, *widths[:-1])
+        self.downs = nn.ModuleList(ConvPair(a, b) for a, b in zip(inputs, widths, strict=True))
+        self.reduces = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.ups = nn.ModuleList(ConvPair(2 * a, a) for a in widths[:-1])
+        self.head = nn.Conv2d(widths[0], out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x in_channels x H x W to B x out_channels x H x W; H and W multiples of 8."""
+        out: Tensor = self.head(self.features(x))
+        return out
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last convolution sees, B x widths[0] x H x W."""
+        skips = []
+        for level, down in enumerate(self.downs):
+            x = down(F.max_pool2d(x, 2) if level else x)
+            skips.append(x)
+        for skip, reduce, up in zip(skips[-2::-1], reversed(self.reduces), reversed(self.ups), strict=True):
+            x = up(torch.cat([F.interpolate(reduce(x), scale_factor=2.0, mode="nearest"), skip], dim=1))
+        return x
+
+
+def code_planes(index: Tensor, count: int, like: Tensor) -> Tensor:
+    """One-hot codes as constant planes, B x count x H x W; an index of -1 gives zeros.
+
+    Args:
+        index: (B,) whole numbers.
+        like: B x C x H x W, whose size and type the planes take.
+    """
+    codes = (index[:, None] == torch.arange(count, device=index.device)[None]).to(like)
+    return codes[:, :, None, None].expand(-1, -1, *like.shape[2:])
+
+
+class Segmenter(nn.Module):
+    """Four sequences, the view and the tumour type in; scores of `CLASSES` classes out. 1.8 million parameters."""
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        self.widths = widths
+        self.network = UNet(len(MODALITIES) + len(VIEWS) + len(TUMOUR_TYPES), CLASSES, widths)
+
+    def forward(self, images: Tensor, view: Tensor, tumour_type: Tensor) -> Tensor:
+        """Logits, B x 4 x H x W.
+
+        Args:
+            images: B x 4 x H x W scores in challenge order, real or synthesised.
+            view: (B,) index in `VIEWS`.
+            tumour_type: (B,) index in `TUMOUR_TYPES`, -1 where it is not known.
+        """
+        codes = [code_planes(view, len(VIEWS), images), code_planes(tumour_type, len(TUMOUR_TYPES), images)]
+        out: Tensor = self.network(torch.cat([images, *codes], dim=1))
+        return out
+
+
+@dataclass(frozen=True)
+class PlainConfig:
+    """Shape of a `PlainGenerator`.
+
+    Attributes:
+        widths: channels per level.
+        background: input value of background voxels and of every voxel of a missing sequence.
+        intensity_code: whether one more input plane holds the target's median score (`app.preprocessing.target_intensity.MedianPrior`).
+        confidence, confidence_scale: which head there is, and its lambda (`app.networks.confidence`).
+    """
+
+    widths: tuple[int, ...] = WIDTHS
+    background: float = -1.0
+    intensity_code: bool = False
+    confidence: Confidence = "none"
+    confidence_scale: float = 1.0
+    # What the runtime asks of every generator.
+    view_code: ClassVar[bool] = True
+    position: ClassVar[str] = "sinusoidal"
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; `PlainConfig.from_json` is the inverse."""
+        return {"network": "unet", **asdict(self), "widths": list(self.widths)}
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> PlainConfig:
+        """Reads the manifest's form; what it does not name is as before it was known."""
+        rest = {k: v for k, v in form.items() if k not in {"network", "widths"}}
+        return cls(widths=tuple(form["widths"]), **rest)
+
+
+class PlainGenerator(SliceNetwork):
+    """A U-Net without fusion, attention or infuser, called like `Generator`: what any better design must beat."""
+
+    def __init__(self, config: PlainConfig) -> None:
+        super().__init__()
+        self.config = config
+        planes = 2 * len(MODALITIES) + len(MODALITIES) + len(VIEWS) + config.intensity_code
+        self.network = UNet(planes, 1, config.widths)
+        self.confidence = new_head(config.widths[0], config.confidence, config.confidence_scale)
+
+    def forward(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Scores of the target sequence, B x 1 x H x W; arguments as `Generator.forward`, `members` not needed."""
+        return self.image(self.features(images, present, target, view, intensity, members))
+
+    def features(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """What `image` and `error` are made of, B x widths[0] x H x W; arguments as `forward`."""
+        if view is None:
+            raise ValueError("this network was trained with a view code; say which view each slice is from")
+        there = present[:, :, None, None].to(images)
+        images = images * there + self.config.background * (1 - there)
+        planes = [
+            images,
+            there.expand_as(images),
+            code_planes(target, len(MODALITIES), images),
+            code_planes(view, len(VIEWS), images),
+        ]
+        if self.config.intensity_code:
+            if intensity is None:
+                raise ValueError("this network was trained with an intensity code; give the target's median")
+            planes.append(intensity.to(images)[:, None, None, None].expand(-1, 1, *images.shape[2:]))
+        return self.network.features(torch.cat(planes, dim=1))
+
+    def image(self, features: Tensor) -> Tensor:
+        """See `SliceNetwork.image`."""
+        out: Tensor = self.network.head(features)
+        return out

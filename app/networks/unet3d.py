@@ -1,0 +1,125 @@
+"""3D building blocks, and the 3D segmenter that judges synthesised exams.
+
+Everything runs channels last: there a processor's bfloat16 convolutions are three times faster.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.core.constants import CLASSES, MODALITIES
+from app.networks.blocks import group_norm
+
+#: Channels per level of the judge; 3.7 million parameters.
+JUDGE_WIDTHS: Final = (16, 32, 64, 128, 128)
+LEAK: Final = 0.01
+
+
+class InstanceNorm3d(nn.Module):
+    """Instance normalisation with scale and shift, by the way that trains fast on a processor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x C x X x Y x Z, same shape out."""
+        return group_norm(x, x.shape[1], self.weight, self.bias)
+
+
+class Leaky(nn.Module):
+    """Leaky ReLU, in place where no gradient is wanted: half the traffic of what memory, not arithmetic, limits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in."""
+        return F.leaky_relu(x, LEAK, inplace=not torch.is_grad_enabled())
+
+
+class ConvUnit3d(nn.Sequential):
+    """3 x 3 x 3 convolution, instance norm, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        convolution = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        super().__init__(convolution, InstanceNorm3d(out_channels), Leaky())
+
+
+class ConvPair3d(nn.Sequential):
+    """Twice what `ConvUnit3d` does, the first time with the stride."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        first, second = ConvUnit3d(in_channels, out_channels, stride), ConvUnit3d(out_channels, out_channels)
+        super().__init__(*first, *second)
+
+
+class Decoder3d(nn.Module):
+    """From the coarsest level up: transposed convolution, the level's skip joined, two convolutions."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = list(pairwise(widths))
+        self.ups = nn.ModuleList([nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in pairs])
+        self.joins = nn.ModuleList([ConvPair3d(2 * fine, fine) for fine, _ in pairs])
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Features of every level from the finest, of each the same shape as the skip; the last is the coarsest's own.
+
+        Args:
+            levels: skips from the finest to the coarsest, B x widths[i] x X/2^i x Y/2^i x Z/2^i.
+        """
+        x, made = levels[-1], [levels[-1]]
+        for skip, up, join in zip(levels[-2::-1], reversed(self.ups), reversed(self.joins), strict=True):
+            x = join(torch.cat([up(x), skip], dim=1))
+            made.append(x)
+        return made[::-1]
+
+
+class VolumeSegmenter(nn.Module):
+    """Four sequences in, scores of `CLASSES` classes out.
+
+    Source: nnU-Net's 3D full-resolution design (Isensee et al., Nature Methods 2021), narrowed: strided convolutions
+    down, transposed ones up, instance norm, leaky ReLU, deep supervision.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = JUDGE_WIDTHS) -> None:
+        super().__init__()
+        self.widths = widths
+        inputs = (len(MODALITIES), *widths[:-1])
+        self.downs = nn.ModuleList(
+            [ConvPair3d(a, b, 2 if level else 1) for level, (a, b) in enumerate(zip(inputs, widths, strict=True))]
+        )
+        self.decoder = Decoder3d(widths)
+        # The coarsest level has no head: what it sees is too coarse to be held to a label.
+        self.heads = nn.ModuleList([nn.Conv3d(width, CLASSES, 1) for width in widths[:-1]])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order; sides multiples of `factor`."""
+        out: Tensor = self.heads[0](self.features(images)[0])
+        return out
+
+    def deep(self, images: Tensor) -> list[Tensor]:
+        """As `forward`, and the same at half, a quarter ... of the resolution: what deep supervision judges."""
+        return self.logits(self.features(images))
+
+    def logits(self, features: list[Tensor]) -> list[Tensor]:
+        """Of every level that has a head, from `features`."""
+        return [head(x) for head, x in zip(self.heads, features, strict=False)]
+
+    @property
+    def factor(self) -> int:
+        """What the sides of its inputs must be multiples of."""
+        return int(2 ** (len(self.widths) - 1))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the heads read, of every level from the finest: B x widths[i] x X/2^i x Y/2^i x Z/2^i."""
+        x, levels = images.contiguous(memory_format=torch.channels_last_3d), []
+        for down in self.downs:
+            x = down(x)
+            levels.append(x)
+        features: list[Tensor] = self.decoder(levels)
+        return features

@@ -1,0 +1,1 @@
+"""From intensities to what networks see: foreground, normalisation, slices, the target's brightness."""

@@ -1,0 +1,35 @@
+"""Where the brain is, and the box around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from app.core.constants import Modality
+from app.core.types import MaskArray, VolumeArray
+
+
+def vote_foreground(volumes: Mapping[Modality, VolumeArray]) -> MaskArray:
+    """Where the brain is: False where more than half of the inputs are background (two of three, both of two).
+
+    Args:
+        volumes: one to four arrays of one shape, background 0.
+    """
+    background = sum((v <= 0).astype(np.uint8) for v in volumes.values())
+    return np.asarray(2 * np.asarray(background) <= len(volumes))
+
+
+def bounding_box(foreground: MaskArray) -> tuple[slice, slice, slice]:
+    """The smallest box around all true voxels.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not foreground.any():
+        raise ValueError("the foreground is empty")
+    sides = []
+    for axis in range(3):
+        found = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(int(found[0]), int(found[-1]) + 1))
+    return sides[0], sides[1], sides[2]

@@ -1,0 +1,134 @@
+"""Intensities to a model's scale and back: percentile clip, z-score, and the exact inverse.
+
+Each step has two halves: one measures (`measure`), one applies and is pure (`normalize`, `restore`). What was
+measured is kept, so that the inverse can be built later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.constants import MODALITIES, Modality
+from app.core.errors import WeightsError
+from app.core.types import MaskArray, VolumeArray
+
+
+def measure(volume: VolumeArray, modality: Modality, normalization: Normalization) -> Intensity:
+    """The intensity parameters of one sequence.
+
+    Args:
+        volume: float32, any shape, background 0, at least one positive voxel.
+    """
+    if normalization.scheme == "dataset":
+        return normalization.intensities[modality]
+    brain = volume[volume > 0]
+    clip = float(np.percentile(brain, normalization.percentile))
+    np.minimum(brain, clip, out=brain)
+    mean = float(brain.mean(dtype=np.float64))
+    # In place, so that no float64 copy of the brain is ever held; the sums are float64 all the same.
+    brain -= np.float32(mean)
+    np.square(brain, out=brain)
+    std = float(np.sqrt(brain.mean(dtype=np.float64)))
+    # A two-valued image can be constant below its percentile; its scores are then all 0.
+    return Intensity(mean=mean, std=std if std > 1e-6 * mean else max(mean, 1e-6), clip=clip)
+
+
+def normalize(volume: VolumeArray, intensity: Intensity, background: float | None) -> VolumeArray:
+    """Intensities to scores, float32; voxels that are 0 become `background` (see `Normalization`)."""
+    scores = np.minimum(volume, np.float32(intensity.clip))
+    scores -= np.float32(intensity.mean)
+    scores /= np.float32(intensity.std)
+    if background is not None:
+        scores[volume <= 0] = background
+    return scores
+
+
+def restore(scores: VolumeArray, intensity: Intensity, foreground: MaskArray) -> VolumeArray:
+    """The inverse of `normalize` inside `foreground`; 0 outside, never negative."""
+    values = scores * np.float32(intensity.std)
+    values += np.float32(intensity.mean)
+    np.maximum(values, 0, out=values)
+    values[~foreground] = 0
+    return values
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How one sequence's intensities relate to scores: `score = (min(value, clip) - mean) / std`.
+
+    All three in the file's own units. A `clip` of infinity clips nothing.
+    """
+
+    mean: float
+    std: float
+    clip: float = math.inf
+
+
+#: Constants of the 2025 BraSyn entry (dataset-wide, over its training subjects).
+BRASYN25_INTENSITIES: Final[dict[Modality, Intensity]] = {
+    "t1c": Intensity(mean=1066.3375, std=1301.7006, clip=8664.0),
+    "t1n": Intensity(mean=781.2247, std=944.3418, clip=7315.0),
+    "t2f": Intensity(mean=510.9852, std=769.4159, clip=8842.0),
+    "t2w": Intensity(mean=673.4393, std=804.3864, clip=8233.0),
+}
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """The scheme a model was trained with.
+
+    Attributes:
+        scheme: `volume` or `dataset`.
+        background: score of background voxels and of every voxel of a missing sequence; None gives
+            background voxels the score that zero intensity has.
+        percentile: of the non-zero voxels, where `volume` clips.
+        intensities: the constants of `dataset`.
+    """
+
+    scheme: Literal["volume", "dataset"]
+    background: float | None = -1.0
+    percentile: float = 99.5
+    intensities: Mapping[Modality, Intensity] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; `from_json` is the inverse."""
+        form: dict[str, Any] = {"scheme": self.scheme, "background": self.background}
+        if self.scheme == "volume":
+            form["percentile"] = self.percentile
+        else:
+            form["intensities"] = {m: [i.mean, i.std, i.clip] for m, i in self.intensities.items()}
+        return form
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> Normalization:
+        """Reads the manifest's form.
+
+        Raises:
+            WeightsError: an unknown scheme, or `dataset` without all four constants.
+        """
+        scheme = form.get("scheme")
+        if scheme == "volume":
+            return cls("volume", form["background"], float(form["percentile"]))
+        if scheme == "dataset" and set(form.get("intensities", {})) == set(MODALITIES):
+            values = {m: Intensity(*map(float, form["intensities"][m])) for m in MODALITIES}
+            return cls("dataset", form["background"], intensities=values)
+        raise WeightsError(f"the manifest names a normalisation that is not known here ({scheme!r}); update Tetrad.")
+
+
+def normalise(volume: VolumeArray) -> NDArray[np.float64]:
+    """A volume as the challenge scores it: clipped to its own percentiles, scaled to [0, 1]; float64, same shape.
+
+    A constant volume becomes all 0.
+    """
+    values = np.asarray(volume, dtype=np.float64)
+    low, high = np.percentile(values, [0.5, 99.5])
+    low = max(low, 0.0)
+    if high <= low:
+        return np.zeros_like(values)
+    return np.asarray((np.clip(values, low, high) - low) / (high - low))

@@ -1,0 +1,138 @@
+"""Volumes as stacks of slices, and back, exactly.
+
+A slice keeps the order of the volume's remaining axes: axial slices are (left, posterior), coronal ones
+(left, superior), sagittal ones (posterior, superior). The network sees each slice through a window that is
+a multiple of 16 on each side and may reach over the volume's edge, where it holds the background value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.constants import VIEWS, View
+from app.core.types import AnyVolume, MaskArray, SliceStack, VolumeArray
+
+#: The axis of an L, P, S volume along which a view's slices are stacked.
+SLICE_AXIS: Final[dict[View, int]] = {"axial": 2, "sagittal": 0, "coronal": 1}
+
+#: Networks halve a slice four times.
+MULTIPLE: Final = 16
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """How large a window a network was trained on, and where it lies.
+
+    Attributes:
+        sizes: rows and columns per view, multiples of 16.
+        centre: `brain` (window centred on the brain's bounding box) or `volume` (on the whole slice, which
+            pads 155 voxels to 240 by 42 and 43).
+    """
+
+    sizes: dict[View, tuple[int, int]]
+    centre: Literal["brain", "volume"] = "brain"
+
+    def __post_init__(self) -> None:
+        for view, size in self.sizes.items():
+            if view not in VIEWS or any(n <= 0 or n % MULTIPLE for n in size):
+                raise ValueError(f"canvas {size} of view {view!r} is not a pair of multiples of {MULTIPLE}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; `from_json` is the inverse."""
+        return {"centre": self.centre, "sizes": {v: list(s) for v, s in self.sizes.items()}}
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> Canvas:
+        """Reads the manifest's form."""
+        return cls({v: (int(h), int(w)) for v, (h, w) in form["sizes"].items()}, form["centre"])
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the slices of one view.
+
+    Attributes:
+        view: which slices.
+        start: first row and column; negative where the window begins before the volume.
+        size: rows and columns.
+        slices: indices along the slice axis that have any foreground; the others are background.
+    """
+
+    view: View
+    start: tuple[int, int]
+    size: tuple[int, int]
+    slices: tuple[int, ...]
+
+
+def stack_slices(volume: AnyVolume, view: View) -> AnyVolume:
+    """Volume (left, posterior, superior) to slices (slice, row, column); shares the memory."""
+    return np.moveaxis(volume, SLICE_AXIS[view], 0)
+
+
+def unstack_slices(slices: AnyVolume, view: View) -> AnyVolume:
+    """The inverse of `stack_slices`."""
+    return np.moveaxis(slices, 0, SLICE_AXIS[view])
+
+
+def place_window(foreground: MaskArray, view: View, canvas: Canvas) -> Window:
+    """The window of one view: the canvas, or the next multiple of 16 where the foreground is larger.
+
+    Args:
+        foreground: bool, axes (left, posterior, superior). Without any voxel, no slice is listed.
+    """
+    stack = stack_slices(foreground, view)
+    slices = np.flatnonzero(stack.any(axis=(1, 2)))
+    flat: NDArray[np.bool_] = np.any(stack, axis=0)
+    starts, sizes = [], []
+    for axis in (0, 1):
+        extent = flat.shape[axis]
+        filled = np.flatnonzero(np.any(flat, axis=1 - axis))
+        first, last = (int(filled[0]), int(filled[-1])) if filled.size else (0, extent - 1)
+        if canvas.centre == "brain":
+            needed, middle = last - first + 1, first + last + 1
+        else:
+            needed, middle = extent, extent
+        wanted = canvas.sizes[view][axis]
+        size = max(wanted, -(-needed // MULTIPLE) * MULTIPLE)
+        starts.append((middle - size) // 2 if canvas.centre == "brain" else -((size - extent) // 2))
+        sizes.append(size)
+    return Window(view, (starts[0], starts[1]), (sizes[0], sizes[1]), tuple(int(i) for i in slices))
+
+
+def cut(volume: VolumeArray, window: Window, background: float) -> SliceStack:
+    """The window's slices, float32 (len(window.slices), rows, columns), `background` beyond the volume."""
+    stack = stack_slices(volume, window.view)
+    out = np.full((len(window.slices), *window.size), background, dtype=np.float32)
+    inside, outside = overlap(window, stack.shape[1:])
+    out[:, outside[0], outside[1]] = stack[list(window.slices)][:, inside[0], inside[1]]
+    return out
+
+
+def paste(slices: SliceStack, window: Window, shape: tuple[int, ...], background: float) -> VolumeArray:
+    """The inverse of `cut` inside the window; `background` everywhere else.
+
+    Args:
+        slices: float32 (len(window.slices), rows, columns).
+        shape: of the volume, axes (left, posterior, superior).
+    """
+    volume = np.full(shape, background, dtype=np.float32)
+    stack = stack_slices(volume, window.view)
+    inside, outside = overlap(window, stack.shape[1:])
+    for index, source in zip(window.slices, slices, strict=True):
+        stack[index, inside[0], inside[1]] = source[outside[0], outside[1]]
+    return volume
+
+
+def overlap(window: Window, extent: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The common part of window and slice: in the slice's indices, and in the window's."""
+    inside, outside = [], []
+    for start, size, length in zip(window.start, window.size, extent, strict=True):
+        low, high = max(start, 0), min(start + size, length)
+        inside.append(slice(low, high))
+        outside.append(slice(low - start, high - start))
+    return (inside[0], inside[1]), (outside[0], outside[1])

@@ -1,0 +1,1 @@
+"""Models on disk: manifest, checkpoints, import and ONNX export."""

@@ -1,0 +1,120 @@
+"""Writes a generator as ONNX, for onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from app.core.constants import MODALITIES
+from app.core.errors import UsageError, WeightsError
+from app.networks.hf_gan import Generator
+from app.networks.unet import PlainGenerator
+from app.preprocessing.slices import Canvas
+from app.registry.checkpoints import load_generator
+from app.registry.manifest import Entry, add_file
+
+log = logging.getLogger(__name__)
+
+OPSET = 18
+
+
+def export_onnx(entry: Entry) -> Entry:
+    """Adds `{name}.onnx` to a generator's folder and manifest entry.
+
+    Raises:
+        WeightsError: the model is no generator.
+        OutputError: the folder cannot be written to.
+        UsageError: the packages that export needs are not installed.
+    """
+    if entry.kind != "generator":
+        raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
+    require_onnx_packages()
+    return add_file(entry, "onnx", to_onnx(load_generator(entry), entry.canvas))
+
+
+def to_onnx(network: Generator | PlainGenerator, canvas: Canvas) -> bytes:
+    """A generator as ONNX.
+
+    The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. With a
+    confidence head it has a second output, `error`: the expected absolute error, as large as `scores`. Its canvas may
+    vary when the positions are sinusoidal; a learned table fixes it to `canvas`.
+
+    Args:
+        network: float32, on the CPU, in eval mode.
+    """
+    outputs = ["scores"] if network.confidence is None else ["scores", "error"]
+    names, inputs = _example(canvas, network.config.view_code, network.config.intensity_code)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in names}
+    if network.config.position == "sinusoidal":
+        # The network halves four times, so sides are sixteen-fold; torch reads that off the factor.
+        rows, columns = torch.export.Dim("rows16", min=2, max=64), torch.export.Dim("columns16", min=2, max=64)
+        shapes["images"] |= {2: 16 * rows, 3: 16 * columns}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        program = torch.onnx.export(
+            network if network.confidence is None else _Both(network),
+            kwargs=inputs,
+            input_names=names,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(os.fspath(path), external_data=False)
+        return path.read_bytes()
+
+
+class _Both(nn.Module):
+    """A network with a confidence head, called for both that it gives."""
+
+    def __init__(self, network: Generator | PlainGenerator) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and expected error, each B x 1 x H x W; arguments as the network's."""
+        features = self.network.features(images, present, target, view, intensity)
+        return self.network.image(features), self.network.error(features)
+
+
+def require_onnx_packages() -> None:
+    """Whether ONNX can be written here.
+
+    Raises:
+        UsageError: the packages that export needs are not installed.
+    """
+    if find_spec("onnxscript") is None:
+        raise UsageError("export needs the packages onnx and onnxscript; run `pip install -r requirements-dev.txt`.")
+
+
+def _example(canvas: Canvas, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:
+    height, width = next(iter(canvas.sizes.values()))
+    inputs = {
+        "images": torch.zeros(2, len(MODALITIES), height, width),
+        "present": torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]]),
+        "target": torch.tensor([3, 0]),
+    }
+    if view_code:
+        inputs["view"] = torch.tensor([0, 1])
+    if intensity_code:
+        inputs["intensity"] = torch.tensor([0.3, 0.4])
+    return list(inputs), inputs

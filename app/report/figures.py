@@ -1,0 +1,169 @@
+"""One PNG per synthesised sequence: three planes through the point of interest, inputs beside result and truth."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.atomic_io import save_bytes
+from app.core.constants import DISPLAY_NAMES, MODALITIES, Modality
+from app.core.errors import VolumeError
+from app.core.types import MaskArray, VolumeArray
+from app.data.nifti_reader import load_volume
+from app.preprocessing.normalization import normalise
+
+log = logging.getLogger(__name__)
+
+_NOTICE = "synthetic, not for diagnosis"
+_DPI = 110
+
+
+def picture(
+    inputs: Mapping[Modality, VolumeArray],
+    target: Modality,
+    synthesis: VolumeArray,
+    truth: VolumeArray | None = None,
+    lesion: MaskArray | None = None,
+    title: str = "",
+    confidence: VolumeArray | None = None,
+) -> bytes:
+    """A PNG in radiological convention (the patient's right is on the left).
+
+    Args:
+        inputs, synthesis, truth: float32, axes L, P, S, one shape. Synthesis and truth are scaled as the challenge
+            scores them (each by its own percentiles: an absolute scale cannot be known) and then share one window,
+            the 1st to the 99th percentile of the truth's brain.
+        lesion: where to cut (the largest section along each axis); the brain if not given or empty.
+        confidence: float32 in [0, 1], same shape, where a model gives one.
+    """
+    # matplotlib writes a font cache; it must not go to the user's home.
+    os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"tetrad-matplotlib-{os.getuid()}"))
+    from matplotlib.figure import Figure
+
+    box = _brain_box(synthesis > 0)
+    centre = _centre(synthesis[box] > 0 if lesion is None or not lesion.any() else lesion[box])
+    columns: list[tuple[str, NDArray[np.floating[Any]], tuple[float, float], str]] = [
+        (f"{DISPLAY_NAMES[m]} (input)", inputs[m][box], _window(inputs[m][box]), "gray")
+        for m in MODALITIES
+        if m in inputs
+    ]
+    made = normalise(synthesis)[box]
+    real = None if truth is None else normalise(truth)[box]
+    shared = _window(made if real is None else real)
+    synthetic = len(columns)
+    columns.append((f"{DISPLAY_NAMES[target]} (synthesis)", made, shared, "gray"))
+    if real is not None:
+        columns.append((f"{DISPLAY_NAMES[target]} (truth)", real, shared, "gray"))
+        columns.append(("synthesis - truth\n(red: too bright)", made - real, (-0.5, 0.5), "berlin"))
+    if confidence is not None:
+        columns.append(("confidence\n(bright: sure)", confidence[box], (0.0, 1.0), "viridis"))
+    figure = Figure(figsize=(max(2.2 * len(columns), 5.0), 6.9), facecolor="black", layout="constrained")
+    axes = figure.subplots(3, len(columns), squeeze=False)
+    for column, (name, volume, (low, high), colours) in enumerate(columns):
+        for row, plane in enumerate(_planes(volume, centre)):
+            panel = axes[row, column]
+            panel.imshow(plane, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+            panel.set_axis_off()
+        axes[0, column].set_title(name, color="white", fontsize=9)
+    for panel in axes[:, synthetic]:
+        panel.text(0.5, -0.01, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center", va="top")
+    _letters(axes)
+    safe = title.encode("utf-8", "replace").decode()
+    figure.suptitle(safe, color="white", fontsize=10, parse_math=False)
+    figure.supxlabel("radiological convention: the patient's right is on the left", color="0.7", fontsize=8)
+    buffer = io.BytesIO()
+    # Without the software's name and version, the same pixels give the same bytes.
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def shrink(png: bytes, scale: float = 0.68) -> bytes:
+    """A small JPEG of a PNG, for pages of many subjects (about 50 kB)."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)))
+    buffer = io.BytesIO()
+    small.save(buffer, format="jpeg", quality=80)
+    return buffer.getvalue()
+
+
+def _planes(volume: NDArray[np.floating[Any]], centre: tuple[int, int, int]) -> list[NDArray[np.floating[Any]]]:
+    """Axial, coronal, sagittal, each as rows from top to bottom and columns from left to right."""
+    x, y, z = centre
+    return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
+
+
+def _letters(axes: Any) -> None:
+    style = {"color": "#ffd75f", "fontsize": 9, "va": "center", "ha": "center"}
+    edges = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.07))
+    for row, letters in enumerate(("RLAP", "RLSI", "APSI")):
+        for letter, (x, y) in zip(letters, edges, strict=True):
+            axes[row, 0].text(x, y, letter, transform=axes[row, 0].transAxes, **style)
+
+
+def _window(volume: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    brain = volume[volume > 0]
+    if brain.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(brain, [1, 99])
+    return float(low), float(max(high, low + 1e-6))
+
+
+def _brain_box(brain: MaskArray, margin: int = 14) -> tuple[slice, ...]:
+    box = []
+    for axis in range(3):
+        filled = np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, brain.shape[axis])
+        box.append(slice(max(0, low - margin), high + margin))
+    return tuple(box)
+
+
+def _centre(mask: MaskArray) -> tuple[int, int, int]:
+    if not mask.any():
+        x, y, z = (n // 2 for n in mask.shape)
+        return x, y, z
+    areas = [mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    x, y, z = (int(a.argmax()) for a in areas)
+    return x, y, z
+
+
+#: Beyond this many subjects only those with warnings, and the first ones, are pictured, to keep the page small.
+MOST_PICTURES = 140
+
+
+def draw_files(
+    subject: str,
+    inputs: Mapping[Modality, Path],
+    target: Modality,
+    synthesis: Path,
+    folder: Path,
+    truth: Path | None = None,
+    segmentation: Path | None = None,
+    confidence: Path | None = None,
+) -> bytes:
+    """Writes `pictures/<subject>-<target>.png`, returns a small JPEG; empty (and said) where a file is unreadable."""
+    try:
+        png = picture(
+            {m: load_volume(f).data for m, f in inputs.items()},
+            target,
+            load_volume(synthesis, strict=True).data,
+            None if truth is None else load_volume(truth).data,
+            None if segmentation is None else load_volume(segmentation, strict=True).data > 0,
+            title=subject,
+            confidence=None if confidence is None else load_volume(confidence, strict=True).data,
+        )
+    except (VolumeError, ValueError) as error:
+        log.warning("No picture of %s: %s", subject, error)
+        return b""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    save_bytes(png, folder / "pictures" / f"{subject}-{target}.png")
+    return shrink(png)

@@ -1,0 +1,1 @@
+"""What batches are drawn from: the cache, slices, patches, augmentation, splits."""

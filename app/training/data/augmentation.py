@@ -1,0 +1,366 @@
+"""Random variation of slices and patches, on the device that trains.
+
+Geometry moves a slice's sequences, brain and labels together. Tumours are shared among subjects, so that what a tumour
+does is learnt apart from the brain around it. Brightness varies per sequence and only in what the network is shown,
+never in what it must make: that teaches it scanners that the training set lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.core.constants import CLASSES, MODALITIES, VIEWS
+from app.training.config import AugmentationRecipe
+from app.training.data.patches import Patches
+from app.training.data.slices import Batch, Drawn
+
+#: Nodes per side of the bias field; the brain spans two or three of its waves.
+_BIAS_NODES = 4
+#: Pixels around a transplanted tumour that come with it, at most.
+_MARGIN = 6
+#: What is left of a faded tumour's contrast, at least and at most.
+_LEFT = (-0.5, 1.0)
+#: How much lighter or darker each part of a recoloured tumour gets at most, in scores.
+_SHADE = 0.6
+#: A poor image: slices of so many voxels, a share of its contrast, the log of an exponent, and how much its slices
+#: differ where they show as steps, in scores.
+_POOR_EXTENT, _POOR_CONTRAST, _POOR_GAMMA, _POOR_STEPS = (3.0, 8.0), (0.3, 1.0), (-0.6, 0.6), 0.25
+
+
+def vary_slices(
+    drawn: Drawn, recipe: AugmentationRecipe, device: torch.device, background: float
+) -> tuple[Batch, Tensor]:
+    """A step's batch on the device, in other places and sizes and with other tumours, and what a network sees of it.
+
+    Args:
+        background: what is outside the brain.
+    """
+    random = drawn.own
+    batch = vary_geometry(drawn.batch.to(device), recipe, random, background)
+    own, shown = batch.images, None
+    if drawn.donors is not None:
+        donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
+        batch = transplant_tumours(batch, donors, recipe.transplant, random)
+        shown = ~torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
+    images = fade_tumours(batch, recipe.fade, random) if recipe.fade > 0 else batch.images
+    if max(recipe.poor, recipe.recolour_t1n, recipe.recolour_t2f) > 0:
+        images = spoil_images(replace(batch, images=images), recipe, random, background)
+    if shown is not None:
+        images = torch.where(shown[:, :, None, None], images, own)
+    return batch, vary_intensities(replace(batch, images=images), recipe, random, background)
+
+
+def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
+    """Flips, turns and resizes each slice; shifts are the sampler's.
+
+    Args:
+        background: fills what comes in from outside.
+    """
+    count = len(batch)
+    flips = random.random(count) < recipe.flip
+    angles = np.radians(random.uniform(-recipe.rotate, recipe.rotate, count))
+    zooms = 1 + random.uniform(-recipe.zoom, recipe.zoom, count)
+    images, brain, labels = batch.images, batch.brain, batch.labels
+    if flips.any() and VIEWS[batch.view] != "sagittal":
+        # Left and right are the rows of axial and coronal slices.
+        where = torch.from_numpy(flips).to(images.device)
+        images = torch.where(where[:, None, None, None], images.flip(2), images)
+        brain = torch.where(where[:, None, None, None], brain.flip(2), brain)
+        labels = torch.where(where[:, None, None], labels.flip(1), labels)
+    if recipe.rotate > 0 or recipe.zoom > 0:
+        grid = _grid(angles, zooms, images)
+        nearest = torch.cat([brain, labels[:, None].to(brain)], dim=1)
+        nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
+        images = F.grid_sample(images - background, grid, mode="bilinear", align_corners=False) + background
+        brain, labels = nearest[:, :1], nearest[:, 1].round().long()
+        images = torch.where(brain > 0, images, torch.full_like(images, background))
+    return replace(batch, images=images, brain=brain, labels=labels)
+
+
+def transplant_tumours(batch: Batch, donors: Batch, share: float, random: np.random.Generator) -> Batch:
+    """Puts each donor's tumour, with some of what surrounds it, where it is, into the slice of the same number.
+
+    All sequences and the labels go together. As CarveMix (Zhang et al., NeuroImage 2023), in two dimensions and with an
+    edge that fades.
+
+    Args:
+        donors: slices of the same view, as many.
+        share: probability of each slice to get one.
+    """
+    chosen, margin = random.random(len(batch)) < share, int(random.integers(1, _MARGIN + 1))
+    tumour = (donors.labels[:, None] > 0).float() * torch.from_numpy(chosen)[:, None, None, None].to(batch.brain)
+    # Two averages of 3 x 3 reach two pixels each way: the edge fades over four, outside of the margin.
+    weight = F.max_pool2d(tumour, 2 * margin + 5, 1, margin + 2)
+    for _ in range(2):
+        weight = F.avg_pool2d(weight, 3, 1, 1, count_include_pad=False)
+    weight = weight * batch.brain * donors.brain
+    # Nothing is brighter or darker than the receiver's own volume can be.
+    low, high = _limits(batch)
+    images = torch.where(
+        weight > 0, (1 - weight) * batch.images + weight * donors.images.clamp(low, high), batch.images
+    )
+    return replace(batch, images=images, labels=torch.where(weight[:, 0] > 0.5, donors.labels, batch.labels))
+
+
+def _one_hidden(count: int, sequences: int, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Bool (count, sequences): in a share of the rows one True, anywhere."""
+    chosen, which = random.random(count) < share, random.integers(0, sequences, count)
+    return np.asarray(chosen[:, None] & (which[:, None] == np.arange(sequences)))
+
+
+def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Tensor:
+    """The batch's images, same shape, whose tumours stand out less from the brain around, not at all, or inversely.
+
+    Each sequence for itself, so that a network learns to believe the one that shows the tumour against those that do
+    not. Only the contrast of areas changes, a few pixels wide; texture stays. Without tumour nothing changes.
+
+    Args:
+        share: probability of each image; what is left of its contrast is between -0.5 and 1.
+    """
+    images, count = batch.images, batch.images.shape[:2]
+    left = np.where(random.random(count) < share, random.uniform(*_LEFT, count), 1.0).astype(np.float32)
+    tumour = (batch.labels[:, None] > 0).to(images)
+    healthy = batch.brain * (1 - tumour)
+    # Deep in a large tumour there is no healthy brain nearby: there, the slice's own mean decides.
+    mean = (images * healthy).sum((2, 3), keepdim=True) / healthy.sum((2, 3), keepdim=True).clamp(min=1)
+    around = (_around(images * healthy) + 1e-3 * mean) / (_around(healthy) + 1e-3)
+    inside = _nearby(images * tumour) / _nearby(tumour).clamp(min=1e-6)
+    weight = F.avg_pool2d(tumour, 3, 1, 1) * batch.brain
+    lost = 1 - torch.from_numpy(left).to(images)[:, :, None, None]
+    low, high = _limits(batch)
+    faded = (images - weight * lost * (inside - around)).clamp(low, high)
+    return torch.where((weight > 0) & (lost > 0), faded, images)
+
+
+def spoil_images(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Tensor:
+    """The batch's images, same shape, some as a poor acquisition shows them, or with tumours of any shade.
+
+    What looks poor then says little of the tumour, and what looks good says the truth: a network learns to tell which
+    sequence to believe. A poor slice has two or three such sequences of the four.
+
+    Args:
+        background: what is outside the brain, and inside where a scan does not reach; it stays.
+    """
+    shape = batch.images.shape[:2]
+    chosen = random.random(shape[0]) < recipe.poor
+    rank = np.argsort(random.random(shape), axis=1)
+    poor = chosen[:, None] & (rank < random.integers(2, 4, shape[0])[:, None])
+    recoloured = poor.copy()
+    for modality, share in (("t1n", recipe.recolour_t1n), ("t2f", recipe.recolour_t2f)):
+        recoloured[:, MODALITIES.index(modality)] |= random.random(shape[0]) < share
+    there = (batch.brain > 0) & (batch.images != background)
+
+    def where(mask: NDArray[np.bool_], values: Tensor, others: Tensor) -> Tensor:
+        return torch.where(torch.from_numpy(mask).to(others.device)[:, :, None, None] & there, values, others)
+
+    images = where(recoloured, recolour_tumours(batch, random), batch.images)
+    return where(poor, _coarse(_flat(replace(batch, images=images), random), poor, random), images)
+
+
+def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
+    """The batch's images, same shape, their tumours faded and then each part lighter or darker by chance."""
+    faded = fade_tumours(batch, 1.0, random)
+    parts = torch.stack([(batch.labels == part).to(faded) for part in range(1, CLASSES)], dim=1)
+    shades = random.uniform(-_SHADE, _SHADE, (*faded.shape[:2], parts.shape[1])).astype(np.float32)
+    edges = F.avg_pool2d(parts, 3, 1, 1) * batch.brain
+    recoloured = faded + torch.einsum("ijk,ikhw->ijhw", torch.from_numpy(shades).to(faded), edges)
+    low, high = _limits(batch)
+    return torch.where(edges.sum(1, keepdim=True) > 0, recoloured.clamp(low, high), faded)
+
+
+def recolour_patches(patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator) -> Tensor:
+    """The patches' images, same shape; the tumours of a share of T1n and T2-FLAIR stand out otherwise than they do.
+
+    Each part loses some of its contrast to the healthy brain of its patch, or gets it inversely, and gets lighter or
+    darker by chance. Patches without tumour or without healthy brain stay as they are.
+    """
+    images, edges = patches.images.clone(), 3
+    for i, labels in enumerate(patches.labels):
+        healthy = (patches.brain[i, 0] > 0) & (labels == 0)
+        parts = [labels == part for part in range(1, CLASSES) if (labels == part).any()]
+        for modality, share in (("t1n", recipe.recolour_t1n), ("t2f", recipe.recolour_t2f)):
+            image = images[i, MODALITIES.index(modality)]
+            if random.random() >= share or not parts or not healthy.any():
+                continue
+            around = image[healthy].mean()
+            means = [image[part].mean() for part in parts]
+            for part, mean in zip(parts, means, strict=True):
+                lost, shade = 1 - random.uniform(*_LEFT), random.uniform(-_SHADE, _SHADE)
+                weight = F.avg_pool3d(part[None, None].to(image), edges, 1, edges // 2)[0, 0] * patches.brain[i, 0]
+                image += weight * (lost * (around - mean) + shade)
+    low, high = _limits(patches)
+    return torch.where(images != patches.images, images.clamp(low, high), images)
+
+
+def _flat(batch: Batch, random: np.random.Generator) -> Tensor:
+    """The batch's images with less contrast around their mean in the brain, after a change of gamma."""
+    images = _bent(batch, _per_image(random, _POOR_GAMMA, batch.images))
+    inside = batch.brain.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (images * batch.brain).sum((2, 3), keepdim=True) / inside
+    return mean + _per_image(random, _POOR_CONTRAST, images) * (images - mean)
+
+
+def _coarse(images: Tensor, which: NDArray[np.bool_], random: np.random.Generator) -> Tensor:
+    """Images that `which`, bool (count, sequences), names as if cut across slices: smooth, or in steps that differ."""
+    result = images.clone()
+    for i, j in np.argwhere(which):
+        axis, extent = int(random.integers(0, 2)), random.uniform(*_POOR_EXTENT)
+        coarse = _resliced(images[i, j], axis, extent)
+        if random.random() < 0.5:
+            steps = random.uniform(-_POOR_STEPS, _POOR_STEPS, coarse.shape[axis]).astype(np.float32)
+            coarse = coarse + torch.from_numpy(steps).to(coarse).unsqueeze(1 - axis)
+            result[i, j] = F.interpolate(coarse[None, None], size=images.shape[2:], mode="nearest")[0, 0]
+        else:
+            result[i, j] = F.interpolate(coarse[None, None], size=images.shape[2:], mode="bilinear")[0, 0]
+    return result
+
+
+def _resliced(image: Tensor, axis: int, extent: float) -> Tensor:
+    """Means over slices of about `extent` voxels along the axis: fewer voxels there."""
+    sides = list(image.shape)
+    sides[axis] = max(1, round(sides[axis] / extent))
+    return F.interpolate(image[None, None], size=sides, mode="area")[0, 0]
+
+
+def _nearby(images: Tensor) -> Tensor:
+    """Means over 9 x 9 pixels."""
+    return F.avg_pool2d(F.avg_pool2d(images, (9, 1), 1, (4, 0)), (1, 9), 1, (0, 4))
+
+
+def _around(images: Tensor) -> Tensor:
+    """Means over about 40 x 40 pixels, from blocks of 8 x 8."""
+    blocks = F.avg_pool2d(F.avg_pool2d(images, 8), 5, 1, 2)
+    return F.interpolate(blocks, size=images.shape[2:], mode="bilinear")
+
+
+def vary_patches(
+    patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
+) -> Patches:
+    """Flips left and right, turns about a random axis and resizes each patch.
+
+    Args:
+        background: fills what comes in from outside.
+    """
+    count = len(patches)
+    flips = random.random(count) < recipe.flip
+    turned = {}
+    axes, angles = random.integers(0, 3, count), np.radians(random.uniform(-recipe.rotate, recipe.rotate, count))
+    zooms = 1 + random.uniform(-recipe.zoom, recipe.zoom, count)
+    where = torch.from_numpy(flips).to(patches.images.device)
+    for name in ("images", "brain", "beside"):
+        values = getattr(patches, name)
+        turned[name] = torch.where(where[:, None, None, None, None], values.flip(2), values) if flips.any() else values
+    labels = torch.where(where[:, None, None, None], patches.labels.flip(1), patches.labels)
+    if recipe.rotate > 0 or recipe.zoom > 0:
+        grid = _volume_grid(axes, angles, zooms, turned["images"])
+        nearest = torch.cat([turned["brain"], labels[:, None].to(turned["brain"])], dim=1)
+        nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
+        turned["brain"], labels = nearest[:, :1], nearest[:, 1].round().long()
+        for name in ("images", "beside"):
+            values = turned[name]
+            if values.shape[1]:
+                values = F.grid_sample(values - background, grid, mode="bilinear", align_corners=False) + background
+                turned[name] = torch.where(turned["brain"] > 0, values, torch.full_like(values, background))
+    return replace(patches, labels=labels, **turned)
+
+
+def vary_intensities(
+    batch: Batch | Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
+) -> Tensor:
+    """The batch's images as another scanner might have made them, same shape; background stays as it is."""
+    images = batch.images
+
+    def draw(reach: float) -> Tensor:
+        return _per_image(random, (-reach, reach), images)
+
+    varied = images
+    if recipe.gamma > 0 or recipe.bias > 0:
+        log_gamma = draw(recipe.gamma)
+        gain = 1 + _bias_field(random, images, recipe.bias) if recipe.bias > 0 else 1.0
+        varied = _bent(batch, log_gamma, gain)
+    varied = varied * (1 + draw(recipe.contrast)) + draw(recipe.brightness)
+    if recipe.thick > 1:
+        varied = _thickened(varied, recipe.thick, random)
+    if recipe.noise > 0:
+        seed = int(random.integers(2**31))
+        generator = torch.Generator(images.device).manual_seed(seed)
+        grain = torch.randn(images.shape, generator=generator, device=images.device)
+        varied = varied + draw(recipe.noise).abs() * grain
+    return torch.where((batch.brain > 0) & (images != background), varied, images)
+
+
+def _bent(batch: Batch | Patches, log_gamma: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    """The batch's images after a change of gamma, and then of gain, of scores mapped to [0, 1] by their limits."""
+    low, high = _limits(batch)
+    return low + ((batch.images - low) / (high - low)).clamp(0, 1) ** log_gamma.exp() * gain * (high - low)
+
+
+def _limits(batch: Batch | Patches) -> tuple[Tensor, Tensor]:
+    """Lowest and highest score of each image's volume, of shape (count, sequences, 1, 1) or with one axis more."""
+    scale = batch.scale.reshape(*batch.scale.shape, *[1] * (batch.images.dim() - 2))
+    return scale[:, :, 0], scale[:, :, 1]
+
+
+def _per_image(random: np.random.Generator, limits: tuple[float, float], images: Tensor) -> Tensor:
+    """One value between the limits for each image, which broadcasts over its pixels."""
+    shape = images.shape[:2]
+    values = random.uniform(*limits, shape).astype(np.float32)
+    return torch.from_numpy(values).to(images.device).reshape(*shape, *[1] * (images.dim() - 2))
+
+
+def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> Tensor:
+    """Half of the images as if acquired in slices of 1 to `thickest` voxels along one axis, resampled to one voxel.
+
+    The axis is one of three: a slice that lies in the plane of the acquisition shows nothing of it.
+    """
+    count = images.shape[0] * images.shape[1]
+    chosen, axes = random.random(count) < 0.5, random.integers(0, 3, count)
+    extents = random.uniform(1, thickest, count)
+    flat = list(images.flatten(0, 1).unbind())
+    for i in np.flatnonzero(chosen & (axes < images.dim() - 2)):
+        coarse = _resliced(flat[i], int(axes[i]), float(extents[i]))
+        mode = "bilinear" if coarse.dim() == 2 else "trilinear"
+        flat[i] = F.interpolate(coarse[None, None], size=flat[i].shape, mode=mode)[0, 0]
+    return torch.stack(flat).reshape(images.shape)
+
+
+def _bias_field(random: np.random.Generator, like: Tensor, reach: float) -> Tensor:
+    axes = like.dim() - 2
+    nodes = random.uniform(-reach, reach, (*like.shape[:2], *[_BIAS_NODES] * axes)).astype(np.float32)
+    mode = "bicubic" if axes == 2 else "trilinear"
+    return F.interpolate(torch.from_numpy(nodes).to(like.device), size=like.shape[2:], mode=mode)
+
+
+def _grid(angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
+    """Sampling grid of rotations about the centre and zooms, in pixels of equal size."""
+    height, width = like.shape[2:]
+    rows = []
+    for angle, zoom in zip(angles, zooms, strict=True):
+        c, s = math.cos(angle) / zoom, math.sin(angle) / zoom
+        # Coordinates run from -1 to 1 on both axes, so turning mixes them by the sides' ratio.
+        rows.append([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
+    theta = torch.tensor(rows, dtype=like.dtype, device=like.device)
+    return F.affine_grid(theta, list(like.shape), align_corners=False)
+
+
+def _volume_grid(axes: np.ndarray, angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
+    """Sampling grid of rotations about one axis each and zooms, in voxels of equal size."""
+    sides = np.array(like.shape[2:], dtype=np.float64)
+    rows = []
+    for axis, angle, zoom in zip(axes, angles, zooms, strict=True):
+        c, s = math.cos(angle) / zoom, math.sin(angle) / zoom
+        turn = np.eye(3) / zoom
+        a, b = (i for i in range(3) if i != axis)
+        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
+        # Coordinates run from -1 to 1 on every axis, in torch's order from the last axis to the first.
+        turn = (turn * sides[None] / sides[:, None])[::-1, ::-1]
+        rows.append(np.hstack([turn, np.zeros((3, 1))]))
+    theta = torch.from_numpy(np.array(rows, dtype=np.float32)).to(like.device)
+    return F.affine_grid(theta, list(like.shape), align_corners=False)

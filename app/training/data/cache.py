@@ -1,0 +1,232 @@
+"""Complete subjects as normalised arrays on disk, so that an epoch never decodes gzip.
+
+One `<subject>.npy` each: float16 (sequence, left, posterior, superior) scores, cropped to the brain, memory-mapped
+when read; a volume serves all three views. `index.json` holds the rest and is written last: a cache without it is none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.atomic_io import save_bytes
+from app.core.constants import MODALITIES, VIEWS, Modality, View
+from app.core.errors import UsageError
+from app.core.types import MaskArray, VolumeArray
+from app.data.cases import Case, tumour_type
+from app.data.discovery import find_segmentations, scan
+from app.data.labels import load_labels
+from app.data.loading import load_complete
+from app.data.nifti_reader import Volume
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
+from app.preprocessing.slices import SLICE_AXIS, stack_slices
+
+log = logging.getLogger(__name__)
+
+#: How every model that is trained here sees intensities.
+NORMALIZATION: Final = Normalization("volume", background=-1.0)
+_INDEX = "index.json"
+_BEGUN = "begun.jsonl"
+_SCHEMA = 3
+
+
+@dataclass(frozen=True)
+class CachedSubject:
+    """One subject of a cache.
+
+    Attributes:
+        folder: where its arrays are.
+        labelled: whether it has a segmentation.
+        tumour_type: as the name states it, or `unknown`.
+        intensities: how the scores were made, per sequence.
+        brain_pixels, tumour_pixels: per view, how many each slice has.
+    """
+
+    name: str
+    folder: Path
+    labelled: bool
+    tumour_type: str
+    intensities: dict[Modality, Intensity]
+    brain_pixels: dict[View, NDArray[np.int64]]
+    tumour_pixels: dict[View, NDArray[np.int64]]
+
+    @property
+    def scores(self) -> NDArray[np.float16]:
+        """Float16 (4, left, posterior, superior), challenge order, memory-mapped, cropped to the brain."""
+        scores: NDArray[np.float16] = mapped(self.folder / f"{self.name}.npy")
+        return scores
+
+    @property
+    def brain(self) -> MaskArray:
+        """Bool, same box, memory-mapped: where most sequences are brighter than background."""
+        brain: MaskArray = mapped(self.folder / f"{self.name}-brain.npy")
+        return brain
+
+    @property
+    def labels(self) -> NDArray[np.uint8] | None:
+        """Uint8, same box: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour; None without a segmentation."""
+        return mapped(self.folder / f"{self.name}-labels.npy") if self.labelled else None
+
+    def slices(self, view: View, min_brain: int, min_tumour: int = 0) -> NDArray[np.int64]:
+        """Indices of the slices with at least so many brain and tumour pixels."""
+        return np.flatnonzero((self.brain_pixels[view] >= min_brain) & (self.tumour_pixels[view] >= min_tumour))
+
+
+@lru_cache(maxsize=256)
+def mapped(path: Path) -> Any:
+    """An array on disk, read as it is looked at."""
+    # Every map holds a file open, and a process may have a thousand: those used last stay.
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, FileNotFoundError):
+        raise UsageError(_damaged(path)) from None
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged or missing; delete {path.parent}, or name another with --cache: it is made anew."
+
+
+def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALIZATION) -> list[CachedSubject]:
+    """Writes the cache of all complete subjects of `data`, or reads it if it is there already.
+
+    Args:
+        folder: about 40 MB a subject.
+
+    Raises:
+        UsageError: fewer than two subjects can be used, or the folder holds a cache of other data, of another
+            normalisation or of another version of Tetrad.
+    """
+    cases = scan(data).cases
+    masks = find_segmentations(data, cases)
+    origin = {"schema": _SCHEMA, "data": _fingerprint(cases, masks), "normalization": normalization.to_json()}
+    index = folder / _INDEX
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        there = index.exists()
+        if not there:
+            done = _finished(folder / _BEGUN, origin)
+            with (folder / _BEGUN).open("a", encoding="utf-8") as stream:
+                for name, volumes in load_complete([c for c in cases if c.subject not in done]):
+                    done[name] = _write(name, volumes, masks.get(name), folder, normalization)
+                    print(json.dumps(done[name]), file=stream, flush=True)
+            if len(done) < 2:
+                raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
+            save_bytes(json.dumps({**origin, "subjects": [done[n] for n in sorted(done)]}).encode(), index)
+            (folder / _BEGUN).unlink()
+    try:
+        form = json.loads(index.read_text())
+    except ValueError:
+        raise UsageError(_damaged(index)) from None
+    for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
+        if form.get(key) != origin[key]:
+            raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
+    found = [_read(entry, folder) for entry in form["subjects"]]
+    if there:
+        _tell_again(cases, found, folder)
+    return found
+
+
+def _tell_again(cases: Iterable[Case], found: Iterable[CachedSubject], folder: Path) -> None:
+    """Names whom a cache that was made before leaves out, and who teaches no tumours there: that run said why."""
+    labelled = {s.name: s.labelled for s in found}
+    if out := [c.subject for c in cases if c.subject not in labelled]:
+        log.info("%s was made without %s, which could not be used.", folder, ", ".join(out))
+    if ill := [name for name, known in labelled.items() if not known]:
+        log.info("%s has no usable segmentation of %s: images are taught by them, not tumours.", folder, ", ".join(ill))
+
+
+def _finished(path: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What an interrupted build of the same cache had finished, by name; the list is there afterwards, to be gone on.
+
+    Args:
+        path: one JSON form a line: what the cache is of, then a subject each.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    head = json.dumps(origin) + "\n"
+    # The line that was being written is not whole.
+    kept = [line for line in lines[1:] if line.endswith("\n")] if lines[:1] == [head] else []
+    save_bytes("".join([head, *kept]).encode(), path)
+    if kept:
+        log.info("%d subjects are in %s already.", len(kept), path.parent)
+    return {form["name"]: form for form in map(json.loads, kept)}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Runs that share a cache build it once: the others wait."""
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _fingerprint(cases: Iterable[Case], masks: Mapping[str, Path]) -> str:
+    """Changes when a file is added, removed or written again."""
+    files = sorted({*(f for c in cases for f in c.files.values()), *masks.values()})
+    lines = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files if f.exists()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _write(
+    name: str, volumes: dict[Modality, Volume], mask: Path | None, folder: Path, normalization: Normalization
+) -> dict[str, Any]:
+    arrays: dict[Modality, VolumeArray] = {m: v.data for m, v in volumes.items()}
+    intensities = {m: measure(arrays[m], m, normalization) for m in MODALITIES}
+    brain = vote_foreground(arrays)
+    labels = load_labels(mask, volumes[MODALITIES[0]].grid, name)
+    box = tuple(
+        slice(int(found[0]), int(found[-1]) + 1)
+        for found in (np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))
+    )
+    scores = [normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]
+    _save(np.stack(scores).astype(np.float16), folder / f"{name}.npy")
+    _save(brain[box], folder / f"{name}-brain.npy")
+    tumour = np.zeros_like(brain)
+    if labels is not None:
+        _save(labels[box], folder / f"{name}-labels.npy")
+        tumour = labels > 0
+    log.info("%s cached", name)
+    return {
+        "name": name,
+        "labels": labels is not None,
+        "intensities": {m: asdict(i) for m, i in intensities.items()},
+        "brain_pixels": {v: stack_slices(brain[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
+        "tumour_pixels": {v: stack_slices(tumour[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
+    }
+
+
+def _save(array: NDArray[Any], path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array))
+    save_bytes(buffer.getvalue(), path)
+
+
+def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
+    name = entry["name"]
+    return CachedSubject(
+        name,
+        folder,
+        entry["labels"],
+        tumour_type(name),
+        {m: Intensity(**entry["intensities"][m]) for m in MODALITIES},
+        {v: np.array(entry["brain_pixels"][v]) for v in VIEWS},
+        {v: np.array(entry["tumour_pixels"][v]) for v in VIEWS},
+    )
+
+
+def slice_of(volume: NDArray[Any], view: View, index: int) -> NDArray[Any]:
+    """One slice (row, column), or (channel, row, column) of a volume with a leading channel axis."""
+    axis = SLICE_AXIS[view] + volume.ndim - 3
+    return np.asarray(np.take(volume, index, axis=axis))

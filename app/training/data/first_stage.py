@@ -1,0 +1,177 @@
+"""What a first stage makes of the subjects of a cache: made once, kept beside their scores, cut into patches with them.
+
+Each sequence of each subject, made from the other three, as `app.inference.pipeline.predict` gives it: scores, before anything is
+stretched or cleared; background outside the brain. The file is `<subject>-stage1-<the model's sha256, 8 digits>.npy`
+(and then, where it is not the plain mean of all three, the views and how they are joined), float16 (sequence, left,
+posterior, superior) on the subject's box.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.atomic_io import save_bytes
+from app.core.constants import MODALITIES, VIEWS, Modality
+from app.core.errors import UsageError
+from app.data.discovery import scan
+from app.data.loading import load_complete
+from app.data.nifti_reader import Volume
+from app.inference.loading import choose_joining, joined_of
+from app.inference.pipeline import Model, predict, prepare
+from app.inference.synthesizer import Synthesizer
+from app.inference.view_fusion import Joining
+from app.preprocessing.foreground import bounding_box, vote_foreground
+from app.registry.manifest import Entry
+from app.training.checkpoint import State
+from app.training.data.cache import NORMALIZATION, CachedSubject, mapped
+from app.training.distributed import Processes
+from app.training.tasks.synthesis import BACKGROUND
+
+log = logging.getLogger(__name__)
+
+
+class StageOne:
+    """The first stage of a refinement; called with a subject, it gives what `PatchSampler` takes as `beside`.
+
+    Args:
+        entry: a generator that sees scores as the cache holds them.
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: the model is no generator, sees other scores, or does not make every sequence.
+    """
+
+    def __init__(self, entry: Entry, device: str) -> None:
+        if entry.kind != "generator" or entry.normalization != NORMALIZATION:
+            raise UsageError(
+                f"model {entry.name!r} is no generator that sees scores as training does; name one with --stage-one."
+            )
+        if entry.makes != MODALITIES:
+            raise UsageError(f"model {entry.name!r} makes {', '.join(entry.makes)} only; name one that makes all four "
+                             "with --stage-one.")  # fmt: skip
+        self.entry, self._device = entry, device
+        self._model: Model | None = None
+
+    @property
+    def model(self) -> Model:
+        """The generator alone, ready to run.
+
+        Raises:
+            WeightsError: its weights are missing or damaged.
+        """
+        if self._model is None:
+            opened = Synthesizer(self.entry.name, weights=self.entry.folder, device=self._device,
+                                 refine=False, specialists=False)  # fmt: skip
+            self._model = opened.model
+        return self._model
+
+    @property
+    def origin(self) -> dict[str, object]:
+        """What a run's state and the manifest say of it."""
+        return {
+            "model": self.entry.name,
+            "sha256": self.entry.sha256,
+            "joined": self.joined,
+            "training": self.entry.details.get("training", {}),
+        }
+
+    def path_of(self, subject: CachedSubject) -> Path:
+        """Where its volumes of a subject are kept."""
+        how = "" if self.joined == "-".join([*VIEWS, Joining().name]) else f"-{self.joined}"
+        return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}{how}.npy"
+
+    @property
+    def joined(self) -> str:
+        """Its views and how they are joined; a refiner learns on that as much as on the weights."""
+        return joined_of(self.entry, choose_joining(self.entry, None, None, with_error=False))
+
+    def require_joined_as(self, origin: Mapping[str, Any]) -> None:
+        """Refuses a run that learned on the same views joined in another way.
+
+        Args:
+            origin: what the run's state says (`origin`); one of before this was noted passes.
+
+        Raises:
+            UsageError: they are joined in another way.
+        """
+        if (learned := origin.get("joined", self.joined)) != self.joined:
+            raise UsageError(
+                f"the run refines views of {self.entry.name!r} joined as {learned!r}; the manifest says "
+                f"{self.joined!r} now. Put it back, or train anew."
+            )
+
+    def make(self, data: Path, subjects: Sequence[CachedSubject]) -> None:
+        """Makes the volumes that are not there yet, each subject's file when its four are done.
+
+        Args:
+            data: the folder that the cache was made of.
+
+        Raises:
+            CaseError: the network does not fit into memory.
+            UsageError: a subject is gone from the folder.
+        """
+        lacking = {s.name: s for s in subjects if not self.path_of(s).exists()}
+        if not lacking:
+            return
+        log.info("%s makes the four sequences of %d subjects, once for this cache.", self.entry.name, len(lacking))
+        done: set[str] = set()
+        for name, volumes in load_complete(c for c in scan(data).cases if c.subject in lacking):
+            made = self._volumes(volumes, lacking[name])
+            buffer = io.BytesIO()
+            np.save(buffer, made)
+            save_bytes(buffer.getvalue(), self.path_of(lacking[name]))
+            done.add(name)
+            log.info("%s: first stage made, %d of %d", name, len(done), len(lacking))
+        if gone := sorted(set(lacking) - done):
+            raise UsageError(f"{gone[0]} cannot be read from {data} any more; put it back, or give another --cache.")
+
+    def __call__(self, subject: CachedSubject) -> NDArray[np.float16]:
+        """Float16 (4, left, posterior, superior), challenge order, memory-mapped."""
+        volumes: NDArray[np.float16] = mapped(self.path_of(subject))
+        return volumes
+
+    def _volumes(self, volumes: Mapping[Modality, Volume], subject: CachedSubject) -> NDArray[np.float16]:
+        # The cache's box, which that of three sequences need not be.
+        box = bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))
+        out = np.full((len(MODALITIES), *subject.brain.shape), BACKGROUND, dtype=np.float16)
+        for index, target in enumerate(MODALITIES):
+            prepared = prepare({m: v for m, v in volumes.items() if m != target}, self.model)
+            made = predict(prepared, target, self.model).scores[box]
+            out[index] = np.where(subject.brain, made, BACKGROUND)
+        return out
+
+
+def open_stage_one(
+    entry: Entry | None, before: State | None, group: Processes, data: Path, subjects: Sequence[CachedSubject]
+) -> StageOne:
+    """The first stage of a run, its volumes of all subjects there; the first process makes them, the others wait.
+
+    Args:
+        before: the state that the run goes on from, if it does.
+
+    Raises:
+        UsageError: none is named, or another than the run began with; or as `StageOne`.
+    """
+    if entry is None:
+        raise UsageError("the recipe trains a refiner; name the generator that it refines with --stage-one.")
+    if before is not None and before.origin["sha256"] != entry.sha256:
+        raise UsageError(f"the run refines what {before.origin['model']!r} made; --stage-one names another model.")
+    stage_one = StageOne(entry, str(group.device))
+    if before is not None:
+        stage_one.require_joined_as(before.origin)
+    with group.first_alone() as chosen:
+        if chosen:
+            known = set(entry.details.get("training", {}).get("names", []))
+            if both := sum(s.name in known for s in subjects):
+                log.warning("%s was trained on %d of these %d subjects and makes them better than others: the recipe's "
+                            "[refinement] section makes them worse again; validate on --validation subjects.",
+                            entry.name, both, len(subjects))  # fmt: skip
+            stage_one.make(data, subjects)
+    return stage_one

@@ -1,0 +1,173 @@
+"""Random 3D patches from a cache, for the networks that see volumes; `app.training.data.slices` is the same for slices.
+
+As there, every random number of step k comes from a generator seeded by (seed, k, process): a resumed run draws what an
+unbroken one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.core.constants import MODALITIES
+from app.core.errors import UsageError
+from app.training.config import DataRecipe
+from app.training.data.cache import CachedSubject
+from app.training.data.slices import Ahead
+
+#: More volumes of a subject to cut along with its scores, C x X x Y x Z on the cache's box; float.
+Beside = Callable[[CachedSubject], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches of several subjects, on one device.
+
+    Attributes:
+        images: float32 B x 4 x X x Y x Z scores, all four real sequences.
+        brain: float32 B x 1 x X x Y x Z, 1 in the brain.
+        labels: int64 B x X x Y x Z, tumour classes; zeros where the subject has no segmentation.
+        labelled: bool (B,), whether the subject has one.
+        scale: float32 B x 4 x 2, as in `app.training.data.slices.Batch`.
+        beside: float32 B x C x X x Y x Z, what the sampler's `beside` gave; C is 0 without.
+    """
+
+    images: Tensor
+    brain: Tensor
+    labels: Tensor
+    labelled: Tensor
+    scale: Tensor
+    beside: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> Patches:
+        """The same on a device."""
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in vars(self).items()})
+
+    def pieces(self, count: int) -> list[Patches]:
+        """At most `count` parts that together are these."""
+        chunks = zip(*(t.chunk(count) for t in vars(self).values()), strict=True)
+        return [Patches(*chunk) for chunk in chunks]
+
+
+class PatchSampler:
+    """Draws the patches of any step.
+
+    Args:
+        subjects: of a cache.
+        recipe: its `patch` and `tumour_share` count: the probability that a patch is centred on a tumour voxel.
+        background: fills what lies beyond the box around the brain.
+        rank: number of this process; each draws other patches.
+        beside: more volumes to cut along, all of the same background.
+
+    Raises:
+        UsageError: there is no subject.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[CachedSubject],
+        recipe: DataRecipe,
+        background: float,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        beside: Beside | None = None,
+    ) -> None:
+        if not subjects:
+            raise UsageError("there is no subject to draw patches from.")
+        self._subjects, self._recipe, self._background = list(subjects), recipe, background
+        self._seed, self._rank, self._beside = seed, rank, beside
+        self._tumours: dict[str, NDArray[np.int64]] = {}
+
+    @property
+    def count(self) -> int:
+        """Patches in an epoch: as many as would cover every subject's box once."""
+        volume = float(np.prod(self._recipe.patch))
+        return sum(max(1, round(float(np.prod(s.brain.shape)) / volume)) for s in self._subjects)
+
+    def own(self, step: int) -> np.random.Generator:
+        """Random numbers of this process at a step."""
+        return np.random.default_rng([self._seed, step, 1 + self._rank])
+
+    def draw(self, random: np.random.Generator, size: int) -> Patches:
+        """`size` patches of random subjects."""
+        rows = [self._patch(random) for _ in range(size)]
+        images, brain, labels, labelled, scale, beside = (np.stack(part) for part in zip(*rows, strict=True))
+        return Patches(
+            torch.from_numpy(images),
+            torch.from_numpy(brain),
+            torch.from_numpy(labels[:, 0].astype(np.int64)),
+            torch.from_numpy(labelled),
+            torch.from_numpy(scale),
+            torch.from_numpy(beside),
+        )
+
+    def _patch(self, random: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        subject = self._subjects[int(random.integers(len(self._subjects)))]
+        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
+        among_tumour, at = random.random() < self._recipe.tumour_share, random.random(4)
+        shape, patch = subject.brain.shape, self._recipe.patch
+        tumour = self._tumour(subject) if among_tumour else np.empty(0, np.int64)
+        if tumour.size:
+            centre = np.unravel_index(int(tumour[int(at[3] * tumour.size)]), shape)
+            start = [int(c) - length // 2 for c, length in zip(centre, patch, strict=True)]
+        else:
+            start = [int(a * (extent - length + 1)) for a, extent, length in zip(at, shape, patch, strict=False)]
+        # Inside the box where it is large enough, else centred on it.
+        start = [
+            min(max(s, 0), extent - length) if extent >= length else (extent - length) // 2
+            for s, extent, length in zip(start, shape, patch, strict=True)
+        ]
+        labels = np.zeros(shape, np.uint8) if subject.labels is None else subject.labels
+        pairs = [subject.intensities[m] for m in MODALITIES]
+        more = self._beside(subject) if self._beside is not None else np.empty((0, *shape), np.float16)
+        return (
+            self._cut(subject.scores, start, self._background).astype(np.float32),
+            self._cut(subject.brain[None], start, 0).astype(np.float32),
+            self._cut(labels[None], start, 0),
+            np.array(subject.labelled),
+            np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32),
+            self._cut(more, start, self._background).astype(np.float32),
+        )
+
+    def _tumour(self, subject: CachedSubject) -> NDArray[np.int64]:
+        """Flat indices of the tumour's voxels."""
+        if subject.name not in self._tumours:
+            labels = subject.labels
+            self._tumours[subject.name] = np.empty(0, np.int64) if labels is None else np.flatnonzero(labels)
+        return self._tumours[subject.name]
+
+    def _cut(self, volumes: NDArray[Any], start: Sequence[int], fill: float) -> NDArray[Any]:
+        out = np.full((len(volumes), *self._recipe.patch), fill, dtype=volumes.dtype)
+        source, target = [], []
+        for first, length, extent in zip(start, self._recipe.patch, volumes.shape[1:], strict=True):
+            low, high = max(first, 0), min(first + length, extent)
+            source.append(slice(low, high))
+            target.append(slice(low - first, high - first))
+        out[(slice(None), *target)] = volumes[(slice(None), *source)]
+        return out
+
+
+class PatchSource:
+    """A sampler's patches of one size; `ahead` as in `app.training.data.slices.Ahead`."""
+
+    def __init__(self, sampler: PatchSampler, size: int, ahead: bool = False) -> None:
+        self.sampler, self._size = sampler, size
+        self._drawn = Ahead(self._draw, ahead)
+
+    def at(self, step: int) -> tuple[Patches, np.random.Generator]:
+        """The patches of a step, and its random generator where drawing left it."""
+        return self._drawn.at(step)
+
+    def _draw(self, step: int) -> tuple[Patches, np.random.Generator]:
+        random = self.sampler.own(step)
+        return self.sampler.draw(random, self._size), random

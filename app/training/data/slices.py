@@ -1,0 +1,284 @@
+"""Random batches from a cache: one view per batch, slices of many subjects.
+
+Every random number of step k comes from generators seeded by (seed, k) and (seed, k, process). Nothing is carried from
+step to step: a resumed run draws what an unbroken one would, and the step's number is the position in the data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, View
+from app.core.errors import UsageError
+from app.training.config import DataRecipe
+from app.training.data.cache import CachedSubject, slice_of
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slices of one view, on one device.
+
+    Attributes:
+        images: float32 B x 4 x H x W scores, all four real sequences.
+        brain: float32 B x 1 x H x W, 1 in the brain.
+        labels: int64 B x H x W, tumour classes; zeros where the subject has no segmentation.
+        labelled: bool (B,), whether the subject has one.
+        scale: float32 B x 4 x 2: per sequence the scores of zero intensity and of the clip, the range that the
+            challenge scores.
+        types: int64 (B,), index in `TUMOUR_TYPES` or -1.
+        subjects: int64 (B,), index among the subjects that the sampler draws from.
+        view: index in `VIEWS`.
+    """
+
+    images: Tensor
+    brain: Tensor
+    labels: Tensor
+    labelled: Tensor
+    scale: Tensor
+    types: Tensor
+    subjects: Tensor
+    view: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def views(self) -> Tensor:
+        """(B,) the view of each slice."""
+        return torch.full((len(self),), self.view, device=self.images.device)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return self._of([t.to(device, non_blocking=True) for t in self._tensors()])
+
+    def pieces(self, count: int) -> list[Batch]:
+        """At most `count` batches that together are this one."""
+        chunks = zip(*(t.chunk(count) for t in self._tensors()), strict=True)
+        return [self._of(chunk) for chunk in chunks]
+
+    def _of(self, tensors: Sequence[Tensor]) -> Batch:
+        images, brain, labels, labelled, scale, types, subjects = tensors
+        return Batch(images, brain, labels, labelled, scale, types, subjects, self.view)
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.images, self.brain, self.labels, self.labelled, self.scale, self.types, self.subjects
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one pass makes from what.
+
+    Attributes:
+        target: index of the sequence to make.
+        members: indices of the sequences that are present.
+        second: index of the sequence that the second pass drops and makes; it sees the first's result.
+    """
+
+    target: int
+    members: tuple[int, ...]
+    second: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch on the processor, and the random generators of its step (shared, own) where drawing left them.
+
+    Attributes:
+        donors: as many slices of the same view that show a tumour, if they were asked for.
+    """
+
+    batch: Batch
+    donors: Batch | None
+    plan: np.random.Generator
+    own: np.random.Generator
+
+
+class Sampler:
+    """Draws the batch of any step.
+
+    Where `data.tumour_share` is 1, a subject is not drawn in views in which none of its slices shows enough tumour.
+
+    Args:
+        rank: number of this process; each draws other slices of the same view.
+
+    Raises:
+        UsageError: no subject has a slice with enough brain, or with enough tumour where all must show it.
+    """
+
+    def __init__(
+        self, subjects: Sequence[CachedSubject], recipe: DataRecipe, background: float, *, seed: int = 0, rank: int = 0
+    ) -> None:
+        self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
+        self._numbers = {s.name: number for number, s in enumerate(subjects)}
+        self._slices: dict[View, list[tuple[CachedSubject, NDArray[np.int64], NDArray[np.int64]]]] = {}
+        for view in recipe.views:
+            rows, columns = recipe.canvas.sizes[view]
+            enough = max(1, round(recipe.min_tumour_share * rows * columns))
+            found = [
+                (s, s.slices(view, recipe.min_brain_pixels), s.slices(view, recipe.min_brain_pixels, enough))
+                for s in subjects
+            ]
+            always = recipe.tumour_share == 1
+            rows_of = [(s, whole, ill) for s, whole, ill in found if (ill if always else whole).size]
+            if not rows_of:
+                ill_too = f" and {enough} tumour pixels" if always else ""
+                raise UsageError(f"no subject has a slice ({view}) of {recipe.min_brain_pixels} brain pixels{ill_too}.")
+            if always and rank == 0:
+                kept = {s.name for s, _, _ in rows_of}
+                for left_out in (s.name for s in subjects if s.name not in kept):
+                    log.warning("%s is left out of the %s slices: none shows %d tumour pixels.", left_out, view, enough)
+            self._slices[view] = rows_of
+        self._weights = {view: _shares([s.tumour_type for s, _, _ in rows], recipe.balance_types)
+                         for view, rows in self._slices.items()}  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """Slices of all views that can be drawn: what one epoch shows."""
+        return sum(whole.size for rows in self._slices.values() for _, whole, _ in rows)
+
+    def plan(self, step: int) -> np.random.Generator:
+        """Random numbers that all processes share at a step."""
+        return np.random.default_rng([self._seed, step])
+
+    def own(self, step: int) -> np.random.Generator:
+        """Random numbers of this process at a step."""
+        return np.random.default_rng([self._seed, step, 1 + self._rank])
+
+    def at(self, step: int, size: int, max_shift: int, donors: bool = False) -> Drawn:
+        """The batch of a step, with the generators for what is still to be decided about it.
+
+        Args:
+            donors: draw slices with tumour as well, for `augment.transplant_tumours`.
+        """
+        plan, own = self.plan(step), self.own(step)
+        view = self._view(plan)
+        batch = self._draw(view, own, size, max_shift, self._recipe.tumour_share)
+        return Drawn(batch, self._draw(view, own, size, max_shift, 1.0) if donors else None, plan, own)
+
+    def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
+        """A batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
+        return self._draw(self._view(plan), own, size, max_shift, self._recipe.tumour_share)
+
+    def _view(self, plan: np.random.Generator) -> View:
+        views = self._recipe.views
+        return views[int(plan.integers(len(views)))]
+
+    def _draw(self, view: View, own: np.random.Generator, size: int, max_shift: int, tumour_share: float) -> Batch:
+        rows = [self._slice(view, own, max_shift, tumour_share) for _ in range(size)]
+        images, brain, labels, labelled, scale, types, numbers = (np.stack(part) for part in zip(*rows, strict=True))
+        return Batch(
+            torch.from_numpy(images),
+            torch.from_numpy(brain),
+            torch.from_numpy(labels[:, 0].astype(np.int64)),
+            torch.from_numpy(labelled),
+            torch.from_numpy(scale),
+            torch.from_numpy(types),
+            torch.from_numpy(numbers),
+            VIEWS.index(view),
+        )
+
+    def tasks(self, plan: np.random.Generator, count: int) -> list[Task]:
+        """`count` different sequences to make, in challenge order, each with what is present and a second one."""
+        makes = [MODALITIES.index(m) for m in self._recipe.makes]
+        targets = sorted(plan.choice(makes, count, replace=False).tolist())
+        return [self._task(plan, target) for target in targets]
+
+    def _task(self, plan: np.random.Generator, target: int) -> Task:
+        others = [i for i in range(len(MODALITIES)) if i != target]
+        count = 3 if plan.random() < self._recipe.single_missing else int(plan.integers(1, 3))
+        members = tuple(sorted(plan.choice(others, count, replace=False).tolist()))
+        return Task(target, members, int(plan.choice(others)))
+
+    def _slice(
+        self, view: View, own: np.random.Generator, max_shift: int, tumour_share: float
+    ) -> tuple[NDArray[np.generic], ...]:
+        rows = self._slices[view]
+        subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
+        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
+        among_ill = own.random() < tumour_share
+        index = int(own.choice(ill if among_ill and ill.size else whole))
+        shift = own.integers(-max_shift, max_shift + 1, 2)
+        scores = slice_of(subject.scores, view, index).astype(np.float32)
+        brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
+        labels = (
+            np.zeros(brain.shape[1:], np.uint8) if subject.labels is None else slice_of(subject.labels, view, index)
+        )
+        pairs = [subject.intensities[m] for m in MODALITIES]
+        scale = np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32)
+        kind = TUMOUR_TYPES.index(subject.tumour_type) if subject.tumour_type in TUMOUR_TYPES else -1
+        return (
+            self._place(scores, view, shift, self._background),
+            self._place(brain, view, shift, 0.0),
+            self._place(labels[None], view, shift, 0),
+            np.array(subject.labelled),
+            scale,
+            np.array(kind),
+            np.array(self._numbers[subject.name]),
+        )
+
+    def _place(
+        self, channels: NDArray[np.generic], view: View, shift: NDArray[np.int64], background: float
+    ) -> NDArray[np.generic]:
+        """Centres a slice (channel, row, column) on the view's canvas, moved by `shift`; what does not fit is cut."""
+        size = self._recipe.canvas.sizes[view]
+        out = np.full((len(channels), *size), background, dtype=channels.dtype)
+        source, target = [], []
+        for extent, length, move in zip(channels.shape[1:], size, shift, strict=True):
+            start = (length - extent) // 2 + int(move)
+            low, high = max(start, 0), min(start + extent, length)
+            target.append(slice(low, high))
+            source.append(slice(low - start, high - start))
+        out[:, target[0], target[1]] = channels[:, source[0], source[1]]
+        return out
+
+
+class Ahead(Generic[T]):
+    """What `draw` gives for each step; with `ahead`, a thread draws the next one while a device computes."""
+
+    def __init__(self, draw: Callable[[int], T], ahead: bool) -> None:
+        self._draw = draw
+        self._pool = ThreadPoolExecutor(1) if ahead else None
+        self._next: tuple[int, Future[T]] | None = None
+
+    def at(self, step: int) -> T:
+        """What a step gets: the same with and without `ahead`."""
+        if self._pool is None:
+            return self._draw(step)
+        begun = self._next
+        drawn = begun[1].result() if begun is not None and begun[0] == step else self._draw(step)
+        self._next = step + 1, self._pool.submit(self._draw, step + 1)
+        return drawn
+
+
+class Source:
+    """A sampler's batches of one size, with slices that give their tumour if `donors`; `ahead` as in `Ahead`."""
+
+    def __init__(
+        self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False, *, donors: bool = False
+    ) -> None:
+        self.sampler = sampler
+        self._drawn = Ahead(lambda step: sampler.at(step, size, max_shift, donors), ahead)
+
+    def at(self, step: int) -> Drawn:
+        """The batch of a step."""
+        return self._drawn.at(step)
+
+
+def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:
+    """Probability of each subject: equal, or such that every tumour type comes equally often."""
+    counts = {kind: types.count(kind) for kind in types}
+    weights = np.array([1.0 / counts[kind] if balance else 1.0 for kind in types])
+    return np.asarray(weights / weights.sum())

@@ -1,0 +1,398 @@
+"""From a run to a model of a weights folder, if it is better than the one it replaces."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.core.config import FusionName
+from app.core.constants import MODALITIES
+from app.core.errors import UsageError
+from app.data.cases import Case, also_in
+from app.data.discovery import find_segmentations, scan
+from app.inference.device import Machine, choose_device
+from app.inference.synthesizer import Synthesizer
+from app.networks import new_generator
+from app.networks.enhancer import Enhancer, EnhancerConfig
+from app.networks.refiner import Refiner
+from app.networks.unet import Segmenter
+from app.networks.unet3d import VolumeSegmenter
+from app.preprocessing.target_intensity import IntensityPredictor
+from app.registry.checkpoints import save_generator, save_judge, save_refiner, save_segmenter
+from app.registry.manifest import MANIFEST, Entry, change_details, read_manifest, require_name
+from app.registry.onnx_export import require_onnx_packages, to_onnx
+from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.first_stage import StageOne
+from app.training.intensity_fit import encode, fit_intensity, fit_prior
+from app.training.promotion import (
+    refuse_worse,
+    replaced_by,
+    require_better,
+    require_better_refiner,
+    require_kind,
+    require_own,
+    require_place,
+    rounded_means,
+    scores_of,
+)
+from app.training.rules import check
+from app.training.tasks.base import subjects_taught, told_of
+from app.training.tasks.refinement import refiner_config
+from app.training.tasks.synthesis import BACKGROUND, generator_config
+from app.training.validation import (
+    JUDGED,
+    JUDGED_SEGMENTER,
+    model_in_memory,
+    refined_in_memory,
+    score_drops,
+    score_judge,
+    score_segmenter,
+)
+
+log = logging.getLogger(__name__)
+
+#: What a manifest calls the result of each task of a recipe.
+_KINDS = {"synthesis": "generator", "segmentation": "segmenter", "judging": "judge", "refinement": "refiner",
+          "enhancement": "refiner"}  # fmt: skip
+
+
+def publish(
+    run: Path,
+    weights: Path,
+    name: str,
+    *,
+    data: Path,
+    cache: Path | None = None,
+    score_on: Path | None = None,
+    contrast: float | None = None,
+    fusion: FusionName | None = None,
+    flip_average: bool | None = None,
+    make_default: bool = False,
+    specialist_of: str | None = None,
+    refines: str | None = None,
+    force: bool = False,
+    device: str = "auto",
+) -> Entry:
+    """Writes a run's averaged weights (the best validated, else the last) as safetensors and ONNX with their entry.
+
+    Args:
+        data, cache: what the run was trained on; the cache is `<run>/cache` if not given.
+        score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
+            any model it replaces: the one of its name, and the default one if it shall be the default; a refiner
+            where what it refines is worse than before.
+        contrast: see `app.inference.postprocessing.stretch`; the recipe's if not given.
+        fusion, flip_average: see `app.inference.view_fusion`; the recipe's if not given.
+        make_default: make it the manifest's default; a refiner, its first stage's.
+        specialist_of: a generator that leaves it the sequences that it makes from now on; it is refused where that one
+            makes them better, alone or with the specialist that it has.
+        refines: the generator whose T1c an enhancer is for; a run of that task needs it, no other takes it.
+        force: do it all the same.
+
+    Raises:
+        UsageError: no run, a name that no model can have, or the model is worse, or it was trained on subjects of
+            `score_on`; or one that does not make all sequences shall be the default, or one that does a specialist; or
+            a contrast, a fusion or a flip average for a segmenter, which makes no images and is nobody's default; or a
+            way to join views for a refiner, or one that the run's recipe rules out.
+        WeightsError: `weights` cannot be read.
+        OutputError: `weights` cannot be written to; it stays as it was, or has a specialist that nobody uses yet.
+    """
+    require_name(name)
+    chosen_state = run / (BEST if (run / BEST).exists() else LAST)
+    state = load_state(chosen_state)
+    log.info("Takes %s, step %d.", chosen_state, state.step)
+    require_kind(weights, name, _KINDS[state.recipe.task])
+    require_place(state, weights, name, make_default, specialist_of)
+    if (state.recipe.task == "enhancement") != (refines is not None):
+        raise UsageError("an enhancer, and nothing else, is for another model's T1c: "
+                         f"{'leave out' if refines else 'name that model with'} --refines.")  # fmt: skip
+    host = None if refines is None else _host(weights, refines)
+    cases, masks = _judges(state, score_on, host)
+    chosen = torch.device(choose_device(device, Machine.probe())[0])
+    if not cases and not force:
+        raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
+    asked = {"contrast": contrast, "fusion": fusion, "flip_average": flip_average}
+    changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}
+    if state.recipe.task in {"segmentation", "judging"}:
+        if changes or make_default:
+            raise UsageError(
+                "a segmenter makes no images; leave out --contrast, --fusion, --flip-average and --make-default."
+            )
+        return _publish_segmenter(state, weights, name, cases, masks, chosen, force)
+    if host is not None:
+        if changes:
+            raise UsageError("an enhancer joins no views and stretches nothing, its first stage does; leave out "
+                             "--contrast, --fusion and --flip-average.")  # fmt: skip
+        return _publish_enhancer(state, host, name, cases, masks, device, make_default, force)
+    if state.recipe.task == "refinement" and changes.keys() - {"contrast"}:
+        raise UsageError("a refiner joins no views, its first stage does; leave out --fusion and --flip-average.")
+    state = replace(state, recipe=replace(state.recipe, output=replace(state.recipe.output, **changes)))
+    check(state.recipe, f"the recipe of {run}")
+    if state.recipe.task == "refinement":
+        return _publish_refiner(state, weights, name, cases, masks, device, make_default, force)
+    return _publish_generator(
+        state, run, weights, name, data, cache, cases, masks, chosen, make_default=make_default,
+        specialist_of=specialist_of, force=force,
+    )  # fmt: skip
+
+
+def _publish_generator(
+    state: State,
+    run: Path,
+    weights: Path,
+    name: str,
+    data: Path,
+    cache: Path | None,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: torch.device,
+    *,
+    make_default: bool,
+    specialist_of: str | None,
+    force: bool,
+) -> Entry:
+    require_onnx_packages()
+    subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
+    if missing := [n for n in state.subjects if n not in subjects]:
+        raise UsageError(f"{data} lacks {missing[0]}, which {run} was trained on; give the folder of that run.")
+    intensity = fit_intensity([subjects[n].intensities for n in state.subjects])
+    fitted = fit_prior([subjects[n] for n in state.subjects], state.recipe.network.intensity_prior)
+    prior = None if fitted is None else fitted[0]
+    config = generator_config(state.recipe)
+    config = replace(config, confidence_scale=state.memory.get("lambda", config.confidence_scale))
+    network = new_generator(config)
+    network.load_state_dict(_as_loaded(state.average))
+    network.requires_grad_(False).eval()
+    scores: dict[str, Any] = {}
+    if cases:
+        views = state.recipe.data.views
+        predictor = IntensityPredictor.from_json(intensity)
+        model = model_in_memory(network, state.recipe, views, predictor, device, prior)
+        found = score_drops(model, cases, masks)
+        scores = scores_of(found, model.makes)
+        if not force:
+            for replaced in replaced_by(weights, name, make_default, specialist_of):
+                require_better(name, scores, replaced, cases, masks, str(device), model.makes)
+    kept: dict[str, Any] = {}
+    for _, old in replaced_by(weights, name, make_default=False):
+        if "refiner" in old.details:
+            log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
+        kept = {"specialists": others} if (others := old.details.get("specialists")) else {}
+    entry = save_generator(
+        weights,
+        name,
+        config,
+        _halved(state.average),
+        NORMALIZATION,
+        state.recipe.data.canvas,
+        state.recipe.data.views,
+        intensity=encode(intensity),
+        onnx=to_onnx(network, state.recipe.data.canvas),
+        details={
+            "contrast": state.recipe.output.contrast,
+            "fusion": state.recipe.output.fusion,
+            "flip_average": state.recipe.output.flip_average,
+            "makes": list(state.recipe.data.makes),
+            **kept,
+            **({} if prior is None else prior.to_json()),
+            **_details(state, scores),
+        },
+        make_default=make_default,
+    )
+    if specialist_of is not None:
+        host = read_manifest(weights).entry(specialist_of)
+        others = {**host.details.get("specialists", {}), **dict.fromkeys(entry.makes, name)}
+        change_details(host, {"specialists": others})
+    return entry
+
+
+def _publish_refiner(
+    state: State,
+    weights: Path,
+    name: str,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+    make_default: bool,
+    force: bool,
+) -> Entry:
+    """Writes a refiner and names it in its first stage's entry, if neither that one alone nor its refiner is better.
+
+    Args:
+        make_default: the first stage is refined from now on unless it is run with `--no-refine`.
+    """
+    first = _first_stage(state, weights)
+    require_own(first, name)
+    network = Refiner(refiner_config(state.recipe))
+    network.load_state_dict(_as_loaded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        stage_one = StageOne(first, device).model
+        found = score_drops(refined_in_memory(network, state.recipe, stage_one), cases, masks)
+        scores = scores_of(found, MODALITIES)
+        before = first.details.get("scores", {})
+        known = before.get("subjects") == scores["subjects"]
+        scores["unrefined"] = before["mean"] if known else rounded_means(score_drops(stage_one, cases, masks))
+        if not force:
+            refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
+            require_better_refiner(scores, first, cases, masks, device, MODALITIES)
+    details = _details(state, scores)
+    details["stage_one"] = details["training"].pop("started_from")
+    if begun := details["stage_one"].pop("begun_with", None):
+        details["training"]["started_from"] = begun
+    recipe = state.recipe
+    entry = save_refiner(
+        weights, name, refiner_config(recipe), _halved(state.average), NORMALIZATION, recipe.data.patch,
+        recipe.refinement.overlap, {"contrast": recipe.output.contrast, **details},
+    )  # fmt: skip
+    change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
+    return entry
+
+
+def _publish_enhancer(
+    state: State,
+    first: Entry,
+    name: str,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: str,
+    make_default: bool,
+    force: bool,
+) -> Entry:
+    """Writes an enhancer and names it in its first stage's entry, if that one's T1c is no better without or before it.
+
+    Args:
+        make_default: the first stage is refined from now on unless it is run with `--no-refine`.
+    """
+    require_own(first, name)
+    recipe, config = state.recipe, EnhancerConfig(background=BACKGROUND)
+    network = Enhancer(config)
+    network.load_state_dict(_as_loaded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        stage_one = Synthesizer(first.name, weights=first.folder, device=device, refine=False, specialists=False).model
+        found = score_drops(refined_in_memory(network, recipe, stage_one), cases, masks, network.makes)
+        scores = scores_of(found, network.makes)
+        scores["unrefined"] = rounded_means(score_drops(stage_one, cases, masks, network.makes))
+        if not force:
+            refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
+            require_better_refiner(scores, first, cases, masks, device, network.makes)
+    details = _details(state, scores)
+    entry = save_refiner(
+        first.folder, name, config, _halved(state.average), NORMALIZATION, recipe.data.patch,
+        recipe.refinement.overlap, details,
+    )  # fmt: skip
+    change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
+    return entry
+
+
+def _host(weights: Path, name: str) -> Entry:
+    """The generator whose T1c an enhancer is for.
+
+    Raises:
+        UsageError: it makes none or leaves it to a specialist, sees other scores, or is refined by what refines other
+            sequences too.
+    """
+    manifest = read_manifest(weights)
+    host = manifest.entry(name)
+    if host.kind != "generator" or host.normalization != NORMALIZATION or "t1c" not in host.makes:
+        raise UsageError(f"{name!r} is no generator that makes T1c from scores as training sees them; name another.")
+    if (specialist := host.details.get("specialists", {}).get("t1c")) is not None:
+        raise UsageError(f"{name!r} leaves T1c to {specialist!r}; name that one with --refines.")
+    before = manifest.entries.get(host.details.get("refiner", ""))
+    if before is not None and before.details["architecture"].get("network") != "enhancer":
+        raise UsageError(f"{name!r} has a refiner of other sequences too ({before.name}); name another generator.")
+    return host
+
+
+def _first_stage(state: State, weights: Path) -> Entry:
+    """The generator that a run's refiner was trained for, as the weights folder has it."""
+    wanted = state.origin
+    entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
+    if wanted["model"] not in entries or entries[wanted["model"]].sha256 != wanted["sha256"]:
+        raise UsageError(
+            f"the run refines model {wanted['model']!r} (sha256 {wanted['sha256'][:8]}), which {weights} lacks; "
+            "export into the folder that has it."
+        )
+    first = entries[wanted["model"]]
+    StageOne(first, "cpu").require_joined_as(wanted)
+    return first
+
+
+def _judges(state: State, score_on: Path | None, host: Entry | None) -> tuple[list[Case], dict[str, Path]]:
+    if score_on is None:
+        return [], {}
+    cases = [c for c in scan(score_on).cases if not c.absent]
+    built_on = (state.origin, state.origin.get("begun_with", {}), state.teacher)
+    hosts = () if host is None else (told_of(host),)
+    known = set(state.subjects).union(*map(subjects_taught, (*built_on, *hosts)))
+    if both := also_in([c.subject for c in cases], known):
+        raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
+    if not cases:
+        raise UsageError(f"{score_on} holds no complete subject to score on.")
+    return cases, find_segmentations(score_on, cases)
+
+
+def _publish_segmenter(
+    state: State,
+    weights: Path,
+    name: str,
+    cases: list[Case],
+    masks: Mapping[str, Path],
+    device: torch.device,
+    force: bool,
+) -> Entry:
+    recipe = state.recipe
+    network = VolumeSegmenter() if recipe.task == "judging" else Segmenter()
+    network.load_state_dict(_as_loaded(state.average))
+    scores: dict[str, Any] = {}
+    if cases:
+        network = network.to(device)
+        scores = scores_of(
+            score_judge(network, cases, masks, recipe, device)
+            if isinstance(network, VolumeSegmenter)
+            else score_segmenter(network, cases, masks, recipe.data, device)
+        )
+        for _, replaced in [] if force else replaced_by(weights, name, make_default=False):
+            before = replaced.details.get("scores", {})
+            if before.get("subjects") != scores["subjects"]:
+                raise UsageError(f"{name!r} has no scores on these subjects to compare with; --force replaces it.")
+            refuse_worse(scores["mean"], before["mean"], JUDGED_SEGMENTER, name)
+    average, details = _halved(state.average), _details(state, scores)
+    if isinstance(network, VolumeSegmenter):
+        return save_judge(weights, name, network.widths, average, NORMALIZATION, recipe.data.patch, details)
+    return save_segmenter(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
+
+
+def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = state.recipe.schedule
+    training = {
+        "subjects": len(state.subjects),
+        "names": state.subjects,
+        "recipe": state.recipe.to_json(),
+        "seed": state.recipe.seed,
+        "steps": state.step,
+        "slices": state.step * schedule.batch_size * state.processes,
+        "minutes": round(state.minutes, 1),
+    }
+    if state.teacher:
+        training["teacher"] = copy.deepcopy(state.teacher)
+    if state.origin:
+        training["started_from"] = copy.deepcopy(state.origin)
+    return {"training": training, **({"scores": dict(scores)} if scores else {})}
+
+
+def _halved(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Half the size; the rounding is below that of the bfloat16 in which most machines run it."""
+    return {k: v.half() for k, v in average.items()}
+
+
+def _as_loaded(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a user's machine will load, so that what is scored is what is written."""
+    return {k: v.float() for k, v in _halved(average).items()}

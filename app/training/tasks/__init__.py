@@ -1,0 +1,1 @@
+"""What a recipe can teach, one task a file."""

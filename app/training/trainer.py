@@ -1,0 +1,354 @@
+"""The loop: from a recipe and a folder of subjects to a run folder with checkpoints, logs and pictures."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from app.core.errors import CaseError, UsageError
+from app.core.signals import Interrupted, Interrupts
+from app.inference.backends import tells_of_memory
+from app.registry.manifest import Entry
+from app.training.checkpoint import BEST, LAST, State, save_state
+from app.training.config import Recipe
+from app.training.data.cache import CachedSubject, build_cache
+from app.training.data.first_stage import StageOne, open_stage_one
+from app.training.data.splits import split, validation_cases
+from app.training.distributed import Processes, processes
+from app.training.intensity_fit import Told, fit_prior
+from app.training.logger import RunLog
+from app.training.optimization import learning_rate, new_optimizer
+from app.training.progress import Sitting
+from app.training.run_directory import alone, previous_state
+from app.training.tasks.base import begin_with, new_source, new_task, taught_by, told_of, validate, validate_generator
+from app.training.tasks.synthesis import SynthesisTask
+
+log = logging.getLogger(__name__)
+
+#: Updates in a row whose gradients are not finite before a run is given up.
+MAX_SKIPPED = 20
+#: Of a validation, what is said.
+_SHOWN = {"official_healthy", "official_tumour", "ssim_brain", "psnr_brain", "dice_WT", "dice_TC", "dice_ET"}
+#: Longest time without a checkpoint; an epoch of a thousand subjects may take hours.
+_SAVE_MINUTES = 10.0
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """Where a run reads and writes.
+
+    Attributes:
+        data: folder of complete subjects to train on.
+        run: gets checkpoints, logs and pictures.
+        cache: prepared arrays; `<run>/cache` if not given.
+        validation: folder of complete subjects to validate on, instead of those held out of `data`.
+    """
+
+    data: Path
+    run: Path
+    cache: Path | None = None
+    validation: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: where it stands, and the signal that stopped it, if one did."""
+
+    state: State
+    signal_number: int | None = None
+
+
+def train(
+    recipe: Recipe,
+    paths: TrainingPaths,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    segmenter: Entry | None = None,
+    start: Entry | None = None,
+    stage_one: Entry | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Trains until the recipe's steps or minutes are over, or a signal comes; saves the whole state either way.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        resume: go on from the run folder's last checkpoint.
+        segmenter: the frozen segmenter; needed by the Tversky loss and the refiner's Dice loss.
+        start: a model of the recipe's kind whose weights a new run starts from, instead of random ones.
+        stage_one: the generator whose volumes a refiner learns to correct; needed by the task `refinement`.
+        clock: seconds that the time budget counts.
+
+    Raises:
+        UsageError: the data, the recipe or the run folder cannot be used.
+        CaseError: not even one slice fits into memory, or the gradients stay not finite.
+    """
+    with processes(device) as group:
+        if not group.first:
+            logging.getLogger("app").setLevel(logging.WARNING)
+        # On a processor two runs of one seed are equal. On a GPU cuDNN's part of them is; some gradients (of reflected
+        # borders) add up in any order there.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        # As in use (`app.inference.backends`), and so before and after a validation.
+        torch.backends.cudnn.allow_tf32 = False
+        with alone(paths.run, group, resume):
+            return _Run(recipe, paths, group, resume, segmenter, start, stage_one).go(clock)
+
+
+class _Run:
+    """One sitting of one run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        paths: TrainingPaths,
+        group: Processes,
+        resume: bool,
+        segmenter: Entry | None,
+        start: Entry | None,
+        stage_one: Entry | None,
+    ) -> None:
+        self.recipe, self.paths, self.group = recipe, paths, group
+        before = previous_state(paths.run, recipe, group.count, resume)
+        # What is seen at once is said before hours of preparing.
+        if paths.validation is not None and not paths.validation.is_dir():
+            raise UsageError(f"--validation {paths.validation} does not exist.")
+        if recipe.network.frozen and start is None and before is None:
+            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
+        subjects = self._subjects()
+        self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
+        if recipe.task in {"segmentation", "judging", "enhancement"}:
+            self.training = [s for s in self.training if s.labelled]
+            if len(self.training) < 2:
+                raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
+        self.stage_one: StageOne | None = None
+        if recipe.task == "refinement":
+            self.stage_one = open_stage_one(stage_one, before, group, paths.data, self.training)
+        self.source: Any = new_source(
+            recipe, self.training, group.rank, ahead=group.device.type == "cuda", beside=self.stage_one
+        )
+        torch.manual_seed(recipe.seed)
+        fitted = fit_prior(self.training, recipe.network.intensity_prior)
+        self.prior = None if fitted is None else fitted[0]
+        told = None if fitted is None else Told(fitted[0], self.training, fitted[1])
+        self.task = new_task(recipe, group.device, segmenter, told)
+        teacher = told_of(segmenter) if segmenter is not None and taught_by(recipe) else {}
+        origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
+        if start is not None and before is None:
+            begun = begin_with(self.task, start)
+            origin = {**origin, "begun_with": begun} if self.stage_one else begun
+        self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
+        names = [s.name for s in self.training]
+        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, teacher=teacher,
+                                     processes=group.count)  # fmt: skip
+        if before is not None:
+            self._restore(before, names, teacher)
+        # Looked for before the first step, not after hours.
+        self.cases, self.masks = validation_cases(
+            paths.data, paths.validation, recipe.schedule, self.state, say=group.first
+        )
+        self.skipped: dict[str, int] = {}
+        # Whether weights moved in this step, and since the last checkpoint.
+        self.ended, self.updated, self.moved = -1, False, False
+        self.epoch_steps = recipe.schedule.epoch_steps or max(
+            1, self.source.sampler.count // (recipe.schedule.batch_size * group.count)
+        )
+
+    # ------------------------------------------------------------ preparing
+
+    def _subjects(self) -> list[CachedSubject]:
+        cache = self.paths.cache or self.paths.run / "cache"
+        with self.group.first_alone() as chosen:
+            found = build_cache(self.paths.data, cache) if chosen else []
+        return found or build_cache(self.paths.data, cache)
+
+    def _restore(self, before: State, names: list[str], teacher: Mapping[str, Any]) -> None:
+        if before.subjects != names:
+            raise UsageError(f"{self.paths.run} was trained on other subjects than {self.paths.data} holds now.")
+        if before.teacher.get("sha256") != teacher.get("sha256"):
+            raise UsageError(
+                f"{self.paths.run} was taught by another segmenter than {teacher.get('model', 'none')!r} "
+                f"({before.teacher.get('model', 'none')!r}); give the same one with --segmenter."
+            )
+        for name, network in self.task.networks.items():
+            network.load_state_dict(before.networks[name])
+            self.optimizers[name].load_state_dict(before.optimizers[name])
+        self.task.average.load_state_dict(before.average)
+        if before.memory:
+            self.task.remember(before.memory)
+
+    # ------------------------------------------------------------ running
+
+    def go(self, clock: Callable[[], float]) -> Outcome:
+        """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
+        board = RunLog(self.paths.run, self.state.step) if self.group.first else None
+        interrupts, number = Interrupts(), 0
+        try:
+            with interrupts.installed(), interrupts.shielded():
+                number = self._train(board, Sitting(self.state, self.recipe, self.group, clock), interrupts)
+        except Interrupted as interruption:
+            # One that came to this process alone, after the others had ended by themselves.
+            number = number or interruption.number
+        if board is not None:
+            board.close()
+        return Outcome(self.state, number or None)
+
+    def _train(self, board: RunLog | None, sitting: Sitting, interrupts: Interrupts) -> int:
+        """The steps; returns the signal that ended them on whichever process, or 0."""
+        stopped, every = 0, self.recipe.schedule.validate_every
+        with sitting.bar(self.group.first) as bar:
+            share, saved = sitting.progress(), self.state.minutes
+            while share < 1 and not (stopped := self.group.largest(interrupts.waiting)):
+                sitting.add(self._step(share))
+                share = sitting.progress()
+                bar.update(100 * share - bar.n)
+                if self.state.step % self.epoch_steps == 0:
+                    epoch = self.state.step // self.epoch_steps
+                    validate = share >= 1 or (every > 0 and epoch % every == 0)
+                    self._end_epoch(board, sitting, bar, validate, over=share >= 1)
+                    saved = self.state.minutes
+                elif sitting.due():
+                    sitting.report(board, bar)
+                    if board is not None and self.state.minutes - saved >= _SAVE_MINUTES:
+                        self._save_last()
+                        saved = self.state.minutes
+                        sitting.restart()
+            self._end_epoch(board, sitting, bar, validate=share >= 1, over=True)
+        return stopped
+
+    def _step(self, progress: float) -> dict[str, Tensor]:
+        state = self.state
+        rate = learning_rate(self.recipe.optimizer, self.recipe.schedule, progress, self.group.count)
+        self.updated = False
+        while True:
+            # Dropout too must not depend on what ran before this step.
+            torch.manual_seed(hash((self.recipe.seed, state.step, self.group.rank)) % 2**31)
+            try:
+                losses = self.task.step(self.source, state.step, state.pieces, lambda name: self._update(name, rate))
+                break
+            except RuntimeError as error:
+                self._make_room(error)
+        if self.task.memory:
+            # Each process has seen other slices; what they go by must be one thing.
+            self.task.remember({k: self.group.agree(v) for k, v in self.task.memory.items()})
+        self._average()
+        state.step += 1
+        return losses
+
+    def _update(self, name: str, rate: float) -> bool:
+        """Moves one network by its gradients, unless they are not finite."""
+        recipe, network = self.recipe.optimizer, self.task.networks[name]
+        # From here on the step cannot be done again: weights move, and other processes have gone on.
+        self.updated = True
+        self.group.average_gradients(p for p in network.parameters() if p.requires_grad)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+        if not torch.isfinite(norm):
+            self.skipped[name] = self.skipped.get(name, 0) + 1
+            log.warning("Step %d: the gradient of the %s is not finite; the update is skipped.", self.state.step, name)
+            if self.skipped[name] >= MAX_SKIPPED:
+                # A checkpoint of these very weights would meet the same gradients.
+                there = self.moved and (self.paths.run / LAST).exists()
+                again = "go on from its last checkpoint with --resume" if there else "start again, with another --run"
+                raise CaseError(
+                    f"{MAX_SKIPPED} updates of the {name} in a row had gradients that are not finite, at step "
+                    f"{self.state.step} of {self.paths.run}; {again} and a lower --set optimizer.learning_rate."
+                )
+            return False
+        self.skipped[name], self.moved = 0, True
+        for group in self.optimizers[name].param_groups:
+            group["lr"] = rate * (recipe.discriminator_rate if name == "discriminator" else 1.0)
+        self.optimizers[name].step()
+        return True
+
+    def _make_room(self, error: RuntimeError) -> None:
+        """Cuts batches into more pieces after memory ran out; another error goes on."""
+        if not tells_of_memory(error):
+            raise error
+        if self.updated:
+            raise CaseError(
+                f"memory ran out while weights were updated, at step {self.state.step} of {self.paths.run}; "
+                "start a run with a smaller schedule.batch_size or preset."
+            ) from None
+        if self.state.pieces >= self.recipe.schedule.batch_size:
+            raise CaseError("not even one slice fits into memory; use a smaller preset or another --device.") from None
+        if self.group.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.state.pieces = min(2 * self.state.pieces, self.recipe.schedule.batch_size)
+        log.warning("Memory ran out: batches are now cut into %d pieces.", self.state.pieces)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # Early on the average must not be dominated by the random start.
+        keep = min(self.recipe.optimizer.ema, (1 + self.state.step) / (10 + self.state.step))
+        learner = next(iter(self.task.networks.values()))
+        for mean, value in zip(self.task.average.parameters(), learner.parameters(), strict=True):
+            mean.lerp_(value, 1 - keep)
+
+    # ------------------------------------------------------------ epochs
+
+    def _end_epoch(self, board: RunLog | None, sitting: Sitting, bar: Any, validate: bool, *, over: bool) -> None:
+        """Saves, draws, validates; the first process does, the others wait."""
+        if self.ended == self.state.step:
+            return
+        self.ended = self.state.step
+        sitting.report(board, bar)
+        if board is not None:
+            self._save_last(over)
+            board.picture(
+                self.task.pictures(self.source.sampler),
+                self.paths.run / "samples" / f"step-{self.state.step:07d}.png",
+                self.state.step,
+            )
+            if validate and (scores := self._validate()):
+                board.write(self.state.step, self.state.minutes, {f"val_{k}": v for k, v in scores.items()})
+                self._keep_if_best(scores, over)
+        self.group.wait()
+        sitting.restart()
+
+    def _save_last(self, over: bool = False) -> None:
+        """Saves, unless the last update was skipped: the weights may be broken already.
+
+        A run that is then given up can go on from before. `over`: the end, where the state counts as it is.
+        """
+        if over or not any(self.skipped.values()):
+            self._save(LAST)
+
+    def _save(self, name: str) -> None:
+        """Saves the whole state; where weights are broken, what was saved before stays."""
+        state = self.state
+        values = (p for network in self.task.networks.values() for p in network.parameters())
+        if not all(bool(torch.isfinite(p).all()) for p in values):
+            log.warning("Step %d: weights are not finite; %s is left as it was.", state.step, self.paths.run / name)
+            return
+        state.networks = {n: network.state_dict() for n, network in self.task.networks.items()}
+        state.optimizers = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}
+        state.average = self.task.average.state_dict()
+        state.memory = dict(self.task.memory)
+        save_state(state, self.paths.run / name)
+        self.moved = False
+
+    def _keep_if_best(self, scores: Mapping[str, float], over: bool) -> None:
+        found = "dice_ET" if self.recipe.task == "enhancement" else "dice_WT"
+        score = scores["ssim_brain"] if "ssim_brain" in scores else scores["dice_TC"] + scores[found]
+        log.info("validation at step %d: %s", self.state.step,
+                 ", ".join(f"{k} {v:.4f}" for k, v in scores.items() if k in _SHOWN))  # fmt: skip
+        if self.state.best is None or score > self.state.best:
+            self.state.best = score
+            self._save(BEST)
+        self._save_last(over)
+
+    def _validate(self) -> dict[str, float]:
+        if not self.cases:
+            return {}
+        self.state.validated = [c.subject for c in self.cases]
+        if isinstance(self.task, SynthesisTask):
+            return validate_generator(self.task, self.training, self.cases, self.masks, self.prior)
+        stage_one = None if self.stage_one is None else self.stage_one.model
+        return validate(self.task, self.cases, self.masks, stage_one)

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.core.constants import MODALITIES
+from app.core.errors import CaseError, UsageError
+from app.data.cases import plan
+from app.data.discovery import parse_name, scan
+
+
+@pytest.mark.parametrize(
+    "name,expected",
+    [
+        ("BraTS-GLI-00001-000-t1c.nii.gz", ("BraTS-GLI-00001-000", "t1c")),
+        ("BraTS-GLI-00001-000-t2f.nii", ("BraTS-GLI-00001-000", "t2f")),
+        ("BraTS2021_00000_t1.nii.gz", ("BraTS2021_00000", "t1n")),
+        ("BraTS2021_00000_t1ce.nii.gz", ("BraTS2021_00000", "t1c")),
+        ("BraTS2021_00000_t2.nii.gz", ("BraTS2021_00000", "t2w")),
+        ("BraTS2021_00000_flair.NII.GZ", ("BraTS2021_00000", "t2f")),
+        ("sub-01_T1w.nii.gz", ("sub-01", "t1n")),
+        ("sub-01_ses-02_ce-gadolinium_T1w.nii.gz", ("sub-01_ses-02", "t1c")),
+        ("sub-01_ses-02_acq-3d_FLAIR.nii.gz", ("sub-01_ses-02", "t2f")),
+        ("sub-01_T2w.nii", ("sub-01", "t2w")),
+        ("t2w.nii.gz", ("folder", "t2w")),
+        ("sub01-seg.nii.gz", None),
+        ("scan.nii.gz", None),
+        ("sub01-t1c.txt", None),
+        ("art2.nii.gz", None),
+    ],
+)
+def test_names(name, expected):
+    assert parse_name(Path("folder") / name) == expected
+
+
+class TestLayouts:
+    def test_brasyn(self, tmp_path, write_subject):
+        write_subject(tmp_path / "BraTS-GLI-00001-000", lacks=("t1c",))
+        (case,) = scan(tmp_path).cases
+        assert case.subject == "BraTS-GLI-00001-000"
+        assert plan(case).targets == ("t1c",)
+        assert plan(case).reference_of("t1c") == "t1n"
+
+    def test_one_flat_folder(self, tmp_path, write_subject):
+        for subject in ("a", "b"):
+            write_subject(tmp_path, {m: f"{subject}_{m}.nii" for m in MODALITIES}, lacks=("t2w",))
+        assert [c.subject for c in scan(tmp_path).cases] == ["a", "b"]
+
+    def test_bids(self, tmp_path, write_subject):
+        names = {"t1c": "ce-gd_T1w", "t1n": "T1w", "t2f": "FLAIR", "t2w": "T2w"}
+        for session in ("1", "2"):
+            stem = f"sub-7_ses-{session}"
+            folder = tmp_path / "sub-7" / f"ses-{session}" / "anat"
+            write_subject(folder, {m: f"{stem}_{n}.nii.gz" for m, n in names.items()}, lacks=("t2w",))
+        (tmp_path / "participants.tsv").write_text("participant_id\n")
+        found = scan(tmp_path)
+        assert [c.subject for c in found.cases] == ["sub-7_ses-1", "sub-7_ses-2"]
+        assert [plan(c).targets for c in found.cases] == [("t2w",)] * 2
+        assert not found.notes
+
+    def test_links_are_followed_and_loops_end(self, tmp_path, write_subject):
+        write_subject(tmp_path / "elsewhere" / "s1")
+        root = tmp_path / "in"
+        root.mkdir()
+        (root / "s1").symlink_to(tmp_path / "elsewhere" / "s1")
+        (root / "again").symlink_to(root)
+        assert [c.subject for c in scan(root).cases] == ["s1"]
+
+    def test_a_link_to_itself_is_one_subjects_trouble(self, tmp_path, write_subject):
+        write_subject(tmp_path / "a")
+        write_subject(tmp_path / "b")
+        (tmp_path / "b" / "b-t1n.nii.gz").unlink()
+        (tmp_path / "b" / "b-t1n.nii.gz").symlink_to("b-t1n.nii.gz")
+        (tmp_path / "self").symlink_to("self")
+        good, bad = scan(tmp_path).cases
+        assert plan(good, "skip").targets == ("t2f",)
+        with pytest.raises(CaseError, match=r"b-t1n\.nii\.gz"):
+            plan(bad, "skip")
+
+    def test_a_link_to_a_folder_above_is_not_followed(self, tmp_path, write_subject):
+        write_subject(tmp_path / "in" / "a")
+        write_subject(tmp_path / "others" / "b")
+        (tmp_path / "in" / "up").symlink_to(tmp_path)
+        found = scan(tmp_path / "in")
+        assert [c.subject for c in found.cases] == ["a"]
+        assert any("leads out of the input" in n for n in found.notes)
+
+    def test_derivatives_are_not_raw_images(self, tmp_path, write_subject):
+        names = {"t1c": "sub-1_ce-gd_T1w.nii.gz", "t1n": "sub-1_T1w.nii.gz", "t2f": "sub-1_FLAIR.nii.gz",
+                 "t2w": "sub-1_T2w.nii.gz"}  # fmt: skip
+        write_subject(tmp_path / "sub-1" / "anat", names)
+        write_subject(tmp_path / "derivatives" / "prep" / "sub-1" / "anat", names)
+        (case,) = scan(tmp_path).cases
+        assert plan(case, "skip").targets == ("t2f",)
+
+    def test_a_copy_in_a_subfolder_does_not_rename_a_subject(self, tmp_path, write_subject):
+        names = {m: f"P1-{m}.nii.gz" for m in MODALITIES}
+        write_subject(tmp_path, names)
+        write_subject(tmp_path / "old", names)
+        for case in scan(tmp_path).cases:
+            assert case.subject == "P1"
+            with pytest.raises(CaseError, match="two subjects are named P1"):
+                plan(case)
+
+    def test_one_name_in_two_folders_gets_the_folders_names(self, tmp_path, write_subject):
+        for place in ("north", "south"):
+            write_subject(tmp_path / place, {m: f"scan-{m}.nii.gz" for m in MODALITIES})
+        assert [c.subject for c in scan(tmp_path).cases] == ["north", "south"]
+
+    def test_two_patients_of_one_name_are_never_mixed_up(self, tmp_path, write_subject):
+        for site in ("north", "south"):
+            write_subject(tmp_path / site / "001")
+        for case in scan(tmp_path).cases:
+            with pytest.raises(CaseError, match=r"two subjects are named 001 .*north.* and .*south"):
+                plan(case)
+
+    def test_one_patient_with_another_sequence_dropped_in_each_folder(self, tmp_path, write_subject):
+        for target in MODALITIES:
+            write_subject(tmp_path / target / "001", lacks=(target,))
+        assert [plan(c).targets for c in scan(tmp_path).cases] == [(m,) for m in MODALITIES]
+
+    def test_apple_doubles_and_segmentations_are_no_subjects(self, tmp_path, subject):
+        folder = subject["t1n"].parent
+        (folder / "._sub01-t2f.nii.gz").write_bytes(b"x")
+        shutil.copy(subject["t1n"], folder / "sub01-seg.nii.gz")
+        found = scan(folder.parent)
+        assert plan(found.cases[0]).targets == ("t2f",)
+        assert not found.notes
+
+    def test_output_inside_the_input_is_left_out(self, tmp_path, subject):
+        root = subject["t1n"].parent.parent
+        (root / "out").mkdir()
+        shutil.copy(subject["t1n"], root / "out" / "sub01-t2f.nii.gz")
+        assert [c.subject for c in scan(root, exclude=[root / "out"]).cases] == ["sub01"]
+
+
+class TestTrouble:
+    def test_input_that_is_not_there(self, tmp_path):
+        with pytest.raises(UsageError, match="does not exist"):
+            scan(tmp_path / "nowhere")
+
+    def test_stray_file_is_named(self, tmp_path, subject):
+        (subject["t1n"].parent / "report.pdf").write_bytes(b"x")
+        (note,) = scan(tmp_path / "in").notes
+        assert "report.pdf" in note
+
+    def test_empty_folder_is_named(self, tmp_path, subject):
+        (tmp_path / "in" / "sub02").mkdir()
+        case = scan(tmp_path / "in").cases[1]
+        with pytest.raises(CaseError, match="sub02 is an empty folder"):
+            plan(case)
+
+    def test_duplicate(self, tmp_path, subject):
+        shutil.copy(subject["t1n"], subject["t1n"].with_name("sub01_t1.nii.gz"))
+        (case,) = scan(tmp_path / "in").cases
+        with pytest.raises(CaseError, match="2 files for t1n"):
+            plan(case, "skip")
+        todo = plan(case, "fallback")
+        assert todo.rescue
+        assert "made from what is left (t1c, t2w)" in todo.warnings[-1]
+        assert todo.inputs == ("t1c", "t2w")
+        assert todo.targets == ("t2f",)
+
+    def test_broken_link(self, tmp_path, subject):
+        subject["t2w"].unlink()
+        subject["t2w"].symlink_to("gone.nii.gz")
+        (case,) = scan(tmp_path / "in").cases
+        with pytest.raises(CaseError, match="broken link"):
+            plan(case, "skip")
+
+    def test_several_missing(self, tmp_path, write_subject):
+        write_subject(tmp_path / "s", lacks=("t1c", "t2f"))
+        (case,) = scan(tmp_path).cases
+        with pytest.raises(CaseError, match=r"lacks t1c, t2f; pass --complete-all"):
+            plan(case, "skip")
+        assert plan(case, "skip", complete_all=True).targets == ("t1c", "t2f")
+        assert plan(case, "fallback").targets == ("t1c", "t2f")
+
+    def test_three_missing(self, tmp_path, write_subject):
+        write_subject(tmp_path / "s", lacks=("t1c", "t1n", "t2f"))
+        todo = plan(scan(tmp_path).cases[0], "stop", complete_all=True)
+        assert todo.targets == ("t1c", "t1n", "t2f")
+        assert [todo.reference_of(t) for t in todo.targets] == ["t2w"] * 3
+
+    def test_empty_sequence_counts_as_missing(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "s", lacks=())
+        nib.save(nib.Nifti1Image(np.zeros((48, 56, 40), np.int16), nib.load(files["t1c"]).affine), files["t1c"])
+        todo = plan(scan(tmp_path).cases[0], "skip")
+        assert todo.targets == ("t1c",)
+        assert "counts as missing" in todo.warnings[0]
+        assert not todo.rescue
+
+    def test_empty_sequence_beside_a_missing_one_is_not_made(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "s", lacks=("t2f",))
+        nib.save(nib.Nifti1Image(np.zeros((48, 56, 40), np.int16), nib.load(files["t1c"]).affine), files["t1c"])
+        (case,) = scan(tmp_path).cases
+        assert plan(case, "skip").targets == ("t2f",)
+        assert plan(case, "skip", complete_all=True).targets == ("t1c", "t2f")
+
+    def test_different_grids_are_refused_whatever_the_policy(self, tmp_path, subject):
+        image = nib.load(subject["t2w"])
+        affine = image.affine.copy()
+        affine[0, 3] += 3
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), subject["t2w"])
+        (case,) = scan(tmp_path / "in").cases
+        for policy in ("fallback", "skip", "stop"):
+            with pytest.raises(CaseError, match=r"different grids.*register"):
+                plan(case, policy)
+
+    def test_no_sequence_can_be_used(self, tmp_path):
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "s-t1n.nii.gz").write_bytes(gzip.compress(b"no image"))
+        with pytest.raises(CaseError, match="no sequence can be used"):
+            plan(scan(tmp_path).cases[0])
+
+    def test_unreadable_folder(self, tmp_path, subject, monkeypatch):
+        import os
+
+        real = os.scandir
+
+        def refuse(path):
+            if Path(path).name == "sub01":
+                raise PermissionError(13, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr("os.scandir", refuse)
+        (case,) = scan(tmp_path / "in").cases
+        with pytest.raises(CaseError, match="may not be read"):
+            plan(case)

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.atomic_io import save_bytes
+from app.core.errors import EmptyVolumeError, OutputError, VolumeError
+from app.data.nifti_reader import find_emptiness, load_volume, read_grid
+from app.data.nifti_writer import encode_image, save_image, scale_to_type, to_image
+
+RANDOM = np.random.default_rng(0)
+DATA = RANDOM.integers(1, 1000, (33, 40, 36)).astype(np.float64)
+
+
+def _write(path: Path, data: np.ndarray = DATA, affine: np.ndarray | None = None, dtype: type = np.int16) -> Path:
+    image = nib.Nifti1Image(data.astype(dtype), np.diag([-1.0, -1, 1, 1]) if affine is None else affine)
+    nib.save(image, path)
+    return path
+
+
+class TestReading:
+    def test_scaling_is_applied(self, tmp_path):
+        image = nib.Nifti1Image(DATA.astype(np.int16), np.diag([-1.0, -1, 1, 1]))
+        raw = bytearray(image.to_bytes())
+        raw[112:120] = struct.pack("<2f", 0.5, 10.0)
+        path = tmp_path / "a.nii"
+        path.write_bytes(raw)
+        np.testing.assert_allclose(load_volume(path).data, DATA * 0.5 + 10)
+
+    def test_float64_becomes_float32(self, tmp_path):
+        volume = load_volume(_write(tmp_path / "a.nii.gz", DATA, dtype=np.float64))
+        assert volume.data.dtype == np.float32
+        np.testing.assert_array_equal(volume.data, DATA)
+
+    def test_nan_infinity_and_negatives_become_zero_and_are_counted(self, tmp_path):
+        data = DATA.copy()
+        data[0, 0, :3] = np.nan
+        data[1, 1, 1] = np.inf
+        data[2, 2, :5] = -7
+        volume = load_volume(_write(tmp_path / "a.nii.gz", data, dtype=np.float32))
+        assert np.isfinite(volume.data).all()
+        assert volume.data.min() == 0
+        assert any("4 voxels that were NaN or infinite" in n for n in volume.notes)
+        assert any("5 negative voxels" in n for n in volume.notes)
+
+    @pytest.mark.parametrize("shift", [-500.0, "z"])
+    def test_z_scored_or_shifted_intensities_are_refused(self, tmp_path, shift):
+        data = (DATA - DATA.mean()) / DATA.std() if shift == "z" else DATA + shift
+        with pytest.raises(VolumeError, match="z-scored or shifted"):
+            load_volume(_write(tmp_path / "a.nii.gz", data, dtype=np.float32))
+
+    def test_values_beyond_float32_are_said_to_be_so(self, tmp_path):
+        with pytest.raises(EmptyVolumeError, match="not finite"):
+            load_volume(_write(tmp_path / "a.nii.gz", np.where(DATA > 500, 1e202, 0.0), dtype=np.float64))
+
+    def test_trailing_axis_of_one_is_accepted(self, tmp_path):
+        volume = load_volume(_write(tmp_path / "a.nii.gz", DATA[..., None]))
+        assert volume.data.shape == DATA.shape
+        assert to_image(volume.data, volume.grid).shape == DATA.shape
+
+    def test_several_volumes_are_refused(self, tmp_path):
+        path = _write(tmp_path / "a.nii.gz", np.stack([DATA] * 3, axis=-1))
+        with pytest.raises(VolumeError, match="holds 3 volumes"):
+            load_volume(path)
+
+    @pytest.mark.parametrize("value", [0, 7])
+    def test_constant_counts_as_empty(self, tmp_path, value):
+        with pytest.raises(EmptyVolumeError, match="same value"):
+            load_volume(_write(tmp_path / "a.nii.gz", np.full_like(DATA, value)))
+
+    def test_nowhere_finite_counts_as_empty(self, tmp_path):
+        with pytest.raises(EmptyVolumeError, match="no finite voxel"):
+            load_volume(_write(tmp_path / "a.nii.gz", np.full_like(DATA, np.nan), dtype=np.float32))
+
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    def test_emptiness_is_found_without_loading_what_has_content(self, tmp_path, suffix):
+        full = read_grid(_write(tmp_path / f"a{suffix}"))
+        empty = read_grid(_write(tmp_path / f"b{suffix}", np.zeros((64, 64, 64))))
+        assert find_emptiness(full) is None
+        assert "counts as missing" in (find_emptiness(empty) or "")
+
+    def test_neither_sform_nor_qform_is_read_with_a_note(self, tmp_path):
+        image = nib.Nifti1Image(DATA.astype(np.int16), None)
+        image.header["qform_code"] = image.header["sform_code"] = 0
+        nib.save(image, tmp_path / "a.nii.gz")
+        volume = load_volume(tmp_path / "a.nii.gz")
+        assert any("neither sform nor qform" in n for n in volume.notes)
+
+    def test_two_thin_axes_are_refused_with_advice(self, tmp_path):
+        path = _write(tmp_path / "a.nii.gz", RANDOM.integers(0, 9, (512, 512, 30)))
+        with pytest.raises(VolumeError, match=r"512x512x30 voxels.*resample"):
+            read_grid(path)
+
+
+class TestDamage:
+    def test_absurd_header_is_refused_before_memory_is_taken(self, tmp_path):
+        raw = bytearray(nib.Nifti1Image(DATA.astype(np.int16), np.eye(4)).to_bytes())
+        raw[40:48] = struct.pack("<4h", 3, 32000, 32000, 32000)
+        for name, content in (("a.nii", bytes(raw)), ("a.nii.gz", gzip.compress(bytes(raw)))):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(VolumeError, match="32000x32000x32000"):
+                load_volume(tmp_path / name)
+
+    @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+    def test_truncated_gzip(self, tmp_path, share):
+        path = _write(tmp_path / "a.nii.gz")
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(VolumeError, match="copy"):
+            load_volume(path)
+
+    def test_truncated_plain_file_is_known_from_its_header(self, tmp_path):
+        path = _write(tmp_path / "a.nii")
+        path.write_bytes(path.read_bytes()[:-1000])
+        with pytest.raises(VolumeError, match="truncated"):
+            read_grid(path)
+
+    def test_flipped_bit_in_the_stream(self, tmp_path):
+        path = _write(tmp_path / "a.nii.gz")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+        with pytest.raises(VolumeError):
+            load_volume(path)
+
+    # Without names the time in gzip's header would be one, and another for each process that collects the tests.
+    @pytest.mark.parametrize(
+        "content", [b"", b"patient notes", gzip.compress(b"patient notes" * 100)], ids=["empty", "text", "gzip"]
+    )
+    def test_no_nifti_at_all(self, tmp_path, content):
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(content)
+        with pytest.raises(VolumeError, match=r"a\.nii\.gz"):
+            read_grid(path)
+
+    def test_broken_link(self, tmp_path):
+        (tmp_path / "a.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+        with pytest.raises(VolumeError, match="broken link"):
+            read_grid(tmp_path / "a.nii.gz")
+
+    def test_no_permission(self, tmp_path, unprivileged):
+        import os
+
+        if os.getuid() == 0:
+            os.seteuid(0)
+            tmp_path.chmod(0o755)
+        path = _write(tmp_path / "a.nii.gz")
+        path.chmod(0)
+        if os.getuid() == 0:
+            for parent in tmp_path.parents:
+                if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
+                    parent.chmod(parent.stat().st_mode | 0o011)
+            os.seteuid(65534)
+        with pytest.raises(VolumeError, match="may not be read"):
+            read_grid(path)
+
+    def test_singular_affine(self, tmp_path):
+        raw = bytearray(nib.Nifti1Image(DATA.astype(np.int16), np.eye(4)).to_bytes())
+        raw[252:256] = struct.pack("<2h", 0, 1)
+        raw[280:328] = struct.pack("<12f", *([0.0] * 12))
+        (tmp_path / "a.nii").write_bytes(raw)
+        with pytest.raises(VolumeError, match="affine"):
+            read_grid(tmp_path / "a.nii")
+
+
+def _affine(axes: tuple[int, int, int], signs: tuple[int, int, int], tilt: float) -> np.ndarray:
+    matrix = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        matrix[axis, column] = sign * (1 + 0.1 * column)
+    c, s = np.cos(tilt), np.sin(tilt)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ matrix
+    affine[:3, 3] = 5, -6, 7
+    return affine
+
+
+orientations = st.builds(
+    _affine,
+    st.permutations([0, 1, 2]).map(tuple),
+    st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    st.floats(-0.3, 0.3),
+)
+
+
+class TestOrientation:
+    @settings(max_examples=25, deadline=None)
+    @given(affine=orientations)
+    def test_reading_and_writing_are_inverse(self, affine, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("o")
+        volume = load_volume(_write(folder / "a.nii.gz", affine=affine))
+        assert nib.aff2axcodes(volume.grid.lps_affine) == ("L", "P", "S")
+        image = to_image(volume.data, volume.grid)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), DATA)
+        np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+
+    @settings(max_examples=25, deadline=None)
+    @given(affine=orientations)
+    def test_the_same_anatomy_lies_at_the_same_index(self, affine, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("o")
+        one = nib.Nifti1Image(DATA.astype(np.int16), affine)
+        other = nib.as_closest_canonical(one)
+        nib.save(one, folder / "a.nii.gz")
+        nib.save(other, folder / "b.nii.gz")
+        a, b = load_volume(folder / "a.nii.gz"), load_volume(folder / "b.nii.gz")
+        np.testing.assert_array_equal(a.data, b.data)
+        assert a.grid.same_as(b.grid)
+
+    def test_a_shift_of_a_hundredth_millimetre_is_another_grid(self, tmp_path):
+        affine = np.diag([-1.0, -1, 1, 1])
+        a = read_grid(_write(tmp_path / "a.nii.gz", affine=affine))
+        shifted = affine.copy()
+        shifted[0, 3] = 0.01
+        assert not a.same_as(read_grid(_write(tmp_path / "b.nii.gz", affine=shifted)))
+
+
+class TestWriting:
+    @pytest.mark.parametrize("sform,qform", [(1, 0), (0, 1), (2, 1), (0, 0)])
+    def test_header_is_that_of_the_reference(self, tmp_path, sform, qform):
+        affine = np.array([[-0.9, 0.05, 0, 3], [0.05, -0.95, 0, 4], [0, 0, 1.1, 5], [0, 0, 0, 1.0]])
+        image = nib.Nifti1Image(DATA.astype(np.int16), affine)
+        image.set_qform(affine, code=qform)
+        image.set_sform(affine, code=sform)
+        image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, tmp_path / "a.nii.gz")
+        volume = load_volume(tmp_path / "a.nii.gz")
+        save_image(to_image(volume.data, volume.grid), tmp_path / "b.nii.gz")
+        before, after = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+        for field in ("dim", "xyzt_units", "qform_code", "sform_code", "datatype", "quatern_b", "quatern_c",
+                      "quatern_d", "qoffset_x", "srow_x", "srow_y", "srow_z"):  # fmt: skip
+            np.testing.assert_array_equal(before.header[field], after.header[field], err_msg=field)
+        np.testing.assert_array_equal(before.header["pixdim"][:4], after.header["pixdim"][:4])
+        np.testing.assert_array_equal(before.affine, after.affine)
+
+    def test_integers_are_rounded_with_slope_one(self, tmp_path):
+        volume = load_volume(_write(tmp_path / "a.nii.gz"))
+        content = gzip.decompress(encode_image(to_image(volume.data + np.float32(0.4), volume.grid)))
+        assert struct.unpack("<2f", content[112:120]) == (1.0, 0.0)
+        (tmp_path / "b.nii").write_bytes(content)
+        np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "b.nii").dataobj), DATA)
+
+    def test_eight_bits_are_widened_where_too_narrow(self, tmp_path):
+        volume = load_volume(_write(tmp_path / "a.nii.gz", DATA % 200 + 1, dtype=np.uint8))
+        assert to_image(volume.data, volume.grid).get_data_dtype() == np.uint8
+        assert to_image(volume.data * 100, volume.grid).get_data_dtype() == np.int16
+
+    @pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+    def test_what_exceeds_the_type_is_scaled_not_wrapped(self, tmp_path, dtype):
+        volume = load_volume(_write(tmp_path / "a.nii.gz", DATA % 200 + 1, dtype=dtype))
+        bright = volume.data * 1000
+        fitted = scale_to_type(bright, volume.grid)
+        np.testing.assert_allclose(fitted / fitted.max(), bright / bright.max(), rtol=1e-6)
+        stored = np.asarray(to_image(fitted, volume.grid).dataobj)
+        assert stored.dtype == np.int16
+        assert stored.max() == 32767
+        assert np.asarray(to_image(bright, volume.grid).dataobj).min() > 0
+
+    def test_foreign_byte_order(self, tmp_path):
+        image = nib.Nifti1Image(DATA.astype(">i2"), np.diag([-1.0, -1, 1, 1]), nib.Nifti1Header(endianness=">"))
+        nib.save(image, tmp_path / "a.nii.gz")
+        volume = load_volume(tmp_path / "a.nii.gz")
+        np.testing.assert_array_equal(volume.data, DATA)
+        save_image(to_image(volume.data, volume.grid), tmp_path / "b.nii.gz")
+        np.testing.assert_array_equal(load_volume(tmp_path / "b.nii.gz").data, DATA)
+
+    def test_other_libraries_see_the_same_geometry(self, tmp_path):
+        affine = np.array([[-0.9, 0, 0, 3], [0, -0.95, 0, 4], [0, 0, 1.1, 5], [0, 0, 0, 1.0]])
+        volume = load_volume(_write(tmp_path / "a.nii.gz", affine=affine))
+        save_image(to_image(volume.data, volume.grid), tmp_path / "b.nii.gz")
+        a, b = sitk.ReadImage(str(tmp_path / "a.nii.gz")), sitk.ReadImage(str(tmp_path / "b.nii.gz"))
+        assert a.GetOrigin() == b.GetOrigin()
+        assert a.GetDirection() == b.GetDirection()
+        assert a.GetSpacing() == b.GetSpacing()
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(a), sitk.GetArrayFromImage(b))
+
+    def test_the_same_image_gives_the_same_bytes(self, tmp_path):
+        volume = load_volume(_write(tmp_path / "a.nii.gz"))
+        assert encode_image(to_image(volume.data, volume.grid)) == encode_image(to_image(volume.data, volume.grid))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+    def test_what_is_no_intensity_is_never_written(self, tmp_path, value):
+        volume = load_volume(_write(tmp_path / "a.nii.gz"))
+        volume.data[3, 3, 3] = value
+        with pytest.raises(ValueError):
+            to_image(volume.data, volume.grid)
+
+    def test_writing_replaces_whole_and_leaves_no_other_name(self, tmp_path):
+        path = tmp_path / "a.bin"
+        save_bytes(b"one", path)
+        save_bytes(b"two", path)
+        assert path.read_bytes() == b"two"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+    def test_rename_is_the_way_where_unnamed_files_are_not(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("app.core.atomic_io._write_unnamed", lambda *_: False)
+        path = tmp_path / "a.bin"
+        save_bytes(b"one", path)
+        save_bytes(b"two", path)
+        assert path.read_bytes() == b"two"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+    @pytest.mark.parametrize("unnamed", [True, False])
+    def test_a_write_that_fails_keeps_the_old_file_and_nothing_else(self, tmp_path, monkeypatch, unnamed):
+        path = tmp_path / "a.bin"
+        save_bytes(b"old", path)
+        if not unnamed:
+            monkeypatch.setattr("app.core.atomic_io._write_unnamed", lambda *_: False)
+
+        def full(_fd: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            save_bytes(b"new", path)
+        assert path.read_bytes() == b"old"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]

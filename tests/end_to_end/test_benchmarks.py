@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from app.core.errors import ExitCode
+from benchmarks.ablation import VARIANTS
+from benchmarks.speed import variants
+
+
+def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["__init__"]])
+def test_without_a_known_name_it_says_what_there_is(arguments):
+    done = _call(*arguments)
+    assert done.returncode == 2
+    assert "ablation, batch, downstream, fusion, memory, sharing, speed, ssim, ways" in done.stderr
+
+
+def test_options_reach_the_benchmark():
+    done = _call("ablation", "--steps", "7")
+    assert done.returncode == 2
+    assert "--data" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["ablation", "--data", ".", "--out", "."], ["speed"]])
+def test_a_variant_that_does_not_exist_is_named(arguments):
+    done = _call(*arguments, "--only", "no such thing")
+    assert done.returncode == 2
+    assert "no variant 'no such thing'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options,said",
+    [(["--contrast", "7"], "not a number from 0 to 1"), (["--model", "regression"], "has no views to join"),
+     ([], "holds no complete subject")],
+)  # fmt: skip
+def test_what_cannot_be_joined_is_one_sentence(tmp_path, options, said):
+    done = _call("fusion", "--data", str(tmp_path), *options)
+    assert done.returncode == ExitCode.USAGE
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    done = _call("ways", "--device", "cuda:77")
+    assert done.returncode == ExitCode.DEVICE
+    assert "cuda:77 was asked for but" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_variant_can_be_asked_for():
+    for name in (*VARIANTS, *variants()):
+        assert "," not in name, "--only separates names by commas"

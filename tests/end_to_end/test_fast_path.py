@@ -1,0 +1,88 @@
+"""What makes a run fast must not change what it makes: each shortcut beside the plain way, with a trained network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from app.core.config import WEIGHTS_DIR
+from app.core.constants import MODALITIES
+from app.core.types import VolumeArray
+from app.inference.backends import TorchBackend
+from app.inference.device import Runtime
+from app.inference.slice_runner import SliceRunner
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.slices import Window, place_window
+from app.registry.checkpoints import load_generator
+from app.registry.manifest import read_manifest
+from tests.conftest import join
+
+TARGET = "t2f"
+PRESENT = tuple(m for m in MODALITIES if m != TARGET)
+
+
+class _AllEncoders(nn.Module):
+    """The plain way: the missing sequence's encoder runs too and is masked."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor, members: tuple[int, ...]) -> Tensor:
+        made: Tensor = self.network(*inputs)
+        return made
+
+
+@pytest.fixture(scope="module")
+def make(phantom):
+    """Scores of the target over the whole volume, by the shortcuts that are asked for."""
+    entry = read_manifest(WEIGHTS_DIR).entry("compact")
+    arrays = {m: phantom.volumes[m].astype(np.float32) for m in PRESENT}
+    brain = vote_foreground(arrays)
+    scores = {m: normalize(a, measure(a, m, entry.normalization), -1.0) for m, a in arrays.items()}
+
+    def run(
+        precision: str = "fp32", batch: int = 1, leave_out_encoder: bool = True, skip_empty: bool = True
+    ) -> VolumeArray:
+        network = load_generator(entry)
+        runtime = Runtime("torch", "cpu", precision, batch, "test")  # type: ignore[arg-type]
+        backend = TorchBackend(network if leave_out_encoder else _AllEncoders(network), runtime)  # type: ignore[arg-type]
+        windows = [place_window(brain, v, entry.canvas) for v in entry.views]
+        if not skip_empty:
+            extents = {"axial": 2, "sagittal": 0, "coronal": 1}
+            windows = [Window(w.view, w.start, w.size, tuple(range(brain.shape[extents[w.view]]))) for w in windows]
+        slices = SliceRunner(backend, batch).predict(scores, windows, TARGET, -1.0)
+        made: VolumeArray = join(slices, windows, brain.shape)[brain]
+        return made
+
+    return run
+
+
+def _distance(made: VolumeArray, plain: VolumeArray) -> float:
+    """Root mean square difference, as a share of the plain result's spread."""
+    return float(np.sqrt(np.mean((made - plain) ** 2)) / plain.std())
+
+
+@pytest.fixture(scope="module")
+def plain(make):
+    return make(leave_out_encoder=False, skip_empty=False)
+
+
+def test_leaving_out_empty_slices_changes_no_bit(make, plain):
+    np.testing.assert_array_equal(make(leave_out_encoder=False), plain)
+
+
+def test_leaving_out_the_missing_encoder_changes_rounding_only(make, plain):
+    assert _distance(make(), plain) < 1e-3
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_batches_change_rounding_only(make, plain, batch):
+    # Other batches and threads, other convolution algorithms.
+    assert _distance(make(batch=batch), plain) < 1e-3
+
+
+def test_everything_at_once_in_bf16_stays_within_a_hundredth_of_the_spread(make, plain):
+    assert _distance(make("bf16", batch=8), plain) < 1e-2

@@ -1,0 +1,89 @@
+"""Real scans, where they are at hand: valid outputs and known scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.batch.outcomes import exit_code_of
+from app.batch.run import run
+from app.core.config import RunConfig
+from app.core.constants import MODALITIES, REFERENCE_OF
+from app.data.nifti_reader import load_volume
+from app.evaluation.metrics.ssim import official_score, ssim_map
+from app.preprocessing.normalization import normalise
+
+pytestmark = pytest.mark.data
+
+
+def _drop(source: Path, root: Path, target: str) -> Path:
+    """A BraSyn folder in which every subject of `source` lacks one sequence (links, no copies)."""
+    for subject in sorted(source.iterdir()):
+        _drop_one(subject, root / subject.name, target)
+    return root
+
+
+def _drop_one(subject: Path, place: Path, target: str) -> None:
+    place.mkdir(parents=True)
+    for modality in MODALITIES:
+        if modality != target:
+            scan = subject / f"{subject.name}-{modality}.nii.gz"
+            (place / f"{place.name}-{modality}.nii.gz").symlink_to(scan.resolve())
+
+
+@pytest.mark.parametrize("target", MODALITIES)
+def test_every_validation_subject_gets_a_valid_output(data_dir, tmp_path, target):
+    source = _drop(data_dir / "val", tmp_path / "in", target)
+    assert exit_code_of(run(RunConfig(source, tmp_path / "out", model="regression", on_error="stop"))) == 0
+    outputs = sorted((tmp_path / "out").iterdir())
+    assert [p.name for p in outputs] == [f"{p.name}-{target}.nii.gz" for p in sorted(source.iterdir())]
+    for path in outputs:
+        subject = path.name.removesuffix(f"-{target}.nii.gz")
+        made = nib.load(path)
+        reference = nib.load(source / subject / f"{subject}-{REFERENCE_OF[target]}.nii.gz")
+        for field in ("dim", "sform_code", "qform_code", "xyzt_units", "srow_x", "srow_y", "srow_z", "datatype"):
+            np.testing.assert_array_equal(made.header[field], reference.header[field], err_msg=field)
+        np.testing.assert_array_equal(made.affine, reference.affine)
+        values = np.asarray(made.dataobj)
+        inputs = [np.asarray(nib.load(p).dataobj) for p in (source / subject).iterdir()]
+        assert (values[np.sum([i <= 0 for i in inputs], axis=0) >= 2] == 0).all()
+        assert np.isfinite(values).all()
+        assert values.min() == 0
+        assert values.std() > 0
+
+
+def _scores(data_dir: Path, tmp_path: Path, model: str | None) -> np.ndarray:
+    """Official healthy, official tumour and SSIM inside the brain: means over the four drops of one subject."""
+    subject = "Brats18_CBICA_ATD_1"
+    folder = data_dir / "val" / subject
+    exams = tmp_path / "in"
+    for target in MODALITIES:
+        # Named after what they lack: one run makes all four.
+        _drop_one(folder, exams / f"{target}-{subject}", target)
+    # Without the mirrored pass, which averages errors out but costs as much again.
+    run(RunConfig(exams, tmp_path / "out", model=model, on_error="stop", flip_average=False))
+    tumour = load_volume(folder / f"{subject}-seg.nii.gz").data > 0
+    rows = []
+    for target in MODALITIES:
+        made = load_volume(tmp_path / "out" / f"{target}-{subject}-{target}.nii.gz").data
+        truth = load_volume(folder / f"{subject}-{target}.nii.gz").data
+        inside = ssim_map(normalise(made), normalise(truth))[truth > 0].mean()
+        rows.append([*official_score(made, truth, tumour), inside])
+    return np.mean(rows, axis=0)
+
+
+@pytest.fixture(scope="module")
+def regression(data_dir, tmp_path_factory) -> np.ndarray:
+    return _scores(data_dir, tmp_path_factory.mktemp("regression"), "regression")
+
+
+def test_the_regression_scores_what_it_should(regression):
+    """One subject, four drops; the whole table is in weights/MODEL_CARD.md."""
+    assert (regression > [0.92, 0.99, 0.5]).all()
+
+
+def test_the_default_model_is_at_least_as_good_as_the_regression(data_dir, tmp_path, regression):
+    assert (_scores(data_dir, tmp_path, None) >= regression - 1e-6).all()

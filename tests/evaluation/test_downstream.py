@@ -1,0 +1,347 @@
+"""The 3D judge: its network, its patches, its training, and what `evaluate --downstream` reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from app.cli import main
+from app.core.constants import MODALITIES
+from app.core.errors import ExitCode, WeightsError
+from app.data.phantom import make_phantom, write_phantom
+from app.evaluation.downstream import REAL, downstream_summary, score_downstream
+from app.evaluation.scoring import Scores, find_pairs
+from app.inference.segmentation import Judge
+from app.networks.blocks import group_norm
+from app.networks.unet3d import VolumeSegmenter
+from app.registry.checkpoints import save_judge
+from app.registry.manifest import read_manifest, write_entry
+from app.training.config import AugmentationRecipe, DataRecipe, load_recipe
+from app.training.data.augmentation import vary_intensities, vary_patches
+from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.patches import Patches, PatchSampler, PatchSource
+from app.training.losses import dice_loss
+from app.training.tasks.base import begin_with
+from app.training.tasks.segmentation3d import JudgingTask, deep_losses
+
+STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
+SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(2):
+        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subjects(data, tmp_path_factory):
+    return build_cache(data, tmp_path_factory.mktemp("cache"))
+
+
+def patches_of(size=(8, 8, 8), count=2, seed=0) -> Patches:
+    random = np.random.default_rng(seed)
+    images = torch.from_numpy(random.normal(size=(count, 4, *size)).astype(np.float32))
+    brain = torch.ones(count, 1, *size)
+    labels = torch.from_numpy(random.integers(0, 4, (count, *size)))
+    scale = torch.tensor([-2.0, 3.0]).expand(count, 4, 2)
+    # What lies beside is the labels themselves, so that a test sees whether both move together.
+    return Patches(images, brain, labels, torch.ones(count, dtype=torch.bool), scale, labels[:, None].float())
+
+
+class TestNetwork:
+    def test_it_gives_classes_of_every_voxel_at_every_level(self):
+        network = VolumeSegmenter((4, 8, 8))
+        assert network.factor == 4
+        levels = network.deep(torch.zeros(2, 4, 16, 8, 12))
+        assert [tuple(v.shape) for v in levels] == [(2, 4, 16, 8, 12), (2, 4, 8, 4, 6)]
+        assert torch.equal(network(torch.zeros(2, 4, 16, 8, 12)), levels[0])
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_the_fast_norm_of_volumes_is_torchs(self, count):
+        torch.manual_seed(0)
+        x = torch.randn(count, 6, 4, 3, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
+        weight, bias = torch.randn(6).bfloat16(), torch.randn(6).bfloat16()
+        results = []
+        for function in (group_norm, lambda *a: F.group_norm(*a[:4], 1e-5)):
+            leaf = x.clone(memory_format=torch.preserve_format).requires_grad_(True)
+            out = function(leaf, 3, weight, bias)
+            out.float().square().sum().backward()
+            results.append((out.detach().float(), leaf.grad.float()))
+        for fast, slow in zip(*results, strict=True):
+            torch.testing.assert_close(fast, slow, rtol=0.05, atol=0.1)
+
+
+class TestPatches:
+    def test_they_are_cut_from_the_volumes_and_filled_beyond(self, subjects):
+        sampler = PatchSampler(subjects[:1], DataRecipe(patch=(48, 16, 16)), -1.0, beside=lambda s: s.scores[:1])
+        patches = sampler.draw(np.random.default_rng(0), 1)
+        scores = np.asarray(subjects[0].scores, np.float32)
+        # Broader than the box: all of it is there, in the middle, and nothing else.
+        first = (48 - scores.shape[1]) // 2 + (48 - scores.shape[1]) % 2
+        inner = patches.images[0, :, first : first + scores.shape[1]].numpy()
+        assert (patches.images[0, :, :first] == -1).all()
+        found = [
+            (y, z)
+            for y in range(scores.shape[2] - 15)
+            for z in range(scores.shape[3] - 15)
+            if np.array_equal(scores[:, :, y : y + 16, z : z + 16], inner)
+        ]
+        assert len(found) == 1
+        assert torch.equal(patches.beside[0, 0], patches.images[0, 0])
+
+    def test_a_step_always_draws_the_same_and_another_step_another(self, subjects):
+        sources = [PatchSource(PatchSampler(subjects, DataRecipe(patch=(16, 16, 16)), -1.0, seed=4), 2, a)
+                   for a in (False, True)]  # fmt: skip
+        for step in (0, 1, 5):
+            (a, random_a), (b, random_b) = (s.at(step) for s in sources)
+            assert torch.equal(a.images, b.images)
+            assert random_a.random() == random_b.random()
+        assert not torch.equal(sources[0].at(0)[0].images, sources[0].at(1)[0].images)
+
+    def test_tumours_are_sought_where_asked(self, subjects):
+        shares = []
+        for share in (0.0, 1.0):
+            sampler = PatchSampler(subjects, DataRecipe(patch=(16, 16, 16), tumour_share=share), -1.0)
+            shares.append(float((sampler.draw(np.random.default_rng(0), 24).labels > 0).float().mean()))
+            if share == 1:
+                assert (sampler.draw(np.random.default_rng(1), 8).labels > 0).flatten(1).any(1).all()
+        assert shares[1] > 2 * shares[0]
+
+    def test_without_variation_nothing_changes(self):
+        patches = patches_of()
+        same = vary_patches(patches, STILL, np.random.default_rng(0), -1.0)
+        assert all(torch.equal(v, getattr(same, k)) for k, v in vars(patches).items())
+        assert torch.equal(vary_intensities(patches, STILL, np.random.default_rng(0), -1.0), patches.images)
+
+    @given(st.integers(0, 50), st.sampled_from(["flip", "rotate", "zoom"]))
+    @settings(max_examples=20, deadline=None)
+    def test_images_and_labels_move_together(self, seed, which):
+        ramp = torch.zeros(12, 12, 12, dtype=torch.int64)
+        ramp[2:7, 3:9, 4:10] = 3
+        patches = patches_of((12, 12, 12), 1)
+        images = (ramp.float() * 2 - 1).expand(1, 4, -1, -1, -1)
+        patches = Patches(images, patches.brain, ramp[None], patches.labelled, patches.scale, images[:, :1])
+        recipe = AugmentationRecipe(**{**vars(STILL), which: {"flip": 1.0, "rotate": 30.0, "zoom": 0.3}[which]})
+        moved = vary_patches(patches, recipe, np.random.default_rng(seed), -1.0)
+        inside = moved.labels == 3
+        assert inside.any()
+        # Linear and nearest sampling agree on which side of an edge a voxel lies, but for voxels on the edge.
+        agree = ((moved.images[:, 0] > 2) == inside).float().mean()
+        assert agree > 0.97
+        assert torch.equal(moved.beside[:, 0], moved.images[:, 0])
+        if which == "flip":
+            assert torch.equal(moved.labels, ramp[None].flip(1))
+
+    def test_variation_of_brightness_leaves_background_alone(self):
+        patches = patches_of()
+        patches.brain[:, :, :4] = 0
+        recipe = AugmentationRecipe(contrast=0.3, brightness=0.3, gamma=0.3, bias=0.3, noise=0.1)
+        varied = vary_intensities(patches, recipe, np.random.default_rng(0), -1.0)
+        assert torch.equal(varied[:, :, :4], patches.images[:, :, :4])
+        assert not torch.isclose(varied[:, :, 4:], patches.images[:, :, 4:]).any(dim=-1).all()
+
+
+class TestLosses:
+    def test_dice_of_the_truth_is_nothing_and_of_the_wrong_class_is_one(self):
+        labels = torch.arange(4).repeat(16).reshape(1, 4, 4, 4)
+        right = 50 * F.one_hot(labels, 4).movedim(-1, 1).float()
+        assert dice_loss(right, labels) == pytest.approx(0, abs=1e-3)
+        assert dice_loss(right.roll(1, dims=1), labels) > 0.9
+
+    def test_every_level_counts_half_of_the_finer_one(self):
+        patches = patches_of()
+        torch.manual_seed(0)
+        fine, coarse = torch.randn(2, 4, 8, 8, 8), torch.randn(2, 4, 4, 4, 4)
+        both = deep_losses([fine, coarse], patches)["entropy"]
+        alone = F.cross_entropy(fine, patches.labels), F.cross_entropy(coarse, patches.labels[:, ::2, ::2, ::2])
+        assert both == pytest.approx(float(alone[0]) * 2 / 3 + float(alone[1]) / 3, rel=1e-5)
+
+    def test_the_judge_learns_one_batch_by_heart(self, subjects):
+        recipe = load_recipe("judge", [*SMALL, "augmentation.rotate=0", "augmentation.zoom=0"])
+        torch.manual_seed(0)
+        task = JudgingTask(recipe, torch.device("cpu"))
+        source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)
+        optimizer = torch.optim.AdamW(task.judge.parameters(), lr=4e-3)
+        losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(25)]
+        assert losses[-1]["dice"] < 0.8 * losses[0]["dice"]
+        assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
+
+    @pytest.mark.parametrize("precision", ["auto", "bf16"])
+    def test_gradients_of_small_patches_are_those_of_float32(self, subjects, precision):
+        def gradients(precision: str) -> list[torch.Tensor]:
+            recipe = load_recipe("judge", [*SMALL, f"schedule.precision={precision}"])
+            torch.manual_seed(0)
+            task = JudgingTask(recipe, torch.device("cpu"))
+            task.step(PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1), 0, 1, lambda _: False)
+            return [p.grad for p in task.judge.parameters() if p.grad is not None]
+
+        pairs = list(zip(gradients(precision), gradients("fp32"), strict=True))
+        assert pairs
+        assert all(F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99 for a, b in pairs if b.norm() > 1e-6)
+
+    def test_it_starts_from_another_judge_and_from_nothing_else(self, tmp_path):
+        recipe = load_recipe("judge", SMALL)
+        task, other = (JudgingTask(recipe, torch.device("cpu")) for _ in range(2))
+        entry = save_judge(tmp_path, "j", other.judge.widths, other.judge.state_dict(), NORMALIZATION, (32, 32, 32))
+        begin_with(task, entry)
+        for network in (task.judge, task.average):
+            assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.judge.parameters(), strict=True))
+        with pytest.raises(WeightsError, match="not a judge"):
+            begin_with(task, replace(entry, kind="segmenter"))
+
+
+def judge_of(seed=0, window=(32, 32, 32)) -> Judge:
+    torch.manual_seed(seed)
+    return Judge(VolumeSegmenter((4, 8)).eval(), NORMALIZATION, window, torch.device("cpu"))
+
+
+class TestJudge:
+    def test_the_real_sequence_in_its_own_place_keeps_everything(self, data, tmp_path):
+        shutil.copy(data / "s0" / "s0-t1c.nii.gz", tmp_path / "s0-t1c.nii.gz")
+        image = nib.load(data / "s0" / "s0-t2f.nii.gz")
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16) + 5, image.affine), tmp_path / "s0-t2f.nii.gz")
+        pairs, _ = find_pairs(tmp_path, data)
+        rows = {s.modality: s.values for s in score_downstream(pairs, judge_of())}
+        assert set(rows) == {REAL, "t1c", "t2f"}
+        assert all(rows["t1c"][f"own_dice_{r}"] == 1 for r in ("WT", "TC", "ET"))
+        assert {k: v for k, v in rows["t1c"].items() if not k.startswith("own")} == rows[REAL]
+        # A grey block in the place of the FLAIR is seen.
+        assert rows["t2f"]["own_dice_WT"] < 1
+        summary = downstream_summary(score_downstream(pairs, judge_of()))
+        assert summary["t1c"]["kept_WT"] == pytest.approx(1)
+        assert summary["mean"]["n"] == 2
+
+    def test_an_empty_volume_is_judged_like_any_other(self, data, tmp_path):
+        image = nib.load(data / "s0" / "s0-t1c.nii.gz")
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), tmp_path / "s0-t1c.nii.gz")
+        pairs, _ = find_pairs(tmp_path, data)
+        rows = score_downstream(pairs, judge_of())
+        assert [(r.modality, r.problems) for r in rows] == [(REAL, []), ("t1c", [])]
+        assert rows[1].values["own_dice_WT"] < 1
+
+    def test_what_is_kept_is_a_share_of_the_same_subjects(self):
+        names = [f"{metric}_{region}" for region in ("WT", "TC", "ET") for metric in ("dice", "nsd1", "hd95")]
+        easy, hard = dict.fromkeys(names, 0.9), dict.fromkeys(names, 0.5)
+        rows = [Scores("a", REAL, easy), Scores("b", REAL, hard)]
+        rows += [Scores("a", "t1c", easy), Scores("b", "t2w", hard), Scores("b", "t2f", problems=["unreadable"])]
+        summary = downstream_summary(rows)
+        assert [summary[g]["kept_WT"] for g in ("t1c", "t2w", "mean")] == pytest.approx([1, 1, 1])
+
+    def test_nothing_is_found_outside_the_brain(self, data):
+        volumes = {m: nib.load(data / "s0" / f"s0-{m}.nii.gz").get_fdata(dtype=np.float32) for m in MODALITIES}
+        labels = judge_of(seed=1).segment(volumes)
+        assert labels.any()
+        assert not labels[sum((v > 0).astype(int) for v in volumes.values()) < 2].any()
+
+    def test_memory_that_runs_out_is_a_problem_and_no_traceback(self, data, tmp_path, monkeypatch):
+        def exhausted(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        judge = judge_of()
+        monkeypatch.setattr(judge.network, "forward", exhausted)
+        shutil.copy(data / "s0" / "s0-t1c.nii.gz", tmp_path)
+        pairs, _ = find_pairs(tmp_path, data)
+        (row,) = score_downstream(pairs, judge)
+        assert "use --device cpu" in row.problems[0]
+
+    def test_what_cannot_be_judged_is_a_problem_with_a_name(self, data, tmp_path):
+        made = tmp_path / "made"
+        made.mkdir()
+        shutil.copytree(data, tmp_path / "real")
+        (tmp_path / "real" / "s0" / "s0-seg.nii.gz").unlink()
+        (tmp_path / "real" / "s1" / "s1-t2w.nii.gz").unlink()
+        for subject in ("s0", "s1"):
+            shutil.copy(data / subject / f"{subject}-t1c.nii.gz", made)
+        pairs, _ = find_pairs(made, tmp_path / "real")
+        problems = [p for s in score_downstream(pairs, judge_of()) for p in s.problems]
+        assert len(problems) == 2
+        assert "s0 has no segmentation" in problems[0]
+        assert "s1 has no real t2w" in problems[1]
+
+
+@pytest.fixture(scope="module")
+def weights(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    write_phantom(make_phantom((40, 44, 36), 9), folder / "unseen", "new")
+    arguments = [a for s in (*SMALL, "schedule.steps=2", "data.held_out=0") for a in ("--set", s)]
+    code = main(["train", "judge", "--data", str(data), "--run", str(folder / "run"), *arguments,
+                 "--validation", str(folder / "unseen"), "--set", "schedule.validate_every=1"])  # fmt: skip
+    assert code == ExitCode.OK
+    assert (folder / "run" / "best.pt").is_file()
+    assert list((folder / "run" / "samples").glob("*.png"))
+    code = main(["export", str(folder / "run"), "--data", str(data), "--weights", str(folder / "w"), "--model",
+                 "judge", "--score-on", str(folder / "unseen")])  # fmt: skip
+    assert code == ExitCode.OK
+    return folder
+
+
+class TestCommands:
+    """Trained, exported, asked."""
+
+    def test_it_is_in_the_manifest_and_nobodys_default(self, weights, tmp_path, capsys):
+        manifest = read_manifest(weights / "w")
+        entry = manifest.entries["judge"]
+        assert (entry.kind, manifest.default, entry.details["window"]) == ("judge", None, [32, 32, 32])
+        assert "dice_ET" in entry.details["scores"]["mean"]
+        write_phantom(make_phantom((40, 44, 36)), tmp_path / "in", "new", leave_out=("t1n",))
+        code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights",
+                     str(weights / "w"), "--model", "judge"])  # fmt: skip
+        assert code == ExitCode.WEIGHTS
+        assert "makes no sequence" in capsys.readouterr().err
+        assert main(["info", "--weights", str(weights / "w")]) == ExitCode.OK
+        assert "judge: judge" in capsys.readouterr().out
+
+    def test_evaluate_reports_what_it_found(self, weights, tmp_path, capsys):
+        made = tmp_path / "made"
+        made.mkdir()
+        shutil.copy(weights / "unseen" / "new" / "new-t1c.nii.gz", made)
+        code = main(["evaluate", "--prediction", str(made), "--reference", str(weights / "unseen"), "--downstream",
+                     "--weights", str(weights / "w"), "--out", str(tmp_path / "out"), "--jobs", "1"])  # fmt: skip
+        assert code == ExitCode.OK
+        shown = capsys.readouterr().out
+        assert f"| {REAL} | 1 |" in shown
+        assert "100 %" in shown
+        # Against itself the judge's own result says nothing.
+        assert shown.count(f"| {REAL} | 1 |") == 1
+        assert "| t1c | 1 | 1.000 | 1.000 | 0.0 |" in shown.partition("against own result")[2]
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert page.count("The tumour as the 3D judge finds it") == 2
+        results = json.loads((tmp_path / "out" / "summary.json").read_text())["downstream"]
+        assert results["t1c"]["own_hd95_WT"] == 0
+        assert "own_nsd1_TC" in (tmp_path / "out" / "scores.csv").read_text()
+
+    def test_no_model_takes_the_place_of_one_that_does_something_else(self, weights, data, tmp_path, capsys):
+        folder = shutil.copytree(weights / "w", tmp_path / "w")
+        write_entry(folder, "unet", "generator", {}, NORMALIZATION, {})
+        before = (folder / "manifest.json").read_bytes()
+        for more in ((), ("--force",)):
+            code = main(["export", str(weights / "run"), "--data", str(data), "--weights", str(folder),
+                         "--model", "unet", "--score-on", str(weights / "unseen"), *more])  # fmt: skip
+            assert code == ExitCode.USAGE
+            assert "is a generator; give the judge another name" in capsys.readouterr().err
+        assert (folder / "manifest.json").read_bytes() == before
+
+    def test_without_a_judge_it_says_so_before_scoring(self, weights, tmp_path, capsys):
+        arguments = ["evaluate", "--prediction", str(tmp_path), "--reference", str(weights / "unseen"), "--downstream"]
+        assert main([*arguments, "--weights", str(weights / "w"), "--judge", "solomon"]) == ExitCode.WEIGHTS
+        assert "no model 'solomon'" in capsys.readouterr().err
+        write_entry(tmp_path / "u", "unet", "generator", {}, NORMALIZATION, {})
+        assert main([*arguments, "--weights", str(tmp_path / "u"), "--judge", "unet"]) == ExitCode.WEIGHTS
+        assert "is a generator, no judge" in capsys.readouterr().err
+        save_judge(tmp_path / "v", "other", (4, 8), VolumeSegmenter((4, 8)).state_dict(), NORMALIZATION, (32, 32, 32))
+        (tmp_path / "v" / "other.safetensors").write_bytes(b"not weights")
+        assert main([*arguments, "--weights", str(tmp_path / "v"), "--judge", "other"]) == ExitCode.WEIGHTS
+        assert "does not match its checksum" in capsys.readouterr().err

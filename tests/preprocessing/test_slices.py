@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.constants import VIEWS
+from app.preprocessing.slices import Canvas, cut, paste, place_window, stack_slices, unstack_slices
+
+shapes = st.tuples(*[st.integers(32, 70)] * 3)
+
+
+def _canvas(rows: int, columns: int, centre: str = "brain") -> Canvas:
+    return Canvas(dict.fromkeys(VIEWS, (rows, columns)), centre)  # type: ignore[arg-type]
+
+
+def _blob(shape, seed) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    low = [int(random.integers(0, n - 10)) for n in shape]
+    high = [int(random.integers(a + 5, n + 1)) for a, n in zip(low, shape, strict=True)]
+    volume = np.zeros(shape, dtype=np.float32)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    volume[box] = random.uniform(1, 2, volume[box].shape)
+    return volume, volume > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes, seed=st.integers(0, 999), view=st.sampled_from(VIEWS), centre=st.sampled_from(["brain", "volume"]))
+def test_cut_and_paste_lose_nothing(shape, seed, view, centre):
+    volume, brain = _blob(shape, seed)
+    window = place_window(brain, view, _canvas(32, 48, centre))
+    slices = cut(volume, window, background=0.0)
+    assert slices.shape[1] % 16 == 0
+    assert slices.shape[2] % 16 == 0
+    assert len(slices) == len(window.slices)
+    np.testing.assert_array_equal(paste(slices, window, shape, 0.0), volume)
+
+
+@settings(max_examples=20, deadline=None)
+@given(shape=shapes, seed=st.integers(0, 99), view=st.sampled_from(VIEWS))
+def test_stacking_is_a_round_trip(shape, seed, view):
+    volume, _ = _blob(shape, seed)
+    np.testing.assert_array_equal(unstack_slices(stack_slices(volume, view), view), volume)
+
+
+def test_window_keeps_to_the_canvas_and_is_centred():
+    brain = np.zeros((100, 100, 100), dtype=bool)
+    brain[40:60, 30:50, 10:20] = True
+    window = place_window(brain, "axial", _canvas(48, 32))
+    assert window.size == (48, 32)
+    assert window.start == (26, 24)
+    assert window.slices == tuple(range(10, 20))
+
+
+def test_window_grows_only_for_a_larger_brain():
+    brain = np.ones((40, 70, 40), dtype=bool)
+    assert place_window(brain, "axial", _canvas(48, 64)).size == (48, 80)
+
+
+def test_released_networks_get_their_own_padding():
+    brain = np.zeros((240, 240, 155), dtype=bool)
+    brain[100:150, 90:160, 20:130] = True
+    window = place_window(brain, "sagittal", _canvas(240, 240, "volume"))
+    assert window.start == (0, -42)
+    assert window.size == (240, 240)
+
+
+def test_empty_foreground_lists_no_slice():
+    window = place_window(np.zeros((40, 40, 40), dtype=bool), "axial", _canvas(48, 48))
+    assert window.slices == ()
+
+
+def test_canvas_must_be_a_multiple_of_16():
+    with pytest.raises(ValueError, match="multiples of 16"):
+        _canvas(40, 48)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from app.core.config import WEIGHTS_DIR
+from app.core.errors import OutputError, UsageError, WeightsError
+from app.preprocessing.normalization import Normalization
+from app.registry.checkpoints import load_generator, load_intensity, load_regression, save_generator
+from app.registry.manifest import read_manifest, write_entry
+
+
+@pytest.fixture
+def copy(weights_dir, tmp_path):
+    return shutil.copytree(weights_dir, tmp_path / "w")
+
+
+class TestShipped:
+    def test_every_file_is_there_unchanged_and_small(self):
+        manifest = read_manifest(WEIGHTS_DIR)
+        listed = {"manifest.json", "MODEL_CARD.md"}
+        for entry in manifest.entries.values():
+            for role, file in entry.files.items():
+                assert entry.path_of(role).stat().st_size == file["bytes"]
+                listed.add(file["path"])
+        assert {p.name for p in WEIGHTS_DIR.iterdir()} == listed
+        assert sum(p.stat().st_size for p in WEIGHTS_DIR.iterdir()) < 100e6
+
+    def test_the_fallback_is_a_regression_for_every_subset(self):
+        manifest = read_manifest(WEIGHTS_DIR)
+        assert manifest.fallback is not None
+        assert len(load_regression(manifest.entry(manifest.fallback)).coefficients) == 28
+
+    def test_the_default_reaches_its_floors_and_the_card_tells_its_scores(self):
+        manifest = read_manifest(WEIGHTS_DIR)
+        default = manifest.entry()
+        rows = []
+        for target, label in (("t1c", "T1c"), ("t1n", "T1n"), ("t2f", "T2-FLAIR"), ("t2w", "T2w")):
+            maker = manifest.specialists_of(default).get(target, default)
+            last = manifest.entries[maker.details["refiner"]] if maker.details.get("refine") else maker
+            rows.append((label, 6, last.details["scores"][target]))
+            assert len(last.details["scores"]["subjects"]) == 6
+        mean = {k: sum(row[k] for *_, row in rows) / 4 for k in rows[0][2]}
+        # Floors of the project: official score without and with the tumour only, SSIM and PSNR in the brain.
+        assert mean["official_healthy"] >= 0.945
+        assert mean["official_tumour"] >= 0.9970
+        assert mean["ssim_brain"] >= 0.66
+        assert mean["psnr_brain"] >= 18.5
+        card = (WEIGHTS_DIR / "MODEL_CARD.md").read_text()
+        for label, count, row in [*rows, ("all", 24, mean)]:
+            shown = [f"{row[k]:.4f}" for k in ("official_healthy", "official_tumour")]
+            shown += [f"{row[k]:.3f}" for k in ("ssim_brain", "ssim_tumour")]
+            shown += [f"{row[k]:.2f}" for k in ("psnr_brain", "stripe_superior")]
+            assert f"| {label} | {count} | {' | '.join(shown)} |" in card, label
+
+    def test_no_validation_subject_was_fitted_on(self, data_dir):
+        held_out = {p.name for p in (data_dir / "val").iterdir()}
+        for entry in read_manifest(WEIGHTS_DIR).entries.values():
+            assert not held_out & set(entry.details["training"]["names"])
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_a_full_disk_costs_no_model(copy, fails, monkeypatch):
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    entry = read_manifest(copy).entry("tiny")
+    network, calls, real = load_generator(entry), iter(range(9)), os.fsync
+
+    def full(handle):
+        if next(calls) == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr("os.fsync", full)
+    state = {k: v + 1 for k, v in network.state_dict().items()}
+    with pytest.raises(OutputError, match="free space"):
+        save_generator(copy, "tiny", network.config, state, entry.normalization, entry.canvas, entry.views,
+                       intensity=b"{}", onnx=b"graph")  # fmt: skip
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+
+
+def test_generator_is_ready_for_inference(weights_dir):
+    network = load_generator(read_manifest(weights_dir).entry("tiny"))
+    assert not any(m.training for m in network.modules())
+    assert not any(p.requires_grad for p in network.parameters())
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    torch.manual_seed(1)
+    images, present = torch.randn(1, 4, 32, 32), torch.tensor([[1.0, 1, 0, 1]])
+    one, two = (network(images, present, torch.tensor([2]), torch.tensor([0])) for _ in range(2))
+    # Dropout left on would show here.
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("role", ["torch", "onnx"])
+def test_one_flipped_byte_is_found(onnx_weights_dir, tmp_path, role):
+    copy = shutil.copytree(onnx_weights_dir, tmp_path / "onnx")
+    entry = read_manifest(copy).entry("tiny")
+    path = copy / entry.files[role]["path"]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="checksum"):
+        entry.path_of(role)
+
+
+def test_missing_file_is_named(copy):
+    (copy / "tiny.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"tiny\.safetensors"):
+        load_generator(read_manifest(copy).entry("tiny"))
+
+
+def test_missing_manifest_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 99, "models": {}}'])
+def test_damaged_manifest(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "../escaped", "a/b", ".hidden", "a b", "-x"])
+def test_no_model_leaves_its_folder_or_has_no_name(copy, name):
+    before = sorted(copy.parent.rglob("*"))
+    with pytest.raises(UsageError, match="no model can be called"):
+        write_entry(copy, name, "regression", {"torch": b"x"}, Normalization("volume"), {})
+    assert sorted(copy.parent.rglob("*")) == before
+    with pytest.raises(WeightsError, match="no model '"):
+        read_manifest(copy).entry(name)
+
+
+def test_unknown_model_names_the_known(copy):
+    with pytest.raises(WeightsError, match="regression, tiny"):
+        read_manifest(copy).entry("huge")
+
+
+def test_architecture_that_does_not_fit(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    form["models"]["tiny"]["architecture"]["width"] = 32
+    (copy / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_generator(read_manifest(copy).entry("tiny"))
+
+
+def test_a_model_of_a_later_version(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    form["models"]["tiny"]["architecture"]["mamba"] = True
+    (copy / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match="update Tetrad"):
+        load_generator(read_manifest(copy).entry("tiny"))
+
+
+def test_volume_scheme_brings_its_intensity_predictor(weights_dir):
+    manifest = read_manifest(weights_dir)
+    assert load_intensity(manifest.entry("tiny")) == load_intensity(manifest.entry("regression"))

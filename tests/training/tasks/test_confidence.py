@@ -1,0 +1,382 @@
+"""Training of the confidence head and with an intensity prior."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app.cli import main
+from app.core.constants import MODALITIES, VIEWS
+from app.core.errors import UsageError, WeightsError
+from app.data.nifti_reader import load_volume
+from app.data.phantom import make_phantom, write_phantom
+from app.inference.pipeline import predict, prepare
+from app.inference.synthesizer import Synthesizer
+from app.networks import new_generator
+from app.preprocessing.target_intensity import MedianPrior
+from app.registry.checkpoints import save_generator
+from app.registry.manifest import read_manifest
+from app.training import losses as L
+from app.training import trainer as loop
+from app.training.checkpoint import LAST, load_state
+from app.training.config import load_recipe
+from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.slices import Sampler, Source
+from app.training.export import publish
+from app.training.intensity_fit import Told, encode, fit_intensity, fit_prior, medians_of
+from app.training.tasks.synthesis import SynthesisTask, generator_config
+from app.training.trainer import TrainingPaths, train
+
+SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
+         "schedule.validate_every=0", "schedule.batch_size=2", "schedule.targets=1", "schedule.budget_minutes=0",
+         "schedule.steps=4"]  # fmt: skip
+#: As the default model but for its size: a step must be quick here.
+UNET = ["network.kind='unet'", "losses.feature=0", "losses.cycle=0", "losses.adversarial=0", "losses.classification=0",
+        "losses.tversky=0"]  # fmt: skip
+HYBRID = [c for c in UNET if "kind" not in c]
+HEADS = ["bounded", "likelihood"]
+
+
+def small(*changes: str, recipe: str = "confidence"):
+    return load_recipe(recipe, [*SMALL, *changes])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(4):
+        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    build_cache(data, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(data, cache, tmp_path_factory):
+    """Untrained generators without a head: `unet` and `hybrid`."""
+    folder = tmp_path_factory.mktemp("weights")
+    intensity = encode(fit_intensity([s.intensities for s in build_cache(data, cache)]))
+    for name, changes in (("unet", UNET), ("hybrid", HYBRID)):
+        recipe = small(*changes, recipe="smoke")
+        torch.manual_seed(5)
+        network = new_generator(generator_config(recipe))
+        # As published weights are: rounded to half precision.
+        state = {k: v.half() for k, v in network.state_dict().items()}
+        save_generator(folder, name, network.config, state, NORMALIZATION, recipe.data.canvas, VIEWS,
+                       intensity=intensity)  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def paths(data, cache, tmp_path):
+    return TrainingPaths(data, tmp_path / "run", cache)
+
+
+def source_of(data, cache, recipe):
+    sampler = Sampler(build_cache(data, cache), recipe.data, -1.0)
+    return Source(sampler, recipe.schedule.batch_size, recipe.augmentation.shift)
+
+
+def entry_of(weights, name="unet"):
+    return read_manifest(weights).entry(name)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("weight", [0.03, 0.1, 1.0])
+    def test_it_is_least_where_the_error_is_expected(self, weight):
+        """That is at c = lambda / |error|."""
+        error = torch.rand(1, 1, 8, 8) + 0.2
+        brain = torch.ones_like(error)
+        log = torch.zeros_like(error, requires_grad=True)
+        optimizer = torch.optim.Adam([log], lr=0.05)
+        for _ in range(400):
+            optimizer.zero_grad()
+            L.confidence_loss(error, torch.zeros_like(error), brain, log.exp(), weight).backward()
+            optimizer.step()
+        torch.testing.assert_close(log.detach().exp(), error, rtol=1e-2, atol=1e-3)
+
+    def test_with_a_weight_of_one_it_is_the_laplace_likelihood(self):
+        truth, scale = torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4) + 0.1
+        made = torch.randn_like(truth)
+        likely = torch.distributions.Laplace(made, scale).log_prob(truth).mean()
+        ours = L.confidence_loss(made, truth, torch.ones_like(truth), scale, 1.0)
+        torch.testing.assert_close(ours, -likely - float(np.log(2)))
+
+    def test_only_the_brain_counts_and_bfloat16_is_not_summed(self):
+        brain = torch.zeros(1, 1, 4, 4)
+        brain[..., 1, 1] = 1
+        made = torch.full((1, 1, 4, 4), 9.0).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = L.confidence_loss(made, torch.zeros(1, 1, 4, 4), brain, torch.full((1, 1, 4, 4), 3.0), 1.0)
+        assert loss.dtype == torch.float32
+        assert float(loss) == pytest.approx(3 + np.log(3))
+
+
+class TestRecipe:
+    def test_the_head_is_trained_alone_by_default(self):
+        recipe = load_recipe("confidence")
+        assert (recipe.network.kind, recipe.network.confidence, recipe.network.frozen) == ("unet", "likelihood", True)
+
+    @pytest.mark.parametrize(
+        "changes,message",
+        [
+            (["losses.confidence=0"], "needs losses.confidence above 0"),
+            (["network.confidence='none'"], "network.frozen trains a confidence head alone"),
+            (["losses.adversarial=1"], "leaves nothing to judge"),
+            (["network.confidence='none'", "network.frozen=false", "output.fusion='confidence'"],
+             "output.fusion = 'confidence' needs network.confidence"),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_go_together(self, changes, message):
+        with pytest.raises(UsageError, match=message):
+            load_recipe("confidence", changes)
+
+
+class TestHeadAlone:
+    @pytest.mark.parametrize("kind", HEADS)
+    @pytest.mark.parametrize("name,changes", [("unet", UNET), ("hybrid", HYBRID)])
+    def test_nothing_but_the_head_moves(self, weights, paths, name, changes, kind):
+        recipe = small(*changes, f"network.confidence='{kind}'", "network.frozen=true", recipe="smoke")
+        state = train(recipe, paths, start=entry_of(weights, name)).state
+        before = {k: v.float() for k, v in torch_state(weights, name).items()}
+        for held in (state.average, state.networks["generator"]):
+            assert {k for k in held if k not in before} == {
+                f"confidence.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")
+            }
+            assert all(torch.equal(held[k], v) for k, v in before.items())
+        fresh = SynthesisTask(recipe, torch.device("cpu")).generator.confidence.state_dict()
+        assert not torch.equal(state.average["confidence.2.bias"], fresh["2.bias"])
+
+    def test_it_learns_one_batch_by_heart(self, data, cache):
+        recipe = small("network.confidence='likelihood'")
+        torch.manual_seed(0)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(data, cache, recipe)
+        head = [p for p in task.generator.parameters() if p.requires_grad]
+        assert sum(p.numel() for p in head) < 5000
+        optimizer = torch.optim.AdamW(head, lr=1e-2)
+        found = [task.step(source, 0, 1, lambda _: bool(optimizer.step()) or True) for _ in range(40)]
+        assert found[-1]["confidence"] < found[0]["confidence"] - 0.02
+        assert float(found[-1]["l1"]) == float(found[0]["l1"])
+
+    def test_a_head_of_another_kind_makes_room(self, weights, paths, tmp_path):
+        likelihood, bounded = (
+            small(*UNET, f"network.confidence='{kind}'", "network.frozen=true", recipe="smoke")
+            for kind in ("likelihood", "bounded")
+        )
+        train(likelihood, paths, start=entry_of(weights))
+        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True)
+        state = train(bounded, replace(paths, run=tmp_path / "other"), start=entry).state
+        before = {k: v.float() for k, v in torch_state(weights, "unet").items()}
+        assert all(torch.equal(state.average[k], v) for k, v in before.items())
+
+    def test_it_needs_a_network_to_stand_on(self, paths):
+        with pytest.raises(UsageError, match="name it with --start"):
+            train(small(), paths)
+
+    def test_what_is_exported_makes_the_same_images(self, weights, paths, subject):
+        train(small(), paths, start=entry_of(weights))
+        as_before = {"contrast": 0.0, "flip_average": False}
+        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True, **as_before)
+        assert entry.details["architecture"]["confidence"] == "likelihood"
+        assert entry.details["training"]["started_from"]["model"] == "unet"
+        volumes = {m: load_volume(f) for m, f in subject.items()}
+        made = []
+        for name in ("unet", "sure"):
+            model = Synthesizer(name, weights=weights, device="cpu", precision="fp32").model
+            made.append(predict(prepare(volumes, model), "t2f", model).scores)
+        np.testing.assert_array_equal(*made)
+        model = Synthesizer("sure", weights=weights, device="cpu", with_error=True, fusion="confidence").model
+        assert predict(prepare(volumes, model), "t2f", model).error.min() > 0
+
+    def test_a_resumed_run_equals_an_unbroken_one(self, weights, paths, tmp_path, monkeypatch):
+        recipe = small("network.confidence='bounded'")
+        whole = train(recipe, paths, start=entry_of(weights)).state
+        broken = replace(paths, run=tmp_path / "broken")
+        original = loop._Run._step
+
+        def stop(self, progress):
+            losses = original(self, progress)
+            if self.state.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return losses
+
+        monkeypatch.setattr(loop._Run, "_step", stop)
+        assert train(recipe, broken, start=entry_of(weights)).state.step == 2
+        monkeypatch.setattr(loop._Run, "_step", original)
+        again = train(recipe, broken, resume=True).state
+        assert again.memory == whole.memory
+        assert again.memory["mean_confidence"] > 0
+        for name, value in whole.average.items():
+            assert torch.equal(again.average[name], value)
+
+
+class TestBothTogether:
+    @pytest.mark.parametrize("kind", HEADS)
+    @pytest.mark.parametrize("changes", [UNET, HYBRID], ids=["unet", "hybrid"])
+    def test_everything_learns(self, data, cache, kind, changes):
+        recipe = small(*changes, f"network.confidence='{kind}'", recipe="smoke")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        losses = task.step(source_of(data, cache, recipe), 0, 1, lambda _: True)
+        assert {"l1", "ssim", "confidence", "mean_confidence"} <= set(losses)
+        moved = {n: p.grad is not None and bool(p.grad.abs().sum() > 0) for n, p in task.generator.named_parameters()}
+        assert all(v for n, v in moved.items() if n.startswith("confidence"))
+        assert np.mean(list(moved.values())) > 0.6
+
+    def test_a_start_may_lack_the_head(self, weights, paths, tmp_path):
+        recipe = small(*UNET, "network.confidence='bounded'", recipe="smoke")
+        state = train(recipe, paths, start=entry_of(weights)).state
+        assert state.origin["model"] == "unet"
+        entry = publish(paths.run, weights, "bound", data=paths.data, cache=paths.cache, force=True)
+        other = replace(paths, run=tmp_path / "other")
+        with pytest.raises(UsageError, match="of the kind 'bounded'"):
+            train(small(*UNET, "network.confidence='likelihood'", recipe="smoke"), other, start=entry)
+        with pytest.raises(UsageError, match="another architecture"):
+            train(recipe, other, start=entry_of(weights, "hybrid"))
+        assert train(recipe, other, start=entry).state.step == 4
+
+    def test_lambda_falls_when_the_head_has_grown_sure_and_stays_so(self, data, cache, weights, paths):
+        recipe = small("network.confidence='bounded'")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        assert task.average.confidence.scale == task.memory["lambda"] == 0.1
+        for _ in range(200):
+            task._grow_sure(0.69)
+        assert task.memory["lambda"] == 0.1
+        for _ in range(200):
+            task._grow_sure(0.75)
+        assert task.generator.confidence.scale == task.average.confidence.scale == task.memory["lambda"] == 0.03
+        task._grow_sure(0.1)
+        assert task.memory["lambda"] == 0.03
+
+    def test_the_last_lambda_is_in_the_manifest(self, weights, paths, monkeypatch):
+        monkeypatch.setattr(L, "SURE", 0.0)
+        train(small("network.confidence='bounded'"), paths, start=entry_of(weights))
+        assert load_state(paths.run / LAST).memory["lambda"] == 0.03
+        entry = publish(paths.run, weights, "low", data=paths.data, cache=paths.cache, force=True)
+        assert entry.details["architecture"]["confidence_scale"] == 0.03
+
+    def test_an_update_that_is_skipped_is_not_remembered(self, data, cache):
+        recipe = small("network.confidence='bounded'")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        task.step(source_of(data, cache, recipe), 0, 1, lambda _: False)
+        assert task.memory["mean_confidence"] == 0.0
+
+
+class TestPrior:
+    def test_medians_are_of_the_brain_in_scores(self, data, cache):
+        subject = build_cache(data, cache)[0]
+        found = medians_of(subject)
+        scores = np.asarray(subject.scores, dtype=np.float32)[:, np.asarray(subject.brain)]
+        np.testing.assert_allclose([found[m] for m in MODALITIES], np.median(scores, axis=1), atol=1e-6)
+        assert all(-1 < v < 1 for v in found.values())
+
+    def test_the_mean_is_the_same_for_everybody(self, data, cache):
+        subjects = build_cache(data, cache)
+        prior, medians = fit_prior(subjects, "mean")
+        told = Told(prior, subjects, medians).of(torch.arange(4), (0, 1, 2), 3)
+        assert len(told.unique()) == 1
+        assert float(told[0]) == pytest.approx(np.mean([m["t2w"] for m in medians]), abs=1e-5)
+
+    def test_the_real_median_is_never_told(self, data, cache):
+        """Another truth of the subject itself, with the predictor as it is, changes nothing of what it is told."""
+        subjects = build_cache(data, cache)
+        prior, medians = fit_prior(subjects, "predicted")
+        before = Told(prior, subjects, medians).of(torch.tensor([1]), (0, 1, 2), 3)
+        changed = [{**m, "t2w": 7.0} for m in medians]
+        assert torch.equal(Told(prior, subjects, changed).of(torch.tensor([1]), (0, 1, 2), 3), before)
+
+    @pytest.mark.parametrize("kind", ["mean", "predicted"])
+    def test_training_tells_what_use_tells(self, data, cache, kind):
+        """The same number from the cache, in training, as from the files, in use."""
+        subjects = build_cache(data, cache)
+        prior, medians = fit_prior(subjects, kind)
+        stored = MedianPrior.from_json(json.loads(json.dumps(prior.to_json())))
+        told = Told(prior, subjects, medians)
+        for number, subject in enumerate(subjects):
+            volumes = {
+                m: load_volume(data / subject.name / f"{subject.name}-{m}.nii.gz") for m in ("t1c", "t1n", "t2w")
+            }
+            prepared = prepare(volumes, _model(prior))
+            used = stored.predict(prepared.measured, prepared.medians, "t2f")
+            assert float(told.of(torch.tensor([number]), (0, 1, 3), 2)) == pytest.approx(used, abs=2e-2)
+        if kind == "predicted":
+            assert len(told.of(torch.arange(4), (0, 1, 3), 2).unique()) > 1
+
+    @pytest.mark.parametrize("changes,kind", [(UNET, "mean"), (UNET, "predicted"), (HYBRID, "mean")])
+    def test_from_recipe_to_image(self, weights, paths, subject, kind, changes):
+        recipe = small(*changes, f"network.intensity_prior='{kind}'", recipe="smoke")
+        train(recipe, paths)
+        entry = publish(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
+        assert entry.details["architecture"]["intensity_code"] is True
+        assert ("median_predictor" in entry.details) == (kind == "predicted")
+        volumes = {m: load_volume(f) for m, f in subject.items()}
+        made = {}
+        for backend in ("torch", "onnx"):
+            model = Synthesizer("told", weights=weights, device="cpu", precision="fp32", backend=backend).model
+            made[backend] = predict(prepare(volumes, model), "t2f", model).scores
+        assert np.abs(made["torch"] - made["onnx"]).mean() < 1e-3 * made["torch"].std()
+        details = {**model.entry.details, "target_medians": dict.fromkeys(MODALITIES, 3.0)}
+        details.pop("median_predictor", None)
+        other = replace(model, entry=replace(model.entry, details=details))
+        assert np.abs(predict(prepare(volumes, other), "t2f", other).scores - made["onnx"]).max() > 1e-3
+
+    def test_a_manifest_without_the_medians(self, weights, paths):
+        train(small(*UNET, "network.intensity_prior='mean'", recipe="smoke"), paths)
+        publish(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
+        path = weights / "manifest.json"
+        form = json.loads(path.read_text())
+        del form["models"]["told"]["target_medians"]
+        path.write_text(json.dumps(form))
+        with pytest.raises(WeightsError, match="needs target_medians"):
+            Synthesizer("told", weights=weights, device="cpu")
+
+    def test_none_is_fitted_where_none_is_asked_for(self, data, cache):
+        assert fit_prior(build_cache(data, cache), "none") is None
+
+
+def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
+    train(small(), paths, start=entry_of(weights))
+    publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+    onward = replace(paths, run=paths.run.parent / "onward")
+    train(small(*UNET, recipe="smoke"), onward, start=entry_of(weights, "sure"))
+    publish(onward.run, weights, "plain", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+    assert entry_of(weights, "plain").details["architecture"]["confidence"] == "none"
+
+
+def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, capsys):
+    changes = [text for change in SMALL for text in ("--set", change)]
+    data = ["--data", str(paths.data), "--cache", str(paths.cache), "--weights", str(weights)]
+    assert main(["train", "confidence", *data, "--run", str(paths.run), "--start", "unet", *changes]) == 0
+    export = ["export", str(paths.run), *data, "--model", "c", "--force"]
+    assert main([*export, "--fusion", "confidence", "--no-flip-average"]) == 0
+    assert {"fusion": "confidence", "flip_average": False}.items() <= entry_of(weights, "c").details.items()
+    assert main(export) == 0
+    assert {"fusion": "mean", "flip_average": True}.items() <= entry_of(weights, "c").details.items()
+    capsys.readouterr()
+    assert main(["train", "confidence", *data, "--run", str(tmp_path / "no"), *changes]) == 2
+    assert "name it with --start" in capsys.readouterr().err
+
+
+def torch_state(weights, name):
+    from safetensors.torch import load_file
+
+    return load_file(weights / f"{name}.safetensors")
+
+
+def _model(prior):
+    """What `prepare` looks at of a model."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        entry=SimpleNamespace(normalization=NORMALIZATION), runner=object(), prior=prior, refiner=None
+    )

@@ -1,0 +1,501 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app.cli import main
+from app.core.constants import MODALITIES
+from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
+from app.data.discovery import scan
+from app.data.loading import load_complete
+from app.data.phantom import make_phantom, write_phantom
+from app.evaluation.metrics.ssim import ssim_map
+from app.evaluation.scoring import Scores
+from app.inference.pipeline import predict, prepare
+from app.inference.synthesizer import Synthesizer
+from app.networks.refiner import Refiner
+from app.networks.unet import Segmenter
+from app.networks.unet3d import VolumeSegmenter
+from app.preprocessing.foreground import bounding_box, vote_foreground
+from app.registry.checkpoints import load_segmenter, save_refiner, save_segmenter
+from app.registry.manifest import change_details, read_manifest, write_entry
+from app.training import losses as L
+from app.training import trainer as loop
+from app.training.checkpoint import BEST, LAST, load_state
+from app.training.config import RefinementRecipe, load_recipe
+from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.first_stage import StageOne
+from app.training.data.patches import PatchSampler, PatchSource
+from app.training.export import publish
+from app.training.tasks import base as tasks
+from app.training.tasks.refinement import RefinementTask, degrade, masked, refiner_config
+from app.training.trainer import TrainingPaths, train
+
+SMALL = ["data.patch=[16,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
+         "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip
+
+
+def small(*changes: str):
+    return load_recipe("refiner", [*SMALL, "schedule.steps=1", *changes])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(3):
+        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(weights_dir, tmp_path_factory):
+    """A weights folder of this module's own, and in it the first stage."""
+    folder = tmp_path_factory.mktemp("w") / "weights"
+    shutil.copytree(weights_dir, folder)
+    return read_manifest(folder).entry("tiny")
+
+
+@pytest.fixture(scope="module")
+def cache(data, first, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    subjects = build_cache(data, folder)
+    StageOne(first, "cpu").make(data, subjects)
+    return folder
+
+
+@pytest.fixture
+def paths(data, cache, tmp_path):
+    return TrainingPaths(data, tmp_path / "run", cache)
+
+
+def source_of(data, cache, first, recipe) -> PatchSource:
+    sampler = PatchSampler(build_cache(data, cache), recipe.data, -1.0, beside=StageOne(first, "cpu"))
+    return PatchSource(sampler, recipe.schedule.batch_size)
+
+
+class TestStageOne:
+    def test_it_is_the_pipelines_prediction_on_the_cache_s_box(self, data, cache, first):
+        subjects = {s.name: s for s in build_cache(data, cache)}
+        stage_one = StageOne(first, "cpu")
+        name, volumes = next(load_complete(scan(data).cases))
+        kept = stage_one(subjects[name])
+        assert kept.dtype == np.float16
+        assert kept.shape == subjects[name].scores.shape
+        model = Synthesizer("tiny", weights=first.folder, device="cpu").model
+        inputs = {m: v for m, v in volumes.items() if m != "t2f"}
+        made = predict(prepare(inputs, model), "t2f", model)
+        made = made.scores[bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))]
+        brain = subjects[name].brain
+        np.testing.assert_allclose(kept[MODALITIES.index("t2f")][brain], made[brain], atol=5e-3)
+        assert (kept[:, ~brain] == -1).all()
+        assert kept[:, brain].std() > 0
+
+    def test_what_is_there_is_not_made_again(self, data, cache, first, monkeypatch, caplog, tmp_path):
+        shutil.copytree(cache, tmp_path / "cache")
+        subjects = build_cache(data, tmp_path / "cache")
+        stage_one, made = StageOne(first, "cpu"), []
+        stage_one.path_of(subjects[1]).unlink()
+        original = StageOne._volumes
+        monkeypatch.setattr(
+            StageOne, "_volumes", lambda self, v, subject: made.append(subject.name) or original(self, v, subject)
+        )
+        with caplog.at_level("INFO"):
+            stage_one.make(data, subjects)
+        assert made == [subjects[1].name]
+        assert f"{subjects[1].name}: first stage made, 1 of 1" in caplog.text
+        made.clear()
+        stage_one.make(data, subjects)
+        assert made == []
+
+    def test_another_model_has_files_of_its_own(self, data, cache, first):
+        (subject, *_) = build_cache(data, cache)
+        other = replace(first, files={**first.files, "torch": {**first.files["torch"], "sha256": "f" * 64}})
+        turned = replace(first, details={**first.details, "flip_average": True})
+        joined = replace(first, details={**first.details, "fusion": "median"})
+        assert len({StageOne(entry, "cpu").path_of(subject) for entry in (first, other, turned, joined)}) == 4
+
+    def test_only_a_generator_of_the_same_scores_will_do(self, first):
+        manifest = read_manifest(first.folder)
+        with pytest.raises(UsageError, match="'regression' is no generator"):
+            StageOne(manifest.entry("regression"), "cpu")
+        with pytest.raises(UsageError, match="--stage-one"):
+            StageOne(replace(first, normalization=replace(NORMALIZATION, background=-3.0)), "cpu")
+
+
+class TestSsimOfVolumes:
+    def test_it_is_the_metrics_own(self):
+        random = np.random.default_rng(0)
+        truth, made = (torch.from_numpy(random.random((2, 1, 20, 24, 16))).float() for _ in range(2))
+        brain = torch.zeros(2, 1, 20, 24, 16)
+        brain[..., 3:18, 2:20, 4:14] = 1
+        maps = [
+            ssim_map(*((v * brain)[i, 0].numpy().astype(float) for v in (made, truth)), extent=1.0)[brain[i, 0] > 0]
+            for i in range(2)
+        ]
+        ours = L.ssim_loss(made, truth, brain, torch.tensor([[0.0, 1.0]]).repeat(2, 1))
+        assert float(ours) == pytest.approx(1 - np.concatenate(maps).mean(), abs=1e-4)
+
+    def test_it_can_be_learned_from_in_every_axis(self):
+        truth = torch.rand(1, 1, 16, 20, 24)
+        for axis in (2, 3, 4):
+            made = truth.roll(1, dims=axis).requires_grad_()
+            loss = L.ssim_loss(made, truth, torch.ones_like(truth), torch.tensor([[0.0, 1.0]]))
+            loss.backward()
+            assert float(loss.detach()) > 0.1
+            assert (made.grad.abs().amax(dim=[d for d in range(5) if d != axis]) > 0).all()
+
+
+class TestDegrade:
+    def setup_method(self):
+        random = torch.Generator().manual_seed(0)
+        self.brain = torch.zeros(2, 1, 16, 16, 16)
+        self.brain[:, :, 2:14, 2:14, 2:14] = 1
+        self.stage = masked(torch.randn(2, 4, 16, 16, 16, generator=random), self.brain)
+        self.off = RefinementRecipe(blur=0, drift=0, contrast=0, noise=0)
+
+    def _made(self, recipe):
+        return degrade(self.stage, self.brain, recipe, np.random.default_rng(3))
+
+    def test_nothing_asked_changes_nothing(self):
+        assert torch.equal(self._made(self.off), self.stage)
+
+    @pytest.mark.parametrize("change", [{"blur": 1.0}, {"drift": 0.5}, {"contrast": 0.5}, {"noise": 0.5}])
+    def test_each_part_changes_the_brain_alone_and_by_the_seed(self, change):
+        recipe = replace(self.off, **change)
+        made = self._made(recipe)
+        inside = self.brain.expand_as(made) > 0
+        assert (made[~inside] == -1).all()
+        assert not torch.allclose(made[inside], self.stage[inside], atol=1e-3)
+        assert torch.equal(made, self._made(recipe))
+        assert not torch.equal(made, degrade(self.stage, self.brain, recipe, np.random.default_rng(4)))
+
+    def test_a_blur_takes_contrast_and_lets_no_background_in(self):
+        recipe = replace(self.off, blur=1.0)
+        inside = self.brain.expand_as(self.stage) > 0
+        assert self._made(recipe)[inside].std() < 0.97 * self.stage[inside].std()
+        self.stage = masked(torch.full_like(self.stage, 2.0), self.brain)
+        assert torch.allclose(self._made(recipe)[inside], torch.tensor(2.0), atol=1e-4)
+
+
+class TestTask:
+    def test_it_learns_one_batch_by_heart_and_starts_where_the_first_stage_ended(self, data, cache, first):
+        recipe = small("refinement.blur=0", "refinement.drift=0", "refinement.contrast=0", "refinement.noise=0")
+        torch.manual_seed(0)
+        task = RefinementTask(recipe, torch.device("cpu"))
+        source = source_of(data, cache, first, recipe)
+        patches, _ = source.at(0)
+        optimizer = torch.optim.AdamW(task.refiner.parameters(), lr=3e-3)
+        losses = [task.step(source, 0, 1, lambda _: optimizer.step()) for _ in range(15)]
+        target = next(t for t in range(4) if L.l1_loss(patches.beside[:, t : t + 1], patches.images[:, t : t + 1],
+                      patches.brain) == pytest.approx(float(losses[0]["l1"]), rel=1e-4))  # fmt: skip
+        assert target in range(4)
+        assert losses[-1]["l1"] < 0.75 * losses[0]["l1"]
+        assert losses[-1]["ssim"] < losses[0]["ssim"]
+
+    def test_every_loss_is_there_and_the_segmenter_stays(self, data, cache, first):
+        recipe = small("losses.dice=1", "data.tumour_share=1.0")
+        torch.manual_seed(0)
+        teacher = Segmenter((8, 8, 8, 8)).requires_grad_(False).eval()
+        before = {k: v.clone() for k, v in teacher.state_dict().items()}
+        task = RefinementTask(recipe, torch.device("cpu"), teacher)
+        # The zero start of the last convolution hides all before it from a first gradient.
+        torch.nn.init.normal_(task.refiner.head.weight, std=0.1)
+        losses = task.step(source_of(data, cache, first, recipe), 0, 1, lambda _: True)
+        assert set(losses) == {"l1", "ssim", "dice"}
+        assert all(torch.isfinite(v) for v in losses.values())
+        assert 0 < float(losses["dice"]) < 1
+        moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in task.refiner.parameters()]
+        # The encoder and the attention of what is made, or lacks, have nothing to learn from one batch.
+        assert np.mean(moved) > 0.3
+        assert all(torch.equal(before[k], v) for k, v in task.segmenter.state_dict().items())
+
+    def test_dice_alone_teaches(self, data, cache, first):
+        recipe = small("losses.dice=1", "losses.l1=0", "losses.ssim=0", "data.tumour_share=1.0")
+        task = RefinementTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
+        losses = task.step(source_of(data, cache, first, recipe), 0, 1, lambda _: True)
+        assert set(losses) == {"dice"}
+        assert task.refiner.head.weight.grad.abs().sum() > 0
+
+    def test_subjects_without_segmentation_teach_no_tumours(self, data, cache, first):
+        recipe = small("losses.dice=1")
+        task = RefinementTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
+        source = source_of(data, cache, first, recipe)
+        draw = source.at
+
+        def unlabelled(step):
+            patches, random = draw(step)
+            return replace(patches, labelled=torch.zeros_like(patches.labelled)), random
+
+        source.at = unlabelled
+        assert set(task.step(source, 0, 1, lambda _: True)) == {"l1", "ssim"}
+
+    def test_what_must_be_made_is_not_augmented_and_the_first_stage_is_made_worse(
+        self, data, cache, first, monkeypatch
+    ):
+        recipe, seen, truths = small("schedule.targets=4", "augmentation.flip=0"), [], []
+        task = RefinementTask(recipe, torch.device("cpu"))
+        forward = task.refiner.forward
+        monkeypatch.setattr(task.refiner, "forward", lambda *a: seen.append(a) or forward(*a))
+        monkeypatch.setattr(L, "l1_loss", lambda made, truth, _: truths.append(truth) or made.sum() * 0)
+        source = source_of(data, cache, first, recipe)
+        task.step(source, 0, 1, lambda _: True)
+        patches, _ = source.at(0)
+        assert torch.equal(torch.cat(truths, dim=1), patches.images)
+        for target, (volume, images, index, members) in enumerate(seen):
+            assert index.tolist() == [target]
+            assert target not in members
+            assert not torch.allclose(volume, patches.beside[:, target : target + 1])
+            assert not torch.allclose(images, patches.images)
+
+    def test_pieces_give_the_gradient_of_the_whole(self, data, cache, first):
+        recipe, gradients = small("schedule.batch_size=2", "losses.ssim=0"), []
+        for pieces in (1, 2):
+            torch.manual_seed(0)
+            task = RefinementTask(recipe, torch.device("cpu"))
+            torch.nn.init.normal_(task.refiner.head.weight, std=0.1)
+            task.step(source_of(data, cache, first, recipe), 0, pieces, lambda _: True)
+            held = [p.grad for p in task.refiner.parameters() if p.grad is not None]
+            gradients.append(torch.cat([g.flatten() for g in held]))
+        assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
+
+
+class TestRun:
+    def test_a_resumed_run_equals_an_unbroken_one(self, paths, first, tmp_path, monkeypatch):
+        recipe = small("schedule.steps=3")
+        train(recipe, paths, stage_one=first)
+        broken = replace(paths, run=tmp_path / "broken")
+        original = loop._Run._step
+
+        def stop_in_the_middle(self, progress):
+            losses = original(self, progress)
+            if self.state.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return losses
+
+        monkeypatch.setattr(loop._Run, "_step", stop_in_the_middle)
+        assert train(recipe, broken, stage_one=first).signal_number == signal.SIGTERM
+        torch.rand(7)  # Whatever happens in between.
+        assert train(recipe, broken, resume=True, stage_one=first).state.step == 3
+        states = [load_state(p / LAST) for p in (paths.run, broken.run)]
+        for a, b in zip(states[0].average.values(), states[1].average.values(), strict=True):
+            assert torch.equal(a, b)
+        assert (paths.run / "samples" / "step-0000003.png").stat().st_size > 500
+
+    def test_it_validates_what_is_refined_and_keeps_the_best(self, paths, first, monkeypatch):
+        models = []
+
+        def scored(model, cases, masks):
+            models.append(model)
+            return [Scores(c.subject, "t1c", {"ssim_brain": 0.5 - 0.1 * len(models)}) for c in cases]
+
+        monkeypatch.setattr(tasks, "score_drops", scored)
+        recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
+        state = train(recipe, paths, stage_one=first).state
+        assert state.origin["model"] == "tiny"
+        assert state.best == pytest.approx(0.4)
+        assert load_state(paths.run / BEST).step == 1
+        assert [m.name for m in models] == ["tiny+candidate"] * 2
+        assert models[0].refiner.window == (16, 32, 32)
+        assert models[0].contrast == recipe.output.contrast
+
+    def test_it_needs_a_first_stage_and_goes_on_with_the_same(self, paths, first):
+        with pytest.raises(UsageError, match="--stage-one"):
+            train(small(), paths)
+        train(small(), paths, stage_one=first)
+        other = replace(first, files={**first.files, "torch": {**first.files["torch"], "sha256": "f" * 64}})
+        with pytest.raises(UsageError, match="refines what 'tiny' made"):
+            train(small("schedule.steps=2"), paths, resume=True, stage_one=other)
+        turned = replace(first, details={**first.details, "flip_average": True})
+        with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip' now"):
+            train(small("schedule.steps=2"), paths, resume=True, stage_one=turned)
+
+    def test_dice_needs_a_segmenter_and_a_judge_is_none(self, paths, first, tmp_path):
+        recipe = small("losses.dice=1", "data.tumour_share=1.0")
+        with pytest.raises(UsageError, match=r"losses\.dice needs a trained segmenter"):
+            train(recipe, paths, stage_one=first)
+        entry = save_segmenter(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
+                               NORMALIZATION, recipe.data.canvas)  # fmt: skip
+        judge = write_entry(tmp_path / "w", "judge", "judge", {}, NORMALIZATION, {})
+        with pytest.raises(WeightsError, match="not a segmenter"):
+            train(recipe, paths, stage_one=first, segmenter=judge)
+        assert not isinstance(load_segmenter(entry), VolumeSegmenter)
+        assert train(recipe, paths, stage_one=first, segmenter=entry).state.step == 1
+
+    def test_a_start_from_a_generator_makes_no_sense(self, paths, first):
+        with pytest.raises(WeightsError, match="is a generator, not a refiner"):
+            train(small(), paths, stage_one=first, start=first)
+
+    def test_a_start_from_another_refiner(self, paths, first, tmp_path):
+        torch.manual_seed(3)
+        other = Refiner(refiner_config(small()))
+        details = {"training": {"names": ["elsewhere"]}}
+        entry = save_refiner(tmp_path / "w", "other", other.config, other.state_dict(), NORMALIZATION, (16, 32, 32),
+                             0.1, details)  # fmt: skip
+        state = train(small("optimizer.learning_rate=1e-9"), paths, stage_one=first, start=entry).state
+        for key, value in other.state_dict().items():
+            torch.testing.assert_close(state.networks["refiner"][key], value, atol=1e-6, rtol=0)
+        assert (state.origin["model"], state.origin["begun_with"]["model"]) == ("tiny", "other")
+        with pytest.raises(UsageError, match="another architecture"):
+            wide = replace(paths, run=tmp_path / "wide")
+            train(small("refinement.width=32"), wide, stage_one=first, start=entry)
+        shutil.copytree(first.folder, tmp_path / "all")
+        published = publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True)
+        assert published.details["training"]["started_from"]["model"] == "other"
+        assert published.details["stage_one"].keys() == {"model", "sha256", "joined", "training"}
+        write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "elsewhere")
+        with pytest.raises(UsageError, match="was trained on"):
+            publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True,
+                    score_on=tmp_path / "unseen")  # fmt: skip
+
+    def test_memory_that_runs_out_cuts_the_batch(self, paths, first, monkeypatch):
+        original = RefinementTask.step
+
+        def greedy(self, source, step, pieces, update):
+            if pieces < 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(self, source, step, pieces, update)
+
+        monkeypatch.setattr(RefinementTask, "step", greedy)
+        assert train(small("schedule.batch_size=2"), paths, stage_one=first).state.pieces == 2
+
+    def test_gradients_that_are_not_finite_end_it(self, paths, first, monkeypatch):
+        monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+        monkeypatch.setattr(L, "l1_loss", lambda made, *_: made.sum() * float("nan"))
+        with pytest.raises(CaseError, match="2 updates of the refiner in a row"):
+            train(small("schedule.steps=5"), paths, stage_one=first)
+
+
+class TestRecipe:
+    def test_the_presets(self):
+        assert refiner_config(small()).widths == (16, 32, 64)
+        config = refiner_config(small("refinement.width=64", "refinement.shared_encoder=true"))
+        assert config.widths == (64, 128, 256)
+        assert config.shared_encoder
+
+    def test_values_that_cannot_be(self):
+        for change in ("refinement.width=17", "refinement.overlap=1.0", "refinement.blur=2.0", "refinement.noise=-0.1"):
+            with pytest.raises(UsageError, match="refinement"):
+                small(change)
+
+
+@pytest.fixture(scope="module")
+def folder(data, first, cache, tmp_path_factory):
+    """A trained refiner, as a user trains it, and a subject that it has not seen."""
+    folder = tmp_path_factory.mktemp("commands")
+    write_phantom(make_phantom((40, 44, 36), 9), folder / "unseen", "new")
+    shutil.copytree(first.folder, folder / "w")
+    sets = [v for change in SMALL for v in ("--set", change)]
+    code = main(["train", "refiner", "--data", str(data), "--run", str(folder / "run"), "--cache", str(cache),
+                 "--weights", str(folder / "w"), "--stage-one", "tiny", *sets, "--set", "schedule.steps=4",
+                 "--set", "optimizer.learning_rate=3e-3", "--set", "output.contrast=0.0"])  # fmt: skip
+    assert code == ExitCode.OK
+    return folder
+
+
+class TestCommands:
+    def _export(self, folder, data, weights, *more: str) -> int:
+        return main(["export", str(folder / "run"), "--data", str(data), "--weights", str(weights), "--device", "cpu",
+                     "--model", "sharp", *more])  # fmt: skip
+
+    @pytest.fixture
+    def weights(self, folder, tmp_path):
+        shutil.copytree(folder / "w", tmp_path / "weights")
+        return tmp_path / "weights"
+
+    def test_from_a_run_to_a_refined_exam(self, folder, data, weights, tmp_path, capsys):
+        assert self._export(folder, data, weights) == ExitCode.USAGE
+        assert "only with scores" in capsys.readouterr().err
+        assert self._export(folder, data, weights, "--score-on", str(data)) == ExitCode.USAGE
+        assert "was trained on" in capsys.readouterr().err
+        assert self._export(folder, data, weights, "--score-on", str(folder / "unseen"), "--force") == ExitCode.OK
+        manifest = read_manifest(weights)
+        entry, first = manifest.entry("sharp"), manifest.entry("tiny")
+        assert entry.kind == "refiner"
+        assert entry.details["window"] == [16, 32, 32]
+        assert entry.details["stage_one"]["sha256"] == first.sha256
+        assert {"t1c", "mean", "unrefined", "subjects"} <= set(entry.details["scores"])
+        assert entry.details["scores"]["mean"] != entry.details["scores"]["unrefined"]
+        assert first.details["refiner"] == "sharp"
+        assert first.details["refine"] is False
+        assert main(["dropout", "--input", str(folder / "unseen"), "--output", str(tmp_path / "in")]) == ExitCode.OK
+        made = {}
+        for option in ("--refine", "--no-refine"):
+            out = tmp_path / option
+            code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(out), "--weights", str(weights),
+                         "--model", "tiny", option, "--on-error", "stop", "--device", "cpu"])  # fmt: skip
+            assert code == ExitCode.OK
+            (made[option],) = out.iterdir()
+        assert made["--refine"].name == made["--no-refine"].name
+        assert made["--refine"].read_bytes() != made["--no-refine"].read_bytes()
+
+    def test_a_refiner_that_makes_it_worse_is_refused(self, folder, data, weights, capsys, monkeypatch):
+        similarity = {True: 0.6, False: 0.6}
+
+        def scored(model, *_):
+            values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[bool(model.refiner)]}
+            return [Scores("new", m, values) for m in MODALITIES]
+
+        monkeypatch.setattr("app.training.export.score_drops", scored)
+        arguments = (weights, "--score-on", str(folder / "unseen"))
+        before = (weights / "manifest.json").read_bytes()
+        similarity[True] = 0.599
+        assert self._export(folder, data, *arguments) == ExitCode.USAGE
+        assert "is worse than 'tiny'" in capsys.readouterr().err
+        assert (weights / "manifest.json").read_bytes() == before
+        assert not (weights / "sharp.safetensors").exists()
+        similarity[True] = 0.65
+        assert self._export(folder, data, *arguments, "--make-default") == ExitCode.OK
+        first = read_manifest(weights).entry("tiny")
+        assert first.details["refine"] is True
+        assert read_manifest(weights).default == "regression"
+        # Better than none, worse than the refiner that is there.
+        similarity[True] = 0.62
+        assert self._export(folder, data, *arguments) == ExitCode.USAGE
+        assert "is worse than 'sharp'" in capsys.readouterr().err
+        similarity[True] = 0.66
+        assert self._export(folder, data, *arguments, "--flip-average") == ExitCode.USAGE
+        assert "its first stage does; leave out" in capsys.readouterr().err
+        assert self._export(folder, data, *arguments) == ExitCode.OK
+        assert read_manifest(weights).entry("tiny").details["refine"] is True
+
+    def test_views_joined_in_another_way_are_another_first_stage(self, folder, data, weights, capsys):
+        assert self._export(folder, data, weights, "--force") == ExitCode.OK
+        Synthesizer("tiny", weights=weights, device="cpu", refine=True)
+        assert "learned on views" not in capsys.readouterr().err
+        Synthesizer("tiny", weights=weights, device="cpu", refine=True, fusion="median")
+        assert "learned on views joined as" in capsys.readouterr().err
+        change_details(read_manifest(weights).entry("tiny"), {"flip_average": True})
+        assert self._export(folder, data, weights, "--force") == ExitCode.USAGE
+        assert "Put it back, or train anew" in capsys.readouterr().err
+
+    def test_it_goes_where_its_first_stage_is(self, folder, data, weights, tmp_path, capsys):
+        assert self._export(folder, data, tmp_path / "empty", "--force") == ExitCode.USAGE
+        assert "which" in (said := capsys.readouterr().err)
+        assert "export into the folder that has it" in said
+        path = weights / "manifest.json"
+        form = json.loads(path.read_text())
+        form["models"]["tiny"]["files"]["torch"]["sha256"] = "f" * 64
+        path.write_text(json.dumps(form))
+        assert self._export(folder, data, weights, "--force") == ExitCode.USAGE
+        shutil.copy(folder / "w" / "manifest.json", path)
+        code = main(["export", str(folder / "run"), "--data", str(data), "--weights", str(weights), "--model", "tiny",
+                     "--force"])  # fmt: skip
+        assert code == ExitCode.USAGE
+        assert "give the refiner another name" in capsys.readouterr().err
+
+    def test_what_is_exported_is_what_was_trained(self, folder, data, weights):
+        assert self._export(folder, data, weights, "--force", "--contrast", "0.4") == ExitCode.OK
+        change_details(read_manifest(weights).entry("tiny"), {"refine": True})
+        model = Synthesizer("tiny", weights=weights, device="cpu", precision="fp32").model
+        assert model.contrast == 0.4
+        own = Refiner(refiner_config(small()))
+        own.load_state_dict(load_state(folder / "run" / LAST).average)
+        loaded = model.refiner._network.state_dict()
+        for key, value in own.state_dict().items():
+            torch.testing.assert_close(loaded[key], value, atol=1e-3, rtol=1e-3)

@@ -28,7 +28,7 @@ from app.data.nifti_writer import to_array
 from app.evaluation.metrics.image import image_scores
 from app.inference.pipeline import Model, Prepared, finish, predict, prepare
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import Fused, Joiner, Joining
+from app.inference.view_fusion import FusedPrediction, FusionOptions, ViewFusion
 from benchmarks._common import machine
 
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
@@ -56,7 +56,7 @@ def main() -> None:
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
         for target in MODALITIES:
-            maker = model.maker_of(target)
+            maker = model.model_for(target)
             prepared = prepare({m: v for m, v in volumes.items() if m != target}, maker)
             for name, scores, contrast in _ways(prepared, target, maker, contrasts):
                 reference = REFERENCE_OF[target]
@@ -100,9 +100,11 @@ def _ways(
         yield f"mean, contrast {contrast:g}", _joined("mean", views), contrast
 
 
-def _joined(fusion: FusionName, views: dict[View, Fused], copies: dict[View, Fused] | None = None) -> VolumeArray:
+def _joined(
+    fusion: FusionName, views: dict[View, FusedPrediction], copies: dict[View, FusedPrediction] | None = None
+) -> VolumeArray:
     """All views in one, with what was made of the mirrored brain where it is given."""
-    joiner, share = Joiner(fusion), 1 / len(views) / (1 if copies is None else 2)
+    joiner, share = ViewFusion(fusion), 1 / len(views) / (1 if copies is None else 2)
     for view, made in views.items():
         joiner.add(view, made.scores, made.error, share)
     for view, made in (copies or {}).items():
@@ -111,10 +113,10 @@ def _joined(fusion: FusionName, views: dict[View, Fused], copies: dict[View, Fus
     return scores
 
 
-def _views(prepared: Prepared, target: Modality, model: Model) -> dict[View, Fused]:
+def _views(prepared: Prepared, target: Modality, model: Model) -> dict[View, FusedPrediction]:
     """What the network makes of each view, and how wrong it expects to be where it has a head for that."""
     head = model.entry.details["architecture"].get("confidence", "none") != "none"
-    alone = replace(model, joining=Joining(with_error=head))
+    alone = replace(model, joining=FusionOptions(with_error=head))
     return {view: predict(prepared, target, _with(alone, views=[view])) for view in model.entry.views}
 
 

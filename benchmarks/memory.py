@@ -19,7 +19,7 @@ import torch
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import VIEWS
 from app.data.phantom import write_phantom
-from app.networks.hf_gan import PRESETS, Generator, GeneratorConfig
+from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import save_generator
@@ -30,14 +30,14 @@ from benchmarks._common import brats_phantom, machine
 def write_untrained(folder: Path, preset: str) -> None:
     """A generator of a preset's width with random weights, named after it."""
     torch.manual_seed(0)
-    config = GeneratorConfig(width=PRESETS[preset])
+    config = HfGanConfig(width=PRESETS[preset])
     canvas = Canvas({"axial": (144, 176), "sagittal": (176, 144), "coronal": (144, 144)})
     intensity = read_manifest(WEIGHTS_DIR).entry("regression").path_of("intensity").read_bytes()
     save_generator(
         folder,
         preset,
         config,
-        Generator(config).state_dict(),
+        HfGan(config).state_dict(),
         Normalization("volume", background=-1.0),
         canvas,
         VIEWS,

@@ -42,7 +42,7 @@ from app.inference.backends import TorchBackend
 from app.inference.device import CPU_BATCH, Runtime
 from app.inference.pipeline import Model, finish, prepare
 from app.inference.slice_runner import SliceRunner
-from app.networks.hf_gan import PRESETS, Generator, GeneratorConfig
+from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas, Window, paste, place_window
 from app.preprocessing.target_intensity import IntensityPredictor
@@ -95,7 +95,7 @@ def variants() -> dict[str, Variant]:
 class _AllEncoders(nn.Module):
     """Runs the missing sequence's encoder too, as the released code does."""
 
-    def __init__(self, network: Generator) -> None:
+    def __init__(self, network: HfGan) -> None:
         super().__init__()
         self.network = network
 
@@ -113,7 +113,7 @@ def _canvas(variant: Variant, small: bool) -> Canvas:
 def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
     """Seconds, processor-seconds and peak memory of one variant over all subjects of `folder`."""
     torch.manual_seed(0)
-    network = Generator(GeneratorConfig(width=PRESETS[variant.preset]))
+    network = HfGan(HfGanConfig(width=PRESETS[variant.preset]))
     canvas, scheme = _canvas(variant, small), Normalization("volume", background=-1.0)
     intensity = read_manifest(WEIGHTS_DIR).entry("regression").path_of("intensity").read_bytes()
     subjects = sorted(p for p in (folder / "in").iterdir())
@@ -223,7 +223,7 @@ class _Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def network_rates(preset: str, seconds: float = 5.0) -> Rates:
     """How fast a generator runs here, and how fast it could if it were nothing but torch's convolutions."""
-    network = Generator(GeneratorConfig(width=PRESETS[preset])).eval()
+    network = HfGan(HfGanConfig(width=PRESETS[preset])).eval()
     images, present = torch.zeros(CPU_BATCH, 4, 176, 144), torch.ones(CPU_BATCH, 4)
     present[:, MODALITIES.index(TARGET)] = 0
     members = tuple(i for i, m in enumerate(MODALITIES) if m != TARGET)

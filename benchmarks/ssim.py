@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from app.evaluation.metrics.ssim import official_score
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 from benchmarks._common import brats_phantom
 
 
@@ -36,7 +36,7 @@ def main() -> None:
         score = official_score(prediction, truth, tumour)
         ours.append(time.process_time() - began)
     began = time.process_time()
-    p, t = normalise(prediction), normalise(truth)
+    p, t = rescale_as_scored(prediction), rescale_as_scored(truth)
     theirs = [_theirs(p * mask, t * mask) for mask in (~tumour, tumour)]
     reference = time.process_time() - began
     print(f"torchmetrics {torchmetrics.__version__}: {reference:.1f} processor-seconds, scores {theirs}")

@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_phantom(phantom_of(options.shape), Path(name), "s", leave_out=(TARGET,))
         volumes = {m: load_volume(Path(name) / "s" / f"s-{m}.nii.gz") for m in MODALITIES if m != TARGET}
-    models = {n: Synthesizer(options.model, device=device, **w).model.maker_of(TARGET) for n, w in ways.items()}
+    models = {n: Synthesizer(options.model, device=device, **w).model.model_for(TARGET) for n, w in ways.items()}
     prepared = {n: prepare(volumes, model) for n, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     made = {}

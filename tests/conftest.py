@@ -17,7 +17,7 @@ import pytest
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.data.phantom import Phantom, make_phantom, write_phantom
-from app.inference.view_fusion import Joiner
+from app.inference.view_fusion import ViewFusion
 from app.preprocessing.slices import paste
 
 SHAPE = (48, 56, 40)
@@ -26,7 +26,7 @@ DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / 
 
 def join(slices: Any, windows: Any, shape: tuple[int, ...], shares: dict[str, float] | None = None) -> Any:
     """Views as one volume, each pasted by itself: their mean, or by shares that add up to 1."""
-    joiner = Joiner("mean")
+    joiner = ViewFusion("mean")
     for window in windows:
         share = 1 / len(windows) if shares is None else shares[window.view]
         joiner.add(window.view, paste(slices[window.view], window, shape, -1.0), None, share)
@@ -83,7 +83,7 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's own regression beside an untrained compact generator named `tiny`."""
     import torch
 
-    from app.networks.hf_gan import Generator, GeneratorConfig
+    from app.networks.hf_gan import HfGan, HfGanConfig
     from app.preprocessing.normalization import Normalization
     from app.preprocessing.slices import Canvas
     from app.registry.checkpoints import save_generator
@@ -96,14 +96,14 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     form |= {"default": "regression", "models": {"regression": form["models"]["regression"]}}
     (folder / "manifest.json").write_text(json.dumps(form))
     torch.manual_seed(0)
-    config = GeneratorConfig(width=16)
+    config = HfGanConfig(width=16)
     intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()
     canvas = Canvas({"axial": (48, 48), "sagittal": (48, 48), "coronal": (48, 48)})
     save_generator(
         folder,
         "tiny",
         config,
-        Generator(config).state_dict(),
+        HfGan(config).state_dict(),
         Normalization("volume", background=-1.0),
         canvas,
         ("axial", "sagittal", "coronal"),

@@ -19,7 +19,7 @@ from app.core.config import RunConfig
 from app.core.constants import Modality
 from app.core.errors import DeviceError, TetradError, VolumeError
 from app.data.cases import Case, Plan, plan
-from app.data.loading import load_inputs, remarks
+from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import Volume, load_volume, read_grid
 from app.data.nifti_writer import DESCRIPTION, encode_image
 from app.inference.pipeline import (
@@ -34,7 +34,7 @@ from app.inference.pipeline import (
     synthesize_case,
 )
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import Fused
+from app.inference.view_fusion import FusedPrediction
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _Made:
 
     target: Modality
     model: Model
-    predicted: Fused | None = None
+    predicted: FusedPrediction | None = None
     image: nib.Nifti1Image | None = None
     confidence: nib.Nifti1Image | None = None
 
@@ -62,7 +62,7 @@ class Job:
     made: list[_Made] = field(default_factory=list)
 
 
-class Worker:
+class CaseProcessor:
     """Takes subjects through three stages, each in its own thread, with one model."""
 
     def __init__(self, config: RunConfig) -> None:
@@ -151,13 +151,13 @@ class Worker:
         job.case, todo, job.volumes = load_inputs(job.case, config.on_error, config.complete_all)
         outcome.warnings.extend(todo.warnings)
         outcome.lacked = todo.targets
-        outcome.warnings.extend(remarks(job.volumes))
+        outcome.warnings.extend(input_warnings(job.volumes))
         outcome.inputs = {m: str(job.case.files[m]) for m in todo.inputs}
         job.prepared = prepare(job.volumes, self.synthesizer.model)
         job.todo = todo
 
     def _make(self, job: Job, todo: Plan, target: Modality) -> _Made:
-        model = self.synthesizer.model.maker_of(target)
+        model = self.synthesizer.model.model_for(target)
         assert job.prepared is not None
         try:
             predicted = predict(job.prepared, target, model)
@@ -173,7 +173,7 @@ class Worker:
 
     def _stand_in(self, job: Job, todo: Plan, target: Modality, error: Exception) -> _Made:
         """The fallback's image after the network broke."""
-        model, fallback = self.synthesizer.model.maker_of(target), self.synthesizer.fallback
+        model, fallback = self.synthesizer.model.model_for(target), self.synthesizer.fallback
         job.outcome.warnings.append(
             f"{job.case.subject}: {model.entry.name} could not make {target} ({error}); "
             f"the fallback ({fallback.entry.name}) made it instead."
@@ -210,7 +210,7 @@ class Worker:
             **confidence,
         }
 
-    def _finished(self, made: _Made, fused: Fused, prepared: Prepared, reference: Modality) -> _Made:
+    def _finished(self, made: _Made, fused: FusedPrediction, prepared: Prepared, reference: Modality) -> _Made:
         """The images of what the network made."""
         image = finish(fused.scores, prepared, made.target, reference, made.model)
         confidence = None
@@ -268,7 +268,7 @@ class Worker:
 
     def _other_origin(self, kept: Mapping[str, Any], todo: Plan) -> str | None:
         """What is to be said of an output that is kept and was made in another way than this run would make it."""
-        expected = describe(self.synthesizer.model.maker_of(kept["target"]), kept["target"], len(todo.inputs))
+        expected = describe(self.synthesizer.model.model_for(kept["target"]), kept["target"], len(todo.inputs))
         if not kept["origin"].startswith("synthetic") or kept["origin"] == expected[:DESCRIPTION]:
             return None
         return (
@@ -281,7 +281,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def runtime_of(worker: Worker) -> str:
+def runtime_of(worker: CaseProcessor) -> str:
     """What the worker's model runs on, and why."""
     model = worker.synthesizer.model
     if model.runtime is None:

@@ -15,13 +15,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from app.batch.case_processor import Worker, runtime_of
+from app.batch.case_processor import CaseProcessor, runtime_of
 from app.batch.outcomes import Outcome
-from app.batch.prefetch import Flow
+from app.batch.prefetch import PrefetchingRunner
 from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.errors import DeviceError, TetradError
-from app.core.signals import Interrupted, Interrupts
+from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
 from app.registry.manifest import identity, read_manifest
 
@@ -32,8 +32,8 @@ _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 60.0
 
 
-class Fleet:
-    """What `Flow` is for one device: outcomes as they come, in any order.
+class MultiDeviceRunner:
+    """What `PrefetchingRunner` is for one device: outcomes as they come, in any order.
 
     A process that dies takes only the subjects with it that it had begun; they are reported as failed. Each has a line
     of its own: a queue that they shared would stay locked if one died while it wrote, and hold up all.
@@ -43,9 +43,9 @@ class Fleet:
     """
 
     def __init__(
-        self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], interrupts: Interrupts | None = None
+        self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], interrupts: SignalGuard | None = None
     ) -> None:
-        self._interrupts = interrupts or Interrupts()
+        self._interrupts = interrupts or SignalGuard()
         self.trace = Trace(keep=config.profile_file is not None)
         manifest = read_manifest(config.weights_dir)
         entry = manifest.entry(config.model)
@@ -82,7 +82,7 @@ class Fleet:
             raise
         self.runtime = "; ".join(self._names.get(n, f"{d} did not start") for n, d in enumerate(devices))
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> MultiDeviceRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,7 +166,7 @@ def _serve(config: RunConfig, threads: int, line: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    interrupts = Interrupts((signal.SIGTERM,))
+    interrupts = SignalGuard((signal.SIGTERM,))
 
     def tell(kind: str, content: object = None) -> None:
         with interrupts.shielded():
@@ -179,9 +179,9 @@ def _serve(config: RunConfig, threads: int, line: Connection) -> None:
     events: list[dict[str, Any]] = []
     try:
         with interrupts.installed():
-            worker = Worker(config)
+            worker = CaseProcessor(config)
             tell("ready", runtime_of(worker))
-            with Flow(worker, iter(ask, None), threads) as flow:
+            with PrefetchingRunner(worker, iter(ask, None), threads) as flow:
                 try:
                     for outcome in flow:
                         tell("done", outcome)

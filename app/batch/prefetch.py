@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, cast
 
-from app.batch.case_processor import Job, Worker, runtime_of
+from app.batch.case_processor import CaseProcessor, Job, runtime_of
 from app.batch.outcomes import Outcome
 from app.data.cases import Case
 from app.registry.manifest import identity
@@ -20,7 +20,7 @@ WRITE_BEHIND = 2
 MAX_READERS = 8
 
 
-def choose_readers(worker: Worker, cores: int) -> int:
+def choose_readers(worker: CaseProcessor, cores: int) -> int:
     """Threads that decode: as asked, else one per 16 cores beside a processor's network, half the cores by a GPU's.
 
     Two at least, so that a slow file holds back nobody; but one where a failure ends the run, which keeps the order.
@@ -37,7 +37,7 @@ def choose_readers(worker: Worker, cores: int) -> int:
     return max(2, min(MAX_READERS, cores // (2 if on_gpu else 16)))
 
 
-class Flow:
+class PrefetchingRunner:
     """Every subject's outcome; the next are read and the last are written while the network runs.
 
     What is read first is computed first: with two readers, as by default, a slow file holds back nobody. As many
@@ -46,7 +46,7 @@ class Flow:
     What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
     """
 
-    def __init__(self, worker: Worker, cases: Iterable[Case], cores: int | None = None) -> None:
+    def __init__(self, worker: CaseProcessor, cases: Iterable[Case], cores: int | None = None) -> None:
         self.trace, self.runtime = worker.trace, runtime_of(worker)
         model = worker.synthesizer.model
         self.model = identity(model.entry, {m: s.entry for m, s in model.specialists.items()})
@@ -58,7 +58,7 @@ class Flow:
         # After a failure that ends the run, nothing later may appear in the output.
         self._patience = WRITE_BEHIND if worker.config.on_error != "stop" else 0
 
-    def __enter__(self) -> Flow:
+    def __enter__(self) -> PrefetchingRunner:
         return self
 
     def __exit__(self, *_: object) -> None:

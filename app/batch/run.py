@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from app.batch.case_processor import Worker
-from app.batch.multi_device import Fleet
+from app.batch.case_processor import CaseProcessor
+from app.batch.multi_device import MultiDeviceRunner
 from app.batch.outcomes import Outcome, Summary
-from app.batch.prefetch import Flow
+from app.batch.prefetch import PrefetchingRunner
 from app.batch.run_record import write_record, write_trace
 from app.core.config import RunConfig
 from app.core.errors import NothingToDo, UsageError
-from app.core.signals import Interrupted, Interrupts
+from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
 from app.data.discovery import scan
 from app.inference.device import Machine, choose_devices
@@ -47,9 +47,9 @@ def run(config: RunConfig) -> Summary:
     _require_work(found.cases, config)
     if config.num_parts > 1:
         log.info("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(cases), len(found.cases))
-    interrupts = Interrupts()
+    interrupts = SignalGuard()
     summary = Summary([], found.notes)
-    flow: Flow | Fleet | None = None
+    flow: PrefetchingRunner | MultiDeviceRunner | None = None
     try:
         with interrupts.installed():
             flow = _open(config, cases, interrupts)
@@ -68,19 +68,25 @@ def run(config: RunConfig) -> Summary:
     return summary
 
 
-def _open(config: RunConfig, cases: Sequence[Case], interrupts: Interrupts) -> Flow | Fleet:
+def _open(config: RunConfig, cases: Sequence[Case], interrupts: SignalGuard) -> PrefetchingRunner | MultiDeviceRunner:
     """The model, loaded: a device or weights that are not there must be known before an hour of work."""
     if config.device == "all" or "," in config.device:
         devices = choose_devices(config.device, Machine.probe())
         if len(devices) > 1:
-            return Fleet(config, devices, cases, interrupts)
+            return MultiDeviceRunner(config, devices, cases, interrupts)
         config = replace(config, device=devices[0])
-    flow = Flow(Worker(config), cases)
+    flow = PrefetchingRunner(CaseProcessor(config), cases)
     log.info("Model %s: %s.", flow.model["name"], flow.runtime)
     return flow
 
 
-def _run_all(config: RunConfig, flow: Flow | Fleet, count: int, interrupts: Interrupts, summary: Summary) -> None:
+def _run_all(
+    config: RunConfig,
+    flow: PrefetchingRunner | MultiDeviceRunner,
+    count: int,
+    interrupts: SignalGuard,
+    summary: Summary,
+) -> None:
     on_terminal = sys.stderr.isatty()
     with logging_redirect_tqdm() if on_terminal else contextlib.nullcontext():
         with tqdm(total=count, unit="subject", disable=not on_terminal) as bar:

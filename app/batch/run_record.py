@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from app import __version__
-from app.batch.multi_device import Fleet
+from app.batch.multi_device import MultiDeviceRunner
 from app.batch.outcomes import Outcome, Summary, exit_code_of
-from app.batch.prefetch import Flow
+from app.batch.prefetch import PrefetchingRunner
 from app.core.atomic_io import save_bytes
 from app.core.config import RunConfig
 from app.core.errors import OutputError
@@ -22,7 +22,7 @@ from app.report.run_page import write_run_report
 log = logging.getLogger(__name__)
 
 
-def write_trace(config: RunConfig, summary: Summary, flow: Flow | Fleet) -> None:
+def write_trace(config: RunConfig, summary: Summary, flow: PrefetchingRunner | MultiDeviceRunner) -> None:
     if config.profile_file is None:
         return
     try:
@@ -70,7 +70,9 @@ def _taken_out(earlier: list[tuple[dict[str, Any], set[str]]], outcome: Outcome)
     return earlier.pop(max(range(len(earlier)), key=likeness))
 
 
-def write_record(config: RunConfig, summary: Summary, flow: Flow | Fleet, started: datetime) -> None:
+def write_record(
+    config: RunConfig, summary: Summary, flow: PrefetchingRunner | MultiDeviceRunner, started: datetime
+) -> None:
     record = {
         "tetrad": __version__,
         "python": platform.python_version(),

@@ -29,7 +29,7 @@ def _check(options: argparse.Namespace) -> int:
     from app.data.discovery import scan
 
     found = scan(options.input)
-    rows, remarks, failed, work = [("subject", "present", "to make", "how")], list(found.notes), False, False
+    rows, input_warnings, failed, work = [("subject", "present", "to make", "how")], list(found.notes), False, False
     for case in found.cases:
         present = ", ".join(case.usable) or "none"
         try:
@@ -37,17 +37,17 @@ def _check(options: argparse.Namespace) -> int:
         except CaseError as error:
             failed = True
             rows.append((case.subject, present, "-", "cannot be done"))
-            remarks.append(str(error))
+            input_warnings.append(str(error))
             continue
         work = work or bool(todo.targets)
-        remarks.extend(todo.warnings)
+        input_warnings.extend(todo.warnings)
         how = "model (fallback)" if todo.rescue else "model" if todo.targets else "complete"
         rows.append((case.subject, present, ", ".join(todo.targets) or "-", how))
     if len(rows) > 1:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
-    for remark in remarks:
+    for remark in input_warnings:
         log.warning("%s", remark)
     if failed:
         return ExitCode.SUBJECT_FAILED

@@ -14,7 +14,7 @@ from app.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from app.evaluation.scoring import Pair, Scores
-    from app.inference.segmentation import Judge
+    from app.inference.segmentation import TumourSegmenter
 
 log = logging.getLogger(__name__)
 
@@ -102,15 +102,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     return ExitCode.SUBJECT_FAILED if problems else ExitCode.OK
 
 
-def _judge(options: argparse.Namespace) -> Judge:
-    from app.inference.segmentation import Judge
+def _judge(options: argparse.Namespace) -> TumourSegmenter:
+    from app.inference.segmentation import TumourSegmenter
     from app.registry.manifest import read_manifest
 
-    return Judge.open(read_manifest(options.weights).entry(options.judge), options.device)
+    return TumourSegmenter.open(read_manifest(options.weights).entry(options.judge), options.device)
 
 
 def _judge_downstream(
-    judge: Judge, pairs: list[Pair], results: dict[str, Any], problems: list[str]
+    judge: TumourSegmenter, pairs: list[Pair], results: dict[str, Any], problems: list[str]
 ) -> tuple[list[Scores], list[list[list[str]]]]:
     """Prints what the judge finds with each synthesised sequence and adds it to the results; its tables."""
     from app.evaluation.downstream import downstream_rows, downstream_summary, score_downstream

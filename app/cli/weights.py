@@ -61,11 +61,11 @@ def _export(options: argparse.Namespace) -> int:
         entry = export_onnx(read_manifest(options.weights).entry(options.model))
         log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"]["path"])
         return ExitCode.OK
-    from app.training.export import publish
+    from app.training.export import export_run
 
     if options.data is None or options.model is None:
         raise UsageError("export RUN needs --data (what the run was trained on) and --model (the new model's name).")
-    entry = publish(
+    entry = export_run(
         options.run,
         options.weights,
         options.model,

@@ -16,7 +16,7 @@ class Interrupted(BaseException):
         self.number = number
 
 
-class Interrupts:
+class SignalGuard:
     """Turns SIGTERM and SIGINT into `Interrupted`, but not inside `shielded()`."""
 
     def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:

@@ -21,7 +21,7 @@ def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tu
     """Plans a subject and decodes its inputs; what decoding reveals is planned again.
 
     Returns:
-        The case as now known, its plan (with the remarks on each file among its warnings), and the volumes.
+        The case as now known, its plan (with the input_warnings on each file among its warnings), and the volumes.
 
     Raises:
         CaseError: nothing can be made under this policy.
@@ -44,7 +44,7 @@ def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tu
     return case, todo, volumes
 
 
-def remarks(volumes: Mapping[Modality, Volume]) -> list[str]:
+def input_warnings(volumes: Mapping[Modality, Volume]) -> list[str]:
     """What a user should know of inputs that can be used but are not what models were made for."""
     notes = [note for v in volumes.values() for note in v.notes]
     first = next(iter(volumes.values()))

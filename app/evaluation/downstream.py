@@ -19,7 +19,7 @@ from app.data.labels import REGIONS
 from app.data.nifti_reader import Volume, load_volume
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import Pair, Scores
-from app.inference.segmentation import Judge
+from app.inference.segmentation import TumourSegmenter
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ REAL: Final = "four real"
 COLUMNS: Final[dict[str, int]] = {"dice": 3, "nsd1": 3, "hd95": 1}
 
 
-def score_downstream(pairs: Sequence[Pair], judge: Judge) -> list[Scores]:
+def score_downstream(pairs: Sequence[Pair], judge: TumourSegmenter) -> list[Scores]:
     """Segments every subject from its four real sequences, and with each synthesised one in the place of the real.
 
     Args:

@@ -22,8 +22,8 @@ from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry
 
 if TYPE_CHECKING:
-    from app.networks.hf_gan import Generator
-    from app.networks.unet import PlainGenerator
+    from app.networks.hf_gan import HfGan
+    from app.networks.unet import UNetGenerator
 
 
 class Backend(Protocol):
@@ -170,7 +170,7 @@ def open_backend(entry: Entry, runtime: Runtime) -> DeviceBackend:
 class TorchBackend(DeviceBackend):
     """Torch, channels last, inference mode; eager, or replaying CUDA graphs where the runtime asks for them."""
 
-    def __init__(self, network: Generator | PlainGenerator, runtime: Runtime) -> None:
+    def __init__(self, network: HfGan | UNetGenerator, runtime: Runtime) -> None:
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
         self.device = torch.device(runtime.device)
         if self.device.type == "cuda":

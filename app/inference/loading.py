@@ -12,7 +12,7 @@ from app.inference.device import Machine, Runtime, choose_device, choose_runtime
 from app.inference.pipeline import Model
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slice_runner import SliceRunner
-from app.inference.view_fusion import Joining
+from app.inference.view_fusion import FusionOptions
 from app.registry.checkpoints import load_intensity, load_regression
 from app.registry.manifest import Entry, Manifest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from app.inference.slice_predictor import ResidentRunner
 
 
-def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool | None, with_error: bool) -> Joining:
+def choose_fusion(entry: Entry, fusion: FusionName | None, flip: bool | None, with_error: bool) -> FusionOptions:
     """How a model's views are joined: as asked, else as its manifest entry says, else by their mean, unmirrored.
 
     Raises:
@@ -31,11 +31,11 @@ def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool | None, w
         if fusion is not None or flip or with_error:
             raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
                              "leave out the fusion, the flip average and the confidence.")  # fmt: skip
-        return Joining()
+        return FusionOptions()
     chosen: FusionName = fusion or entry.details.get("fusion", "mean")
     if chosen not in FUSIONS:
         raise WeightsError(f"model {entry.name!r} joins views by {chosen!r}, which is not known here; update Tetrad.")
-    joining = Joining(chosen, entry.details.get("flip_average", False) if flip is None else flip, with_error)
+    joining = FusionOptions(chosen, entry.details.get("flip_average", False) if flip is None else flip, with_error)
     if joining.needs_error and entry.details.get("architecture", {}).get("confidence", "none") == "none":
         raise UsageError(
             f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
@@ -45,7 +45,7 @@ def choose_joining(entry: Entry, fusion: FusionName | None, flip: bool | None, w
     return joining
 
 
-def joined_of(entry: Entry, joining: Joining) -> str:
+def fusion_of(entry: Entry, joining: FusionOptions) -> str:
     """What a refiner is taught on, beside the weights: the views and how they are joined."""
     return "-".join([*entry.views, joining.name])
 

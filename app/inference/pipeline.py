@@ -18,15 +18,23 @@ from app.core.types import MaskArray, VolumeArray
 from app.data.nifti_reader import Grid, Volume
 from app.data.nifti_writer import scale_to_type, to_image
 from app.inference.device import Runtime
-from app.inference.postprocessing import clean, require_finite, stretch
+from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.refinement import VolumeRefiner
 from app.inference.slice_runner import SliceRunner
-from app.inference.view_fusion import BEYOND, Fused, Joiner, Joining, Pass, passes, shares
+from app.inference.view_fusion import (
+    BEYOND,
+    FusedPrediction,
+    FusionOptions,
+    TtaPass,
+    ViewFusion,
+    tta_passes,
+    view_weights,
+)
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Intensity, measure, normalize, restore
 from app.preprocessing.slices import paste
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPrior
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
 from app.registry.manifest import Entry
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ class Model:
     regression: VoxelwiseRegression | None = None
     runner: SliceRunner | ResidentRunner | None = None
     runtime: Runtime | None = None
-    joining: Joining = field(default_factory=Joining)
+    joining: FusionOptions = field(default_factory=FusionOptions)
     refiner: VolumeRefiner | None = None
     specialists: Mapping[Modality, Model] = field(default_factory=dict)
 
@@ -60,7 +68,7 @@ class Model:
         """The sequences that it makes, specialists included."""
         return tuple(m for m in MODALITIES if m in self.entry.makes or m in self.specialists)
 
-    def maker_of(self, target: Modality) -> Model:
+    def model_for(self, target: Modality) -> Model:
         """The model that makes a sequence: its specialist, or else this one; with its refiner if that refines it."""
         maker = self.specialists.get(target, self)
         refined = maker.refiner is None or target in maker.refiner.makes
@@ -87,9 +95,9 @@ class Model:
         return float(stated if self.refiner is None else self.refiner.entry.details.get("contrast", stated))
 
     @cached_property
-    def prior(self) -> MedianPrior | None:
+    def prior(self) -> MedianPredictor | None:
         """What the network is told of the target's median; None where it takes no such thing."""
-        return MedianPrior.from_json(self.entry.details)
+        return MedianPredictor.from_json(self.entry.details)
 
     def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
         """How bright the sequence to be made is, in the file's units."""
@@ -144,7 +152,7 @@ def synthesize_case(
         CaseError: the inputs have no brain in common, the network does not fit into memory, or the model does not make
             that sequence.
     """
-    maker = model.maker_of(target)
+    maker = model.model_for(target)
     prepared = prepare(volumes, maker)
     predicted = predict(prepared, target, maker)
     refined = refine(predicted, prepared, target, maker)
@@ -172,10 +180,10 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
     return prepared
 
 
-def predict(prepared: Prepared, target: Modality, model: Model) -> Fused:
+def predict(prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:
     """Scores of the target: slices of every view through the network, stacked and joined; or the regression.
 
-    This model makes it, whether or not it has a specialist (`Model.maker_of`).
+    This model makes it, whether or not it has a specialist (`Model.model_for`).
 
     Raises:
         CaseError: the network does not fit into memory, or makes other sequences only.
@@ -185,9 +193,9 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> Fused:
                         "name another with --model.")  # fmt: skip
     if model.runner is None:
         assert model.regression is not None
-        return Fused(model.regression.predict(prepared.scores, target, prepared.foreground))
+        return FusedPrediction(model.regression.predict(prepared.scores, target, prepared.foreground))
     joining, prior = model.joining, model.prior
-    planned = passes(prepared.foreground, model.entry.views, model.entry.canvas, joining.flip)
+    planned = tta_passes(prepared.foreground, model.entry.views, model.entry.canvas, joining.flip)
     median = None
     if prior is not None:
         median = prior.predict(prepared.measured, prepared.medians if prior.coefficients else {}, target)
@@ -196,15 +204,15 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> Fused:
             prepared.arrays, prepared.measured, planned, joining, target, model.background, median,
             fill=prepared.background is not None,
         )  # fmt: skip
-    joiner, share = Joiner(joining.fusion), shares(planned)
+    joiner, share = ViewFusion(joining.fusion), view_weights(planned)
     for one in planned:
         for view, made, error in _volumes(prepared, one, target, model.runner, model, median):
             joiner.add(view, made, error, share[view])
-    return Fused.of(*joiner.result())
+    return FusedPrediction.of(*joiner.result())
 
 
 def _volumes(
-    prepared: Prepared, one: Pass, target: Modality, runner: SliceRunner, model: Model, median: float | None
+    prepared: Prepared, one: TtaPass, target: Modality, runner: SliceRunner, model: Model, median: float | None
 ) -> Iterator[tuple[View, VolumeArray, VolumeArray | None]]:
     """Per view, what the network makes of the exam or of its mirror image, and the error where it is needed."""
     scores = {m: s[::-1] for m, s in prepared.scores.items()} if one.mirrored else prepared.scores
@@ -221,7 +229,7 @@ def _volumes(
         yield window.view, made[turned], paste(errors[window.view], window, shape, BEYOND)[turned]
 
 
-def refine(predicted: Fused, prepared: Prepared, target: Modality, model: Model) -> Fused:
+def refine(predicted: FusedPrediction, prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:
     """`predict`'s result after the second, three-dimensional stage; itself where the model has none.
 
     How wrong the network expects to be stays what it is: the refiner has no opinion on it.
@@ -232,7 +240,7 @@ def refine(predicted: Fused, prepared: Prepared, target: Modality, model: Model)
     if model.refiner is None:
         return predicted
     # A refiner would make a smooth volume even of nothing, and nobody would know.
-    require_finite(predicted.scores, prepared.foreground, model.entry.name)
+    check_finite(predicted.scores, prepared.foreground, model.entry.name)
     scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
     return replace(predicted, scores=scores)
 
@@ -243,9 +251,9 @@ def finish(
     """Clears the background, brings scores back to intensities and puts them into the reference's geometry.
 
     Raises:
-        CaseError: the scores are not finite (`app.inference.postprocessing.require_finite`).
+        CaseError: the scores are not finite (`app.inference.postprocessing.check_finite`).
     """
-    require_finite(predicted, prepared.foreground, model.entry.name)
+    check_finite(predicted, prepared.foreground, model.entry.name)
     intensity = model.intensity_of(target, prepared.measured)
     stretched = stretch(predicted, prepared.foreground, model.contrast)
     cleaned = clean(stretched, prepared.foreground, intensity, model.background)

@@ -14,7 +14,7 @@ from app.preprocessing.normalization import Intensity
 MAX_NOT_FINITE: Final = 0.001
 
 
-def require_finite(scores: VolumeArray, foreground: MaskArray, name: str) -> None:
+def check_finite(scores: VolumeArray, foreground: MaskArray, name: str) -> None:
     """Whether a network's volume can be used at all.
 
     Args:

@@ -19,7 +19,7 @@ from app.inference.device import Machine, choose_runtime
 from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Normalization, measure, normalize
-from app.registry.checkpoints import load_judge
+from app.registry.checkpoints import load_segmenter3d
 from app.registry.manifest import Entry
 
 #: How much of a window the next one covers again.
@@ -27,7 +27,7 @@ OVERLAP: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Judge:
+class TumourSegmenter:
     """A 3D segmenter that is ready to run.
 
     Attributes:
@@ -43,7 +43,7 @@ class Judge:
     precision: torch.dtype = torch.float32
 
     @classmethod
-    def open(cls, entry: Entry, device: str = "auto") -> Judge:
+    def open(cls, entry: Entry, device: str = "auto") -> TumourSegmenter:
         """Loads the judge of a manifest.
 
         Raises:
@@ -56,7 +56,7 @@ class Judge:
         chosen = torch.device(runtime.device)
         x, y, z = entry.details["window"]
         precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-        return cls(load_judge(entry).to(chosen), entry.normalization, (x, y, z), chosen, precision)
+        return cls(load_segmenter3d(entry).to(chosen), entry.normalization, (x, y, z), chosen, precision)
 
     def segment(self, volumes: Mapping[Modality, VolumeArray]) -> NDArray[np.uint8]:
         """Label map: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.

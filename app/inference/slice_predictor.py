@@ -17,7 +17,7 @@ from app.core.errors import CaseError
 from app.core.types import VolumeArray
 from app.inference.backends import DeviceBackend
 from app.inference.slice_runner import Batches, by_size, members_of
-from app.inference.view_fusion import BEYOND, Fused, Joiner, Joining, Pass, shares
+from app.inference.view_fusion import BEYOND, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
 from app.preprocessing.normalization import Intensity
 from app.preprocessing.slices import SLICE_AXIS, Window, overlap
 
@@ -39,14 +39,14 @@ class ResidentRunner:
         self,
         volumes: Mapping[Modality, VolumeArray],
         measured: Mapping[Modality, Intensity],
-        planned: Sequence[Pass],
-        joining: Joining,
+        planned: Sequence[TtaPass],
+        joining: FusionOptions,
         target: Modality,
         background: float,
         intensity: float | None = None,
         *,
         fill: bool = True,
-    ) -> Fused:
+    ) -> FusedPrediction:
         """Scores of the target and, where asked for, how wrong they are expected to be.
 
         Args:
@@ -64,7 +64,7 @@ class ResidentRunner:
         try:
             with self.backend.telling_of_memory(), torch.inference_mode():
                 scores = self._scores(volumes, measured, background, fill)
-                joiner, share = Joiner(joining.fusion, torch), shares(planned)
+                joiner, share = ViewFusion(joining.fusion, torch), view_weights(planned)
                 for one in planned:
                     seen = scores.flip(1) if one.mirrored else scores
                     for view, made, error in self._volumes(
@@ -73,7 +73,7 @@ class ResidentRunner:
                         turned = [v if v is None or not one.mirrored else v.flip(0) for v in (made, error)]
                         joiner.add(view, turned[0], turned[1], share[view])
                 fused, squares = joiner.result()
-                return Fused.of(fused.cpu().numpy(), None if squares is None else squares.cpu().numpy())
+                return FusedPrediction.of(fused.cpu().numpy(), None if squares is None else squares.cpu().numpy())
         except MemoryError as error:
             raise CaseError(f"the subject does not fit into the device's memory ({error}); use --device cpu.") from None
 

@@ -16,8 +16,8 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, WeightsError
 from app.data.cases import Case
 from app.data.discovery import inspect, scan
-from app.data.loading import load_inputs, remarks
-from app.inference.loading import choose_joining, joined_of, open_fallback, open_model, refiner_of
+from app.data.loading import input_warnings, load_inputs
+from app.inference.loading import choose_fusion, fusion_of, open_fallback, open_model, refiner_of
 from app.inference.pipeline import Model, synthesize_case
 from app.registry.manifest import read_manifest
 
@@ -69,10 +69,10 @@ class Synthesizer:
             raise UsageError(f"backend={backend!r}, precision={precision!r}, batch_size={batch_size!r} do not exist.")
         self._manifest = read_manifest(Path(weights))
         entry = self._manifest.entry(model)
-        joining = choose_joining(entry, fusion, flip_average, with_error)
+        joining = choose_fusion(entry, fusion, flip_average, with_error)
         refiner = refiner_of(self._manifest, entry, refine)
         if refiner is not None and (learned := refiner.details.get("stage_one", {}).get("joined")) is not None:
-            given = joined_of(entry, joining)
+            given = fusion_of(entry, joining)
             if learned != given:
                 log.warning("The refiner %s learned on views joined as %r and gets %r now.",
                             refiner.name, learned, given)  # fmt: skip
@@ -85,7 +85,7 @@ class Synthesizer:
                 open_model(
                     one, device, backend, precision, batch_size, cuda_graphs, refiner_of(self._manifest, one, own)
                 ),
-                joining=choose_joining(one, fusion, flip_average, with_error),
+                joining=choose_fusion(one, fusion, flip_average, with_error),
             )
             for name, one in {e.name: e for e in others.values()}.items()
         }
@@ -141,7 +141,7 @@ class Synthesizer:
         _, todo, volumes = load_inputs(subject, "skip", complete_all=target is not None)
         if not todo.targets:
             raise CaseError(f"{subject.subject} has all four sequences; name the one to make with `target`.")
-        for note in (*todo.warnings, *remarks(volumes)):
+        for note in (*todo.warnings, *input_warnings(volumes)):
             log.warning("%s", note)
         wanted = target or todo.targets[0]
         return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)

@@ -30,7 +30,7 @@ LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
-class Joining:
+class FusionOptions:
     """How what the network makes becomes one volume.
 
     Attributes:
@@ -55,7 +55,7 @@ class Joining:
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedPrediction:
     """What came of all views.
 
     Attributes:
@@ -67,13 +67,13 @@ class Fused:
     error: VolumeArray | None = None
 
     @classmethod
-    def of(cls, scores: VolumeArray, squares: VolumeArray | None) -> Fused:
-        """From what `Joiner.result` gave, in numpy arrays: the root is drawn here, since torch's rounds otherwise."""
+    def of(cls, scores: VolumeArray, squares: VolumeArray | None) -> FusedPrediction:
+        """From what `ViewFusion.result` gave, in numpy arrays: the root is drawn here, since torch's rounds otherwise."""
         return cls(scores, None if squares is None else np.sqrt(squares))
 
 
 @dataclass(frozen=True)
-class Pass:
+class TtaPass:
     """One exam as the network sees it: as it is, or mirrored left to right.
 
     Attributes:
@@ -85,26 +85,26 @@ class Pass:
     mirrored: bool = False
 
 
-def passes(foreground: MaskArray, views: Sequence[View], canvas: Canvas, flip: bool) -> list[Pass]:
+def tta_passes(foreground: MaskArray, views: Sequence[View], canvas: Canvas, flip: bool) -> list[TtaPass]:
     """What is to be run: every view once, and with `flip` also on the mirrored brain.
 
     A sagittal slice has no left: the mirrored brain has the very same ones, and its second run is left out.
     """
-    found = [Pass(tuple(place_window(foreground, view, canvas) for view in views))]
+    found = [TtaPass(tuple(place_window(foreground, view, canvas) for view in views))]
     mirrored = [view for view in views if view != "sagittal"]
     if flip and mirrored:
         # Windows of its own, for a mirrored window may lie one voxel beside the window of the mirrored brain.
-        found.append(Pass(tuple(place_window(foreground[::-1], view, canvas) for view in mirrored), mirrored=True))
+        found.append(TtaPass(tuple(place_window(foreground[::-1], view, canvas) for view in mirrored), mirrored=True))
     return found
 
 
-def shares(planned: Sequence[Pass]) -> dict[View, float]:
+def view_weights(planned: Sequence[TtaPass]) -> dict[View, float]:
     """Weight of each single prediction of a view: all views weigh the same, a mirrored one in two halves."""
     views = [w.view for p in planned for w in p.windows]
     return {view: 1 / (len(set(views)) * views.count(view)) for view in views}
 
 
-class Joiner:
+class ViewFusion:
     """Joins whole volumes, one after the other, in float32; numpy arrays or torch tensors, with the same bits.
 
     Args:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, Modality
-from app.networks.unet3d import JUDGE_WIDTHS, VolumeSegmenter
+from app.networks.unet3d import SEGMENTER3D_WIDTHS, Segmenter3d
 
 #: The only sequence that it works on, and never sees.
 TARGET = MODALITIES.index("t1c")
@@ -35,7 +35,7 @@ class EnhancerConfig:
         background: score of what is not there.
     """
 
-    widths: tuple[int, ...] = JUDGE_WIDTHS
+    widths: tuple[int, ...] = SEGMENTER3D_WIDTHS
     background: float = -1.0
 
     def to_json(self) -> dict[str, Any]:
@@ -73,13 +73,13 @@ class Enhancer(nn.Module):
     It looks at half the resolution, at which a rim is still two or three voxels wide and most of a brain fits into one
     window, and its answers are interpolated: what is finer comes from the first stage.
 
-    Our own; the network is that of `VolumeSegmenter`, with a second head.
+    Our own; the network is that of `Segmenter3d`, with a second head.
     """
 
     def __init__(self, config: EnhancerConfig) -> None:
         super().__init__()
         self.config = config
-        self.segmenter = VolumeSegmenter(config.widths)
+        self.segmenter = Segmenter3d(config.widths)
         self.head = nn.Conv3d(config.widths[0], 1, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, _LEVEL)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ _MULTIPLIERS = (1, 2, 4, 8, 10)
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class HfGanConfig:
     """Shape of a generator.
 
     Attributes:
@@ -52,12 +52,12 @@ class GeneratorConfig:
         return tuple(self.width * m for m in _MULTIPLIERS)
 
     @classmethod
-    def released(cls, view_code: bool = True) -> GeneratorConfig:
+    def released(cls, view_code: bool = True) -> HfGanConfig:
         """The released network: with the view code 80,859,521 parameters, without 80,039,041."""
         return cls(width=64, view_code=view_code, position="learned", activation="gelu" if view_code else "silu")
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `GeneratorConfig(**form)` is the inverse."""
+        """The manifest's form; `HfGanConfig(**form)` is the inverse."""
         return asdict(self)
 
 
@@ -117,10 +117,10 @@ class Decoder(nn.Module):
         return F.silu(self.norm(self.last(x)))
 
 
-class Generator(SliceNetwork):
+class HfGan(SliceNetwork):
     """Slices of the present sequences in, slices of the missing one out."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: HfGanConfig) -> None:
         super().__init__()
         self.config = config
         widths = config.widths

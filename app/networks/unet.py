@@ -82,7 +82,7 @@ def code_planes(index: Tensor, count: int, like: Tensor) -> Tensor:
     return codes[:, :, None, None].expand(-1, -1, *like.shape[2:])
 
 
-class Segmenter(nn.Module):
+class Segmenter2d(nn.Module):
     """Four sequences, the view and the tumour type in; scores of `CLASSES` classes out. 1.8 million parameters."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
@@ -104,13 +104,13 @@ class Segmenter(nn.Module):
 
 
 @dataclass(frozen=True)
-class PlainConfig:
-    """Shape of a `PlainGenerator`.
+class UNetConfig:
+    """Shape of a `UNetGenerator`.
 
     Attributes:
         widths: channels per level.
         background: input value of background voxels and of every voxel of a missing sequence.
-        intensity_code: whether one more input plane holds the target's median score (`app.preprocessing.target_intensity.MedianPrior`).
+        intensity_code: whether one more input plane holds the target's median score (`app.preprocessing.target_intensity.MedianPredictor`).
         confidence, confidence_scale: which head there is, and its lambda (`app.networks.confidence`).
     """
 
@@ -124,20 +124,20 @@ class PlainConfig:
     position: ClassVar[str] = "sinusoidal"
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `PlainConfig.from_json` is the inverse."""
+        """The manifest's form; `UNetConfig.from_json` is the inverse."""
         return {"network": "unet", **asdict(self), "widths": list(self.widths)}
 
     @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> PlainConfig:
+    def from_json(cls, form: Mapping[str, Any]) -> UNetConfig:
         """Reads the manifest's form; what it does not name is as before it was known."""
         rest = {k: v for k, v in form.items() if k not in {"network", "widths"}}
         return cls(widths=tuple(form["widths"]), **rest)
 
 
-class PlainGenerator(SliceNetwork):
+class UNetGenerator(SliceNetwork):
     """A U-Net without fusion, attention or infuser, called like `Generator`: what any better design must beat."""
 
-    def __init__(self, config: PlainConfig) -> None:
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
         planes = 2 * len(MODALITIES) + len(MODALITIES) + len(VIEWS) + config.intensity_code

@@ -16,7 +16,7 @@ from app.core.constants import CLASSES, MODALITIES
 from app.networks.blocks import group_norm
 
 #: Channels per level of the judge; 3.7 million parameters.
-JUDGE_WIDTHS: Final = (16, 32, 64, 128, 128)
+SEGMENTER3D_WIDTHS: Final = (16, 32, 64, 128, 128)
 LEAK: Final = 0.01
 
 
@@ -79,14 +79,14 @@ class Decoder3d(nn.Module):
         return made[::-1]
 
 
-class VolumeSegmenter(nn.Module):
+class Segmenter3d(nn.Module):
     """Four sequences in, scores of `CLASSES` classes out.
 
     Source: nnU-Net's 3D full-resolution design (Isensee et al., Nature Methods 2021), narrowed: strided convolutions
     down, transposed ones up, instance norm, leaky ReLU, deep supervision.
     """
 
-    def __init__(self, widths: tuple[int, ...] = JUDGE_WIDTHS) -> None:
+    def __init__(self, widths: tuple[int, ...] = SEGMENTER3D_WIDTHS) -> None:
         super().__init__()
         self.widths = widths
         inputs = (len(MODALITIES), *widths[:-1])

@@ -121,7 +121,7 @@ class Normalization:
         raise WeightsError(f"the manifest names a normalisation that is not known here ({scheme!r}); update Tetrad.")
 
 
-def normalise(volume: VolumeArray) -> NDArray[np.float64]:
+def rescale_as_scored(volume: VolumeArray) -> NDArray[np.float64]:
     """A volume as the challenge scores it: clipped to its own percentiles, scaled to [0, 1]; float64, same shape.
 
     A constant volume becomes all 0.

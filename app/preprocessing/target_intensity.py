@@ -57,7 +57,7 @@ class IntensityPredictor:
 
 
 @dataclass(frozen=True)
-class MedianPrior:
+class MedianPredictor:
     """What a network with an intensity code is told of the sequence that it makes: its median score in the brain.
 
     After the BraSyn 2024 winner, whose code is the median brain intensity of the target. There it is an intensity
@@ -99,7 +99,7 @@ class MedianPrior:
         return form
 
     @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> MedianPrior | None:
+    def from_json(cls, form: Mapping[str, Any]) -> MedianPredictor | None:
         """Reads a manifest entry; None where it states no medians.
 
         Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from app.core.constants import VIEWS, View
 from app.core.errors import WeightsError
-from app.networks.hf_gan import Generator, GeneratorConfig
+from app.networks.hf_gan import HfGan, HfGanConfig
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import save_generator
@@ -21,7 +21,7 @@ from app.registry.manifest import Entry, sha256_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from app.networks.hf_gan import Generator, GeneratorConfig
+    from app.networks.hf_gan import HfGan, HfGanConfig
 
 #: BraSyn 2025 (AImageLab) to ours, in order; the first pattern that matches renames. The fifth gate is the early one.
 _BRASYN25 = [
@@ -54,13 +54,13 @@ _BRASYN25 = [
 _PACKED = ("query", "key", "value")
 
 
-def from_brasyn25(released: Mapping[str, Tensor]) -> tuple[GeneratorConfig, dict[str, Tensor]]:
+def from_brasyn25(released: Mapping[str, Tensor]) -> tuple[HfGanConfig, dict[str, Tensor]]:
     """The configuration and state of our generator that computes what a BraSyn 2025 checkpoint computes.
 
     Raises:
         WeightsError: a tensor is unknown, missing or of another shape.
     """
-    config = GeneratorConfig.released(view_code=any("view_embedding" in name for name in released))
+    config = HfGanConfig.released(view_code=any("view_embedding" in name for name in released))
     parts: dict[str, list[tuple[int, Tensor]]] = {}
     for name, tensor in released.items():
         ours = _rename(name)
@@ -71,7 +71,7 @@ def from_brasyn25(released: Mapping[str, Tensor]) -> tuple[GeneratorConfig, dict
         for ours, pieces in parts.items()
     }
     with torch.device("meta"):
-        expected = Generator(config).state_dict()
+        expected = HfGan(config).state_dict()
     if missing := sorted(set(expected) - set(state)):
         raise WeightsError(f"{len(missing)} tensors of the BraSyn 2025 generator are missing, the first: {missing[0]}.")
     for ours, tensor in state.items():

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from app.networks.enhancer import Enhancer, EnhancerConfig
-    from app.networks.hf_gan import Generator, GeneratorConfig
+    from app.networks.hf_gan import HfGan, HfGanConfig
     from app.networks.refiner import Refiner, RefinerConfig
-    from app.networks.unet import PlainConfig, PlainGenerator, Segmenter
-    from app.networks.unet3d import VolumeSegmenter
+    from app.networks.unet import Segmenter2d, UNetConfig, UNetGenerator
+    from app.networks.unet3d import Segmenter3d
 
 import json
 
@@ -28,7 +28,7 @@ from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.target_intensity import IntensityPredictor
 
 
-def load_generator(entry: Entry) -> Generator | PlainGenerator:
+def load_generator(entry: Entry) -> HfGan | UNetGenerator:
     """The network of an entry: float32, on the CPU, in eval mode, without gradients.
 
     Raises:
@@ -46,7 +46,7 @@ def load_generator(entry: Entry) -> Generator | PlainGenerator:
     return network
 
 
-def load_segmenter(entry: Entry) -> Segmenter:
+def load_segmenter2d(entry: Entry) -> Segmenter2d:
     """The segmenter of an entry: float32, on the CPU, in eval mode, without gradients.
 
     Raises:
@@ -54,16 +54,16 @@ def load_segmenter(entry: Entry) -> Segmenter:
     """
     import torch
 
-    from app.networks.unet import Segmenter
+    from app.networks.unet import Segmenter2d
 
     _require_kind(entry, "segmenter")
     with torch.device("meta"):
-        network = Segmenter(tuple(entry.details["architecture"]["widths"]))
+        network = Segmenter2d(tuple(entry.details["architecture"]["widths"]))
     _load_state(network, entry)
     return network
 
 
-def load_judge(entry: Entry) -> VolumeSegmenter:
+def load_segmenter3d(entry: Entry) -> Segmenter3d:
     """The 3D segmenter of an entry: float32, on the CPU, in eval mode, without gradients.
 
     Raises:
@@ -71,11 +71,11 @@ def load_judge(entry: Entry) -> VolumeSegmenter:
     """
     import torch
 
-    from app.networks.unet3d import VolumeSegmenter
+    from app.networks.unet3d import Segmenter3d
 
     _require_kind(entry, "judge")
     with torch.device("meta"):
-        network = VolumeSegmenter(tuple(entry.details["architecture"]["widths"]))
+        network = Segmenter3d(tuple(entry.details["architecture"]["widths"]))
     _load_state(network, entry)
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
@@ -128,7 +128,7 @@ def _load_state(network: nn.Module, entry: Entry) -> None:
     network.requires_grad_(False).eval()
 
 
-def architecture_of(entry: Entry) -> GeneratorConfig | PlainConfig:
+def architecture_of(entry: Entry) -> HfGanConfig | UNetConfig:
     """The generator's shape as the manifest states it.
 
     Raises:
@@ -145,7 +145,7 @@ def architecture_of(entry: Entry) -> GeneratorConfig | PlainConfig:
 def save_generator(
     folder: Path,
     name: str,
-    config: GeneratorConfig | PlainConfig,
+    config: HfGanConfig | UNetConfig,
     state: Mapping[str, Tensor],
     normalization: Normalization,
     canvas: Canvas,
@@ -182,7 +182,7 @@ def save_generator(
     return write_entry(folder, name, "generator", files, normalization, form, make_default=make_default)
 
 
-def save_segmenter(
+def save_segmenter2d(
     folder: Path,
     name: str,
     widths: tuple[int, ...],
@@ -201,7 +201,7 @@ def save_segmenter(
     return write_entry(folder, name, "segmenter", {"torch": _encoded(state)}, normalization, form)
 
 
-def save_judge(
+def save_segmenter3d(
     folder: Path,
     name: str,
     widths: tuple[int, ...],

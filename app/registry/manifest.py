@@ -164,7 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
 
 
-def require_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Whether a model may be called so.
 
     Raises:
@@ -199,7 +199,7 @@ def write_entry(
         WeightsError: the folder has a manifest that cannot be read, or cannot be made.
         OutputError: it cannot be written to; it stays as it was.
     """
-    require_name(name)
+    check_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

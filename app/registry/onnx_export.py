@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError, WeightsError
-from app.networks.hf_gan import Generator
-from app.networks.unet import PlainGenerator
+from app.networks.hf_gan import HfGan
+from app.networks.unet import UNetGenerator
 from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry, add_file
@@ -35,11 +35,11 @@ def export_onnx(entry: Entry) -> Entry:
     """
     if entry.kind != "generator":
         raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
-    require_onnx_packages()
+    check_onnx_packages()
     return add_file(entry, "onnx", to_onnx(load_generator(entry), entry.canvas))
 
 
-def to_onnx(network: Generator | PlainGenerator, canvas: Canvas) -> bytes:
+def to_onnx(network: HfGan | UNetGenerator, canvas: Canvas) -> bytes:
     """A generator as ONNX.
 
     The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. With a
@@ -79,7 +79,7 @@ def to_onnx(network: Generator | PlainGenerator, canvas: Canvas) -> bytes:
 class _Both(nn.Module):
     """A network with a confidence head, called for both that it gives."""
 
-    def __init__(self, network: Generator | PlainGenerator) -> None:
+    def __init__(self, network: HfGan | UNetGenerator) -> None:
         super().__init__()
         self.network = network
 
@@ -96,7 +96,7 @@ class _Both(nn.Module):
         return self.network.image(features), self.network.error(features)
 
 
-def require_onnx_packages() -> None:
+def check_onnx_packages() -> None:
     """Whether ONNX can be written here.
 
     Raises:

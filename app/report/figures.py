@@ -18,7 +18,7 @@ from app.core.constants import DISPLAY_NAMES, MODALITIES, Modality
 from app.core.errors import VolumeError
 from app.core.types import MaskArray, VolumeArray
 from app.data.nifti_reader import load_volume
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def picture(
         for m in MODALITIES
         if m in inputs
     ]
-    made = normalise(synthesis)[box]
-    real = None if truth is None else normalise(truth)[box]
+    made = rescale_as_scored(synthesis)[box]
+    real = None if truth is None else rescale_as_scored(truth)[box]
     shared = _window(made if real is None else real)
     synthetic = len(columns)
     columns.append((f"{DISPLAY_NAMES[target]} (synthesis)", made, shared, "gray"))

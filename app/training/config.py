@@ -31,11 +31,11 @@ class NetworkRecipe:
         preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
         widths: channels per level of the plain one, each level at half the resolution; the default gives 1.8 million
             parameters.
-        fine_skip: as in `app.networks.hf_gan.GeneratorConfig`.
+        fine_skip: as in `app.networks.hf_gan.HfGanConfig`.
         discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
         confidence: the head that says how wrong each pixel is expected to be (`app.networks.confidence`).
         frozen: train that head alone on a network that stays as `--start` gave it: its images keep every bit.
-        intensity_prior: what the network is told of the target's median score (`app.preprocessing.target_intensity.MedianPrior`): nothing,
+        intensity_prior: what the network is told of the target's median score (`app.preprocessing.target_intensity.MedianPredictor`): nothing,
             the mean over the training subjects, or what the present sequences predict.
     """
 

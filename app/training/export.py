@@ -21,39 +21,39 @@ from app.inference.synthesizer import Synthesizer
 from app.networks import new_generator
 from app.networks.enhancer import Enhancer, EnhancerConfig
 from app.networks.refiner import Refiner
-from app.networks.unet import Segmenter
-from app.networks.unet3d import VolumeSegmenter
+from app.networks.unet import Segmenter2d
+from app.networks.unet3d import Segmenter3d
 from app.preprocessing.target_intensity import IntensityPredictor
-from app.registry.checkpoints import save_generator, save_judge, save_refiner, save_segmenter
-from app.registry.manifest import MANIFEST, Entry, change_details, read_manifest, require_name
-from app.registry.onnx_export import require_onnx_packages, to_onnx
+from app.registry.checkpoints import save_generator, save_refiner, save_segmenter2d, save_segmenter3d
+from app.registry.manifest import MANIFEST, Entry, change_details, check_name, read_manifest
+from app.registry.onnx_export import check_onnx_packages, to_onnx
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.first_stage import StageOne
-from app.training.intensity_fit import encode, fit_intensity, fit_prior
+from app.training.intensity_fit import encode, fit_intensity, fit_intensity_conditioning
 from app.training.promotion import (
-    refuse_worse,
+    check_better,
+    check_better_refiner,
+    check_kind,
+    check_no_refiner_conflict,
+    check_not_worse,
+    check_slot,
     replaced_by,
-    require_better,
-    require_better_refiner,
-    require_kind,
-    require_own,
-    require_place,
     rounded_means,
     scores_of,
 )
 from app.training.rules import check
-from app.training.tasks.base import subjects_taught, told_of
+from app.training.tasks.base import lineage_of, subjects_taught
 from app.training.tasks.refinement import refiner_config
 from app.training.tasks.synthesis import BACKGROUND, generator_config
 from app.training.validation import (
-    JUDGED,
-    JUDGED_SEGMENTER,
-    model_in_memory,
-    refined_in_memory,
-    score_drops,
-    score_judge,
-    score_segmenter,
+    SEGMENTATION_METRICS,
+    SELECTION_METRICS,
+    candidate_model,
+    candidate_refined_model,
+    score_missing_sequences,
+    score_segmenter2d,
+    score_segmenter3d,
 )
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ _KINDS = {"synthesis": "generator", "segmentation": "segmenter", "judging": "jud
           "enhancement": "refiner"}  # fmt: skip
 
 
-def publish(
+def export_run(
     run: Path,
     weights: Path,
     name: str,
@@ -103,12 +103,12 @@ def publish(
         WeightsError: `weights` cannot be read.
         OutputError: `weights` cannot be written to; it stays as it was, or has a specialist that nobody uses yet.
     """
-    require_name(name)
+    check_name(name)
     chosen_state = run / (BEST if (run / BEST).exists() else LAST)
     state = load_state(chosen_state)
     log.info("Takes %s, step %d.", chosen_state, state.step)
-    require_kind(weights, name, _KINDS[state.recipe.task])
-    require_place(state, weights, name, make_default, specialist_of)
+    check_kind(weights, name, _KINDS[state.recipe.task])
+    check_slot(state, weights, name, make_default, specialist_of)
     if (state.recipe.task == "enhancement") != (refines is not None):
         raise UsageError("an enhancer, and nothing else, is for another model's T1c: "
                          f"{'leave out' if refines else 'name that model with'} --refines.")  # fmt: skip
@@ -157,12 +157,12 @@ def _publish_generator(
     specialist_of: str | None,
     force: bool,
 ) -> Entry:
-    require_onnx_packages()
+    check_onnx_packages()
     subjects = {s.name: s for s in build_cache(data, cache or run / "cache")}
     if missing := [n for n in state.subjects if n not in subjects]:
         raise UsageError(f"{data} lacks {missing[0]}, which {run} was trained on; give the folder of that run.")
     intensity = fit_intensity([subjects[n].intensities for n in state.subjects])
-    fitted = fit_prior([subjects[n] for n in state.subjects], state.recipe.network.intensity_prior)
+    fitted = fit_intensity_conditioning([subjects[n] for n in state.subjects], state.recipe.network.intensity_prior)
     prior = None if fitted is None else fitted[0]
     config = generator_config(state.recipe)
     config = replace(config, confidence_scale=state.memory.get("lambda", config.confidence_scale))
@@ -173,12 +173,12 @@ def _publish_generator(
     if cases:
         views = state.recipe.data.views
         predictor = IntensityPredictor.from_json(intensity)
-        model = model_in_memory(network, state.recipe, views, predictor, device, prior)
-        found = score_drops(model, cases, masks)
+        model = candidate_model(network, state.recipe, views, predictor, device, prior)
+        found = score_missing_sequences(model, cases, masks)
         scores = scores_of(found, model.makes)
         if not force:
             for replaced in replaced_by(weights, name, make_default, specialist_of):
-                require_better(name, scores, replaced, cases, masks, str(device), model.makes)
+                check_better(name, scores, replaced, cases, masks, str(device), model.makes)
     kept: dict[str, Any] = {}
     for _, old in replaced_by(weights, name, make_default=False):
         if "refiner" in old.details:
@@ -228,20 +228,22 @@ def _publish_refiner(
         make_default: the first stage is refined from now on unless it is run with `--no-refine`.
     """
     first = _first_stage(state, weights)
-    require_own(first, name)
+    check_no_refiner_conflict(first, name)
     network = Refiner(refiner_config(state.recipe))
     network.load_state_dict(_as_loaded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         stage_one = StageOne(first, device).model
-        found = score_drops(refined_in_memory(network, state.recipe, stage_one), cases, masks)
+        found = score_missing_sequences(candidate_refined_model(network, state.recipe, stage_one), cases, masks)
         scores = scores_of(found, MODALITIES)
         before = first.details.get("scores", {})
         known = before.get("subjects") == scores["subjects"]
-        scores["unrefined"] = before["mean"] if known else rounded_means(score_drops(stage_one, cases, masks))
+        scores["unrefined"] = (
+            before["mean"] if known else rounded_means(score_missing_sequences(stage_one, cases, masks))
+        )
         if not force:
-            refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
-            require_better_refiner(scores, first, cases, masks, device, MODALITIES)
+            check_not_worse(scores["mean"], scores["unrefined"], SELECTION_METRICS, first.name)
+            check_better_refiner(scores, first, cases, masks, device, MODALITIES)
     details = _details(state, scores)
     details["stage_one"] = details["training"].pop("started_from")
     if begun := details["stage_one"].pop("begun_with", None):
@@ -270,19 +272,21 @@ def _publish_enhancer(
     Args:
         make_default: the first stage is refined from now on unless it is run with `--no-refine`.
     """
-    require_own(first, name)
+    check_no_refiner_conflict(first, name)
     recipe, config = state.recipe, EnhancerConfig(background=BACKGROUND)
     network = Enhancer(config)
     network.load_state_dict(_as_loaded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         stage_one = Synthesizer(first.name, weights=first.folder, device=device, refine=False, specialists=False).model
-        found = score_drops(refined_in_memory(network, recipe, stage_one), cases, masks, network.makes)
+        found = score_missing_sequences(
+            candidate_refined_model(network, recipe, stage_one), cases, masks, network.makes
+        )
         scores = scores_of(found, network.makes)
-        scores["unrefined"] = rounded_means(score_drops(stage_one, cases, masks, network.makes))
+        scores["unrefined"] = rounded_means(score_missing_sequences(stage_one, cases, masks, network.makes))
         if not force:
-            refuse_worse(scores["mean"], scores["unrefined"], JUDGED, first.name)
-            require_better_refiner(scores, first, cases, masks, device, network.makes)
+            check_not_worse(scores["mean"], scores["unrefined"], SELECTION_METRICS, first.name)
+            check_better_refiner(scores, first, cases, masks, device, network.makes)
     details = _details(state, scores)
     entry = save_refiner(
         first.folder, name, config, _halved(state.average), NORMALIZATION, recipe.data.patch,
@@ -321,7 +325,7 @@ def _first_stage(state: State, weights: Path) -> Entry:
             "export into the folder that has it."
         )
     first = entries[wanted["model"]]
-    StageOne(first, "cpu").require_joined_as(wanted)
+    StageOne(first, "cpu").check_fusion(wanted)
     return first
 
 
@@ -330,7 +334,7 @@ def _judges(state: State, score_on: Path | None, host: Entry | None) -> tuple[li
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
     built_on = (state.origin, state.origin.get("begun_with", {}), state.teacher)
-    hosts = () if host is None else (told_of(host),)
+    hosts = () if host is None else (lineage_of(host),)
     known = set(state.subjects).union(*map(subjects_taught, (*built_on, *hosts)))
     if both := also_in([c.subject for c in cases], known):
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
@@ -349,25 +353,25 @@ def _publish_segmenter(
     force: bool,
 ) -> Entry:
     recipe = state.recipe
-    network = VolumeSegmenter() if recipe.task == "judging" else Segmenter()
+    network = Segmenter3d() if recipe.task == "judging" else Segmenter2d()
     network.load_state_dict(_as_loaded(state.average))
     scores: dict[str, Any] = {}
     if cases:
         network = network.to(device)
         scores = scores_of(
-            score_judge(network, cases, masks, recipe, device)
-            if isinstance(network, VolumeSegmenter)
-            else score_segmenter(network, cases, masks, recipe.data, device)
+            score_segmenter3d(network, cases, masks, recipe, device)
+            if isinstance(network, Segmenter3d)
+            else score_segmenter2d(network, cases, masks, recipe.data, device)
         )
         for _, replaced in [] if force else replaced_by(weights, name, make_default=False):
             before = replaced.details.get("scores", {})
             if before.get("subjects") != scores["subjects"]:
                 raise UsageError(f"{name!r} has no scores on these subjects to compare with; --force replaces it.")
-            refuse_worse(scores["mean"], before["mean"], JUDGED_SEGMENTER, name)
+            check_not_worse(scores["mean"], before["mean"], SEGMENTATION_METRICS, name)
     average, details = _halved(state.average), _details(state, scores)
-    if isinstance(network, VolumeSegmenter):
-        return save_judge(weights, name, network.widths, average, NORMALIZATION, recipe.data.patch, details)
-    return save_segmenter(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
+    if isinstance(network, Segmenter3d):
+        return save_segmenter3d(weights, name, network.widths, average, NORMALIZATION, recipe.data.patch, details)
+    return save_segmenter2d(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
 
 
 def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from app.data.loading import load_complete
 from app.networks.voxelwise_regression import monomials
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
-from app.preprocessing.target_intensity import MedianPrior, intensity_features, median_features
+from app.preprocessing.target_intensity import MedianPredictor, intensity_features, median_features
 from app.registry.manifest import Entry, write_entry
 from app.training.data.cache import CachedSubject
 
@@ -172,16 +172,16 @@ def medians_of(subject: CachedSubject) -> dict[Modality, float]:
     return {m: float(np.median(subject.scores[i][brain].astype(np.float32))) for i, m in enumerate(MODALITIES)}
 
 
-def fit_prior(
+def fit_intensity_conditioning(
     subjects: Sequence[CachedSubject], kind: Literal["none", "mean", "predicted"]
-) -> tuple[MedianPrior, list[dict[Modality, float]]] | None:
+) -> tuple[MedianPredictor, list[dict[Modality, float]]] | None:
     """The prior that a recipe asks for, and the medians that it was fitted on, one per subject; None for `none`."""
     if kind == "none":
         return None
     medians = [medians_of(s) for s in subjects]
     means = {m: round(float(np.mean([found[m] for found in medians])), 6) for m in MODALITIES}
     if kind == "mean":
-        return MedianPrior(means), medians
+        return MedianPredictor(means), medians
     coefficients = {}
     for inputs, target in subsets():
         features = np.stack(
@@ -191,10 +191,10 @@ def fit_prior(
         (row,) = penalised_fit(features, np.array([[found[target] for found in medians]]), RIDGE)
         coefficients[subset_key(inputs, target)] = tuple(row)
     span = {m: (min(f[m] for f in medians), max(f[m] for f in medians)) for m in MODALITIES}
-    return MedianPrior(means, coefficients, span), medians
+    return MedianPredictor(means, coefficients, span), medians
 
 
-class Told:
+class IntensityCodes:
     """What every training subject's network is told, for every target and every set of present sequences.
 
     Args:
@@ -202,7 +202,7 @@ class Told:
     """
 
     def __init__(
-        self, prior: MedianPrior, subjects: Sequence[CachedSubject], medians: Sequence[dict[Modality, float]]
+        self, prior: MedianPredictor, subjects: Sequence[CachedSubject], medians: Sequence[dict[Modality, float]]
     ) -> None:
         self._table = {
             subset_key(inputs, target): torch.tensor(

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _LOG_SECONDS = 20.0
 
 
-class Sitting:
+class TrainingProgress:
     """Clock and running sums of one sitting."""
 
     def __init__(self, state: State, recipe: Recipe, group: Processes, clock: Callable[[], float]) -> None:

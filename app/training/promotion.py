@@ -17,19 +17,19 @@ from app.registry.checkpoints import load_refiner
 from app.registry.manifest import MANIFEST, Entry, Manifest, read_manifest
 from app.training.checkpoint import State
 from app.training.data.cache import NORMALIZATION
-from app.training.validation import JUDGED, means, score_drops
+from app.training.validation import SELECTION_METRICS, means, score_missing_sequences
 
 log = logging.getLogger(__name__)
 
 
-def require_kind(weights: Path, name: str, kind: str) -> None:
+def check_kind(weights: Path, name: str, kind: str) -> None:
     """Refuses to put a model in the place of one that does something else."""
     entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
     if name in entries and entries[name].kind != kind:
         raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the {kind} another name.")
 
 
-def require_place(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
+def check_slot(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
     """Refuses what would leave sequences to nobody, and a specialist of what cannot have one.
 
     Raises:
@@ -73,7 +73,7 @@ def replaced_by(
     return [(manifest, manifest.entries[n]) for n in names if n is not None and n in manifest.entries]
 
 
-def require_better(
+def check_better(
     name: str,
     scores: Mapping[str, Any],
     replaced: tuple[Manifest, Entry],
@@ -97,13 +97,13 @@ def require_better(
     if any(form.get("subjects") != scores["subjects"] or m not in form for m, form in known.items()):
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
         model = Synthesizer(entry.name, weights=manifest.folder, device=device, specialists=entry.name != name).model
-        found = score_drops(model, cases, masks, targets)
+        found = score_missing_sequences(model, cases, masks, targets)
         known = {m: {m: rounded_means([s for s in found if s.modality == m])} for m in targets}
     before = _mean_over(targets, known)
-    refuse_worse(_mean_over(targets, dict.fromkeys(targets, scores)), before, JUDGED, entry.name)
+    check_not_worse(_mean_over(targets, dict.fromkeys(targets, scores)), before, SELECTION_METRICS, entry.name)
 
 
-def require_better_refiner(
+def check_better_refiner(
     scores: Mapping[str, Any],
     first: Entry,
     cases: list[Case],
@@ -120,13 +120,13 @@ def require_better_refiner(
     known = before.details.get("scores", {})
     if known.get("subjects") != scores["subjects"] or any(m not in known for m in common):
         model = Synthesizer(first.name, weights=first.folder, device=device, refine=True, specialists=False).model
-        found = score_drops(model, cases, masks, common)
+        found = score_missing_sequences(model, cases, masks, common)
         known = {m: rounded_means([s for s in found if s.modality == m]) for m in common}
     new, old = (_mean_over(common, dict.fromkeys(common, form)) for form in (scores, known))
-    refuse_worse(new, old, JUDGED, before.name)
+    check_not_worse(new, old, SELECTION_METRICS, before.name)
 
 
-def require_own(first: Entry, name: str) -> None:
+def check_no_refiner_conflict(first: Entry, name: str) -> None:
     """Refuses a name under which another model's refiner, or that of several, would be overwritten.
 
     Raises:
@@ -155,7 +155,7 @@ def rounded_means(found: Sequence[Scores]) -> dict[str, float]:
     return _rounded(means(found))
 
 
-def refuse_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
+def check_not_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
     """Refuses what is worse by any of the metrics `judged`, or has none of them in common with what was before."""
     both = [k for k in judged if k in before and k in now]
     if not both:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from app.core.errors import CaseError, UsageError
-from app.core.signals import Interrupted, Interrupts
+from app.core.signals import Interrupted, SignalGuard
 from app.inference.backends import tells_of_memory
 from app.registry.manifest import Entry
 from app.training.checkpoint import BEST, LAST, State, save_state
@@ -22,12 +22,20 @@ from app.training.data.cache import CachedSubject, build_cache
 from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.splits import split, validation_cases
 from app.training.distributed import Processes, processes
-from app.training.intensity_fit import Told, fit_prior
+from app.training.intensity_fit import IntensityCodes, fit_intensity_conditioning
 from app.training.logger import RunLog
 from app.training.optimization import learning_rate, new_optimizer
-from app.training.progress import Sitting
+from app.training.progress import TrainingProgress
 from app.training.run_directory import alone, previous_state
-from app.training.tasks.base import begin_with, new_source, new_task, taught_by, told_of, validate, validate_generator
+from app.training.tasks.base import (
+    lineage_of,
+    load_initial_weights,
+    new_source,
+    new_task,
+    taught_by,
+    validate,
+    validate_generator,
+)
 from app.training.tasks.synthesis import SynthesisTask
 
 log = logging.getLogger(__name__)
@@ -135,14 +143,14 @@ class _Run:
             recipe, self.training, group.rank, ahead=group.device.type == "cuda", beside=self.stage_one
         )
         torch.manual_seed(recipe.seed)
-        fitted = fit_prior(self.training, recipe.network.intensity_prior)
+        fitted = fit_intensity_conditioning(self.training, recipe.network.intensity_prior)
         self.prior = None if fitted is None else fitted[0]
-        told = None if fitted is None else Told(fitted[0], self.training, fitted[1])
+        told = None if fitted is None else IntensityCodes(fitted[0], self.training, fitted[1])
         self.task = new_task(recipe, group.device, segmenter, told)
-        teacher = told_of(segmenter) if segmenter is not None and taught_by(recipe) else {}
+        teacher = lineage_of(segmenter) if segmenter is not None and taught_by(recipe) else {}
         origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
         if start is not None and before is None:
-            begun = begin_with(self.task, start)
+            begun = load_initial_weights(self.task, start)
             origin = {**origin, "begun_with": begun} if self.stage_one else begun
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
@@ -189,10 +197,10 @@ class _Run:
     def go(self, clock: Callable[[], float]) -> Outcome:
         """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
         board = RunLog(self.paths.run, self.state.step) if self.group.first else None
-        interrupts, number = Interrupts(), 0
+        interrupts, number = SignalGuard(), 0
         try:
             with interrupts.installed(), interrupts.shielded():
-                number = self._train(board, Sitting(self.state, self.recipe, self.group, clock), interrupts)
+                number = self._train(board, TrainingProgress(self.state, self.recipe, self.group, clock), interrupts)
         except Interrupted as interruption:
             # One that came to this process alone, after the others had ended by themselves.
             number = number or interruption.number
@@ -200,7 +208,7 @@ class _Run:
             board.close()
         return Outcome(self.state, number or None)
 
-    def _train(self, board: RunLog | None, sitting: Sitting, interrupts: Interrupts) -> int:
+    def _train(self, board: RunLog | None, sitting: TrainingProgress, interrupts: SignalGuard) -> int:
         """The steps; returns the signal that ended them on whichever process, or 0."""
         stopped, every = 0, self.recipe.schedule.validate_every
         with sitting.bar(self.group.first) as bar:
@@ -293,7 +301,9 @@ class _Run:
 
     # ------------------------------------------------------------ epochs
 
-    def _end_epoch(self, board: RunLog | None, sitting: Sitting, bar: Any, validate: bool, *, over: bool) -> None:
+    def _end_epoch(
+        self, board: RunLog | None, sitting: TrainingProgress, bar: Any, validate: bool, *, over: bool
+    ) -> None:
         """Saves, draws, validates; the first process does, the others wait."""
         if self.ended == self.state.step:
             return

@@ -29,16 +29,16 @@ from app.inference.device import GPU_BATCH, Machine, choose_runtime
 from app.inference.loading import runner_of
 from app.inference.pipeline import Model, synthesize_case
 from app.inference.refinement import VolumeRefiner
-from app.inference.segmentation import Judge
-from app.inference.view_fusion import Joining
+from app.inference.segmentation import TumourSegmenter
+from app.inference.view_fusion import FusionOptions
 from app.networks.enhancer import Enhancer
-from app.networks.hf_gan import Generator
+from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
-from app.networks.unet import PlainGenerator, Segmenter
+from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.slices import Canvas, cut, paste, place_window
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPrior
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
 from app.registry.manifest import Entry
 from app.training.config import DataRecipe, Recipe
 from app.training.data.cache import NORMALIZATION
@@ -47,17 +47,17 @@ from app.training.tasks.synthesis import BACKGROUND, precision_of
 log = logging.getLogger(__name__)
 
 #: What a model is compared by, each the higher the better.
-JUDGED = ("official_healthy", "official_tumour", "ssim_brain")
-JUDGED_SEGMENTER = ("dice_WT", "dice_TC", "dice_ET")
+SELECTION_METRICS = ("official_healthy", "official_tumour", "ssim_brain")
+SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 
 
-def model_in_memory(
-    network: Generator | PlainGenerator,
+def candidate_model(
+    network: HfGan | UNetGenerator,
     recipe: Recipe,
     views: Sequence[View],
     intensity: IntensityPredictor,
     device: torch.device,
-    prior: MedianPrior | None = None,
+    prior: MedianPredictor | None = None,
 ) -> Model:
     """A copy of a generator as the pipeline runs it."""
     details = {
@@ -71,11 +71,11 @@ def model_in_memory(
     entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
     runtime = choose_runtime(files, Machine.probe(), str(device))
     backend = TorchBackend(copy.deepcopy(network), runtime)
-    joining = Joining(recipe.output.fusion, recipe.output.flip_average)
+    joining = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
     return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
 
 
-def refined_in_memory(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
+def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
     """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
     details = {
         "window": list(recipe.data.patch),
@@ -89,7 +89,7 @@ def refined_in_memory(network: Refiner | Enhancer, recipe: Recipe, stage_one: Mo
     return replace(stage_one, refiner=VolumeRefiner(entry, copy.deepcopy(network), runtime))
 
 
-def score_drops(
+def score_missing_sequences(
     model: Model, cases: Iterable[Case], masks: Mapping[str, Path], targets: Sequence[Modality] | None = None
 ) -> list[Scores]:
     """Drops each sequence of each complete subject in turn, makes it, and scores it; the rest is left out by name.
@@ -117,8 +117,8 @@ def score_drops(
     return results
 
 
-def score_segmenter(
-    network: Segmenter, cases: Iterable[Case], masks: Mapping[str, Path], recipe: DataRecipe, device: torch.device
+def score_segmenter2d(
+    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: DataRecipe, device: torch.device
 ) -> list[Scores]:
     """Segments each complete subject from its four real sequences, all views of the recipe averaged, and scores it."""
     results = []
@@ -135,7 +135,7 @@ def score_segmenter(
     return results
 
 
-def score_judge(
+def score_segmenter3d(
     network: nn.Module, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
 ) -> list[Scores]:
     """Segments each complete subject from its four real sequences, as the finished judge does, and scores it.
@@ -143,7 +143,7 @@ def score_judge(
     Args:
         network: a 3D segmenter.
     """
-    judge = Judge(network.eval(), NORMALIZATION, recipe.data.patch, device, precision_of(recipe, device))
+    judge = TumourSegmenter(network.eval(), NORMALIZATION, recipe.data.patch, device, precision_of(recipe, device))
     results = []
     for subject, volumes in load_complete(cases):
         first = volumes[MODALITIES[0]]
@@ -156,7 +156,7 @@ def score_judge(
 
 @torch.inference_mode()
 def segment(
-    network: Segmenter,
+    network: Segmenter2d,
     scores: Sequence[VolumeArray],
     brain: MaskArray,
     views: Sequence[View],

@@ -20,8 +20,8 @@ import pytest
 from app.batch import case_processor as worker
 from app.batch import prefetch as flow
 from app.batch import run as batch
-from app.batch.case_processor import Worker
-from app.batch.multi_device import Fleet
+from app.batch.case_processor import CaseProcessor
+from app.batch.multi_device import MultiDeviceRunner
 from app.batch.outcomes import Summary, exit_code_of
 from app.batch.prefetch import WRITE_BEHIND
 from app.batch.run import Outcome, run
@@ -374,7 +374,7 @@ class TestOverlap:
 
     def test_the_next_is_read_and_the_last_written_while_the_network_runs(self, many, weights_dir, monkeypatch):
         read, written = ({f"s{i}": threading.Event() for i in range(6)} for _ in range(2))
-        original = {name: getattr(Worker, name) for name in ("read", "compute", "write")}
+        original = {name: getattr(CaseProcessor, name) for name in ("read", "compute", "write")}
 
         def reading(self, case):
             job = original["read"](self, case)
@@ -395,13 +395,13 @@ class TestOverlap:
             return outcome
 
         for name, replacement in (("read", reading), ("compute", computing), ("write", writing)):
-            monkeypatch.setattr(Worker, name, replacement)
+            monkeypatch.setattr(CaseProcessor, name, replacement)
         summary = run(_config(many, weights_dir, jobs=1))
         assert [(o.subject, o.status) for o in summary.outcomes] == [(f"s{i}", "made") for i in range(6)]
 
     def test_few_subjects_are_held_at_once(self, many, weights_dir, monkeypatch):
         held, most, lock = set(), [0], threading.Lock()
-        read, write = Worker.read, Worker.write
+        read, write = CaseProcessor.read, CaseProcessor.write
 
         def reading(self, case):
             with lock:
@@ -415,8 +415,8 @@ class TestOverlap:
                 held.discard(job.case.subject)
             return write(self, job)
 
-        monkeypatch.setattr(Worker, "read", reading)
-        monkeypatch.setattr(Worker, "write", writing)
+        monkeypatch.setattr(CaseProcessor, "read", reading)
+        monkeypatch.setattr(CaseProcessor, "write", writing)
         run(_config(many, weights_dir, jobs=1))
         assert most[0] <= MOST_HELD
 
@@ -476,7 +476,7 @@ class TestFleet:
     @pytest.fixture
     def release(self, monkeypatch):
         """Nobody gets a subject before its number is released: who is ready first would do them all."""
-        asking, note = [], Fleet._note
+        asking, note = [], MultiDeviceRunner._note
 
         def hold(self, number, kind, content):
             if kind == "want":
@@ -485,11 +485,11 @@ class TestFleet:
                 note(self, number, kind, content)
 
         def let_go(fleet, number):
-            monkeypatch.setattr(Fleet, "_note", note)
+            monkeypatch.setattr(MultiDeviceRunner, "_note", note)
             if number in asking:
                 fleet._note(number, "want", None)
 
-        monkeypatch.setattr(Fleet, "_note", hold)
+        monkeypatch.setattr(MultiDeviceRunner, "_note", hold)
         return let_go
 
     @staticmethod
@@ -523,7 +523,7 @@ class TestFleet:
     def test_a_process_that_dies_fails_what_it_had_begun_only(self, crowd, weights_dir, caplog):
         cases = scan(crowd / "in").cases
         (crowd / "out").mkdir()
-        with Fleet(_config(crowd, weights_dir, model="tiny", jobs=1), ["cpu", "cpu"], cases) as fleet:
+        with MultiDeviceRunner(_config(crowd, weights_dir, model="tiny", jobs=1), ["cpu", "cpu"], cases) as fleet:
             fleet._crew[0].kill()
             outcomes = {o.subject: o for o in fleet}
         assert set(outcomes) == {f"s{i}" for i in range(CROWD)}
@@ -536,7 +536,7 @@ class TestFleet:
     def test_a_process_that_dies_in_the_middle_of_a_message_holds_nobody_up(self, crowd, weights_dir):
         cases = scan(crowd / "in").cases
         (crowd / "out").mkdir()
-        with Fleet(_config(crowd, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
+        with MultiDeviceRunner(_config(crowd, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
             fleet._crew[0].kill()
             fleet._lines[0].close()
             fleet._lines[0], theirs = multiprocessing.Pipe()
@@ -551,7 +551,7 @@ class TestFleet:
     def test_who_asks_and_dies_leaves_the_next_subject_to_the_others(self, five, weights_dir, release):
         cases = scan(five / "in").cases
         (five / "out").mkdir()
-        with Fleet(_config(five, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
+        with MultiDeviceRunner(_config(five, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
             fleet._crew[0].kill()
             fleet._lines[0].close()
             fleet._lines[0], theirs = multiprocessing.Pipe()
@@ -564,7 +564,7 @@ class TestFleet:
     def test_of_two_exams_of_one_name_the_one_that_is_lost_is_told(self, two_of_one, weights_dir, release):
         cases = scan(two_of_one / "in").cases
         (two_of_one / "out").mkdir()
-        with Fleet(_config(two_of_one, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
+        with MultiDeviceRunner(_config(two_of_one, weights_dir, jobs=1), ["cpu", "cpu"], cases) as fleet:
             # The first one had it when it died.
             fleet._waiting.pop()
             fleet._crew[0].kill()
@@ -627,7 +627,7 @@ class TestJobs:
         for name in ("a", "b", "c", "d"):
             write_subject(tmp_path / "in" / name)
         (tmp_path / "out").mkdir()
-        others, original = threading.Semaphore(0), Worker._read
+        others, original = threading.Semaphore(0), CaseProcessor._read
 
         def read(self, job):
             if job.case.subject == "a":
@@ -636,9 +636,11 @@ class TestJobs:
                     assert others.acquire(timeout=60)
             original(self, job)
 
-        monkeypatch.setattr(Worker, "_read", read)
+        monkeypatch.setattr(CaseProcessor, "_read", read)
         outcomes = []
-        with flow.Flow(Worker(_config(tmp_path, weights_dir)), scan(tmp_path / "in").cases) as flowing:
+        with flow.PrefetchingRunner(
+            CaseProcessor(_config(tmp_path, weights_dir)), scan(tmp_path / "in").cases
+        ) as flowing:
             for outcome in flowing:
                 outcomes.append(outcome)
                 others.release()
@@ -652,7 +654,7 @@ class TestJobs:
     )  # fmt: skip
     def test_threads_that_read(self, tmp_path, weights_dir, device, cores, asked, threads):
         (tmp_path / "in").mkdir()
-        made = Worker(_config(tmp_path, weights_dir, model="tiny", device="cpu", jobs=asked))
+        made = CaseProcessor(_config(tmp_path, weights_dir, model="tiny", device="cpu", jobs=asked))
         runtime = replace(made.synthesizer.model.runtime, device=device)
         made.synthesizer.model = replace(made.synthesizer.model, runtime=runtime)
         assert flow.choose_readers(made, cores) == threads

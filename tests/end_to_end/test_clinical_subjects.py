@@ -66,7 +66,7 @@ class TestClinical:
 
     def test_the_enhancer_brightens_gliomas_and_no_exam_without_a_tumour(self, data_dir):
         """Behind a first stage that shows no enhancement at all, where it could do most."""
-        maker = Synthesizer(device="cpu").model.maker_of("t1c")
+        maker = Synthesizer(device="cpu").model.model_for("t1c")
         assert maker.refiner is not None
         brighter = {}
         for subject in ("clinical/ms07-mni", "val/Brats18_2013_3_1", "val/Brats18_CBICA_AME_1"):

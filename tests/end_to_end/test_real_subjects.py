@@ -14,7 +14,7 @@ from app.core.config import RunConfig
 from app.core.constants import MODALITIES, REFERENCE_OF
 from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.ssim import official_score, ssim_map
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 
 pytestmark = pytest.mark.data
 
@@ -70,7 +70,7 @@ def _scores(data_dir: Path, tmp_path: Path, model: str | None) -> np.ndarray:
     for target in MODALITIES:
         made = load_volume(tmp_path / "out" / f"{target}-{subject}-{target}.nii.gz").data
         truth = load_volume(folder / f"{subject}-{target}.nii.gz").data
-        inside = ssim_map(normalise(made), normalise(truth))[truth > 0].mean()
+        inside = ssim_map(rescale_as_scored(made), rescale_as_scored(truth))[truth > 0].mean()
         rows.append([*official_score(made, truth, tumour), inside])
     return np.mean(rows, axis=0)
 

@@ -21,18 +21,18 @@ from app.core.errors import ExitCode, WeightsError
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.downstream import REAL, downstream_summary, score_downstream
 from app.evaluation.scoring import Scores, find_pairs
-from app.inference.segmentation import Judge
+from app.inference.segmentation import TumourSegmenter
 from app.networks.blocks import group_norm
-from app.networks.unet3d import VolumeSegmenter
-from app.registry.checkpoints import save_judge
+from app.networks.unet3d import Segmenter3d
+from app.registry.checkpoints import save_segmenter3d
 from app.registry.manifest import read_manifest, write_entry
 from app.training.config import AugmentationRecipe, DataRecipe, load_recipe
 from app.training.data.augmentation import vary_intensities, vary_patches
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.losses import dice_loss
-from app.training.tasks.base import begin_with
-from app.training.tasks.segmentation3d import JudgingTask, deep_losses
+from app.training.tasks.base import load_initial_weights
+from app.training.tasks.segmentation3d import Segmentation3dTask, deep_losses
 
 STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]
@@ -63,7 +63,7 @@ def patches_of(size=(8, 8, 8), count=2, seed=0) -> Patches:
 
 class TestNetwork:
     def test_it_gives_classes_of_every_voxel_at_every_level(self):
-        network = VolumeSegmenter((4, 8, 8))
+        network = Segmenter3d((4, 8, 8))
         assert network.factor == 4
         levels = network.deep(torch.zeros(2, 4, 16, 8, 12))
         assert [tuple(v.shape) for v in levels] == [(2, 4, 16, 8, 12), (2, 4, 8, 4, 6)]
@@ -172,7 +172,7 @@ class TestLosses:
     def test_the_judge_learns_one_batch_by_heart(self, subjects):
         recipe = load_recipe("judge", [*SMALL, "augmentation.rotate=0", "augmentation.zoom=0"])
         torch.manual_seed(0)
-        task = JudgingTask(recipe, torch.device("cpu"))
+        task = Segmentation3dTask(recipe, torch.device("cpu"))
         source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)
         optimizer = torch.optim.AdamW(task.judge.parameters(), lr=4e-3)
         losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(25)]
@@ -184,7 +184,7 @@ class TestLosses:
         def gradients(precision: str) -> list[torch.Tensor]:
             recipe = load_recipe("judge", [*SMALL, f"schedule.precision={precision}"])
             torch.manual_seed(0)
-            task = JudgingTask(recipe, torch.device("cpu"))
+            task = Segmentation3dTask(recipe, torch.device("cpu"))
             task.step(PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1), 0, 1, lambda _: False)
             return [p.grad for p in task.judge.parameters() if p.grad is not None]
 
@@ -194,18 +194,20 @@ class TestLosses:
 
     def test_it_starts_from_another_judge_and_from_nothing_else(self, tmp_path):
         recipe = load_recipe("judge", SMALL)
-        task, other = (JudgingTask(recipe, torch.device("cpu")) for _ in range(2))
-        entry = save_judge(tmp_path, "j", other.judge.widths, other.judge.state_dict(), NORMALIZATION, (32, 32, 32))
-        begin_with(task, entry)
+        task, other = (Segmentation3dTask(recipe, torch.device("cpu")) for _ in range(2))
+        entry = save_segmenter3d(
+            tmp_path, "j", other.judge.widths, other.judge.state_dict(), NORMALIZATION, (32, 32, 32)
+        )
+        load_initial_weights(task, entry)
         for network in (task.judge, task.average):
             assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.judge.parameters(), strict=True))
         with pytest.raises(WeightsError, match="not a judge"):
-            begin_with(task, replace(entry, kind="segmenter"))
+            load_initial_weights(task, replace(entry, kind="segmenter"))
 
 
-def judge_of(seed=0, window=(32, 32, 32)) -> Judge:
+def judge_of(seed=0, window=(32, 32, 32)) -> TumourSegmenter:
     torch.manual_seed(seed)
-    return Judge(VolumeSegmenter((4, 8)).eval(), NORMALIZATION, window, torch.device("cpu"))
+    return TumourSegmenter(Segmenter3d((4, 8)).eval(), NORMALIZATION, window, torch.device("cpu"))
 
 
 class TestJudge:
@@ -341,7 +343,7 @@ class TestCommands:
         write_entry(tmp_path / "u", "unet", "generator", {}, NORMALIZATION, {})
         assert main([*arguments, "--weights", str(tmp_path / "u"), "--judge", "unet"]) == ExitCode.WEIGHTS
         assert "is a generator, no judge" in capsys.readouterr().err
-        save_judge(tmp_path / "v", "other", (4, 8), VolumeSegmenter((4, 8)).state_dict(), NORMALIZATION, (32, 32, 32))
+        save_segmenter3d(tmp_path / "v", "other", (4, 8), Segmenter3d((4, 8)).state_dict(), NORMALIZATION, (32, 32, 32))
         (tmp_path / "v" / "other.safetensors").write_bytes(b"not weights")
         assert main([*arguments, "--weights", str(tmp_path / "v"), "--judge", "other"]) == ExitCode.WEIGHTS
         assert "does not match its checksum" in capsys.readouterr().err

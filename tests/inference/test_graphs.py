@@ -16,8 +16,8 @@ from app.core.errors import UsageError
 from app.inference.backends import TorchBackend
 from app.inference.device import Machine, Runtime, choose_runtime
 from app.inference.graphs import MOST, CudaRecorder, Graphs, Recording
-from app.networks.hf_gan import Generator, GeneratorConfig
-from app.networks.unet import PlainConfig, PlainGenerator
+from app.networks.hf_gan import HfGan, HfGanConfig
+from app.networks.unet import UNetConfig, UNetGenerator
 
 GPU = Machine(gpus=("H200",), gpu_bf16=True)
 
@@ -167,10 +167,10 @@ class TestGraphs:
 def networks():
     torch.manual_seed(0)
     return {
-        "unet": PlainGenerator(PlainConfig(widths=(8, 16), confidence="likelihood")),
-        "unet told the median": PlainGenerator(PlainConfig(widths=(8, 16), intensity_code=True, confidence="bounded")),
-        "hybrid": Generator(GeneratorConfig(width=8, intensity_code=True, confidence="likelihood", fine_skip=True)),
-        "released": Generator(GeneratorConfig(width=8, position="learned", confidence="likelihood")),
+        "unet": UNetGenerator(UNetConfig(widths=(8, 16), confidence="likelihood")),
+        "unet told the median": UNetGenerator(UNetConfig(widths=(8, 16), intensity_code=True, confidence="bounded")),
+        "hybrid": HfGan(HfGanConfig(width=8, intensity_code=True, confidence="likelihood", fine_skip=True)),
+        "released": HfGan(HfGanConfig(width=8, position="learned", confidence="likelihood")),
     }
 
 

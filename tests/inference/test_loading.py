@@ -24,7 +24,7 @@ from app.registry.checkpoints import save_refiner
 from app.registry.manifest import change_details, read_manifest
 from app.training.config import load_recipe
 from app.training.data.first_stage import StageOne
-from app.training.tasks.base import begin_with
+from app.training.tasks.base import load_initial_weights
 from app.training.tasks.synthesis import SynthesisTask
 from tests.networks.small_models import VOLUME, add_expert
 from tests.training.helpers import SMALL
@@ -73,7 +73,7 @@ class TestSynthesis:
 
     def test_views_are_joined_as_asked_by_both(self, weights):
         model = opened(weights, fusion="median", flip_average=True).model
-        assert model.maker_of("t2f").joining == model.maker_of("t1c").joining
+        assert model.model_for("t2f").joining == model.model_for("t1c").joining
 
     @pytest.mark.parametrize("refine", [None, True])
     def test_what_a_specialist_makes_passes_through_no_refiner_of_another(self, weights, subject, refine):
@@ -81,8 +81,8 @@ class TestSynthesis:
         save_refiner(weights, "sharp", made.config, made.state_dict(), VOLUME, (32, 32, 32), 0.25)
         change_details(read_manifest(weights).entry("tiny"), {"refiner": "sharp", "refine": True})
         model = opened(weights, refine=refine).model
-        assert model.maker_of("t1c").refiner is not None
-        assert model.maker_of("t2f").refiner is None
+        assert model.model_for("t1c").refiner is not None
+        assert model.model_for("t2f").refiner is None
 
     def test_a_refiner_learns_on_what_the_first_stage_makes_itself(self, weights, subject):
         assert StageOne(read_manifest(weights).entry("tiny"), "cpu").model.specialists == {}
@@ -109,8 +109,8 @@ class TestSynthesis:
     def test_scores_for_both_are_the_same(self, weights, subject):
         model = opened(weights).model
         _, _, volumes = load_inputs(inspect("sub01", {m: [f] for m, f in subject.items()}), "skip")
-        one, other = prepare(volumes, model), prepare(volumes, model.maker_of("t2f"))
-        maker = model.maker_of("t2f")
+        one, other = prepare(volumes, model), prepare(volumes, model.model_for("t2f"))
+        maker = model.model_for("t2f")
         assert np.array_equal(predict(one, "t2f", maker).scores, predict(other, "t2f", maker).scores)
 
 
@@ -192,13 +192,13 @@ class TestExport:
         def scores(model, _cases, _masks, targets=None):
             rows = []
             for m in targets or model.makes:
-                value = similarity.get((model.maker_of(m).entry.name, m), 0.6)
+                value = similarity.get((model.model_for(m).entry.name, m), 0.6)
                 values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": value}
                 rows.append(Scores("phantom-7", m, values))
             return rows
 
-        for module in ("publish", "comparison"):
-            monkeypatch.setattr(f"app.training.{module}.score_drops", scores)
+        for module in ("export_run", "comparison"):
+            monkeypatch.setattr(f"app.training.{module}.score_missing_sequences", scores)
         monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
         return similarity
 
@@ -277,7 +277,7 @@ class TestExport:
     def test_a_head_is_taught_on_what_its_network_makes(self, weights):
         recipe = load_recipe("confidence", SMALL)
         with pytest.raises(UsageError, match=r"'expert' makes t2f and not t1c, t1n, t2w; .*data\.makes"):
-            begin_with(SynthesisTask(recipe, torch.device("cpu")), read_manifest(weights).entry("expert"))
+            load_initial_weights(SynthesisTask(recipe, torch.device("cpu")), read_manifest(weights).entry("expert"))
 
     @pytest.mark.parametrize(
         ("run", "arguments", "reason"),
@@ -299,4 +299,4 @@ class TestExport:
 def test_a_model_of_its_own_leaves_nothing_to_others(weights_dir):
     model = opened(weights_dir).model
     assert model.makes == MODALITIES
-    assert all(model.maker_of(m) is model for m in MODALITIES)
+    assert all(model.model_for(m) is model for m in MODALITIES)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import CaseError
-from app.inference.postprocessing import clean, require_finite, stretch
+from app.inference.postprocessing import check_finite, clean, stretch
 from app.preprocessing.normalization import Intensity, restore
 
 
@@ -24,12 +24,12 @@ def test_a_stray_voxel_is_mended_and_a_broken_volume_refused():
     brain = np.zeros(scores.shape, bool)
     brain[:, :, :10] = True
     scores[:, :, 10:] = np.nan
-    require_finite(scores, brain, "some")
+    check_finite(scores, brain, "some")
     scores[0, 0, 0] = np.inf
-    require_finite(scores, brain, "some")
+    check_finite(scores, brain, "some")
     scores[0, 0, 1] = np.nan
     with pytest.raises(CaseError, match=r"'some' made values that are not finite in 0\.2 %"):
-        require_finite(scores, brain, "some")
+        check_finite(scores, brain, "some")
 
 
 @given(contrast=st.floats(0.05, 1), mean=st.floats(-2, 2), std=st.floats(0.2, 3))

@@ -16,8 +16,8 @@ from app.inference.loading import runner_of
 from app.inference.slice_predictor import ResidentRunner
 from app.inference.slice_runner import SliceRunner
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import Joining, Pass
-from app.networks.hf_gan import Generator, GeneratorConfig
+from app.inference.view_fusion import FusionOptions, TtaPass
+from app.networks.hf_gan import HfGan, HfGanConfig
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Normalization, measure, normalize
 from app.preprocessing.slices import Canvas, place_window
@@ -30,7 +30,7 @@ SIZES = {"axial": (32, 48), "sagittal": (48, 32), "coronal": (32, 32)}
 
 def _backend(precision: str = "fp32", batch: int = 16) -> TorchBackend:
     torch.manual_seed(0)
-    network = Generator(GeneratorConfig(width=16))
+    network = HfGan(HfGanConfig(width=16))
     return TorchBackend(network, Runtime("torch", "cpu", precision, batch, "test"))  # type: ignore[arg-type]
 
 
@@ -44,7 +44,7 @@ def _scene(phantom, present=("t1c", "t1n"), sizes=SIZES, background=-1.0):
 
 def _made(runner, arrays, measured, windows, target):
     """The mean of the views."""
-    return runner.fuse(arrays, measured, [Pass(tuple(windows))], Joining(), target, -1.0).scores
+    return runner.fuse(arrays, measured, [TtaPass(tuple(windows))], FusionOptions(), target, -1.0).scores
 
 
 def _both(phantom, backend, present, target, sizes=SIZES, batch=16):

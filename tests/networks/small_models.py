@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from app.networks.hf_gan import Generator
+from app.networks.hf_gan import HfGan
 from app.preprocessing.normalization import Normalization
 from app.registry.checkpoints import architecture_of, save_generator
 from app.registry.manifest import read_manifest
@@ -17,7 +17,7 @@ def add_expert(folder, name="expert", makes=("t2f",), normalization=VOLUME):
     tiny = read_manifest(folder).entry("tiny")
     torch.manual_seed(5)
     config = architecture_of(tiny)
-    state = Generator(config).state_dict()
+    state = HfGan(config).state_dict()
     intensity = tiny.path_of("intensity").read_bytes()
     return save_generator(folder, name, config, state, normalization, tiny.canvas, tiny.views, intensity=intensity,
                           details={"makes": list(makes)})  # fmt: skip

@@ -26,11 +26,11 @@ from app.inference.pipeline import predict, prepare
 from app.inference.slice_predictor import ResidentRunner
 from app.inference.slice_runner import SliceRunner
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import Joiner, Joining, Pass, passes, shares
+from app.inference.view_fusion import FusionOptions, TtaPass, ViewFusion, tta_passes, view_weights
 from app.networks import config_from_json, new_generator
 from app.networks.confidence import ConfidenceHead
-from app.networks.hf_gan import GeneratorConfig
-from app.networks.unet import PlainConfig
+from app.networks.hf_gan import HfGanConfig
+from app.networks.unet import UNetConfig
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import load_generator, save_generator
@@ -41,9 +41,9 @@ from app.registry.onnx_export import export_onnx
 CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 32), "coronal": (32, 48)})
 WIDTHS = (8, 16, 16, 16)
 CONFIGS = {
-    "unet": PlainConfig(WIDTHS, confidence="likelihood"),
-    "bounded": PlainConfig(WIDTHS, confidence="bounded", confidence_scale=0.1),
-    "hybrid": GeneratorConfig(width=16, confidence="likelihood"),
+    "unet": UNetConfig(WIDTHS, confidence="likelihood"),
+    "bounded": UNetConfig(WIDTHS, confidence="bounded", confidence_scale=0.1),
+    "hybrid": HfGanConfig(width=16, confidence="likelihood"),
 }
 
 
@@ -53,7 +53,7 @@ def weights(weights_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("confident")
     shutil.copytree(weights_dir, folder, dirs_exist_ok=True)
     intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()
-    for name, config in {**CONFIGS, "plain": PlainConfig(WIDTHS)}.items():
+    for name, config in {**CONFIGS, "plain": UNetConfig(WIDTHS)}.items():
         torch.manual_seed(1)
         network = new_generator(config)
         if network.confidence is not None:
@@ -120,7 +120,7 @@ def _stack(values, shape=(2, 2, 2)):
 
 
 def _join(fusion, scores, errors, library=np):
-    joiner = Joiner(fusion, library)
+    joiner = ViewFusion(fusion, library)
     for view, score, error in zip(VIEWS, scores, errors, strict=False):
         joiner.add(view, score, error, 1 / len(scores))
     made, squares = joiner.result()
@@ -184,7 +184,7 @@ class TestJoining:
         scores, errors = ([random.random((9, 8, 7), dtype=np.float32) for _ in range(count)] for _ in range(2))
         results = []
         for library, place in ((np, np.asarray), (torch, torch.from_numpy)):
-            joiner = Joiner(fusion, library)
+            joiner = ViewFusion(fusion, library)
             for view, score, error in zip(VIEWS, scores, errors, strict=False):
                 joiner.add(view, place(score), place(error), 1 / count)
             results.append(joiner.result())
@@ -194,18 +194,18 @@ class TestJoining:
     def test_a_mirrored_copy_counts_half(self):
         foreground = np.zeros((40, 44, 36), dtype=bool)
         foreground[5:31, 8:40, 4:30] = True
-        planned = passes(foreground, VIEWS, CANVAS, flip=True)
+        planned = tta_passes(foreground, VIEWS, CANVAS, flip=True)
         assert [[w.view for w in p.windows] for p in planned] == [list(VIEWS), ["axial", "coronal"]]
-        assert shares(planned) == pytest.approx({"axial": 1 / 6, "sagittal": 1 / 3, "coronal": 1 / 6})
-        assert shares([Pass(p.windows) for p in planned[:1]])["axial"] == pytest.approx(1 / 3)
-        assert len(passes(foreground, ("sagittal",), CANVAS, flip=True)) == 1
+        assert view_weights(planned) == pytest.approx({"axial": 1 / 6, "sagittal": 1 / 3, "coronal": 1 / 6})
+        assert view_weights([TtaPass(p.windows) for p in planned[:1]])["axial"] == pytest.approx(1 / 3)
+        assert len(tta_passes(foreground, ("sagittal",), CANVAS, flip=True)) == 1
 
     @given(SCORES, ERRORS, ERRORS)
     def test_it_does_not_matter_whether_copies_are_joined_first(self, scores, errors, again):
-        at_once = Joiner("confidence")
-        views = Joiner("confidence")
+        at_once = ViewFusion("confidence")
+        views = ViewFusion("confidence")
         for i, view in enumerate(VIEWS):
-            pair = Joiner("confidence")
+            pair = ViewFusion("confidence")
             for error, shift in ((errors[i], 0.0), (again[i], 1.0)):
                 (score,), (doubt,) = _stack([scores[i] + shift]), _stack([error])
                 at_once.add(view, score, doubt, 1 / 6)
@@ -252,7 +252,7 @@ class TestRunners:
         one, other = (predict(prepare(v, model), "t2f", model) for v in (volumes, _mirrored(volumes)))
         np.testing.assert_allclose(one.scores, other.scores[::-1], atol=1e-4)
         np.testing.assert_allclose(one.error, other.error[::-1], rtol=1e-3)
-        plain = replace(model, joining=Joining(fusion))
+        plain = replace(model, joining=FusionOptions(fusion))
         one, other = (predict(prepare(v, plain), "t2f", plain) for v in (volumes, _mirrored(volumes)))
         assert np.abs(one.scores - other.scores[::-1]).max() > 1e-2
 
@@ -265,7 +265,7 @@ class TestRunners:
                                                                                         "views": [v]})))
             for v in VIEWS
         ]  # fmt: skip
-        fused = predict(prepared, "t2f", replace(model, joining=Joining("confidence")))
+        fused = predict(prepared, "t2f", replace(model, joining=FusionOptions("confidence")))
         weights_ = [1 / (np.square(s.error.astype(np.float64)) + 1e-6) for s in singles]
         expected = sum(w * s.scores for w, s in zip(weights_, singles, strict=True)) / sum(weights_)
         np.testing.assert_allclose(fused.scores, expected, atol=1e-3)
@@ -301,10 +301,10 @@ class TestManifest:
         form["models"]["unet"] |= {"fusion": "confidence", "flip_average": True}
         form["models"]["plain"]["fusion"] = "guess"
         (folder / "manifest.json").write_text(json.dumps(form))
-        assert _open(folder).joining == Joining("confidence", flip=True)
-        assert _open(folder, fusion="mean").joining == Joining("mean", flip=True)
-        assert _open(folder, flip_average=False).joining == Joining("confidence")
-        assert _open(weights).joining == Joining()
+        assert _open(folder).joining == FusionOptions("confidence", flip=True)
+        assert _open(folder, fusion="mean").joining == FusionOptions("mean", flip=True)
+        assert _open(folder, flip_average=False).joining == FusionOptions("confidence")
+        assert _open(weights).joining == FusionOptions()
         assert "views axial sagittal coronal (and mirrored)" in describe(folder)
         assert "mirrored" not in describe(weights)
         with pytest.raises(WeightsError, match="'guess', which is not known"):

@@ -28,7 +28,7 @@ from app.training.config import AugmentationRecipe, load_recipe
 from app.training.data.augmentation import recolour_patches
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.patches import Patches, PatchSampler, PatchSource
-from app.training.tasks.base import begin_with
+from app.training.tasks.base import load_initial_weights
 from app.training.tasks.enhancement import EnhancementTask, halved
 from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import add_expert
@@ -239,16 +239,16 @@ class TestTask:
         task, other = (EnhancementTask(small(f"seed={s}"), torch.device("cpu")) for s in (0, 1))
         state = other.enhancer.state_dict()
         entry = save_refiner(tmp_path, "e", other.enhancer.config, state, NORMALIZATION, (32, 32, 32), 0.25)
-        begin_with(task, entry)
+        load_initial_weights(task, entry)
         for learner in (task.enhancer, task.average):
             pairs = zip(learner.parameters(), other.enhancer.parameters(), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
         refiner = Refiner(RefinerConfig())
         entry = save_refiner(tmp_path, "r", refiner.config, refiner.state_dict(), NORMALIZATION, (32, 32, 32), 0.1)
         with pytest.raises(UsageError, match="another architecture"):
-            begin_with(task, entry)
+            load_initial_weights(task, entry)
         with pytest.raises(WeightsError, match="not a refiner"):
-            begin_with(task, replace(entry, kind="judge"))
+            load_initial_weights(task, replace(entry, kind="judge"))
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +319,8 @@ class TestUse:
             value = {"tiny": 0.6, "tiny+candidate": similarity[0], "tiny+glow": 0.65}[model.name]
             return [Scores("u9", "t1c", dict.fromkeys(("official_healthy", "official_tumour", "ssim_brain"), value))]
 
-        for module in ("publish", "comparison"):
-            monkeypatch.setattr(f"app.training.{module}.score_drops", scored)
+        for module in ("export_run", "comparison"):
+            monkeypatch.setattr(f"app.training.{module}.score_missing_sequences", scored)
         options = "--refines", "tiny", "--score-on", str(tmp_path / "unseen")
         similarity = [0.59]
         assert export(*options) == ExitCode.USAGE

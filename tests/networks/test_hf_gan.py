@@ -8,10 +8,10 @@ import torch
 from app.core.constants import CLASSES
 from app.networks.blocks import Encoder, group_norm
 from app.networks.discriminator import Discriminator
-from app.networks.hf_gan import PRESETS, Generator, GeneratorConfig
-from app.networks.unet import PlainConfig, PlainGenerator, Segmenter, code_planes
+from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
+from app.networks.unet import Segmenter2d, UNetConfig, UNetGenerator, code_planes
 
-TINY = GeneratorConfig(width=16)
+TINY = HfGanConfig(width=16)
 
 
 def _inputs(batch: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Tensor, ...]:
@@ -22,20 +22,20 @@ def _inputs(batch: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Te
 
 
 @pytest.fixture(scope="module")
-def network() -> Generator:
+def network() -> HfGan:
     torch.manual_seed(0)
-    return Generator(TINY).eval()
+    return HfGan(TINY).eval()
 
 
-def _count(config: GeneratorConfig) -> int:
+def _count(config: HfGanConfig) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in Generator(config).parameters())
+        return sum(p.numel() for p in HfGan(config).parameters())
 
 
 def test_full_width_has_the_released_sizes():
-    assert _count(GeneratorConfig.released(view_code=False)) == 80_039_041
-    assert _count(GeneratorConfig.released(view_code=True)) == 80_859_521
-    assert PRESETS["full"] == GeneratorConfig.released().width
+    assert _count(HfGanConfig.released(view_code=False)) == 80_039_041
+    assert _count(HfGanConfig.released(view_code=True)) == 80_859_521
+    assert PRESETS["full"] == HfGanConfig.released().width
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -45,7 +45,7 @@ def test_every_width_takes_any_canvas_of_sixteens(preset, size):
         size = (64, 48)
     images, present, target, view = _inputs(1, *size)
     with torch.inference_mode():
-        out = Generator(GeneratorConfig(width=PRESETS[preset])).eval()(images, present, target, view)
+        out = HfGan(HfGanConfig(width=PRESETS[preset])).eval()(images, present, target, view)
     assert out.shape == (1, 1, *size)
     assert torch.isfinite(out).all()
 
@@ -128,15 +128,15 @@ def test_target_and_view_change_the_result(network, argument, value):
 def test_view_code_is_optional_and_asked_for():
     images, present, target, _ = _inputs()
     with torch.inference_mode():
-        plain = Generator(replace(TINY, view_code=False)).eval()
+        plain = HfGan(replace(TINY, view_code=False)).eval()
         assert plain(images, present, target).shape == (2, 1, 32, 48)
         with pytest.raises(ValueError, match="view"):
-            Generator(TINY)(images, present, target)
+            HfGan(TINY)(images, present, target)
 
 
 def test_intensity_code_is_an_option_that_matters():
     images, present, target, view = _inputs()
-    network = Generator(replace(TINY, intensity_code=True)).eval()
+    network = HfGan(replace(TINY, intensity_code=True)).eval()
     with torch.inference_mode():
         dark = network(images, present, target, view, torch.tensor([0.2, 0.2]))
         bright = network(images, present, target, view, torch.tensor([0.7, 0.7]))
@@ -149,11 +149,11 @@ def test_learned_positions_are_interpolated_for_other_canvases():
     config = replace(TINY, position="learned")
     images, present, target, view = _inputs(1, 48, 80)
     with torch.inference_mode():
-        assert Generator(config).eval()(images, present, target, view).shape == (1, 1, 48, 80)
+        assert HfGan(config).eval()(images, present, target, view).shape == (1, 1, 48, 80)
 
 
 def test_gradients_reach_every_parameter_of_the_present_encoders():
-    network = Generator(TINY)
+    network = HfGan(TINY)
     images, present, target, view = _inputs()
     network(images, present, target, view).square().mean().backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
@@ -165,18 +165,18 @@ class TestLightNetworks:
     """The segmenter, the plain generator and the discriminator."""
 
     def test_sizes_are_the_published_ones(self):
-        for network in (Segmenter(), PlainGenerator(PlainConfig())):
+        for network in (Segmenter2d(), UNetGenerator(UNetConfig())):
             assert sum(p.numel() for p in network.parameters()) == pytest.approx(1.8e6, rel=0.01)
 
     @pytest.mark.parametrize("size", [(32, 48), (144, 176)])
     def test_the_segmenter_gives_classes_of_every_pixel(self, size):
         images = torch.randn(2, 4, *size)
-        logits = Segmenter((8, 8, 16, 16))(images, torch.tensor([0, 2]), torch.tensor([0, -1]))
+        logits = Segmenter2d((8, 8, 16, 16))(images, torch.tensor([0, 2]), torch.tensor([0, -1]))
         assert logits.shape == (2, CLASSES, *size)
 
     def test_view_and_tumour_type_matter(self):
         torch.manual_seed(0)
-        network, images = Segmenter((8, 8, 8, 8)), torch.randn(1, 4, 32, 32)
+        network, images = Segmenter2d((8, 8, 8, 8)), torch.randn(1, 4, 32, 32)
 
         def run(view: int, kind: int) -> torch.Tensor:
             return network(images, torch.tensor([view]), torch.tensor([kind]))
@@ -193,7 +193,7 @@ class TestLightNetworks:
 
     def test_the_plain_generator_is_called_like_the_other(self):
         torch.manual_seed(0)
-        network = PlainGenerator(PlainConfig((8, 8, 8, 8))).eval()
+        network = UNetGenerator(UNetConfig((8, 8, 8, 8))).eval()
         images, present, target, view = _inputs()
         made = network(images, present, target, view)
         assert made.shape == (2, 1, 32, 48)
@@ -244,7 +244,7 @@ def test_mixed_precision_learns_what_float32_does(network):
     images, present, target, view = _inputs()
     grads = []
     for enabled in (False, True):
-        net = Generator(TINY).eval()
+        net = HfGan(TINY).eval()
         net.load_state_dict(network.state_dict())
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             made = net(images, present, target, view, members=(0, 2, 3))
@@ -255,9 +255,9 @@ def test_mixed_precision_learns_what_float32_does(network):
 
 def test_a_skip_at_full_resolution_is_an_option_that_reaches_the_result():
     torch.manual_seed(0)
-    network = Generator(GeneratorConfig(width=16, fine_skip=True)).eval()
+    network = HfGan(HfGanConfig(width=16, fine_skip=True)).eval()
     images, present, target, view = _inputs()
-    assert GeneratorConfig(**network.config.to_json()) == network.config
+    assert HfGanConfig(**network.config.to_json()) == network.config
     with torch.inference_mode():
         fused, skips = network.encode(images, present)
         assert [s.shape[1:] for s in skips[:2]] == [(16, *images.shape[2:]), (32, *(n // 2 for n in images.shape[2:]))]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from app.cli import main
 from app.core.errors import WeightsError
-from app.networks.hf_gan import Generator
+from app.networks.hf_gan import HfGan
 from app.registry.brasyn25 import from_brasyn25
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
@@ -32,7 +32,7 @@ def test_every_tensor_is_used_once_and_fits(name, view):
     config, state = from_brasyn25(released)
     assert config.view_code is view
     with torch.device("meta"):
-        expected = Generator(config).state_dict()
+        expected = HfGan(config).state_dict()
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
     assert sum(v.numel() for v in state.values()) == sum(v.numel() for v in released.values())
 

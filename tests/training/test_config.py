@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.core.errors import UsageError
-from app.networks.unet import PlainConfig
+from app.networks.unet import UNetConfig
 from app.training.config import BUILT_IN, Recipe, built_in, load_recipe
 from app.training.tasks.synthesis import generator_config
 
@@ -124,5 +124,5 @@ def test_changes_on_the_command_line():
 
 
 def test_a_u_net_has_its_usual_widths_unless_others_are_asked_for():
-    assert generator_config(load_recipe("unet")) == PlainConfig()
-    assert generator_config(load_recipe("unet", ["network.widths=[64,128]"])) == PlainConfig(widths=(64, 128))
+    assert generator_config(load_recipe("unet")) == UNetConfig()
+    assert generator_config(load_recipe("unet", ["network.widths=[64,128]"])) == UNetConfig(widths=(64, 128))

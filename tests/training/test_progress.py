@@ -10,7 +10,7 @@ import torch
 from app.training import trainer as loop
 from app.training.checkpoint import State
 from app.training.distributed import Processes
-from app.training.progress import Sitting
+from app.training.progress import TrainingProgress
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.trainer import TrainingPaths, train
 from tests.training.helpers import small
@@ -60,7 +60,7 @@ def paths(training_data, training_cache, tmp_path):
 def new_sitting(clock, *changes: str, minutes: float = 0.0):
     recipe = small("schedule.steps=0", "schedule.budget_minutes=10", *changes)
     state = State(recipe, minutes=minutes)
-    return Sitting(state, recipe, Processes(0, 1, torch.device("cpu")), clock), state
+    return TrainingProgress(state, recipe, Processes(0, 1, torch.device("cpu")), clock), state
 
 
 def each_step_takes(monkeypatch, clock, seconds):

@@ -24,15 +24,15 @@ from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import Scores, find_pairs, score_pair
-from app.networks.unet import WIDTHS, Segmenter
-from app.registry.checkpoints import save_segmenter
+from app.networks.unet import WIDTHS, Segmenter2d
+from app.registry.checkpoints import save_segmenter2d
 from app.registry.manifest import read_manifest
 from app.training import losses
 from app.training import trainer as loop
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.splits import split
-from app.training.export import publish
+from app.training.export import export_run
 from app.training.optimization import learning_rate
 from app.training.tasks import base as tasks
 from app.training.tasks.synthesis import SynthesisTask
@@ -173,8 +173,8 @@ class TestRun:
 
     def test_it_validates_in_three_dimensions_and_keeps_the_best(self, paths, monkeypatch):
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
-        networks, build = [], tasks.model_in_memory
-        monkeypatch.setattr(tasks, "model_in_memory", lambda n, *rest: networks.append(n) or build(n, *rest))
+        networks, build = [], tasks.candidate_model
+        monkeypatch.setattr(tasks, "candidate_model", lambda n, *rest: networks.append(n) or build(n, *rest))
         state = train(recipe, paths).state
         # What is exported, not what is still moving.
         judged = networks[-1].state_dict()
@@ -374,7 +374,7 @@ class TestRun:
         recipe = small("schedule.steps=1", "data.held_out=1")
         held_out = train(recipe, paths).state.held_out[0]
         weights = tmp_path / "w"
-        publish(paths.run, weights, "m", data=paths.data, cache=paths.cache, force=True)
+        export_run(paths.run, weights, "m", data=paths.data, cache=paths.cache, force=True)
         entry = read_manifest(weights).entry("m")
         again = replace(paths, run=tmp_path / "again")
         assert train(recipe, again, start=entry).state.validated == [held_out]
@@ -406,10 +406,10 @@ class TestRun:
         recipe = small("schedule.steps=1", "losses.tversky=5", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match="needs a trained segmenter"):
             train(recipe, paths)
-        entry = save_segmenter(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
+        entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas)  # fmt: skip
         assert train(recipe, paths, segmenter=entry).state.step == 1
-        other = save_segmenter(tmp_path / "w", "other", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
+        other = save_segmenter2d(tmp_path / "w", "other", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas, {"training": {"names": ["z"]}})  # fmt: skip
         longer = small("schedule.steps=2", "losses.tversky=5", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match="was taught by another segmenter than 'other' \\('seg'\\)"):
@@ -419,7 +419,7 @@ class TestRun:
     def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
         seen = {"training": {"names": ["phantom-7"]}}
-        save_segmenter(tmp_path / "w", "segmenter", WIDTHS, Segmenter().state_dict(), NORMALIZATION,
+        save_segmenter2d(tmp_path / "w", "segmenter", WIDTHS, Segmenter2d().state_dict(), NORMALIZATION,
                        small().data.canvas, seen)  # fmt: skip
         code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "run"), "--set",
                      "schedule.steps=1", "--set", "schedule.validate_every=0", "--set", "data.views=['axial']",
@@ -511,7 +511,7 @@ class TestCommands:
             values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[0]}
             return [Scores("phantom-7", m, values) for m in MODALITIES]
 
-        monkeypatch.setattr("app.training.export.score_drops", scored)
+        monkeypatch.setattr("app.training.export.score_missing_sequences", scored)
         monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
         arguments = ("--score-on", str(trained / "unseen"), "--weights", str(tmp_path / "w"))
         assert self._export(trained, *arguments) == ExitCode.OK

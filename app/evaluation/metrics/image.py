@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from app.core.types import MaskArray, VolumeArray
 from app.evaluation.metrics.ssim import Border, content_box, dynamic_range, mean_ssim, ssim_map
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 
 #: How far the surroundings of a tumour reach, in millimetres.
 SHELL_MM = 10.0
@@ -51,7 +51,7 @@ def image_scores(
         raise ValueError(f"shapes differ: {prediction.shape}, {truth.shape}, {getattr(tumour, 'shape', None)}")
     if not (np.isfinite(prediction).all() and np.isfinite(truth).all()):
         raise ValueError("a volume holds values that are not finite")
-    p, t = normalise(prediction), normalise(truth)
+    p, t = rescale_as_scored(prediction), rescale_as_scored(truth)
     brain = truth > 0
     ill = np.zeros_like(brain) if tumour is None else tumour
     scores = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
 from app.core.types import MaskArray, VolumeArray
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 
 SIGMA = 1.5
 TAPS = 11
@@ -108,7 +108,7 @@ def official_score(
         raise ValueError(f"shapes differ: {prediction.shape}, {truth.shape}, {tumour.shape}")
     if not (np.isfinite(prediction).all() and np.isfinite(truth).all()):
         raise ValueError("a volume holds values that are not finite")
-    p, t = normalise(prediction), normalise(truth)
+    p, t = rescale_as_scored(prediction), rescale_as_scored(truth)
     return OfficialScore(mean_ssim(p * ~tumour, t * ~tumour, border), mean_ssim(p * tumour, t * tumour, border))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from app.core.constants import CLASSES, MODALITIES, VIEWS
 from app.training.config import AugmentationRecipe
 from app.training.data.patches import Patches
-from app.training.data.slices import Batch, Drawn
+from app.training.data.slices import Batch, SampledStep
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
 _BIAS_NODES = 4
@@ -35,7 +35,7 @@ _POOR_EXTENT, _POOR_CONTRAST, _POOR_GAMMA, _POOR_STEPS = (3.0, 8.0), (0.3, 1.0),
 
 
 def vary_slices(
-    drawn: Drawn, recipe: AugmentationRecipe, device: torch.device, background: float
+    drawn: SampledStep, recipe: AugmentationRecipe, device: torch.device, background: float
 ) -> tuple[Batch, Tensor]:
     """A step's batch on the device, in other places and sizes and with other tumours, and what a network sees of it.
 

@@ -23,10 +23,10 @@ from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.data.nifti_reader import Volume
-from app.inference.loading import choose_joining, joined_of
+from app.inference.loading import choose_fusion, fusion_of
 from app.inference.pipeline import Model, predict, prepare
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import Joining
+from app.inference.view_fusion import FusionOptions
 from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.registry.manifest import Entry
 from app.training.checkpoint import State
@@ -84,15 +84,15 @@ class StageOne:
 
     def path_of(self, subject: CachedSubject) -> Path:
         """Where its volumes of a subject are kept."""
-        how = "" if self.joined == "-".join([*VIEWS, Joining().name]) else f"-{self.joined}"
+        how = "" if self.joined == "-".join([*VIEWS, FusionOptions().name]) else f"-{self.joined}"
         return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}{how}.npy"
 
     @property
     def joined(self) -> str:
         """Its views and how they are joined; a refiner learns on that as much as on the weights."""
-        return joined_of(self.entry, choose_joining(self.entry, None, None, with_error=False))
+        return fusion_of(self.entry, choose_fusion(self.entry, None, None, with_error=False))
 
-    def require_joined_as(self, origin: Mapping[str, Any]) -> None:
+    def check_fusion(self, origin: Mapping[str, Any]) -> None:
         """Refuses a run that learned on the same views joined in another way.
 
         Args:
@@ -165,7 +165,7 @@ def open_stage_one(
         raise UsageError(f"the run refines what {before.origin['model']!r} made; --stage-one names another model.")
     stage_one = StageOne(entry, str(group.device))
     if before is not None:
-        stage_one.require_joined_as(before.origin)
+        stage_one.check_fusion(before.origin)
     with group.first_alone() as chosen:
         if chosen:
             known = set(entry.details.get("training", {}).get("names", []))

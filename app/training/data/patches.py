@@ -19,10 +19,10 @@ from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.training.config import DataRecipe
 from app.training.data.cache import CachedSubject
-from app.training.data.slices import Ahead
+from app.training.data.slices import Prefetcher
 
 #: More volumes of a subject to cut along with its scores, C x X x Y x Z on the cache's box; float.
-Beside = Callable[[CachedSubject], NDArray[Any]]
+ExtraChannels = Callable[[CachedSubject], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PatchSampler:
         *,
         seed: int = 0,
         rank: int = 0,
-        beside: Beside | None = None,
+        beside: ExtraChannels | None = None,
     ) -> None:
         if not subjects:
             raise UsageError("there is no subject to draw patches from.")
@@ -113,7 +113,7 @@ class PatchSampler:
 
     def _patch(self, random: np.random.Generator) -> tuple[NDArray[Any], ...]:
         subject = self._subjects[int(random.integers(len(self._subjects)))]
-        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
+        # SampledStep in any case, so that a subject without tumour leaves the later numbers as they are.
         among_tumour, at = random.random() < self._recipe.tumour_share, random.random(4)
         shape, patch = subject.brain.shape, self._recipe.patch
         tumour = self._tumour(subject) if among_tumour else np.empty(0, np.int64)
@@ -158,11 +158,11 @@ class PatchSampler:
 
 
 class PatchSource:
-    """A sampler's patches of one size; `ahead` as in `app.training.data.slices.Ahead`."""
+    """A sampler's patches of one size; `ahead` as in `app.training.data.slices.Prefetcher`."""
 
     def __init__(self, sampler: PatchSampler, size: int, ahead: bool = False) -> None:
         self.sampler, self._size = sampler, size
-        self._drawn = Ahead(self._draw, ahead)
+        self._drawn = Prefetcher(self._draw, ahead)
 
     def at(self, step: int) -> tuple[Patches, np.random.Generator]:
         """The patches of a step, and its random generator where drawing left it."""

@@ -93,7 +93,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledStep:
     """A batch on the processor, and the random generators of its step (shared, own) where drawing left them.
 
     Attributes:
@@ -157,7 +157,7 @@ class Sampler:
         """Random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
 
-    def at(self, step: int, size: int, max_shift: int, donors: bool = False) -> Drawn:
+    def at(self, step: int, size: int, max_shift: int, donors: bool = False) -> SampledStep:
         """The batch of a step, with the generators for what is still to be decided about it.
 
         Args:
@@ -166,7 +166,7 @@ class Sampler:
         plan, own = self.plan(step), self.own(step)
         view = self._view(plan)
         batch = self._draw(view, own, size, max_shift, self._recipe.tumour_share)
-        return Drawn(batch, self._draw(view, own, size, max_shift, 1.0) if donors else None, plan, own)
+        return SampledStep(batch, self._draw(view, own, size, max_shift, 1.0) if donors else None, plan, own)
 
     def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
         """A batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
@@ -207,7 +207,7 @@ class Sampler:
     ) -> tuple[NDArray[np.generic], ...]:
         rows = self._slices[view]
         subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
-        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
+        # SampledStep in any case, so that a subject without tumour leaves the later numbers as they are.
         among_ill = own.random() < tumour_share
         index = int(own.choice(ill if among_ill and ill.size else whole))
         shift = own.integers(-max_shift, max_shift + 1, 2)
@@ -245,7 +245,7 @@ class Sampler:
         return out
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """What `draw` gives for each step; with `ahead`, a thread draws the next one while a device computes."""
 
     def __init__(self, draw: Callable[[int], T], ahead: bool) -> None:
@@ -264,15 +264,15 @@ class Ahead(Generic[T]):
 
 
 class Source:
-    """A sampler's batches of one size, with slices that give their tumour if `donors`; `ahead` as in `Ahead`."""
+    """A sampler's batches of one size, with slices that give their tumour if `donors`; `ahead` as in `Prefetcher`."""
 
     def __init__(
         self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False, *, donors: bool = False
     ) -> None:
         self.sampler = sampler
-        self._drawn = Ahead(lambda step: sampler.at(step, size, max_shift, donors), ahead)
+        self._drawn = Prefetcher(lambda step: sampler.at(step, size, max_shift, donors), ahead)
 
-    def at(self, step: int) -> Drawn:
+    def at(self, step: int) -> SampledStep:
         """The batch of a step."""
         return self._drawn.at(step)
 

@@ -15,29 +15,36 @@ from app.data.cases import Case
 from app.inference.pipeline import Model
 from app.networks.confidence import ConfidenceHead
 from app.networks.enhancer import Blinded
-from app.networks.unet import Segmenter
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPrior
-from app.registry.checkpoints import load_generator, load_judge, load_refiner, load_segmenter
+from app.networks.unet import Segmenter2d
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.registry.checkpoints import load_generator, load_refiner, load_segmenter2d, load_segmenter3d
 from app.registry.manifest import Entry
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject
-from app.training.data.patches import Beside, PatchSampler, PatchSource
+from app.training.data.patches import ExtraChannels, PatchSampler, PatchSource
 from app.training.data.slices import Sampler, Source
-from app.training.intensity_fit import Told, fit_intensity
+from app.training.intensity_fit import IntensityCodes, fit_intensity
 from app.training.tasks.enhancement import EnhancementTask
 from app.training.tasks.refinement import RefinementTask
-from app.training.tasks.segmentation2d import SegmentationTask
-from app.training.tasks.segmentation3d import JudgingTask
+from app.training.tasks.segmentation2d import Segmentation2dTask
+from app.training.tasks.segmentation3d import Segmentation3dTask
 from app.training.tasks.synthesis import BACKGROUND, SynthesisTask
-from app.training.validation import means, model_in_memory, refined_in_memory, score_drops, score_judge, score_segmenter
+from app.training.validation import (
+    candidate_model,
+    candidate_refined_model,
+    means,
+    score_missing_sequences,
+    score_segmenter2d,
+    score_segmenter3d,
+)
 
 log = logging.getLogger(__name__)
 
-OtherTask: TypeAlias = SegmentationTask | JudgingTask | RefinementTask | EnhancementTask
+OtherTask: TypeAlias = Segmentation2dTask | Segmentation3dTask | RefinementTask | EnhancementTask
 
 
 def new_source(
-    recipe: Recipe, subjects: Sequence[CachedSubject], rank: int, *, ahead: bool, beside: Beside | None = None
+    recipe: Recipe, subjects: Sequence[CachedSubject], rank: int, *, ahead: bool, beside: ExtraChannels | None = None
 ) -> Source | PatchSource:
     """What batches of slices, or of patches where the task sees volumes, come from.
 
@@ -58,7 +65,7 @@ def new_source(
 
 
 def new_task(
-    recipe: Recipe, device: torch.device, segmenter: Entry | None, told: Told | None
+    recipe: Recipe, device: torch.device, segmenter: Entry | None, told: IntensityCodes | None
 ) -> SynthesisTask | OtherTask:
     """The untrained networks of a recipe with their losses.
 
@@ -71,16 +78,16 @@ def new_task(
         WeightsError: its weights cannot be read.
     """
     if recipe.task == "segmentation":
-        return SegmentationTask(recipe, device)
+        return Segmentation2dTask(recipe, device)
     if recipe.task == "judging":
-        return JudgingTask(recipe, device)
+        return Segmentation3dTask(recipe, device)
     if recipe.task == "enhancement":
         return EnhancementTask(recipe, device)
-    teacher: Segmenter | None = None
+    teacher: Segmenter2d | None = None
     if (loss := taught_by(recipe)) is not None:
         if segmenter is None:
             raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
-        teacher = load_segmenter(segmenter)
+        teacher = load_segmenter2d(segmenter)
     if recipe.task == "refinement":
         return RefinementTask(recipe, device, teacher)
     return SynthesisTask(recipe, device, teacher, told)
@@ -92,7 +99,7 @@ def taught_by(recipe: Recipe) -> str | None:
     return loss if loss is not None and getattr(recipe.losses, loss) > 0 else None
 
 
-def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
+def load_initial_weights(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
     """Gives a task the weights of a published model; returns what is to be remembered of it.
 
     Raises:
@@ -115,10 +122,10 @@ def begin_with(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
         task.average.load_state_dict(state)
     except RuntimeError:
         raise UsageError(f"model {start.name!r} has another architecture than the recipe; start from random.") from None
-    return told_of(start)
+    return lineage_of(start)
 
 
-def told_of(entry: Entry) -> dict[str, Any]:
+def lineage_of(entry: Entry) -> dict[str, Any]:
     """What a run remembers of a model that it builds on."""
     return {"model": entry.name, "sha256": entry.sha256, "training": entry.details.get("training", {})}
 
@@ -127,7 +134,7 @@ def subjects_taught(origin: Mapping[str, Any]) -> set[str]:
     """Names of the subjects that a model, and any that it started from or was taught by, learnt from.
 
     Args:
-        origin: the model, as `told_of` has it.
+        origin: the model, as `lineage_of` has it.
     """
     training = origin.get("training", {})
     before = (subjects_taught(training[k]) for k in ("started_from", "teacher") if k in training)
@@ -137,8 +144,8 @@ def subjects_taught(origin: Mapping[str, Any]) -> set[str]:
 #: By the name that a task gives to what it teaches: how a model that may be its beginning is read.
 _LOADERS: dict[str, Callable[[Entry], Any]] = {
     "generator": load_generator,
-    "segmenter": load_segmenter,
-    "judge": load_judge,
+    "segmenter": load_segmenter2d,
+    "judge": load_segmenter3d,
     "refiner": load_refiner,
     "enhancer": load_refiner,
 }
@@ -176,7 +183,7 @@ def validate_generator(
     training: Sequence[CachedSubject],
     cases: Sequence[Case],
     masks: Mapping[str, Path],
-    prior: MedianPrior | None,
+    prior: MedianPredictor | None,
 ) -> dict[str, float]:
     """Mean scores of the averaged generator on complete subjects, each sequence dropped in turn.
 
@@ -187,8 +194,8 @@ def validate_generator(
     recipe = task.recipe
     predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in training]))
     views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-    model = model_in_memory(task.average, recipe, views, predictor, task.device, prior)
-    return means(score_drops(model, cases, masks))
+    model = candidate_model(task.average, recipe, views, predictor, task.device, prior)
+    return means(score_missing_sequences(model, cases, masks))
 
 
 def validate(
@@ -199,12 +206,12 @@ def validate(
     Args:
         stage_one: whose volumes a refiner corrects.
     """
-    if isinstance(task, SegmentationTask):
-        return means(score_segmenter(copy.deepcopy(task.average), cases, masks, task.recipe.data, task.device))
-    if isinstance(task, JudgingTask):
-        return means(score_judge(task.average, cases, masks, task.recipe, task.device))
+    if isinstance(task, Segmentation2dTask):
+        return means(score_segmenter2d(copy.deepcopy(task.average), cases, masks, task.recipe.data, task.device))
+    if isinstance(task, Segmentation3dTask):
+        return means(score_segmenter3d(task.average, cases, masks, task.recipe, task.device))
     if isinstance(task, EnhancementTask):
         # Whatever makes the T1c that it is to enhance, this is what it knows.
-        return means(score_judge(Blinded(task.average), cases, masks, task.recipe, task.device))
+        return means(score_segmenter3d(Blinded(task.average), cases, masks, task.recipe, task.device))
     assert stage_one is not None
-    return means(score_drops(refined_in_memory(task.average, task.recipe, stage_one), cases, masks))
+    return means(score_missing_sequences(candidate_refined_model(task.average, task.recipe, stage_one), cases, masks))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, VIEWS
 from app.networks.refiner import PRESETS, Refiner, RefinerConfig
-from app.networks.unet import Segmenter
+from app.networks.unet import Segmenter2d
 from app.training import losses as L
 from app.training.checkpoint import Memoryless
 from app.training.config import Recipe, RefinementRecipe
@@ -49,7 +49,7 @@ class RefinementTask(Memoryless):
         average: running mean of the refiner's weights; what is validated and exported.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device, segmenter: Segmenter | None = None) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, segmenter: Segmenter2d | None = None) -> None:
         self.recipe, self.device = recipe, device
         refiner = Refiner(refiner_config(recipe)).to(device)
         self.refiner: Refiner = refiner.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

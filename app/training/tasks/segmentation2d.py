@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.networks.unet import Segmenter
+from app.networks.unet import Segmenter2d
 from app.training.checkpoint import Memoryless
 from app.training.config import Recipe
 from app.training.data.augmentation import vary_slices
@@ -18,7 +18,7 @@ from app.training.losses import focal_tversky_loss
 from app.training.tasks.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
 
 
-class SegmentationTask(Memoryless):
+class Segmentation2dTask(Memoryless):
     """A segmenter, taught on the four real sequences.
 
     Attributes:
@@ -27,7 +27,7 @@ class SegmentationTask(Memoryless):
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.segmenter = placed(Segmenter(), device)
+        self.segmenter = placed(Segmenter2d(), device)
         self.average = copy.deepcopy(self.segmenter).requires_grad_(False).eval()
 
     @property

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.networks.unet3d import VolumeSegmenter
+from app.networks.unet3d import Segmenter3d
 from app.training.checkpoint import Memoryless
 from app.training.config import Recipe
 from app.training.data.augmentation import vary_intensities, vary_patches
@@ -18,7 +18,7 @@ from app.training.losses import dice_loss
 from app.training.tasks.synthesis import BACKGROUND, Update, add_to, mixed_precision
 
 
-class JudgingTask(Memoryless):
+class Segmentation3dTask(Memoryless):
     """A 3D segmenter, taught on the four real sequences as nnU-Net is: Dice and cross-entropy, deeply supervised.
 
     Attributes:
@@ -27,7 +27,7 @@ class JudgingTask(Memoryless):
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.judge = VolumeSegmenter().to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.judge = Segmenter3d().to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.judge).requires_grad_(False).eval()
 
     @property

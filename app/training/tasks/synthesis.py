@@ -16,15 +16,15 @@ from app.inference.device import Machine
 from app.networks import new_generator
 from app.networks.discriminator import Discriminator
 from app.networks.enhancer import POOLING
-from app.networks.hf_gan import PRESETS, Generator, GeneratorConfig
-from app.networks.unet import PlainConfig, PlainGenerator, Segmenter
+from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
+from app.networks.unet import Segmenter2d, UNetConfig, UNetGenerator
 from app.preprocessing.slices import MULTIPLE
 from app.training import losses as L
 from app.training.config import LossRecipe, Recipe
 from app.training.data.augmentation import vary_slices
 from app.training.data.cache import NORMALIZATION
 from app.training.data.slices import Batch, Sampler, Source, Task
-from app.training.intensity_fit import Told
+from app.training.intensity_fit import IntensityCodes
 
 Net = TypeVar("Net", bound=nn.Module)
 #: Moves one network's weights by its gradients; False where they were not finite and nothing moved.
@@ -37,19 +37,19 @@ T1C, ENHANCING = MODALITIES.index("t1c"), 3
 BACKGROUND: float = NORMALIZATION.background
 
 
-def generator_config(recipe: Recipe) -> GeneratorConfig | PlainConfig:
+def generator_config(recipe: Recipe) -> HfGanConfig | UNetConfig:
     """The generator's shape that a recipe asks for; a confidence head has the lambda that it begins to learn with."""
     asked = recipe.network
     told, scale = asked.intensity_prior != "none", L.CONFIDENCE_WEIGHTS[0] if asked.confidence == "bounded" else 1.0
     if asked.kind == "unet":
-        return PlainConfig(
+        return UNetConfig(
             widths=asked.widths,
             background=BACKGROUND,
             intensity_code=told,
             confidence=asked.confidence,
             confidence_scale=scale,
         )
-    return GeneratorConfig(
+    return HfGanConfig(
         width=PRESETS[asked.preset],
         fine_skip=asked.fine_skip,
         background=BACKGROUND,
@@ -69,7 +69,11 @@ class SynthesisTask:
     """
 
     def __init__(
-        self, recipe: Recipe, device: torch.device, segmenter: Segmenter | None = None, told: Told | None = None
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        segmenter: Segmenter2d | None = None,
+        told: IntensityCodes | None = None,
     ) -> None:
         self.recipe, self.losses = recipe, recipe.losses
         self.device = device
@@ -223,7 +227,7 @@ class SynthesisTask:
         """What the sequence `target` is made of, and the bottleneck where the network has one."""
         index = torch.full((len(images),), target, device=self.device)
         median = None if self.told is None else self.told.of(batch.subjects, members, target)
-        if isinstance(self.generator, PlainGenerator):
+        if isinstance(self.generator, UNetGenerator):
             present = self._present(len(images), members)
             return self.generator.features(_channels_last(images), present, index, batch.views, median), None
         fused, skips = self._encoded(images, members)
@@ -232,7 +236,7 @@ class SynthesisTask:
     def _encoded(self, images: Tensor, members: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
         """The bottleneck and the skips of a network that has its own encoders."""
         generator = self.generator
-        assert isinstance(generator, Generator)
+        assert isinstance(generator, HfGan)
         return generator.encode(_channels_last(images), self._present(len(images), members), members)
 
     def _present(self, count: int, members: tuple[int, ...]) -> Tensor:
@@ -284,7 +288,7 @@ def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
     """Bfloat16 where the recipe and the device agree to it, else float32."""
     wanted, depth = recipe.schedule.precision, recipe.data.patch[0] // (POOLING if recipe.task == "enhancement" else 1)
     # On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
-    # of torch 2.13 leaves memory uninitialised). Judge and enhancer halve their patches four times: they get there from
+    # of torch 2.13 leaves memory uninitialised). TumourSegmenter and enhancer halve their patches four times: they get there from
     # 16 or 32.
     if device.type == "cpu" and recipe.task in ("judging", "enhancement") and depth <= 2 * MULTIPLE:
         return torch.float32

@@ -11,7 +11,7 @@ from app.data.labels import region_mask
 from app.evaluation.metrics.image import image_scores, pixel_accuracy, stripe_score, tumour_shell
 from app.evaluation.metrics.segmentation import EMPTY_DISTANCE_MM, segmentation_scores
 from app.evaluation.metrics.ssim import mean_ssim, ssim_map
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 
 
 def _pair(seed: int = 0, shape: tuple[int, int, int] = (36, 40, 34)):
@@ -59,7 +59,7 @@ class TestLaws:
     @pytest.mark.parametrize("border", ["keep", "drop"])
     def test_content_alone_gives_the_same_mean_as_the_whole_cuboid(self, border):
         prediction, truth, _ = _pair()
-        p, t = normalise(prediction), normalise(truth)
+        p, t = rescale_as_scored(prediction), rescale_as_scored(truth)
         whole = ssim_map(p, t)
         inner = whole if border == "keep" else whole[5:-5, 5:-5, 5:-5]
         assert mean_ssim(p, t, border) == pytest.approx(inner.mean(), abs=1e-12)
@@ -115,7 +115,7 @@ def test_shell_counts_millimetres_not_voxels():
 
 def test_stripes_show_along_their_axis():
     _, truth, _ = _pair()
-    t = normalise(truth)
+    t = rescale_as_scored(truth)
     brain = truth > 0
     striped = t + 0.3 * (np.arange(t.shape[2]) % 2)
     assert stripe_score(striped, t, brain, 2) > 1.1

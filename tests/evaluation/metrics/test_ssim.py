@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.evaluation.metrics.ssim import official_score, ssim_map
-from app.preprocessing.normalization import normalise
+from app.preprocessing.normalization import rescale_as_scored
 
 
 def _pair(shape=(30, 34, 26)):
@@ -22,7 +22,7 @@ def test_equal_to_torchmetrics():
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     prediction, truth, tumour = _pair()
-    p, t = normalise(prediction), normalise(truth)
+    p, t = rescale_as_scored(prediction), rescale_as_scored(truth)
     expected = [
         float(
             structural_similarity_index_measure(
@@ -36,7 +36,7 @@ def test_equal_to_torchmetrics():
 
 def test_dropped_border_leaves_out_five_voxels():
     prediction, truth, tumour = _pair()
-    p, t = normalise(prediction), normalise(truth)
+    p, t = rescale_as_scored(prediction), rescale_as_scored(truth)
     expected = ssim_map(p * ~tumour, t * ~tumour)[5:-5, 5:-5, 5:-5].mean()
     assert official_score(prediction, truth, tumour, border="drop").healthy == pytest.approx(expected)
 

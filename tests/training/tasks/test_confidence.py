@@ -18,7 +18,7 @@ from app.data.phantom import make_phantom, write_phantom
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks import new_generator
-from app.preprocessing.target_intensity import MedianPrior
+from app.preprocessing.target_intensity import MedianPredictor
 from app.registry.checkpoints import save_generator
 from app.registry.manifest import read_manifest
 from app.training import losses as L
@@ -27,8 +27,8 @@ from app.training.checkpoint import LAST, load_state
 from app.training.config import load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.slices import Sampler, Source
-from app.training.export import publish
-from app.training.intensity_fit import Told, encode, fit_intensity, fit_prior, medians_of
+from app.training.export import export_run
+from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_conditioning, medians_of
 from app.training.tasks.synthesis import SynthesisTask, generator_config
 from app.training.trainer import TrainingPaths, train
 
@@ -175,7 +175,7 @@ class TestHeadAlone:
             for kind in ("likelihood", "bounded")
         )
         train(likelihood, paths, start=entry_of(weights))
-        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True)
         state = train(bounded, replace(paths, run=tmp_path / "other"), start=entry).state
         before = {k: v.float() for k, v in torch_state(weights, "unet").items()}
         assert all(torch.equal(state.average[k], v) for k, v in before.items())
@@ -187,7 +187,7 @@ class TestHeadAlone:
     def test_what_is_exported_makes_the_same_images(self, weights, paths, subject):
         train(small(), paths, start=entry_of(weights))
         as_before = {"contrast": 0.0, "flip_average": False}
-        entry = publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True, **as_before)
+        entry = export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True, **as_before)
         assert entry.details["architecture"]["confidence"] == "likelihood"
         assert entry.details["training"]["started_from"]["model"] == "unet"
         volumes = {m: load_volume(f) for m, f in subject.items()}
@@ -237,7 +237,7 @@ class TestBothTogether:
         recipe = small(*UNET, "network.confidence='bounded'", recipe="smoke")
         state = train(recipe, paths, start=entry_of(weights)).state
         assert state.origin["model"] == "unet"
-        entry = publish(paths.run, weights, "bound", data=paths.data, cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "bound", data=paths.data, cache=paths.cache, force=True)
         other = replace(paths, run=tmp_path / "other")
         with pytest.raises(UsageError, match="of the kind 'bounded'"):
             train(small(*UNET, "network.confidence='likelihood'", recipe="smoke"), other, start=entry)
@@ -262,7 +262,7 @@ class TestBothTogether:
         monkeypatch.setattr(L, "SURE", 0.0)
         train(small("network.confidence='bounded'"), paths, start=entry_of(weights))
         assert load_state(paths.run / LAST).memory["lambda"] == 0.03
-        entry = publish(paths.run, weights, "low", data=paths.data, cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "low", data=paths.data, cache=paths.cache, force=True)
         assert entry.details["architecture"]["confidence_scale"] == 0.03
 
     def test_an_update_that_is_skipped_is_not_remembered(self, data, cache):
@@ -282,26 +282,26 @@ class TestPrior:
 
     def test_the_mean_is_the_same_for_everybody(self, data, cache):
         subjects = build_cache(data, cache)
-        prior, medians = fit_prior(subjects, "mean")
-        told = Told(prior, subjects, medians).of(torch.arange(4), (0, 1, 2), 3)
+        prior, medians = fit_intensity_conditioning(subjects, "mean")
+        told = IntensityCodes(prior, subjects, medians).of(torch.arange(4), (0, 1, 2), 3)
         assert len(told.unique()) == 1
         assert float(told[0]) == pytest.approx(np.mean([m["t2w"] for m in medians]), abs=1e-5)
 
     def test_the_real_median_is_never_told(self, data, cache):
         """Another truth of the subject itself, with the predictor as it is, changes nothing of what it is told."""
         subjects = build_cache(data, cache)
-        prior, medians = fit_prior(subjects, "predicted")
-        before = Told(prior, subjects, medians).of(torch.tensor([1]), (0, 1, 2), 3)
+        prior, medians = fit_intensity_conditioning(subjects, "predicted")
+        before = IntensityCodes(prior, subjects, medians).of(torch.tensor([1]), (0, 1, 2), 3)
         changed = [{**m, "t2w": 7.0} for m in medians]
-        assert torch.equal(Told(prior, subjects, changed).of(torch.tensor([1]), (0, 1, 2), 3), before)
+        assert torch.equal(IntensityCodes(prior, subjects, changed).of(torch.tensor([1]), (0, 1, 2), 3), before)
 
     @pytest.mark.parametrize("kind", ["mean", "predicted"])
     def test_training_tells_what_use_tells(self, data, cache, kind):
         """The same number from the cache, in training, as from the files, in use."""
         subjects = build_cache(data, cache)
-        prior, medians = fit_prior(subjects, kind)
-        stored = MedianPrior.from_json(json.loads(json.dumps(prior.to_json())))
-        told = Told(prior, subjects, medians)
+        prior, medians = fit_intensity_conditioning(subjects, kind)
+        stored = MedianPredictor.from_json(json.loads(json.dumps(prior.to_json())))
+        told = IntensityCodes(prior, subjects, medians)
         for number, subject in enumerate(subjects):
             volumes = {
                 m: load_volume(data / subject.name / f"{subject.name}-{m}.nii.gz") for m in ("t1c", "t1n", "t2w")
@@ -316,7 +316,7 @@ class TestPrior:
     def test_from_recipe_to_image(self, weights, paths, subject, kind, changes):
         recipe = small(*changes, f"network.intensity_prior='{kind}'", recipe="smoke")
         train(recipe, paths)
-        entry = publish(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         assert entry.details["architecture"]["intensity_code"] is True
         assert ("median_predictor" in entry.details) == (kind == "predicted")
         volumes = {m: load_volume(f) for m, f in subject.items()}
@@ -332,7 +332,7 @@ class TestPrior:
 
     def test_a_manifest_without_the_medians(self, weights, paths):
         train(small(*UNET, "network.intensity_prior='mean'", recipe="smoke"), paths)
-        publish(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
+        export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         path = weights / "manifest.json"
         form = json.loads(path.read_text())
         del form["models"]["told"]["target_medians"]
@@ -341,15 +341,15 @@ class TestPrior:
             Synthesizer("told", weights=weights, device="cpu")
 
     def test_none_is_fitted_where_none_is_asked_for(self, data, cache):
-        assert fit_prior(build_cache(data, cache), "none") is None
+        assert fit_intensity_conditioning(build_cache(data, cache), "none") is None
 
 
 def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     train(small(), paths, start=entry_of(weights))
-    publish(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+    export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
     onward = replace(paths, run=paths.run.parent / "onward")
     train(small(*UNET, recipe="smoke"), onward, start=entry_of(weights, "sure"))
-    publish(onward.run, weights, "plain", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
+    export_run(onward.run, weights, "plain", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
     assert entry_of(weights, "plain").details["architecture"]["confidence"] == "none"
 
 

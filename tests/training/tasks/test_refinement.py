@@ -20,10 +20,10 @@ from app.evaluation.scoring import Scores
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks.refiner import Refiner
-from app.networks.unet import Segmenter
-from app.networks.unet3d import VolumeSegmenter
+from app.networks.unet import Segmenter2d
+from app.networks.unet3d import Segmenter3d
 from app.preprocessing.foreground import bounding_box, vote_foreground
-from app.registry.checkpoints import load_segmenter, save_refiner, save_segmenter
+from app.registry.checkpoints import load_segmenter2d, save_refiner, save_segmenter2d
 from app.registry.manifest import change_details, read_manifest, write_entry
 from app.training import losses as L
 from app.training import trainer as loop
@@ -32,7 +32,7 @@ from app.training.config import RefinementRecipe, load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.first_stage import StageOne
 from app.training.data.patches import PatchSampler, PatchSource
-from app.training.export import publish
+from app.training.export import export_run
 from app.training.tasks import base as tasks
 from app.training.tasks.refinement import RefinementTask, degrade, masked, refiner_config
 from app.training.trainer import TrainingPaths, train
@@ -201,7 +201,7 @@ class TestTask:
     def test_every_loss_is_there_and_the_segmenter_stays(self, data, cache, first):
         recipe = small("losses.dice=1", "data.tumour_share=1.0")
         torch.manual_seed(0)
-        teacher = Segmenter((8, 8, 8, 8)).requires_grad_(False).eval()
+        teacher = Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval()
         before = {k: v.clone() for k, v in teacher.state_dict().items()}
         task = RefinementTask(recipe, torch.device("cpu"), teacher)
         # The zero start of the last convolution hides all before it from a first gradient.
@@ -217,14 +217,14 @@ class TestTask:
 
     def test_dice_alone_teaches(self, data, cache, first):
         recipe = small("losses.dice=1", "losses.l1=0", "losses.ssim=0", "data.tumour_share=1.0")
-        task = RefinementTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
+        task = RefinementTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
         losses = task.step(source_of(data, cache, first, recipe), 0, 1, lambda _: True)
         assert set(losses) == {"dice"}
         assert task.refiner.head.weight.grad.abs().sum() > 0
 
     def test_subjects_without_segmentation_teach_no_tumours(self, data, cache, first):
         recipe = small("losses.dice=1")
-        task = RefinementTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
+        task = RefinementTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
         source = source_of(data, cache, first, recipe)
         draw = source.at
 
@@ -294,7 +294,7 @@ class TestRun:
             models.append(model)
             return [Scores(c.subject, "t1c", {"ssim_brain": 0.5 - 0.1 * len(models)}) for c in cases]
 
-        monkeypatch.setattr(tasks, "score_drops", scored)
+        monkeypatch.setattr(tasks, "score_missing_sequences", scored)
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
         state = train(recipe, paths, stage_one=first).state
         assert state.origin["model"] == "tiny"
@@ -319,12 +319,12 @@ class TestRun:
         recipe = small("losses.dice=1", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match=r"losses\.dice needs a trained segmenter"):
             train(recipe, paths, stage_one=first)
-        entry = save_segmenter(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter((8, 8, 8, 8)).state_dict(),
+        entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas)  # fmt: skip
         judge = write_entry(tmp_path / "w", "judge", "judge", {}, NORMALIZATION, {})
         with pytest.raises(WeightsError, match="not a segmenter"):
             train(recipe, paths, stage_one=first, segmenter=judge)
-        assert not isinstance(load_segmenter(entry), VolumeSegmenter)
+        assert not isinstance(load_segmenter2d(entry), Segmenter3d)
         assert train(recipe, paths, stage_one=first, segmenter=entry).state.step == 1
 
     def test_a_start_from_a_generator_makes_no_sense(self, paths, first):
@@ -345,12 +345,12 @@ class TestRun:
             wide = replace(paths, run=tmp_path / "wide")
             train(small("refinement.width=32"), wide, stage_one=first, start=entry)
         shutil.copytree(first.folder, tmp_path / "all")
-        published = publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True)
+        published = export_run(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True)
         assert published.details["training"]["started_from"]["model"] == "other"
         assert published.details["stage_one"].keys() == {"model", "sha256", "joined", "training"}
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "elsewhere")
         with pytest.raises(UsageError, match="was trained on"):
-            publish(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True,
+            export_run(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True,
                     score_on=tmp_path / "unseen")  # fmt: skip
 
     def test_memory_that_runs_out_cuts_the_batch(self, paths, first, monkeypatch):
@@ -441,7 +441,7 @@ class TestCommands:
             values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[bool(model.refiner)]}
             return [Scores("new", m, values) for m in MODALITIES]
 
-        monkeypatch.setattr("app.training.export.score_drops", scored)
+        monkeypatch.setattr("app.training.export.score_missing_sequences", scored)
         arguments = (weights, "--score-on", str(folder / "unseen"))
         before = (weights / "manifest.json").read_bytes()
         similarity[True] = 0.599

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from app.core.constants import MODALITIES
-from app.networks.unet import Segmenter
+from app.networks.unet import Segmenter2d
 from app.training.config import load_recipe
 from app.training.data.cache import build_cache
 from app.training.losses import ssim_pixels
-from app.training.tasks.segmentation2d import SegmentationTask
+from app.training.tasks.segmentation2d import Segmentation2dTask
 from app.training.tasks.synthesis import BACKGROUND, SynthesisTask
 from tests.training.helpers import SMALL, small, source_of
 
@@ -41,7 +41,7 @@ def new_synthesis(recipe, segmenter=None):
 
 def new_segmenter():
     torch.manual_seed(1)
-    return Segmenter((8, 8, 8, 8)).requires_grad_(False).eval()
+    return Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval()
 
 
 def calls_of(monkeypatch, network, name="forward"):
@@ -95,7 +95,7 @@ def by_heart(task, source, *, steps, rate):
 class TestAlgorithmOne:
     def test_every_loss_is_there_and_moves_both_networks(self, subjects):
         recipe = small("losses.tversky=5", "data.tumour_share=1.0", "data.single_missing=1.0")
-        task = SynthesisTask(recipe, torch.device("cpu"), Segmenter((8, 8, 8, 8)).requires_grad_(False).eval())
+        task = SynthesisTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
         moved = {}
 
         def update(name: str) -> bool:
@@ -194,7 +194,7 @@ class TestAlgorithmOne:
     def test_the_segmenter_learns_one_batch_by_heart(self, subjects):
         recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2"])
         torch.manual_seed(0)
-        task = SegmentationTask(recipe, torch.device("cpu"))
+        task = Segmentation2dTask(recipe, torch.device("cpu"))
         losses = by_heart(task, source_of(subjects, recipe), steps=25, rate=2e-3)
         assert losses[-1]["tversky"] < 0.8 * losses[0]["tversky"]
         assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
@@ -377,13 +377,13 @@ class TestWeights:
         changes = [f"losses.{k}={w}" for k, w in zip(("segmentation", "entropy"), weights, strict=True)]
         recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2", "schedule.precision='fp32'", *changes])
         torch.manual_seed(0)
-        task = SegmentationTask(recipe, torch.device("cpu"))
+        task = Segmentation2dTask(recipe, torch.device("cpu"))
         losses = task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
         assert set(losses) == {"tversky", "entropy"}
         one = gradient_of(task.segmenter)
         both = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2", "schedule.precision='fp32'"])
         torch.manual_seed(0)
-        task = SegmentationTask(both, torch.device("cpu"))
+        task = Segmentation2dTask(both, torch.device("cpu"))
         task.step(source_of(subjects, both), 0, 1, lambda _: True)
         assert 1e-3 < (gradient_of(task.segmenter) - one).norm()
         assert one.norm() > 0

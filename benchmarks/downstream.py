@@ -25,9 +25,9 @@ from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import find_pairs
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
-from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import load_segmenter2d
-from app.registry.manifest import read_manifest
+from app.registry.manifest import read_manifest, spec_as
+from app.registry.spec import Segmenter2dSpec
 from app.training.data.cache import NORMALIZATION
 from app.training.tasks.synthesis import BACKGROUND, ENHANCING
 from app.training.validation import segment
@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("--sequence", choices=MODALITIES, default="t1c")
     options = parser.parse_args()
     entry = read_manifest(WEIGHTS_DIR).entry("segmenter")
-    network, canvas, processor = load_segmenter2d(entry), Canvas.from_json(entry.details["canvas"]), torch.device("cpu")
+    canvas = spec_as(entry, Segmenter2dSpec).canvas
+    network, processor = load_segmenter2d(entry), torch.device("cpu")
     pairs = find_pairs(options.made, options.reference)[0]
     made = {p.subject: p.prediction for p in pairs if p.modality == options.sequence}
     masks = find_segmentations(options.reference)

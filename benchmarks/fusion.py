@@ -29,6 +29,7 @@ from app.evaluation.metrics.image import image_scores
 from app.inference.pipeline import Model, Prepared, finish, predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusedPrediction, FusionOptions, ViewFusion
+from app.registry.spec import GeneratorSpec
 from benchmarks._common import machine
 
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
@@ -43,8 +44,8 @@ def main() -> None:
     options = parser.parse_args()
     # What is joined is what the network makes; a refiner would see the volume after that.
     model = Synthesizer(options.model, weights=options.weights, device="cpu", refine=False).model
-    if model.entry.kind != "generator":
-        raise UsageError(f"model {model.entry.name!r} has no views to join; name a generator with --model.")
+    if not isinstance(model.spec, GeneratorSpec):
+        raise UsageError(f"model {model.identity.name!r} has no views to join; name a generator with --model.")
     contrasts: list[float] = options.contrast
     cases = [c for c in scan(options.data).cases if not c.absent]
     if not cases:
@@ -66,7 +67,7 @@ def main() -> None:
                 )
                 found.setdefault(name, []).append([values[c] for c in COLUMNS])
         print(f"{subject} done", flush=True)
-    print(f"| {model.entry.name} | n | " + " | ".join(COLUMNS) + " |\n" + "|---" * (2 + len(COLUMNS)) + "|")
+    print(f"| {model.identity.name} | n | " + " | ".join(COLUMNS) + " |\n" + "|---" * (2 + len(COLUMNS)) + "|")
     for name, rows in found.items():
         means = zip(COLUMNS, np.nanmean(rows, axis=0), strict=True)
         cells = " | ".join(f"{v:.5f}" if c.startswith("official") else f"{v:.4f}" for c, v in means)
@@ -115,14 +116,15 @@ def _joined(
 
 def _views(prepared: Prepared, target: Modality, model: Model) -> dict[View, FusedPrediction]:
     """What the network makes of each view, and how wrong it expects to be where it has a head for that."""
-    head = model.entry.details["architecture"].get("confidence", "none") != "none"
-    alone = replace(model, joining=FusionOptions(with_error=head))
-    return {view: predict(prepared, target, _with(alone, views=[view])) for view in model.entry.views}
+    spec = model.spec
+    assert isinstance(spec, GeneratorSpec)
+    alone = replace(model, joining=FusionOptions(with_error=spec.has_confidence))
+    return {view: predict(prepared, target, _with(alone, views=(view,))) for view in spec.views}
 
 
-def _with(model: Model, **details: Any) -> Model:
-    """The model with other details in its manifest entry."""
-    return replace(model, entry=replace(model.entry, details={**model.entry.details, **details}))
+def _with(model: Model, **changes: Any) -> Model:
+    """The model with other fields in its specification."""
+    return replace(model, spec=model.spec.model_copy(update=changes))
 
 
 if __name__ == "__main__":

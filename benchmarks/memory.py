@@ -19,35 +19,31 @@ import torch
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import VIEWS
 from app.data.phantom import write_phantom
-from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
+from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig
+from app.networks.hf_gan import HfGan
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
-from app.registry.checkpoints import save_generator
+from app.registry.checkpoints import save_network
 from app.registry.manifest import read_manifest
+from app.registry.spec import GeneratorSpec
 from benchmarks._common import brats_phantom, machine
 
 
 def write_untrained(folder: Path, preset: str) -> None:
     """A generator of a preset's width with random weights, named after it."""
     torch.manual_seed(0)
-    config = HfGanConfig(width=PRESETS[preset])
+    config = HfGanConfig(width=HF_GAN_PRESETS[preset])
     canvas = Canvas({"axial": (144, 176), "sagittal": (176, 144), "coronal": (144, 144)})
     intensity = read_manifest(WEIGHTS_DIR).entry("regression").path_of("intensity").read_bytes()
-    save_generator(
-        folder,
-        preset,
-        config,
-        HfGan(config).state_dict(),
-        Normalization("volume", background=-1.0),
-        canvas,
-        VIEWS,
-        intensity=intensity,
+    spec = GeneratorSpec(
+        architecture=config, normalization=Normalization("volume", background=-1.0), canvas=canvas, views=VIEWS
     )
+    save_network(folder, preset, spec, HfGan(config).state_dict(), intensity=intensity)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="half")
+    parser.add_argument("--preset", choices=HF_GAN_PRESETS, default="half")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -42,12 +42,14 @@ from app.inference.backends import TorchBackend
 from app.inference.device import CPU_BATCH, Runtime
 from app.inference.pipeline import Model, finish, prepare
 from app.inference.slice_runner import SliceRunner
-from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
+from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig
+from app.networks.hf_gan import HfGan
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas, Window, paste, place_window
 from app.preprocessing.target_intensity import IntensityPredictor
-from app.registry.checkpoints import save_generator
-from app.registry.manifest import Entry, read_manifest
+from app.registry.checkpoints import save_network
+from app.registry.manifest import Identity, read_manifest
+from app.registry.spec import GeneratorSpec
 from benchmarks._common import choose, machine, phantom_of
 
 #: A variant that takes more seconds than this is measured once.
@@ -113,23 +115,15 @@ def _canvas(variant: Variant, small: bool) -> Canvas:
 def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
     """Seconds, processor-seconds and peak memory of one variant over all subjects of `folder`."""
     torch.manual_seed(0)
-    network = HfGan(HfGanConfig(width=PRESETS[variant.preset]))
+    network = HfGan(HfGanConfig(width=HF_GAN_PRESETS[variant.preset]))
     canvas, scheme = _canvas(variant, small), Normalization("volume", background=-1.0)
+    spec = GeneratorSpec(architecture=network.config, normalization=scheme, canvas=canvas, views=(VIEW,))
     intensity = read_manifest(WEIGHTS_DIR).entry("regression").path_of("intensity").read_bytes()
     subjects = sorted(p for p in (folder / "in").iterdir())
     out = folder / "out"
     out.mkdir(exist_ok=True)
     if variant.overlap:
-        save_generator(
-            folder / "w",
-            variant.preset,
-            network.config,
-            network.state_dict(),
-            scheme,
-            canvas,
-            (VIEW,),
-            intensity=intensity,
-        )
+        save_network(folder / "w", variant.preset, spec, network.state_dict(), intensity=intensity)
         config = RunConfig(
             folder / "in", out, weights_dir=folder / "w", model=variant.preset, device="cpu", precision="bf16",
             overwrite=True, on_error="stop", profile_file=folder / "trace.json",
@@ -143,21 +137,25 @@ def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
         return {**spent, "seconds": (ended - begun) / 1e6, "subjects": len(subjects)}
     run_as: Any = _AllEncoders(network) if variant.all_encoders else network
     runtime = Runtime("torch", "cpu", variant.precision, variant.batch, "benchmark")  # type: ignore[arg-type]
-    details = {"views": [VIEW], "canvas": canvas.to_json()}
-    entry = Entry("benchmark", "generator", folder, {"torch": {"sha256": "0" * 64}}, scheme, details)
     predictor = IntensityPredictor.from_json(json.loads(intensity))
-    model = Model(entry, predictor, runner=SliceRunner(TorchBackend(run_as, runtime), variant.batch), runtime=runtime)
+    runner = SliceRunner(TorchBackend(run_as, runtime), variant.batch)
+    model = Model(Identity("benchmark", "0" * 64), spec, predictor, runner=runner, runtime=runtime)
     before = _clock()
     for subject in subjects:
         _one(subject, out, model, variant)
     return {**_since(before), "subjects": len(subjects)}
 
 
+def _spec_of(model: Model) -> GeneratorSpec:
+    assert isinstance(model.spec, GeneratorSpec)
+    return model.spec
+
+
 def _one(subject: Path, out: Path, model: Model, variant: Variant) -> None:
     volumes = {m: load_volume(subject / f"{subject.name}-{m}.nii.gz") for m in INPUTS}
     prepared = prepare(volumes, model)
     shape = prepared.foreground.shape
-    window = place_window(prepared.foreground, VIEW, model.entry.canvas)
+    window = place_window(prepared.foreground, VIEW, _spec_of(model).canvas)
     if variant.every_slice:
         window = Window(VIEW, window.start, window.size, tuple(range(shape[0])))
     assert isinstance(model.runner, SliceRunner)
@@ -223,7 +221,7 @@ class _Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def network_rates(preset: str, seconds: float = 5.0) -> Rates:
     """How fast a generator runs here, and how fast it could if it were nothing but torch's convolutions."""
-    network = HfGan(HfGanConfig(width=PRESETS[preset])).eval()
+    network = HfGan(HfGanConfig(width=HF_GAN_PRESETS[preset])).eval()
     images, present = torch.zeros(CPU_BATCH, 4, 176, 144), torch.ones(CPU_BATCH, 4)
     present[:, MODALITIES.index(TARGET)] = 0
     members = tuple(i for i, m in enumerate(MODALITIES) if m != TARGET)
@@ -296,7 +294,7 @@ def main() -> None:
                 print(f"{variant}: {results[variant][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
     _print(results)
     peak = convolution_peak()
-    rates = {preset: network_rates(preset) for preset in PRESETS}
+    rates = {preset: network_rates(preset) for preset in HF_GAN_PRESETS}
     shares = ", ".join(
         f"{p} {r.network:.0f} GFLOP/s ({r.network / peak:.0%}; its convolutions alone {r.convolutions / peak:.0%})"
         for p, r in rates.items()

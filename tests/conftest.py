@@ -83,15 +83,16 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's own regression beside an untrained compact generator named `tiny`."""
     import torch
 
-    from app.networks.hf_gan import HfGan, HfGanConfig
+    from app.networks.architectures import HfGanConfig
+    from app.networks.hf_gan import HfGan
     from app.preprocessing.normalization import Normalization
     from app.preprocessing.slices import Canvas
-    from app.registry.checkpoints import save_generator
     from app.registry.manifest import read_manifest
+    from tests.networks.small_models import save_generator
 
     folder = tmp_path_factory.mktemp("weights")
-    for file in WEIGHTS_DIR.glob("regression-*.json"):
-        shutil.copy(file, folder)
+    for role in ("coefficients", "intensity"):
+        shutil.copy(read_manifest(WEIGHTS_DIR).entry("regression").path_of(role), folder)
     form = json.loads((WEIGHTS_DIR / "manifest.json").read_text())
     form |= {"default": "regression", "models": {"regression": form["models"]["regression"]}}
     (folder / "manifest.json").write_text(json.dumps(form))

@@ -175,8 +175,8 @@ class CaseProcessor:
         """The fallback's image after the network broke."""
         model, fallback = self.synthesizer.model.model_for(target), self.synthesizer.fallback
         job.outcome.warnings.append(
-            f"{job.case.subject}: {model.entry.name} could not make {target} ({error}); "
-            f"the fallback ({fallback.entry.name}) made it instead."
+            f"{job.case.subject}: {model.identity.name} could not make {target} ({error}); "
+            f"the fallback ({fallback.identity.name}) made it instead."
         )
         return _Made(target, fallback, image=synthesize_case(job.volumes, target, todo.reference_of(target), fallback))
 
@@ -203,8 +203,8 @@ class CaseProcessor:
             "sha256": hashlib.sha256(content).hexdigest(),
             "reference": reference,
             "model": made.model.name,
-            "weights_sha256": made.model.entry.sha256,
-            "refiner_sha256": None if made.model.refiner is None else made.model.refiner.entry.sha256,
+            "weights_sha256": made.model.identity.sha256,
+            "refiner_sha256": None if made.model.refiner is None else made.model.refiner.identity.sha256,
             "joined": None if runtime is None else made.model.joining.name,
             "device": "cpu" if runtime is None else runtime.device,
             **confidence,
@@ -225,7 +225,7 @@ class CaseProcessor:
             return {}
         if made.confidence is None:
             job.outcome.warnings.append(
-                f"{job.case.subject}: {made.target} has no map of confidence, since {made.model.entry.name} made it."
+                f"{job.case.subject}: {made.target} has no map of confidence, since {made.model.identity.name} made it."
             )
             # A map of what another model made before would be taken for this one's.
             path.unlink(missing_ok=True)
@@ -286,4 +286,4 @@ def runtime_of(worker: CaseProcessor) -> str:
     model = worker.synthesizer.model
     if model.runtime is None:
         return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
-    return f"{model.runtime}" if model.refiner is None else f"{model.runtime}, refined by {model.refiner.entry.name}"
+    return f"{model.runtime}" if model.refiner is None else f"{model.runtime}, refined by {model.refiner.identity.name}"

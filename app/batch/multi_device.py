@@ -23,7 +23,7 @@ from app.core.config import RunConfig
 from app.core.errors import DeviceError, TetradError
 from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
-from app.registry.manifest import identity, read_manifest
+from app.registry.manifest import identity_record, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ class MultiDeviceRunner:
         self.trace = Trace(keep=config.profile_file is not None)
         manifest = read_manifest(config.weights_dir)
         entry = manifest.entry(config.model)
-        self.model = identity(entry, manifest.specialists_of(entry) if config.specialists else {})
+        specialists = manifest.specialists_of(entry) if config.specialists else {}
+        self.model = identity_record(entry.identity, {m: e.identity for m, e in specialists.items()})
         self._cases = list(cases)
         # Forked processes cannot use CUDA, and would share this one's threads and locks.
         context = multiprocessing.get_context("spawn")

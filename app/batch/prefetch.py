@@ -12,7 +12,7 @@ from typing import Any, cast
 from app.batch.case_processor import CaseProcessor, Job, runtime_of
 from app.batch.outcomes import Outcome
 from app.data.cases import Case
-from app.registry.manifest import identity
+from app.registry.manifest import identity_record
 
 #: Subjects that wait, computed, for the disk.
 WRITE_BEHIND = 2
@@ -49,7 +49,7 @@ class PrefetchingRunner:
     def __init__(self, worker: CaseProcessor, cases: Iterable[Case], cores: int | None = None) -> None:
         self.trace, self.runtime = worker.trace, runtime_of(worker)
         model = worker.synthesizer.model
-        self.model = identity(model.entry, {m: s.entry for m, s in model.specialists.items()})
+        self.model = identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
         self._worker, self._cases = worker, cases
         self._readers = choose_readers(worker, cores or os.cpu_count() or 1)
         self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 from app import __version__
 from app.core.constants import MODALITIES
 from app.inference.device import Machine
+from app.networks.architectures import HfGanConfig
+from app.registry.lineage import Lineage
 from app.registry.manifest import Entry, read_manifest
+from app.registry.spec import GeneratorSpec
 
 _PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "nibabel", "numpy", "SimpleITK", "safetensors")
 
@@ -25,7 +29,7 @@ def describe(weights: Path) -> str:
     lines = [f"tetrad {__version__}, Python {platform.python_version()}", "", f"models in {weights}:"]
     for name, entry in manifest.entries.items():
         marks = [word for word, n in (("default", manifest.default), ("fallback", manifest.fallback)) if n == name]
-        lines.append(f"  {name}: {_line(entry)}" + (f"  [{', '.join(marks)}]" if marks else ""))
+        lines.append(f"  {name}: {_line(entry, manifest.lineage)}" + (f"  [{', '.join(marks)}]" if marks else ""))
     lines += ["", "devices:"]
     bf16 = "native bf16" if machine.cpu_bf16 else "no native bf16"
     lines.append(f"  cpu: {platform.processor() or platform.machine()}, {bf16}")
@@ -42,20 +46,23 @@ def describe(weights: Path) -> str:
     return "\n".join(lines)
 
 
-def _line(entry: Entry) -> str:
-    parts: list[str] = [entry.kind]
-    if entry.kind == "generator":
-        shape = entry.details["architecture"]
-        mirrored = " (and mirrored)" if entry.details.get("flip_average") else ""
-        parts += [shape.get("network", f"width {shape.get('width')}"), "views " + " ".join(entry.views) + mirrored]
-        if entry.makes != MODALITIES:
-            parts.append(f"makes {' '.join(entry.makes)} only")
-        parts += [f"{target} by {name}" for target, name in entry.details.get("specialists", {}).items()]
-        if refiner := entry.details.get("refiner"):
-            parts.append(f"refiner {refiner} ({'on' if entry.details.get('refine') else 'off'} by default)")
-        if (head := shape.get("confidence", "none")) != "none":
-            parts.append(f"confidence {head}")
-    parts += [f"normalisation {entry.normalization.scheme}", "files " + " ".join(entry.files)]
-    if subjects := entry.details.get("training", {}).get("subjects"):
-        parts.append(f"fitted on {subjects} subjects")
+def _line(entry: Entry, lineage: Lineage) -> str:
+    spec = entry.spec
+    parts: list[str] = [spec.kind, *(_generator_parts(spec) if isinstance(spec, GeneratorSpec) else ())]
+    parts += [f"normalisation {spec.normalization.scheme}", "files " + " ".join(entry.files)]
+    if (record := lineage.trainings.get(entry.sha256)) is not None and record.subjects:
+        parts.append(f"fitted on {len(record.subjects)} subjects")
     return ", ".join(parts) + f", sha256 {entry.sha256[:12]}"
+
+
+def _generator_parts(spec: GeneratorSpec) -> Iterator[str]:
+    shape = spec.architecture
+    yield f"width {shape.width}" if isinstance(shape, HfGanConfig) else shape.network
+    yield "views " + " ".join(spec.views) + " (and mirrored)" * spec.flip_average
+    if spec.targets != MODALITIES:
+        yield f"makes {' '.join(spec.targets)} only"
+    yield from (f"{target} by {name}" for target, name in spec.specialists.items())
+    if spec.refiner is not None:
+        yield f"refiner {spec.refiner} ({'on' if spec.refine else 'off'} by default)"
+    if spec.has_confidence:
+        yield f"confidence {shape.confidence}"

@@ -59,7 +59,7 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.run is None:
         entry = export_onnx(read_manifest(options.weights).entry(options.model))
-        log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"]["path"])
+        log.info("%s has %s now.", entry.name, entry.folder / entry.files["onnx"].path)
         return ExitCode.OK
     from app.training.export import export_run
 
@@ -81,7 +81,8 @@ def _export(options: argparse.Namespace) -> int:
         force=options.force,
         device=options.device,
     )
-    for metric, value in entry.details.get("scores", {}).get("mean", {}).items():
+    scores = read_manifest(entry.folder).lineage.scores_of(entry.sha256)
+    for metric, value in ({} if scores is None else scores.mean).items():
         log.info("%-24s %.4f", metric, value)
     log.info("Written: model %s of %s.", entry.name, entry.folder)
     return ExitCode.OK
@@ -106,6 +107,22 @@ def _import(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def add_weights(commands: Any) -> None:
+    """Declares the command `weights`."""
+    p = commands.add_parser("weights", help="look after a folder of weights")
+    actions = p.add_subparsers(required=True, metavar="ACTION")
+    upgrade = actions.add_parser("upgrade", help="bring a folder that version 0.1 wrote to today's form")
+    upgrade.add_argument("folder", type=path, metavar="DIR", help="folder with manifest.json")
+    upgrade.set_defaults(command=_upgrade)
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    from app.registry.upgrade import upgrade_folder
+
+    log.info("%s: %d models are of today's form now.", options.folder, upgrade_folder(options.folder))
+    return ExitCode.OK
+
+
 def add_fit(commands: Any) -> None:
     """Declares the command `fit-regression`."""
     p = commands.add_parser("fit-regression", help="fit the voxel-wise regression and the intensity predictor")
@@ -115,8 +132,10 @@ def add_fit(commands: Any) -> None:
 
 
 def _fit(options: argparse.Namespace) -> int:
+    from app.registry.manifest import read_manifest
     from app.training.intensity_fit import fit_and_write
 
     entry = fit_and_write(options.data, options.weights)
-    log.info("Fitted on %d subjects: model %s of %s.", entry.details["training"]["subjects"], entry.name, entry.folder)
+    subjects = read_manifest(entry.folder).lineage.trainings[entry.sha256].subjects
+    log.info("Fitted on %d subjects: model %s of %s.", len(subjects), entry.name, entry.folder)
     return ExitCode.OK

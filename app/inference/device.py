@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from app.core.config import BackendName, Precision
 from app.core.errors import DeviceError, UsageError
@@ -75,7 +75,7 @@ class Runtime:
 
 
 def choose_runtime(
-    roles: Mapping[str, Any],
+    roles: Container[str],
     machine: Machine,
     device: str = "auto",
     backend: BackendName = "auto",

@@ -35,7 +35,8 @@ from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Intensity, measure, normalize, restore
 from app.preprocessing.slices import paste
 from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
-from app.registry.manifest import Entry
+from app.registry.manifest import Identity
+from app.registry.spec import GeneratorSpec, RegressionSpec
 
 if TYPE_CHECKING:
     from app.inference.slice_predictor import ResidentRunner
@@ -54,7 +55,8 @@ class Model:
         specialists: models that make some of the sequences in its place.
     """
 
-    entry: Entry
+    identity: Identity
+    spec: GeneratorSpec | RegressionSpec
     intensity: IntensityPredictor | None
     regression: VoxelwiseRegression | None = None
     runner: SliceRunner | ResidentRunner | None = None
@@ -66,7 +68,7 @@ class Model:
     @property
     def makes(self) -> tuple[Modality, ...]:
         """The sequences that it makes, specialists included."""
-        return tuple(m for m in MODALITIES if m in self.entry.makes or m in self.specialists)
+        return tuple(m for m in MODALITIES if m in self.spec.targets or m in self.specialists)
 
     def model_for(self, target: Modality) -> Model:
         """The model that makes a sequence: its specialist, or else this one; with its refiner if that refines it."""
@@ -77,12 +79,12 @@ class Model:
     @property
     def name(self) -> str:
         """What is said of it: its name, and its refiner's."""
-        return self.entry.name if self.refiner is None else f"{self.entry.name}+{self.refiner.entry.name}"
+        return self.identity.name if self.refiner is None else f"{self.identity.name}+{self.refiner.identity.name}"
 
     @property
     def background(self) -> float:
         """Score of background voxels; any where the scheme names none, since they are set to 0 in the end."""
-        stated = self.entry.normalization.background
+        stated = self.spec.normalization.background
         return 0.0 if stated is None else stated
 
     @property
@@ -91,18 +93,19 @@ class Model:
 
         A refined volume is less blurred, so the refiner's own word on it counts before the first stage's.
         """
-        stated = self.entry.details.get("contrast", 0.0)
-        return float(stated if self.refiner is None else self.refiner.entry.details.get("contrast", stated))
+        stated = self.spec.contrast if isinstance(self.spec, GeneratorSpec) else 0.0
+        refined = None if self.refiner is None else self.refiner.spec.contrast
+        return stated if refined is None else refined
 
     @cached_property
     def prior(self) -> MedianPredictor | None:
         """What the network is told of the target's median; None where it takes no such thing."""
-        return MedianPredictor.from_json(self.entry.details)
+        return self.spec.intensity_conditioning if isinstance(self.spec, GeneratorSpec) else None
 
     def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
         """How bright the sequence to be made is, in the file's units."""
         if self.intensity is None:
-            return self.entry.normalization.intensities[target]
+            return self.spec.normalization.intensities[target]
         return self.intensity.predict(inputs, target)
 
 
@@ -165,7 +168,7 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
     Raises:
         CaseError: the inputs have no brain in common.
     """
-    scheme = model.entry.normalization
+    scheme = model.spec.normalization
     arrays = {m: v.data for m, v in volumes.items()}
     foreground = vote_foreground(arrays)
     if not foreground.any():
@@ -188,14 +191,16 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> FusedPredicti
     Raises:
         CaseError: the network does not fit into memory, or makes other sequences only.
     """
-    if target not in model.entry.makes:
-        raise CaseError(f"model {model.entry.name!r} makes {', '.join(model.entry.makes)} and not {target}; "
+    spec = model.spec
+    if target not in spec.targets:
+        raise CaseError(f"model {model.identity.name!r} makes {', '.join(spec.targets)} and not {target}; "
                         "name another with --model.")  # fmt: skip
     if model.runner is None:
         assert model.regression is not None
         return FusedPrediction(model.regression.predict(prepared.scores, target, prepared.foreground))
+    assert isinstance(spec, GeneratorSpec)
     joining, prior = model.joining, model.prior
-    planned = tta_passes(prepared.foreground, model.entry.views, model.entry.canvas, joining.flip)
+    planned = tta_passes(prepared.foreground, spec.views, spec.canvas, joining.flip)
     median = None
     if prior is not None:
         median = prior.predict(prepared.measured, prepared.medians if prior.coefficients else {}, target)
@@ -240,7 +245,7 @@ def refine(predicted: FusedPrediction, prepared: Prepared, target: Modality, mod
     if model.refiner is None:
         return predicted
     # A refiner would make a smooth volume even of nothing, and nobody would know.
-    check_finite(predicted.scores, prepared.foreground, model.entry.name)
+    check_finite(predicted.scores, prepared.foreground, model.identity.name)
     scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
     return replace(predicted, scores=scores)
 
@@ -253,7 +258,7 @@ def finish(
     Raises:
         CaseError: the scores are not finite (`app.inference.postprocessing.check_finite`).
     """
-    check_finite(predicted, prepared.foreground, model.entry.name)
+    check_finite(predicted, prepared.foreground, model.identity.name)
     intensity = model.intensity_of(target, prepared.measured)
     stretched = stretch(predicted, prepared.foreground, model.contrast)
     cleaned = clean(stretched, prepared.foreground, intensity, model.background)
@@ -281,4 +286,4 @@ def finish_confidence(
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """What an output's header says of its origin, so that nobody takes it for a scan."""
     joined = "" if model.regression is not None else f" {model.joining.name}"
-    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.entry.sha256[:8]}{joined}"
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{joined}"

@@ -23,7 +23,8 @@ from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import Normalization
 from app.registry.checkpoints import load_refiner
-from app.registry.manifest import Entry
+from app.registry.manifest import Entry, Identity, spec_as
+from app.registry.spec import RefinerSpec
 
 if TYPE_CHECKING:
     from app.networks.enhancer import Enhancer
@@ -39,7 +40,8 @@ class VolumeRefiner:
     """A refiner that is ready to run.
 
     Args:
-        entry: its manifest entry; `window` and `overlap` count.
+        identity: its name and checksum.
+        spec: its windows.
         network: float32 weights; becomes the runtime's own.
         runtime: device and precision; it is torch's whatever the first stage runs on.
 
@@ -47,17 +49,16 @@ class VolumeRefiner:
         makes: the sequences that it refines.
     """
 
-    def __init__(self, entry: Entry, network: Refiner | Enhancer, runtime: Runtime) -> None:
+    def __init__(self, identity: Identity, spec: RefinerSpec, network: Refiner | Enhancer, runtime: Runtime) -> None:
         import torch
 
-        self._torch, self.entry = torch, entry
+        self._torch, self.identity, self.spec = torch, identity, spec
         self._device = torch.device(runtime.device)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
         network = network.eval().to(self._device, dtype)
         self._network: Refiner | Enhancer = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self._overlap = float(entry.details["overlap"])
-        x, y, z = entry.details["window"]
-        self.window: Sides = (int(x), int(y), int(z))
+        self._overlap = spec.overlap
+        self.window: Sides = spec.window
         self.makes: tuple[Modality, ...] = network.makes
 
     def refine(
@@ -144,6 +145,6 @@ def open_refiner(entry: Entry, normalization: Normalization, runtime: Runtime) -
     Raises:
         WeightsError: the weights are missing or damaged, or the normalisations differ.
     """
-    if entry.normalization != normalization:
+    if entry.spec.normalization != normalization:
         raise WeightsError(f"the refiner {entry.name!r} sees other scores than the model that it would refine.")
-    return VolumeRefiner(entry, load_refiner(entry), runtime)
+    return VolumeRefiner(entry.identity, spec_as(entry, RefinerSpec), load_refiner(entry), runtime)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from app.core.constants import CLASSES, MODALITIES, Modality
-from app.core.errors import CaseError, WeightsError
+from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
 from app.inference.backends import tells_of_memory
 from app.inference.device import Machine, choose_runtime
@@ -20,7 +20,8 @@ from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Normalization, measure, normalize
 from app.registry.checkpoints import load_segmenter3d
-from app.registry.manifest import Entry
+from app.registry.manifest import Entry, spec_as
+from app.registry.spec import Segmenter3dSpec
 
 #: How much of a window the next one covers again.
 OVERLAP: Final = 0.5
@@ -50,13 +51,11 @@ class TumourSegmenter:
             WeightsError: the entry is no judge, or its file is missing or damaged.
             DeviceError: the device is not there.
         """
-        if entry.kind != "judge":
-            raise WeightsError(f"model {entry.name!r} is a {entry.kind}, no judge; name one with --judge.")
+        spec = spec_as(entry, Segmenter3dSpec)
         runtime = choose_runtime(entry.files, Machine.probe(), device, "torch")
         chosen = torch.device(runtime.device)
-        x, y, z = entry.details["window"]
         precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-        return cls(load_segmenter3d(entry).to(chosen), entry.normalization, (x, y, z), chosen, precision)
+        return cls(load_segmenter3d(entry).to(chosen), spec.normalization, spec.window, chosen, precision)
 
     def segment(self, volumes: Mapping[Modality, VolumeArray]) -> NDArray[np.uint8]:
         """Label map: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.

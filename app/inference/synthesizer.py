@@ -17,7 +17,7 @@ from app.core.errors import CaseError, UsageError, WeightsError
 from app.data.cases import Case
 from app.data.discovery import inspect, scan
 from app.data.loading import input_warnings, load_inputs
-from app.inference.loading import choose_fusion, fusion_of, open_fallback, open_model, refiner_of
+from app.inference.loading import choose_fusion, fusion_of, learned_fusion, open_fallback, open_model, refiner_of
 from app.inference.pipeline import Model, synthesize_case
 from app.registry.manifest import read_manifest
 
@@ -71,7 +71,7 @@ class Synthesizer:
         entry = self._manifest.entry(model)
         joining = choose_fusion(entry, fusion, flip_average, with_error)
         refiner = refiner_of(self._manifest, entry, refine)
-        if refiner is not None and (learned := refiner.details.get("stage_one", {}).get("joined")) is not None:
+        if refiner is not None and (learned := learned_fusion(refiner)) is not None:
             given = fusion_of(entry, joining)
             if learned != given:
                 log.warning("The refiner %s learned on views joined as %r and gets %r now.",
@@ -99,12 +99,12 @@ class Synthesizer:
         if self._manifest.fallback is None:
             with contextlib.suppress(WeightsError):
                 self._rescue = read_manifest(WEIGHTS_DIR)
-        self._fallback: Model | None = self.model if entry.kind == "regression" else None
+        self._fallback: Model | None = self.model if entry.spec.kind == "regression" else None
 
     @property
     def stand_in(self) -> str | None:
         """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
-        return None if self.model.entry.kind == "regression" else self._rescue.fallback
+        return None if self.model.spec.kind == "regression" else self._rescue.fallback
 
     @property
     def fallback(self) -> Model:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, Modality
-from app.networks.unet3d import SEGMENTER3D_WIDTHS, Segmenter3d
+from app.networks.architectures import EnhancerConfig
+from app.networks.unet3d import Segmenter3d
 
 #: The only sequence that it works on, and never sees.
 TARGET = MODALITIES.index("t1c")
@@ -24,28 +21,6 @@ POOLING = 2
 _NEAR, _SMOOTH = 7, 5
 #: Score of the enhancing tumour that an untrained one expects, in deviations of a T1c over the brain.
 _LEVEL = 2.0
-
-
-@dataclass(frozen=True)
-class EnhancerConfig:
-    """Shape of an `Enhancer`.
-
-    Attributes:
-        widths: channels per level, the finest first.
-        background: score of what is not there.
-    """
-
-    widths: tuple[int, ...] = SEGMENTER3D_WIDTHS
-    background: float = -1.0
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `from_json` is the inverse."""
-        return {"network": "enhancer", "widths": list(self.widths), "background": self.background}
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> EnhancerConfig:
-        """Reads the manifest's form."""
-        return cls(tuple(form["widths"]), float(form["background"]))
 
 
 class Blinded(nn.Module):

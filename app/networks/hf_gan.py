@@ -6,59 +6,15 @@ Source: the released BraSyn 2025 entry (AImageLab, "No More Slice Wars"), after 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.core.constants import MODALITIES, Confidence
+from app.core.constants import MODALITIES
+from app.networks.architectures import HfGanConfig
 from app.networks.blocks import ChannelGate, Encoder, GroupedNorm, ResidualBlock, Upsample
 from app.networks.confidence import SliceNetwork, new_head
-from app.networks.infuser import Activation, Infuser, Position
-
-#: Width of the first stage per preset.
-PRESETS: Final[dict[str, int]] = {"full": 64, "half": 32, "compact": 16}
-_MULTIPLIERS = (1, 2, 4, 8, 10)
-
-
-@dataclass(frozen=True)
-class HfGanConfig:
-    """Shape of a generator.
-
-    Attributes:
-        width: channels of the first stage, a multiple of 16; the five stages are 1, 2, 4, 8 and 10 times as wide.
-        view_code, intensity_code: codes added to the sequence code.
-        position, activation: see `Infuser`; the release uses `learned`, and `gelu` with a view code, `silu` without.
-        fine_skip: whether the decoder's last stage sees the encoders' first, at full resolution; not in the release.
-        background: input value of background voxels and of every voxel of a missing sequence.
-        confidence, confidence_scale: which head there is, and its lambda (`app.networks.confidence`).
-    """
-
-    width: int = 32
-    view_code: bool = True
-    intensity_code: bool = False
-    position: Position = "sinusoidal"
-    activation: Activation = "gelu"
-    fine_skip: bool = False
-    background: float = -1.0
-    confidence: Confidence = "none"
-    confidence_scale: float = 1.0
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels per stage."""
-        return tuple(self.width * m for m in _MULTIPLIERS)
-
-    @classmethod
-    def released(cls, view_code: bool = True) -> HfGanConfig:
-        """The released network: with the view code 80,859,521 parameters, without 80,039,041."""
-        return cls(width=64, view_code=view_code, position="learned", activation="gelu" if view_code else "silu")
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `HfGanConfig(**form)` is the inverse."""
-        return asdict(self)
+from app.networks.infuser import Infuser
 
 
 class Fusion(nn.Module):
@@ -92,15 +48,14 @@ class Fusion(nn.Module):
 class Decoder(nn.Module):
     """Four stages of skip, residual block and up-sampling, then one channel."""
 
-    def __init__(self, widths: tuple[int, ...], fine_skip: bool) -> None:
+    def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.fine_skip = fine_skip
         self.blocks = nn.ModuleList()
         self.ups = nn.ModuleList()
         for skip, after, before in zip(widths[:0:-1], widths[-2::-1], (widths[-1], *widths[-2:0:-1]), strict=True):
             self.blocks.append(ResidualBlock(before + skip, after))
             self.ups.append(Upsample(after))
-        self.last = ResidualBlock(widths[0] * (1 + fine_skip), widths[0])
+        self.last = ResidualBlock(widths[0], widths[0])
         self.norm = GroupedNorm(widths[0])
         self.head = nn.Conv2d(widths[0], 1, 1)
 
@@ -108,12 +63,10 @@ class Decoder(nn.Module):
         """What `head` makes one channel of, B x widths[0] x H x W.
 
         Args:
-            skips: the joined features of all stages, finer first; the finest only with `fine_skip`.
+            skips: the joined features of all stages but the finest, finer first.
         """
-        finest, coarser = (skips[:1], skips[1:]) if self.fine_skip else ([], skips)
-        for block, up, skip in zip(self.blocks, self.ups, coarser[::-1], strict=True):
+        for block, up, skip in zip(self.blocks, self.ups, skips[::-1], strict=True):
             x = up(block(torch.cat([x, skip], dim=1)))
-        x = torch.cat([x, *finest], dim=1) if finest else x
         return F.silu(self.norm(self.last(x)))
 
 
@@ -134,7 +87,7 @@ class HfGan(SliceNetwork):
             view_code=config.view_code,
             intensity_code=config.intensity_code,
         )
-        self.decoder = Decoder(widths, config.fine_skip)
+        self.decoder = Decoder(widths)
         self.confidence = new_head(widths[0], config.confidence, config.confidence_scale)
 
     def forward(
@@ -170,8 +123,8 @@ class HfGan(SliceNetwork):
         early = self.early(images)
         # A list as index would be copied to the device at every call, which a CUDA graph cannot hold.
         shares = torch.stack([present[:, m] for m in run], dim=1)
-        first = 0 if self.config.fine_skip else 1
-        skips = _join_skips(stages[first:], early[first:], None if members else shares)
+        # The finest features reach the decoder through the coarser ones only, as in the release.
+        skips = _join_skips(stages[1:], early[1:], None if members else shares)
         return self.fusion(features, early[-1], shares, run), skips
 
     def decode(

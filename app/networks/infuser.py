@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["gelu", "silu"]
-Position = Literal["learned", "sinusoidal"]
+from app.networks.architectures import Activation, Position
 
 
 def sinusoidal_code(position: Tensor, channels: int) -> Tensor:

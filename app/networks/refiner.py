@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, Modality
+from app.networks.architectures import RefinerConfig
 from app.networks.unet3d import ConvPair3d, ConvUnit3d, Decoder3d, Leaky
-
-#: Channels per level; the paper's is 64.
-PRESETS: Final = {16: (16, 32, 64), 32: (32, 64, 128), 64: (64, 128, 256)}
-
-
-@dataclass(frozen=True)
-class RefinerConfig:
-    """Shape of a `Refiner`.
-
-    Attributes:
-        widths: channels per level, the finest first; as many are compared.
-        shared_encoder: one encoder for all present sequences, told which it sees, instead of one for each.
-    """
-
-    widths: tuple[int, ...] = PRESETS[16]
-    shared_encoder: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `from_json` is the inverse."""
-        return {"widths": list(self.widths), "shared_encoder": self.shared_encoder}
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> RefinerConfig:
-        """Reads the manifest's form."""
-        return cls(tuple(form["widths"]), bool(form["shared_encoder"]))
 
 
 class FeatureNet3d(nn.Module):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.core.constants import CLASSES, MODALITIES, TUMOUR_TYPES, VIEWS, Confidence
+from app.core.constants import CLASSES, MODALITIES, TUMOUR_TYPES, VIEWS
+from app.networks.architectures import UNET_WIDTHS, UNetConfig
 from app.networks.blocks import NORM_GROUPS, group_norm
 from app.networks.confidence import SliceNetwork, new_head
-
-#: Channels per level; with two inputs' worth of codes this gives 1.8 million parameters.
-WIDTHS: Final = (32, 64, 128, 256)
 
 
 class _Norm(nn.GroupNorm):
@@ -47,7 +42,7 @@ class UNet(nn.Module):
     Source: nnU-Net's plain 2D design (Isensee et al., Nature Methods 2021), narrowed.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...] = UNET_WIDTHS) -> None:
         super().__init__()
         inputs = (in_channels, *widths[:-1])
         self.downs = nn.ModuleList(ConvPair(a, b) for a, b in zip(inputs, widths, strict=True))
@@ -85,7 +80,7 @@ def code_planes(index: Tensor, count: int, like: Tensor) -> Tensor:
 class Segmenter2d(nn.Module):
     """Four sequences, the view and the tumour type in; scores of `CLASSES` classes out. 1.8 million parameters."""
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, widths: tuple[int, ...] = UNET_WIDTHS) -> None:
         super().__init__()
         self.widths = widths
         self.network = UNet(len(MODALITIES) + len(VIEWS) + len(TUMOUR_TYPES), CLASSES, widths)
@@ -101,37 +96,6 @@ class Segmenter2d(nn.Module):
         codes = [code_planes(view, len(VIEWS), images), code_planes(tumour_type, len(TUMOUR_TYPES), images)]
         out: Tensor = self.network(torch.cat([images, *codes], dim=1))
         return out
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Shape of a `UNetGenerator`.
-
-    Attributes:
-        widths: channels per level.
-        background: input value of background voxels and of every voxel of a missing sequence.
-        intensity_code: whether one more input plane holds the target's median score (`app.preprocessing.target_intensity.MedianPredictor`).
-        confidence, confidence_scale: which head there is, and its lambda (`app.networks.confidence`).
-    """
-
-    widths: tuple[int, ...] = WIDTHS
-    background: float = -1.0
-    intensity_code: bool = False
-    confidence: Confidence = "none"
-    confidence_scale: float = 1.0
-    # What the runtime asks of every generator.
-    view_code: ClassVar[bool] = True
-    position: ClassVar[str] = "sinusoidal"
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `UNetConfig.from_json` is the inverse."""
-        return {"network": "unet", **asdict(self), "widths": list(self.widths)}
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> UNetConfig:
-        """Reads the manifest's form; what it does not name is as before it was known."""
-        rest = {k: v for k, v in form.items() if k not in {"network", "widths"}}
-        return cls(widths=tuple(form["widths"]), **rest)
 
 
 class UNetGenerator(SliceNetwork):

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.core.constants import CLASSES, MODALITIES
+from app.networks.architectures import SEGMENTER3D_WIDTHS
 from app.networks.blocks import group_norm
 
-#: Channels per level of the judge; 3.7 million parameters.
-SEGMENTER3D_WIDTHS: Final = (16, 32, 64, 128, 128)
 LEAK: Final = 0.01
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.constants import MODALITIES, Modality
-from app.core.errors import WeightsError
 from app.core.types import MaskArray, VolumeArray
 
 
@@ -96,29 +95,18 @@ class Normalization:
     percentile: float = 99.5
     intensities: Mapping[Modality, Intensity] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.scheme == "dataset" and set(self.intensities) != set(MODALITIES):
+            raise ValueError("the scheme `dataset` needs the constants of all four sequences")
+
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `from_json` is the inverse."""
+        """Give the plain values, for comparison with those of a cache."""
         form: dict[str, Any] = {"scheme": self.scheme, "background": self.background}
         if self.scheme == "volume":
             form["percentile"] = self.percentile
         else:
             form["intensities"] = {m: [i.mean, i.std, i.clip] for m, i in self.intensities.items()}
         return form
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> Normalization:
-        """Reads the manifest's form.
-
-        Raises:
-            WeightsError: an unknown scheme, or `dataset` without all four constants.
-        """
-        scheme = form.get("scheme")
-        if scheme == "volume":
-            return cls("volume", form["background"], float(form["percentile"]))
-        if scheme == "dataset" and set(form.get("intensities", {})) == set(MODALITIES):
-            values = {m: Intensity(*map(float, form["intensities"][m])) for m in MODALITIES}
-            return cls("dataset", form["background"], intensities=values)
-        raise WeightsError(f"the manifest names a normalisation that is not known here ({scheme!r}); update Tetrad.")
 
 
 def rescale_as_scored(volume: VolumeArray) -> NDArray[np.float64]:

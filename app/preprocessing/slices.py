@@ -7,9 +7,8 @@ a multiple of 16 on each side and may reach over the volume's edge, where it hol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +40,6 @@ class Canvas:
         for view, size in self.sizes.items():
             if view not in VIEWS or any(n <= 0 or n % MULTIPLE for n in size):
                 raise ValueError(f"canvas {size} of view {view!r} is not a pair of multiples of {MULTIPLE}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `from_json` is the inverse."""
-        return {"centre": self.centre, "sizes": {v: list(s) for v, s in self.sizes.items()}}
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> Canvas:
-        """Reads the manifest's form."""
-        return cls({v: (int(h), int(w)) for v, (h, w) in form["sizes"].items()}, form["centre"])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.constants import MODALITIES, Modality, subset_key
-from app.core.errors import WeightsError
 from app.preprocessing.normalization import Intensity
 
 
@@ -89,33 +88,6 @@ class MedianPredictor:
         row = np.asarray(self.coefficients[subset_key(inputs, target)])
         low, high = self.span[target]
         return min(max(float(median_features(inputs, medians) @ row), low), high)
-
-    def to_json(self) -> dict[str, Any]:
-        """The keys of a manifest entry; `from_json` is the inverse."""
-        form: dict[str, Any] = {"target_medians": dict(self.means)}
-        if self.coefficients:
-            rows = {k: list(v) for k, v in self.coefficients.items()}
-            form["median_predictor"] = {"coefficients": rows, "span": {m: list(s) for m, s in self.span.items()}}
-        return form
-
-    @classmethod
-    def from_json(cls, form: Mapping[str, Any]) -> MedianPredictor | None:
-        """Reads a manifest entry; None where it states no medians.
-
-        Raises:
-            WeightsError: they are not those of all sequences.
-        """
-        if "target_medians" not in form:
-            return None
-        predictor = form.get("median_predictor", {"coefficients": {}, "span": {}})
-        try:
-            return cls(
-                {m: float(form["target_medians"][m]) for m in MODALITIES},
-                {k: tuple(map(float, v)) for k, v in predictor["coefficients"].items()},
-                {m: (float(low), float(high)) for m, (low, high) in predictor["span"].items()},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"the manifest's medians are damaged ({error}); fetch it again.") from None
 
 
 def median_features(inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float]) -> NDArray[np.float64]:

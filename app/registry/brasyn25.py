@@ -1,27 +1,25 @@
-"""Names of released checkpoints in terms of ours. Works on plain mappings; reads no file."""
+"""Import of the released BraSyn 2025 generator: its tensors' names in terms of ours, and its file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from app.core.constants import VIEWS, View
 from app.core.errors import WeightsError
-from app.networks.hf_gan import HfGan, HfGanConfig
+from app.networks.architectures import HfGanConfig
+from app.networks.hf_gan import HfGan
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
-from app.registry.checkpoints import save_generator
+from app.registry.checkpoints import save_network
+from app.registry.lineage import TrainingRecord
 from app.registry.manifest import Entry, sha256_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from app.networks.hf_gan import HfGan, HfGanConfig
+from app.registry.spec import GeneratorSpec
 
 #: BraSyn 2025 (AImageLab) to ours, in order; the first pattern that matches renames. The fifth gate is the early one.
 _BRASYN25 = [
@@ -101,8 +99,6 @@ def import_checkpoint(file: Path, kind: Literal["brasyn25"], folder: Path, name:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from app.registry.brasyn25 import from_brasyn25
-
     try:
         released = load_file(file)
     except (SafetensorError, OSError) as error:
@@ -115,5 +111,8 @@ def import_checkpoint(file: Path, kind: Literal["brasyn25"], folder: Path, name:
         raise WeightsError(f"{file} is not a BraSyn 2025 generator: {error}") from None
     normalization = Normalization("dataset", background=-1.0, intensities=BRASYN25_INTENSITIES)
     canvas = Canvas(dict.fromkeys(VIEWS, (240, 240)), centre="volume")
-    details = {"origin": {"kind": kind, "file": file.name, "sha256": sha256_of(file)}}
-    return save_generator(folder, name, config, state, normalization, canvas, views, details=details)
+    spec = GeneratorSpec(
+        architecture=config, normalization=normalization, canvas=canvas, views=tuple(v for v in VIEWS if v in views)
+    )
+    record = TrainingRecord(model=name, source={"kind": kind, "file": file.name, "sha256": sha256_of(file)})
+    return save_network(folder, name, spec, state, training=record)

@@ -1,6 +1,6 @@
-"""The table of models (`weights/manifest.json`), their checksums, and the two that are no networks.
+"""The table of models (`manifest.json`) with their files and checksums.
 
-Reading the manifest needs no torch. Weights are safetensors, ONNX or JSON; nothing is ever unpickled.
+Reading it needs no torch. Weights are safetensors, ONNX or JSON; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -9,70 +9,75 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
 
 from app.core.atomic_io import save_together
-from app.core.constants import MODALITIES, VIEWS, Modality, View
+from app.core.constants import Modality
 from app.core.errors import UsageError, WeightsError
-from app.preprocessing.normalization import Normalization
-from app.preprocessing.slices import Canvas
+from app.core.json_text import readable_json
+from app.registry.lineage import LINEAGE, Lineage, TrainingRecord, read_lineage
+from app.registry.spec import SPEC, GeneratorSpec, ModelSpec, Strict
 
-MANIFEST = "manifest.json"
-SCHEMA = 1
-Kind = Literal["regression", "generator", "segmenter", "judge", "refiner"]
+Spec = TypeVar("Spec", bound=Strict)
+
+MANIFEST: Final = "manifest.json"
+SCHEMA: Final = 2
 #: What a model may be called: its files bear its name.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
 _SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx"}
 
 
+class FileRecord(Strict):
+    """One file of a model: its name in the folder, its checksum and its size."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which model it is: its name, and the checksum of the file that makes the images."""
+
+    name: str
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One model of a manifest.
+    """One model of a folder of weights.
 
     Attributes:
         name: what `--model` calls it.
-        kind: `regression`, `generator` (makes sequences), `segmenter` (finds tumours in slices; teaches), `judge`
-            (finds them in volumes; judges what is made) or `refiner` (corrects in 3D what the generator that names it
-            makes).
+        spec: what it is.
         folder: where its files are.
-        files: per role (`coefficients`, `intensity`, `torch`, `onnx`): `path` in the folder, `sha256`, `bytes`.
-        normalization: the scheme it was trained with.
-        details: the rest of the manifest entry (architecture, canvas, views, training, scores).
+        files: per role (`coefficients`, `intensity`, `torch`, `onnx`).
     """
 
     name: str
-    kind: Kind
+    spec: ModelSpec
     folder: Path
-    files: Mapping[str, Mapping[str, Any]]
-    normalization: Normalization
-    details: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
 
     @property
     def sha256(self) -> str:
         """Checksum of the file that makes the images."""
-        role = "coefficients" if self.kind == "regression" else "torch" if "torch" in self.files else "onnx"
-        return str(self.files[role]["sha256"])
+        role = next(role for role in ("coefficients", "torch", "onnx") if role in self.files)
+        return self.files[role].sha256
 
     @property
-    def views(self) -> tuple[View, ...]:
-        """The views that a generator is run on."""
-        return tuple(v for v in VIEWS if v in self.details.get("views", ()))
-
-    @property
-    def canvas(self) -> Canvas:
-        """The window that a generator sees."""
-        return Canvas.from_json(self.details["canvas"])
-
-    @property
-    def makes(self) -> tuple[Modality, ...]:
-        """The sequences that a regression or generator makes by itself: all of them, unless it is a specialist."""
-        return tuple(m for m in MODALITIES if m in self.details.get("makes", MODALITIES))
+    def identity(self) -> Identity:
+        """Name and checksum."""
+        return Identity(self.name, self.sha256)
 
     def path_of(self, role: str) -> Path:
-        """The file of a role, its checksum verified.
+        """Give the file of a role, its checksum verified.
 
         Raises:
             WeightsError: the model has no such file, or it is missing or differs from the manifest.
@@ -80,19 +85,19 @@ class Entry:
         if role not in self.files:
             raise WeightsError(f"model {self.name!r} in {self.folder} has no {role} file; see `python -m app info`.")
         stated = self.files[role]
-        path: Path = self.folder / stated["path"]
+        path = self.folder / stated.path
         try:
             actual = sha256_of(path)
         except OSError as error:
             raise WeightsError(f"{path} cannot be read ({error.strerror}); put the weights back in place.") from None
-        if actual != stated["sha256"]:
+        if actual != stated.sha256:
             raise WeightsError(f"{path} does not match its checksum in {MANIFEST}; fetch the weights again.")
         return path
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All models of a folder, the default one, and the one that stands in when a network cannot be run."""
+    """All models of a folder, the default one, and the fallback where a network cannot be run."""
 
     folder: Path
     entries: Mapping[str, Entry]
@@ -100,7 +105,7 @@ class Manifest:
     fallback: str | None
 
     def entry(self, name: str | None = None) -> Entry:
-        """The named model, or the default one.
+        """Give the named model, or the default one.
 
         Raises:
             WeightsError: there is none of that name.
@@ -112,39 +117,88 @@ class Manifest:
         return self.entries[chosen]
 
     def specialists_of(self, entry: Entry) -> dict[Modality, Entry]:
-        """The models that a generator leaves sequences to, by sequence.
+        """Give the models that a generator leaves sequences to, by sequence.
 
         Raises:
-            WeightsError: one of them is not there, or cannot make that sequence of the same scores.
+            WeightsError: one of them is not there, or cannot make that sequence of the same inputs.
         """
-        found: dict[Modality, Entry] = {}
-        for target, name in entry.details.get("specialists", {}).items():
-            other = self.entries.get(name)
-            if other is None or other.kind != "generator":
-                raise WeightsError(f"{self.folder} lacks {name!r}, which makes {target} for {entry.name!r}; "
-                                   "fetch the weights again, or use --no-specialists.")  # fmt: skip
-            if target not in other.makes or other.normalization != entry.normalization:
-                raise WeightsError(f"model {name!r} cannot make {target} for {entry.name!r}: it makes "
-                                   f"{', '.join(other.makes)} and sees {other.normalization.scheme} scores; "
-                                   "export it again, or use --no-specialists.")  # fmt: skip
-            found[target] = other
-        return found
+        spec = entry.spec
+        named = spec.specialists if isinstance(spec, GeneratorSpec) else {}
+        return {target: self._specialist(entry, target, name) for target, name in named.items()}
+
+    def _specialist(self, entry: Entry, target: Modality, name: str) -> Entry:
+        other = self.entries.get(name)
+        if other is None or not isinstance(other.spec, GeneratorSpec):
+            raise WeightsError(
+                f"{self.folder} lacks {name!r}, which makes {target} for {entry.name!r}; "
+                "fetch the weights again, or use --no-specialists."
+            )
+        if target not in other.spec.targets or other.spec.normalization != entry.spec.normalization:
+            raise WeightsError(
+                f"model {name!r} cannot make {target} for {entry.name!r}: it makes {', '.join(other.spec.targets)} "
+                f"and sees intensities normalised by {other.spec.normalization.scheme}; export it again, or use "
+                "--no-specialists."
+            )
+        return other
+
+    @cached_property
+    def lineage(self) -> Lineage:
+        """What its models learnt from.
+
+        Raises:
+            WeightsError: it is damaged.
+        """
+        return read_lineage(self.folder)
 
 
-def identity(entry: Entry, specialists: Mapping[Modality, Entry]) -> dict[str, Any]:
-    """What records say of a model: name, checksum, and those of its specialists by sequence."""
-    others = {m: {"name": e.name, "sha256": e.sha256} for m, e in specialists.items()}
-    return {"name": entry.name, "sha256": entry.sha256, "specialists": others}
+def identity_record(identity: Identity, specialists: Mapping[Modality, Identity]) -> dict[str, Any]:
+    """Give a model's name, checksum, and those of its specialists by sequence, for records."""
+    return {**asdict(identity), "specialists": {m: asdict(other) for m, other in specialists.items()}}
+
+
+def spec_as(entry: Entry, kind: type[Spec]) -> Spec:
+    """Give a model's specification, which must be of a kind.
+
+    Raises:
+        WeightsError: it is of another kind.
+    """
+    if isinstance(entry.spec, kind):
+        return entry.spec
+    wanted = kind.model_fields["kind"].default
+    raise WeightsError(f"model {entry.name!r} in {entry.folder} is a {entry.spec.kind}, not a {wanted}; name another.")
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Give the hexadecimal SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads `manifest.json`.
+    """Read `manifest.json`, of this schema or of version 0.1.
+
+    Raises:
+        WeightsError: it is missing, damaged or of a later schema.
+    """
+    path = folder / MANIFEST
+    form = read_form(folder)
+    try:
+        if form["schema"] == 1:
+            from app.registry.upgrade import upgraded
+
+            form = upgraded(form)[0]
+        entries = {name: _entry(name, folder, values) for name, values in form["models"].items()}
+        return Manifest(folder, entries, form["default"], form["fallback"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WeightsError(f"{path}: {error.title} has an unknown {where} ({first['msg']}); update Tetrad.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
+
+
+def read_form(folder: Path) -> dict[str, Any]:
+    """Read the manifest's JSON, of a schema that is known.
 
     Raises:
         WeightsError: it is missing, damaged or of a later schema.
@@ -152,20 +206,20 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         form = json.loads(path.read_text(encoding="utf-8"))
-        if form["schema"] != SCHEMA:
-            raise WeightsError(f"{path} has schema {form['schema']}, this version reads {SCHEMA}; update Tetrad.")
-        entries = {name: _entry(name, folder, e) for name, e in form["models"].items()}
-        return Manifest(folder, entries, form.get("default"), form.get("fallback"))
+        schema = form["schema"]
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read ({error.strerror}); give a weights folder with a manifest."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
+    if schema not in (1, SCHEMA):
+        raise WeightsError(f"{path} has schema {schema}, this version reads {SCHEMA}; update Tetrad.")
+    return dict(form)
 
 
 def check_name(name: str) -> None:
-    """Whether a model may be called so.
+    """Check that a model may be called so.
 
     Raises:
         UsageError: it may not.
@@ -180,23 +234,26 @@ def check_name(name: str) -> None:
 def write_entry(
     folder: Path,
     name: str,
-    kind: Kind,
+    spec: ModelSpec,
     files: Mapping[str, bytes | Path],
-    normalization: Normalization,
-    details: Mapping[str, Any],
     *,
+    training: TrainingRecord | None = None,
+    ancestors: Lineage | None = None,
     make_default: bool = False,
     make_fallback: bool = False,
 ) -> Entry:
-    """Puts a model into a folder and its manifest, which is made if need be: all of its files, or none.
+    """Put a model into a folder, its manifest and its lineage, which are made if need be: all of it, or nothing.
 
     Args:
-        files: per role, a file that is in the folder already, or the content of one, which is named
-            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`) or `{name}-{role}.json`.
+        files: per role, a file that is in the folder already, or the content of one. It is named
+            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`), `{name}-{role}.json`, or for `intensity`, which
+            models share, by its checksum.
+        training: how it was made.
+        ancestors: trainings of the weights that it was made from.
 
     Raises:
         UsageError: no model can be called so.
-        WeightsError: the folder has a manifest that cannot be read, or cannot be made.
+        WeightsError: the folder has a manifest that cannot be read, is of version 0.1, or cannot be made.
         OutputError: it cannot be written to; it stays as it was.
     """
     check_name(name)
@@ -204,49 +261,100 @@ def write_entry(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"{folder} cannot be made ({error.strerror}); choose another with --weights.") from None
-    manifest = folder / MANIFEST
-    form: dict[str, Any] = {"schema": SCHEMA, "default": None, "fallback": None, "models": {}}
-    if manifest.exists():
-        read_manifest(folder)
-        form = json.loads(manifest.read_text(encoding="utf-8"))
-    described, written = {}, {}
-    for role, content in files.items():
-        if isinstance(content, Path):
-            described[role] = {"path": content.name, "sha256": sha256_of(content), "bytes": content.stat().st_size}
-        else:
-            path = folder / f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
-            digest = hashlib.sha256(content).hexdigest()
-            described[role] = {"path": path.name, "sha256": digest, "bytes": len(content)}
-            written[path] = content
-    form["models"][name] = {"kind": kind, "files": described, "normalization": normalization.to_json(), **details}
-    if make_default or (form["default"] is None and kind in {"regression", "generator"}):
-        form["default"] = name
-    if make_fallback:
-        form["fallback"] = name
-    save_together({**written, manifest: (json.dumps(form, indent=2, allow_nan=False) + "\n").encode()})
+    manifest = _writable(folder)
+    contents = {role: _file_of(folder, name, role, content) for role, content in files.items()}
+    entry = Entry(name, spec, folder, {role: record for role, (record, _) in contents.items()})
+    lineage = manifest.lineage.joined(ancestors or Lineage())
+    if training is not None:
+        lineage = lineage.joined(Lineage(trainings={entry.sha256: training}))
+    default = manifest.default
+    if make_default or (default is None and spec.kind in {"regression", "generator"}):
+        default = name
+    written = replace(
+        manifest,
+        entries={**manifest.entries, name: entry},
+        default=default,
+        fallback=name if make_fallback else manifest.fallback,
+    )
+    new_files = {folder / r.path: c for r, c in contents.values() if c is not None}
+    texts = {folder / LINEAGE: readable_json(lineage.to_json()), folder / MANIFEST: encoded(written)}
+    save_together({**new_files, **texts})
+    remove_unused(manifest, written)
     return read_manifest(folder).entry(name)
 
 
 def add_file(entry: Entry, role: str, content: bytes) -> Entry:
-    """Adds one file to a model that is in the manifest; errors as `write_entry`."""
-    files: dict[str, bytes | Path] = {r: entry.folder / f["path"] for r, f in entry.files.items()}
-    files[role] = content
-    return write_entry(entry.folder, entry.name, entry.kind, files, entry.normalization, entry.details)
+    """Add one file to a model that is in the manifest; errors as `write_entry`."""
+    return write_entry(entry.folder, entry.name, entry.spec, {**_kept(entry), role: content})
 
 
-def change_details(entry: Entry, changes: Mapping[str, Any]) -> Entry:
-    """Sets some details of a model that is in the manifest; its files stay as they are.
+def change_spec(entry: Entry, **changes: Any) -> Entry:
+    """Change fields of a model's specification; its files stay as they are.
 
     Raises:
         WeightsError: the manifest cannot be read or written.
+        ValidationError: a value cannot be.
     """
-    files: dict[str, bytes | Path] = {r: entry.folder / f["path"] for r, f in entry.files.items()}
-    details = {**entry.details, **changes}
-    return write_entry(entry.folder, entry.name, entry.kind, files, entry.normalization, details)
+    spec = SPEC.validate_python({**dict(entry.spec), **changes})
+    return write_entry(entry.folder, entry.name, spec, _kept(entry))
+
+
+def remove_unused(before: Manifest, after: Manifest) -> None:
+    """Remove files that a manifest listed before and lists no more."""
+    for path in _listed(before) - _listed(after):
+        path.unlink(missing_ok=True)
+
+
+def _listed(manifest: Manifest) -> set[Path]:
+    return {manifest.folder / r.path for entry in manifest.entries.values() for r in entry.files.values()}
+
+
+def encoded(manifest: Manifest) -> bytes:
+    """Give a manifest as the JSON of its file."""
+    models = {
+        name: {
+            "kind": entry.spec.kind,
+            "files": {role: record.model_dump() for role, record in entry.files.items()},
+            **_plain(entry.spec),
+        }
+        for name, entry in manifest.entries.items()
+    }
+    form = {"schema": SCHEMA, "default": manifest.default, "fallback": manifest.fallback, "models": models}
+    return readable_json(form)
+
+
+def _plain(spec: ModelSpec) -> dict[str, Any]:
+    """Plain values; what is left to its default is not repeated."""
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    # Values that others compute with stand there in full.
+    full = spec.model_dump(mode="json", include={"architecture", "normalization", "canvas"})
+    return {**values, **full}
+
+
+def _writable(folder: Path) -> Manifest:
+    """The folder's manifest, or an empty one."""
+    if not (folder / MANIFEST).exists():
+        return Manifest(folder, {}, None, None)
+    if read_form(folder)["schema"] != SCHEMA:
+        raise WeightsError(f"{folder} is of version 0.1; run `python -m app weights upgrade {folder}` first.")
+    return read_manifest(folder)
+
+
+def _file_of(folder: Path, name: str, role: str, content: bytes | Path) -> tuple[FileRecord, bytes | None]:
+    """The record of a file, and its content where it is still to be written."""
+    if isinstance(content, Path):
+        record = FileRecord(path=content.name, sha256=sha256_of(content), bytes=content.stat().st_size)
+        return record, None
+    digest = hashlib.sha256(content).hexdigest()
+    stem = f"{role}-{digest[:8]}.json" if role == "intensity" else f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
+    return FileRecord(path=stem, sha256=digest, bytes=len(content)), content
+
+
+def _kept(entry: Entry) -> dict[str, bytes | Path]:
+    return {role: entry.folder / record.path for role, record in entry.files.items()}
 
 
 def _entry(name: str, folder: Path, form: Mapping[str, Any]) -> Entry:
-    details = {k: v for k, v in form.items() if k not in {"kind", "files", "normalization"}}
-    if form["kind"] not in get_args(Kind):
-        raise WeightsError(f"model {name!r} is of an unknown kind ({form['kind']!r}); update Tetrad.")
-    return Entry(name, form["kind"], folder, form["files"], Normalization.from_json(form["normalization"]), details)
+    files = {role: FileRecord.model_validate(record) for role, record in form["files"].items()}
+    spec = SPEC.validate_python({key: value for key, value in form.items() if key != "files"})
+    return Entry(name, spec, folder, files)

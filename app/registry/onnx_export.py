@@ -19,6 +19,7 @@ from app.networks.unet import UNetGenerator
 from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry, add_file
+from app.registry.spec import GeneratorSpec
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,12 @@ def export_onnx(entry: Entry) -> Entry:
         OutputError: the folder cannot be written to.
         UsageError: the packages that export needs are not installed.
     """
-    if entry.kind != "generator":
-        raise WeightsError(f"model {entry.name!r} is a {entry.kind}, which runs without onnxruntime; name a generator.")
+    if not isinstance(entry.spec, GeneratorSpec):
+        raise WeightsError(
+            f"model {entry.name!r} is a {entry.spec.kind}, which runs without onnxruntime; name a generator."
+        )
     check_onnx_packages()
-    return add_file(entry, "onnx", to_onnx(load_generator(entry), entry.canvas))
+    return add_file(entry, "onnx", to_onnx(load_generator(entry), entry.spec.canvas))
 
 
 def to_onnx(network: HfGan | UNetGenerator, canvas: Canvas) -> bytes:

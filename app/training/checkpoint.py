@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,10 +18,13 @@ import torch
 
 from app.core.atomic_io import save_bytes
 from app.core.errors import UsageError
+from app.registry.lineage import Lineage
+from app.registry.manifest import Identity
+from app.registry.spec import FirstStage
 from app.training.config import Recipe
 
 LAST, BEST = "last.pt", "best.pt"
-_SCHEMA = 2
+_SCHEMA = 3
 #: What torch lets through of a damaged file.
 _DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
@@ -39,9 +42,10 @@ class State:
         pieces: parts into which batches are cut for memory.
         processes: how many shared each step.
         subjects: names trained on; held_out: names kept for validation.
-        origin: the model that it started from, as its manifest entry tells; empty for random weights. For a refiner its
-            first stage, which may hold the refiner that it started from as `begun_with`.
-        teacher: the frozen segmenter, in the same form; empty where none teaches.
+        started_from: the model that it started from; None for random weights.
+        first_stage: the generator that a refiner is taught behind; None for other tasks.
+        teacher: the frozen segmenter; None where none teaches.
+        lineage: trainings of these three models and of all that they were made from.
         validated: names of the subjects that `best` is of; None before the first validation.
     """
 
@@ -57,8 +61,10 @@ class State:
     processes: int = 1
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
-    origin: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, Any] = field(default_factory=dict)
+    started_from: Identity | None = None
+    first_stage: FirstStage | None = None
+    teacher: Identity | None = None
+    lineage: Lineage = field(default_factory=Lineage)
     validated: list[str] | None = None
 
 
@@ -78,6 +84,10 @@ def save_state(state: State, path: Path) -> None:
         OutputError: it cannot be written; the one before is still there.
     """
     form = {**vars(state), "recipe": state.recipe.to_json(), "schema": _SCHEMA}
+    form["lineage"] = state.lineage.to_json()
+    for name in ("started_from", "teacher"):
+        form[name] = None if form[name] is None else asdict(form[name])
+    form["first_stage"] = None if state.first_stage is None else state.first_stage.model_dump()
     buffer = io.BytesIO()
     torch.save(form, buffer)
     save_bytes(buffer.getvalue(), path)
@@ -102,4 +112,10 @@ def load_state(path: Path) -> State:
     if not needed <= form.keys() <= known:
         raise UsageError(f"{path} is no whole checkpoint; start the run again.")
     form["recipe"] = Recipe.from_json(form["recipe"], str(path))
+    try:
+        form["lineage"] = Lineage.from_json(form["lineage"])
+        for name, kind in (("started_from", Identity), ("teacher", Identity), ("first_stage", FirstStage)):
+            form[name] = None if form[name] is None else kind(**form[name])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError(f"{path} is no whole checkpoint; start the run again.") from None
     return State(**form)

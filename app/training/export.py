@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,22 +11,26 @@ from typing import Any
 import torch
 
 from app.core.config import FusionName
-from app.core.constants import MODALITIES
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case, also_in
 from app.data.discovery import find_segmentations, scan
 from app.inference.device import Machine, choose_device
 from app.inference.synthesizer import Synthesizer
 from app.networks import new_generator
-from app.networks.enhancer import Enhancer, EnhancerConfig
+from app.networks.architectures import EnhancerConfig, Segmenter2dConfig, Segmenter3dConfig
+from app.networks.enhancer import Enhancer
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
 from app.preprocessing.target_intensity import IntensityPredictor
-from app.registry.checkpoints import save_generator, save_refiner, save_segmenter2d, save_segmenter3d
-from app.registry.manifest import MANIFEST, Entry, change_details, check_name, read_manifest
+from app.registry.checkpoints import save_network
+from app.registry.lineage import ModelScores, TrainingRecord
+from app.registry.manifest import MANIFEST, Entry, change_spec, check_name, read_manifest, spec_as
 from app.registry.onnx_export import check_onnx_packages, to_onnx
+from app.registry.spec import GeneratorSpec, RefinerSpec, Segmenter2dSpec, Segmenter3dSpec
 from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.config import Recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.first_stage import StageOne
 from app.training.intensity_fit import encode, fit_intensity, fit_intensity_conditioning
@@ -38,12 +41,13 @@ from app.training.promotion import (
     check_no_refiner_conflict,
     check_not_worse,
     check_slot,
+    refiner_name,
     replaced_by,
     rounded_means,
     scores_of,
 )
 from app.training.rules import check
-from app.training.tasks.base import lineage_of, subjects_taught
+from app.training.tasks.base import lineage_of
 from app.training.tasks.refinement import refiner_config
 from app.training.tasks.synthesis import BACKGROUND, generator_config
 from app.training.validation import (
@@ -51,6 +55,8 @@ from app.training.validation import (
     SELECTION_METRICS,
     candidate_model,
     candidate_refined_model,
+    generator_spec,
+    refiner_spec,
     score_missing_sequences,
     score_segmenter2d,
     score_segmenter3d,
@@ -59,7 +65,7 @@ from app.training.validation import (
 log = logging.getLogger(__name__)
 
 #: What a manifest calls the result of each task of a recipe.
-_KINDS = {"synthesis": "generator", "segmentation": "segmenter", "judging": "judge", "refinement": "refiner",
+_KINDS = {"synthesis": "generator", "segmentation": "segmenter2d", "judging": "segmenter3d", "refinement": "refiner",
           "enhancement": "refiner"}  # fmt: skip
 
 
@@ -169,7 +175,7 @@ def _publish_generator(
     network = new_generator(config)
     network.load_state_dict(_as_loaded(state.average))
     network.requires_grad_(False).eval()
-    scores: dict[str, Any] = {}
+    scores: ModelScores | None = None
     if cases:
         views = state.recipe.data.views
         predictor = IntensityPredictor.from_json(intensity)
@@ -179,36 +185,27 @@ def _publish_generator(
         if not force:
             for replaced in replaced_by(weights, name, make_default, specialist_of):
                 check_better(name, scores, replaced, cases, masks, str(device), model.makes)
-    kept: dict[str, Any] = {}
+    specialists: dict[Modality, str] = {}
     for _, old in replaced_by(weights, name, make_default=False):
-        if "refiner" in old.details:
-            log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, old.details["refiner"])
-        kept = {"specialists": others} if (others := old.details.get("specialists")) else {}
-    entry = save_generator(
+        if refiner := refiner_name(old):
+            log.warning("%s had a refiner, %s, of its old weights; train one of the new.", name, refiner)
+        specialists = old.spec.specialists if isinstance(old.spec, GeneratorSpec) else {}
+    spec = generator_spec(state.recipe, config, state.recipe.data.views, prior)
+    entry = save_network(
         weights,
         name,
-        config,
+        spec.model_copy(update={"specialists": specialists}),
         _halved(state.average),
-        NORMALIZATION,
-        state.recipe.data.canvas,
-        state.recipe.data.views,
         intensity=encode(intensity),
         onnx=to_onnx(network, state.recipe.data.canvas),
-        details={
-            "contrast": state.recipe.output.contrast,
-            "fusion": state.recipe.output.fusion,
-            "flip_average": state.recipe.output.flip_average,
-            "makes": list(state.recipe.data.makes),
-            **kept,
-            **({} if prior is None else prior.to_json()),
-            **_details(state, scores),
-        },
+        training=_record(state, name, scores),
+        ancestors=state.lineage,
         make_default=make_default,
     )
     if specialist_of is not None:
         host = read_manifest(weights).entry(specialist_of)
-        others = {**host.details.get("specialists", {}), **dict.fromkeys(entry.makes, name)}
-        change_details(host, {"specialists": others})
+        others = {**spec_as(host, GeneratorSpec).specialists, **dict.fromkeys(spec.targets, name)}
+        change_spec(host, specialists=others)
     return entry
 
 
@@ -231,29 +228,25 @@ def _publish_refiner(
     check_no_refiner_conflict(first, name)
     network = Refiner(refiner_config(state.recipe))
     network.load_state_dict(_as_loaded(state.average))
-    scores: dict[str, Any] = {}
+    scores: ModelScores | None = None
     if cases:
         stage_one = StageOne(first, device).model
         found = score_missing_sequences(candidate_refined_model(network, state.recipe, stage_one), cases, masks)
         scores = scores_of(found, MODALITIES)
-        before = first.details.get("scores", {})
-        known = before.get("subjects") == scores["subjects"]
-        scores["unrefined"] = (
-            before["mean"] if known else rounded_means(score_missing_sequences(stage_one, cases, masks))
-        )
+        known = read_manifest(weights).lineage.scores_of(first.sha256)
+        if known is not None and known.subjects == scores.subjects:
+            unrefined = known.mean
+        else:
+            unrefined = rounded_means(score_missing_sequences(stage_one, cases, masks))
+        scores = scores.model_copy(update={"unrefined": unrefined})
         if not force:
-            check_not_worse(scores["mean"], scores["unrefined"], SELECTION_METRICS, first.name)
+            check_not_worse(scores.mean, unrefined, SELECTION_METRICS, first.name)
             check_better_refiner(scores, first, cases, masks, device, MODALITIES)
-    details = _details(state, scores)
-    details["stage_one"] = details["training"].pop("started_from")
-    if begun := details["stage_one"].pop("begun_with", None):
-        details["training"]["started_from"] = begun
-    recipe = state.recipe
-    entry = save_refiner(
-        weights, name, refiner_config(recipe), _halved(state.average), NORMALIZATION, recipe.data.patch,
-        recipe.refinement.overlap, {"contrast": recipe.output.contrast, **details},
+    spec = refiner_spec(state.recipe, refiner_config(state.recipe), state.first_stage)
+    entry = save_network(
+        weights, name, spec, _halved(state.average), training=_record(state, name, scores), ancestors=state.lineage
     )  # fmt: skip
-    change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
+    _let_refine(first, name, make_default)
     return entry
 
 
@@ -276,24 +269,29 @@ def _publish_enhancer(
     recipe, config = state.recipe, EnhancerConfig(background=BACKGROUND)
     network = Enhancer(config)
     network.load_state_dict(_as_loaded(state.average))
-    scores: dict[str, Any] = {}
+    scores: ModelScores | None = None
     if cases:
         stage_one = Synthesizer(first.name, weights=first.folder, device=device, refine=False, specialists=False).model
         found = score_missing_sequences(
             candidate_refined_model(network, recipe, stage_one), cases, masks, network.makes
         )
         scores = scores_of(found, network.makes)
-        scores["unrefined"] = rounded_means(score_missing_sequences(stage_one, cases, masks, network.makes))
+        unrefined = rounded_means(score_missing_sequences(stage_one, cases, masks, network.makes))
+        scores = scores.model_copy(update={"unrefined": unrefined})
         if not force:
-            check_not_worse(scores["mean"], scores["unrefined"], SELECTION_METRICS, first.name)
+            check_not_worse(scores.mean, unrefined, SELECTION_METRICS, first.name)
             check_better_refiner(scores, first, cases, masks, device, network.makes)
-    details = _details(state, scores)
-    entry = save_refiner(
-        first.folder, name, config, _halved(state.average), NORMALIZATION, recipe.data.patch,
-        recipe.refinement.overlap, details,
+    entry = save_network(
+        first.folder, name, refiner_spec(recipe, config), _halved(state.average),
+        training=_record(state, name, scores), ancestors=state.lineage,
     )  # fmt: skip
-    change_details(first, {"refiner": name, "refine": make_default or bool(first.details.get("refine", False))})
+    _let_refine(first, name, make_default)
     return entry
+
+
+def _let_refine(first: Entry, name: str, make_default: bool) -> None:
+    """Names a refiner in its first stage's entry."""
+    change_spec(first, refiner=name, refine=make_default or spec_as(first, GeneratorSpec).refine)
 
 
 def _host(weights: Path, name: str) -> Entry:
@@ -305,26 +303,28 @@ def _host(weights: Path, name: str) -> Entry:
     """
     manifest = read_manifest(weights)
     host = manifest.entry(name)
-    if host.kind != "generator" or host.normalization != NORMALIZATION or "t1c" not in host.makes:
+    spec = host.spec
+    if not isinstance(spec, GeneratorSpec) or spec.normalization != NORMALIZATION or "t1c" not in spec.targets:
         raise UsageError(f"{name!r} is no generator that makes T1c from scores as training sees them; name another.")
-    if (specialist := host.details.get("specialists", {}).get("t1c")) is not None:
+    if (specialist := spec.specialists.get("t1c")) is not None:
         raise UsageError(f"{name!r} leaves T1c to {specialist!r}; name that one with --refines.")
-    before = manifest.entries.get(host.details.get("refiner", ""))
-    if before is not None and before.details["architecture"].get("network") != "enhancer":
+    before = manifest.entries.get(spec.refiner or "")
+    if before is not None and not isinstance(spec_as(before, RefinerSpec).architecture, EnhancerConfig):
         raise UsageError(f"{name!r} has a refiner of other sequences too ({before.name}); name another generator.")
     return host
 
 
 def _first_stage(state: State, weights: Path) -> Entry:
     """The generator that a run's refiner was trained for, as the weights folder has it."""
-    wanted = state.origin
+    wanted = state.first_stage
+    assert wanted is not None
     entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
-    if wanted["model"] not in entries or entries[wanted["model"]].sha256 != wanted["sha256"]:
+    if wanted.model not in entries or entries[wanted.model].sha256 != wanted.sha256:
         raise UsageError(
-            f"the run refines model {wanted['model']!r} (sha256 {wanted['sha256'][:8]}), which {weights} lacks; "
+            f"the run refines model {wanted.model!r} (sha256 {wanted.sha256[:8]}), which {weights} lacks; "
             "export into the folder that has it."
         )
-    first = entries[wanted["model"]]
+    first = entries[wanted.model]
     StageOne(first, "cpu").check_fusion(wanted)
     return first
 
@@ -333,9 +333,7 @@ def _judges(state: State, score_on: Path | None, host: Entry | None) -> tuple[li
     if score_on is None:
         return [], {}
     cases = [c for c in scan(score_on).cases if not c.absent]
-    built_on = (state.origin, state.origin.get("begun_with", {}), state.teacher)
-    hosts = () if host is None else (lineage_of(host),)
-    known = set(state.subjects).union(*map(subjects_taught, (*built_on, *hosts)))
+    known = set(state.subjects) | state.lineage.subjects | (set() if host is None else lineage_of(host).subjects)
     if both := also_in([c.subject for c in cases], known):
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
     if not cases:
@@ -355,7 +353,7 @@ def _publish_segmenter(
     recipe = state.recipe
     network = Segmenter3d() if recipe.task == "judging" else Segmenter2d()
     network.load_state_dict(_as_loaded(state.average))
-    scores: dict[str, Any] = {}
+    scores: ModelScores | None = None
     if cases:
         network = network.to(device)
         scores = scores_of(
@@ -364,32 +362,41 @@ def _publish_segmenter(
             else score_segmenter2d(network, cases, masks, recipe.data, device)
         )
         for _, replaced in [] if force else replaced_by(weights, name, make_default=False):
-            before = replaced.details.get("scores", {})
-            if before.get("subjects") != scores["subjects"]:
+            before = read_manifest(weights).lineage.scores_of(replaced.sha256)
+            if before is None or before.subjects != scores.subjects:
                 raise UsageError(f"{name!r} has no scores on these subjects to compare with; --force replaces it.")
-            check_not_worse(scores["mean"], before["mean"], SEGMENTATION_METRICS, name)
-    average, details = _halved(state.average), _details(state, scores)
+            check_not_worse(scores.mean, before.mean, SEGMENTATION_METRICS, name)
+    spec = _segmenter_spec(network, recipe)
+    return save_network(
+        weights, name, spec, _halved(state.average), training=_record(state, name, scores), ancestors=state.lineage
+    )  # fmt: skip
+
+
+def _segmenter_spec(network: Segmenter2d | Segmenter3d, recipe: Recipe) -> Segmenter2dSpec | Segmenter3dSpec:
     if isinstance(network, Segmenter3d):
-        return save_segmenter3d(weights, name, network.widths, average, NORMALIZATION, recipe.data.patch, details)
-    return save_segmenter2d(weights, name, network.widths, average, NORMALIZATION, recipe.data.canvas, details)
+        shape = Segmenter3dConfig(network.widths)
+        return Segmenter3dSpec(architecture=shape, normalization=NORMALIZATION, window=recipe.data.patch)
+    return Segmenter2dSpec(
+        architecture=Segmenter2dConfig(network.widths), normalization=NORMALIZATION, canvas=recipe.data.canvas
+    )
 
 
-def _details(state: State, scores: Mapping[str, Any]) -> dict[str, Any]:
-    schedule = state.recipe.schedule
-    training = {
-        "subjects": len(state.subjects),
-        "names": state.subjects,
-        "recipe": state.recipe.to_json(),
-        "seed": state.recipe.seed,
-        "steps": state.step,
-        "slices": state.step * schedule.batch_size * state.processes,
-        "minutes": round(state.minutes, 1),
-    }
-    if state.teacher:
-        training["teacher"] = copy.deepcopy(state.teacher)
-    if state.origin:
-        training["started_from"] = copy.deepcopy(state.origin)
-    return {"training": training, **({"scores": dict(scores)} if scores else {})}
+def _record(state: State, name: str, scores: ModelScores | None) -> TrainingRecord:
+    """What the lineage keeps of a run."""
+    return TrainingRecord(
+        model=name,
+        task=state.recipe.task,
+        recipe=state.recipe.to_json(),
+        subjects=tuple(state.subjects),
+        seed=state.recipe.seed,
+        steps=state.step,
+        slices=state.step * state.recipe.schedule.batch_size * state.processes,
+        minutes=round(state.minutes, 1),
+        started_from=None if state.started_from is None else state.started_from.sha256,
+        first_stage=None if state.first_stage is None else state.first_stage.sha256,
+        teacher=None if state.teacher is None else state.teacher.sha256,
+        scores=scores,
+    )
 
 
 def _halved(average: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -24,7 +24,9 @@ from app.networks.voxelwise_regression import monomials
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
 from app.preprocessing.target_intensity import MedianPredictor, intensity_features, median_features
+from app.registry.lineage import TrainingRecord
 from app.registry.manifest import Entry, write_entry
+from app.registry.spec import RegressionSpec
 from app.training.data.cache import CachedSubject
 
 log = logging.getLogger(__name__)
@@ -153,10 +155,9 @@ def fit_and_write(data: Path, folder: Path) -> Entry:
     return write_entry(
         folder,
         "regression",
-        "regression",
+        RegressionSpec(normalization=NORMALIZATION),
         {"coefficients": encode(fitted.voxelwise()), "intensity": encode(fitted.intensity())},
-        NORMALIZATION,
-        {"training": {"subjects": len(fitted.subjects), "names": fitted.subjects}},
+        training=TrainingRecord(model="regression", subjects=tuple(fitted.subjects)),
         make_fallback=True,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
@@ -14,7 +13,9 @@ from app.evaluation.scoring import Scores
 from app.inference.loading import refiner_of
 from app.inference.synthesizer import Synthesizer
 from app.registry.checkpoints import load_refiner
+from app.registry.lineage import ModelScores
 from app.registry.manifest import MANIFEST, Entry, Manifest, read_manifest
+from app.registry.spec import GeneratorSpec
 from app.training.checkpoint import State
 from app.training.data.cache import NORMALIZATION
 from app.training.validation import SELECTION_METRICS, means, score_missing_sequences
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 def check_kind(weights: Path, name: str, kind: str) -> None:
     """Refuses to put a model in the place of one that does something else."""
     entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
-    if name in entries and entries[name].kind != kind:
-        raise UsageError(f"{name!r} of {weights} is a {entries[name].kind}; give the {kind} another name.")
+    if name in entries and entries[name].spec.kind != kind:
+        raise UsageError(f"{name!r} of {weights} is a {entries[name].spec.kind}; give the {kind} another name.")
 
 
 def check_slot(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
@@ -39,7 +40,8 @@ def check_slot(state: State, weights: Path, name: str, make_default: bool, speci
     makes, task = state.recipe.data.makes, state.recipe.task
     manifest = read_manifest(weights) if (weights / MANIFEST).exists() else None
     there = None if manifest is None or task != "synthesis" else manifest.entries.get(name)
-    if there is not None and (lost := [m for m in there.makes if m not in makes]):
+    before = there.spec.targets if there is not None and isinstance(there.spec, GeneratorSpec) else ()
+    if lost := [m for m in before if m not in makes]:
         raise UsageError(f"{name!r} of {weights} makes {', '.join(lost)} and the run does not; give it another name.")
     if specialist_of is None:
         without = make_default or manifest is None or manifest.default is None
@@ -52,7 +54,12 @@ def check_slot(state: State, weights: Path, name: str, make_default: bool, speci
     if task != "synthesis" or len(makes) == len(MODALITIES):
         raise UsageError("a specialist makes some of the four sequences (data.makes); leave out --specialist-of.")
     host = read_manifest(weights).entry(specialist_of)
-    if host.kind != "generator" or host.normalization != NORMALIZATION or host.name == name or make_default:
+    if (
+        not isinstance(host.spec, GeneratorSpec)
+        or host.spec.normalization != NORMALIZATION
+        or host.name == name
+        or make_default
+    ):
         raise UsageError(
             f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "
             "does, and leave out --make-default."
@@ -75,7 +82,7 @@ def replaced_by(
 
 def check_better(
     name: str,
-    scores: Mapping[str, Any],
+    scores: ModelScores,
     replaced: tuple[Manifest, Entry],
     cases: list[Case],
     masks: Mapping[str, Path],
@@ -89,22 +96,22 @@ def check_better(
             they do not make.
     """
     manifest, entry = replaced
-    left = entry.details.get("specialists", {}) if entry.name == name else {}
+    left = entry.spec.specialists if isinstance(entry.spec, GeneratorSpec) and entry.name == name else {}
     targets = [m for m in targets if m not in left] or targets
     specialists = {} if entry.name == name else manifest.specialists_of(entry)
     makers = {m: specialists.get(m, entry) for m in targets}
-    known = {m: (refiner_of(manifest, e) or e).details.get("scores", {}) for m, e in makers.items()}
-    if any(form.get("subjects") != scores["subjects"] or m not in form for m, form in known.items()):
+    known = {m: _known_scores(manifest, refiner_of(manifest, e) or e, m, scores) for m, e in makers.items()}
+    if any(row is None for row in known.values()):
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
         model = Synthesizer(entry.name, weights=manifest.folder, device=device, specialists=entry.name != name).model
         found = score_missing_sequences(model, cases, masks, targets)
-        known = {m: {m: rounded_means([s for s in found if s.modality == m])} for m in targets}
-    before = _mean_over(targets, known)
-    check_not_worse(_mean_over(targets, dict.fromkeys(targets, scores)), before, SELECTION_METRICS, entry.name)
+        known = {m: rounded_means([s for s in found if s.modality == m]) for m in targets}
+    before = _mean_over([row for row in known.values() if row is not None])
+    check_not_worse(_mean_over([scores.by_target[m] for m in targets]), before, SELECTION_METRICS, entry.name)
 
 
 def check_better_refiner(
-    scores: Mapping[str, Any],
+    scores: ModelScores,
     first: Entry,
     cases: list[Case],
     masks: Mapping[str, Path],
@@ -113,17 +120,17 @@ def check_better_refiner(
 ) -> None:
     """Refuses a refiner of `targets` that is worse than the one that its first stage has."""
     manifest = read_manifest(first.folder)
-    if (before := manifest.entries.get(first.details.get("refiner", ""))) is None:
+    if (before := manifest.entries.get(refiner_name(first) or "")) is None:
         return
     # What it does not refine, its first stage makes alone: with that the new one has been compared.
     common = [m for m in targets if m in load_refiner(before).makes]
-    known = before.details.get("scores", {})
-    if known.get("subjects") != scores["subjects"] or any(m not in known for m in common):
+    known = {m: _known_scores(manifest, before, m, scores) for m in common}
+    if any(row is None for row in known.values()):
         model = Synthesizer(first.name, weights=first.folder, device=device, refine=True, specialists=False).model
         found = score_missing_sequences(model, cases, masks, common)
         known = {m: rounded_means([s for s in found if s.modality == m]) for m in common}
-    new, old = (_mean_over(common, dict.fromkeys(common, form)) for form in (scores, known))
-    check_not_worse(new, old, SELECTION_METRICS, before.name)
+    new, old = ([scores.by_target[m] for m in common], [row for row in known.values() if row is not None])
+    check_not_worse(_mean_over(new), _mean_over(old), SELECTION_METRICS, before.name)
 
 
 def check_no_refiner_conflict(first: Entry, name: str) -> None:
@@ -133,21 +140,21 @@ def check_no_refiner_conflict(first: Entry, name: str) -> None:
         UsageError: a model other than `first` is refined by what has that name.
     """
     entries = read_manifest(first.folder).entries.values()
-    if others := [e.name for e in entries if e.details.get("refiner") == name and e.name != first.name]:
+    if others := [e.name for e in entries if refiner_name(e) == name and e.name != first.name]:
         raise UsageError(f"{name!r} of {first.folder} refines {others[0]!r}; give the new one another name.")
 
 
-def scores_of(found: Sequence[Scores], targets: Sequence[Modality] = ()) -> dict[str, Any]:
-    """What a manifest entry keeps of a model's scores: on whom, the means over all, and those of each target.
+def scores_of(found: Sequence[Scores], targets: Sequence[Modality] = ()) -> ModelScores:
+    """Give what a lineage keeps of a model's scores: on whom, the means over all, and those of each target.
 
     Raises:
         UsageError: there are none.
     """
     if not found:
         raise UsageError("no subject of --score-on could be scored; see the messages above.")
-    subjects = list(dict.fromkeys(s.subject for s in found))
-    each: dict[str, Any] = {m: rounded_means([s for s in found if s.modality == m]) for m in targets}
-    return {"subjects": subjects, "mean": rounded_means(found), **each}
+    subjects = tuple(dict.fromkeys(s.subject for s in found))
+    by_target = {m: rounded_means([s for s in found if s.modality == m]) for m in targets}
+    return ModelScores(subjects=subjects, mean=rounded_means(found), by_target=by_target)
 
 
 def rounded_means(found: Sequence[Scores]) -> dict[str, float]:
@@ -177,9 +184,19 @@ def _against(metric: str, now: float, before: float) -> str:
     return f"{metric} {now:.{digits}f} (before {before:.{digits}f})"
 
 
-def _mean_over(targets: Sequence[Modality], known: Mapping[Modality, Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the sequences of what each sequence's scores say, where all say it."""
-    rows = [known[m][m] for m in targets]
+def refiner_name(entry: Entry) -> str | None:
+    """Give the name of a generator's refiner, if it has one."""
+    return entry.spec.refiner if isinstance(entry.spec, GeneratorSpec) else None
+
+
+def _known_scores(manifest: Manifest, entry: Entry, target: Modality, like: ModelScores) -> dict[str, float] | None:
+    """A model's scores of one sequence, if they are known on the same subjects."""
+    known = manifest.lineage.scores_of(entry.sha256)
+    return known.by_target.get(target) if known is not None and known.subjects == like.subjects else None
+
+
+def _mean_over(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the sequences of those scores that all of them have."""
     shared = [k for k in rows[0] if all(k in row for row in rows)]
     return _rounded({k: sum(row[k] for row in rows) / len(rows) for k in shared})
 

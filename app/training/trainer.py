@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from app.core.errors import CaseError, UsageError
 from app.core.signals import Interrupted, SignalGuard
 from app.inference.backends import tells_of_memory
-from app.registry.manifest import Entry
+from app.registry.lineage import Lineage
+from app.registry.manifest import Entry, Identity
 from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject, build_cache
@@ -147,17 +148,14 @@ class _Run:
         self.prior = None if fitted is None else fitted[0]
         told = None if fitted is None else IntensityCodes(fitted[0], self.training, fitted[1])
         self.task = new_task(recipe, group.device, segmenter, told)
-        teacher = lineage_of(segmenter) if segmenter is not None and taught_by(recipe) else {}
-        origin: dict[str, Any] = {} if self.stage_one is None else self.stage_one.origin
+        teacher = segmenter if taught_by(recipe) else None
         if start is not None and before is None:
-            begun = load_initial_weights(self.task, start)
-            origin = {**origin, "begun_with": begun} if self.stage_one else begun
+            load_initial_weights(self.task, start)
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
-        self.state = before or State(recipe, subjects=names, held_out=held_out, origin=origin, teacher=teacher,
-                                     processes=group.count)  # fmt: skip
+        self.state = before or self._new_state(names, held_out, start, teacher)
         if before is not None:
-            self._restore(before, names, teacher)
+            self._restore(before, names, None if teacher is None else teacher.identity)
         # Looked for before the first step, not after hours.
         self.cases, self.masks = validation_cases(
             paths.data, paths.validation, recipe.schedule, self.state, say=group.first
@@ -177,13 +175,30 @@ class _Run:
             found = build_cache(self.paths.data, cache) if chosen else []
         return found or build_cache(self.paths.data, cache)
 
-    def _restore(self, before: State, names: list[str], teacher: Mapping[str, Any]) -> None:
+    def _new_state(self, subjects: list[str], held_out: list[str], start: Entry | None, teacher: Entry | None) -> State:
+        first_stage = None if self.stage_one is None else self.stage_one.entry
+        lineage = Lineage()
+        for entry in filter(None, (start, first_stage, teacher)):
+            lineage = lineage.joined(lineage_of(entry))
+        return State(
+            self.recipe,
+            subjects=subjects,
+            held_out=held_out,
+            started_from=None if start is None else start.identity,
+            first_stage=None if self.stage_one is None else self.stage_one.described,
+            teacher=None if teacher is None else teacher.identity,
+            lineage=lineage,
+            processes=self.group.count,
+        )
+
+    def _restore(self, before: State, names: list[str], teacher: Identity | None) -> None:
         if before.subjects != names:
             raise UsageError(f"{self.paths.run} was trained on other subjects than {self.paths.data} holds now.")
-        if before.teacher.get("sha256") != teacher.get("sha256"):
+        now, then = (("none", "") if one is None else (one.name, one.sha256) for one in (teacher, before.teacher))
+        if now[1] != then[1]:
             raise UsageError(
-                f"{self.paths.run} was taught by another segmenter than {teacher.get('model', 'none')!r} "
-                f"({before.teacher.get('model', 'none')!r}); give the same one with --segmenter."
+                f"{self.paths.run} was taught by another segmenter than {now[0]!r} ({then[0]!r}); "
+                "give the same one with --segmenter."
             )
         for name, network in self.task.networks.items():
             network.load_state_dict(before.networks[name])

@@ -31,6 +31,7 @@ from app.inference.pipeline import Model, synthesize_case
 from app.inference.refinement import VolumeRefiner
 from app.inference.segmentation import TumourSegmenter
 from app.inference.view_fusion import FusionOptions
+from app.networks.architectures import EnhancerConfig, GeneratorConfig, RefinerConfig
 from app.networks.enhancer import Enhancer
 from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
@@ -39,16 +40,50 @@ from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.slices import Canvas, cut, paste, place_window
 from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
-from app.registry.manifest import Entry
+from app.registry.manifest import Identity
+from app.registry.spec import FirstStage, GeneratorSpec, RefinerSpec
 from app.training.config import DataRecipe, Recipe
 from app.training.data.cache import NORMALIZATION
 from app.training.tasks.synthesis import BACKGROUND, precision_of
 
 log = logging.getLogger(__name__)
 
+#: A model that is still in training.
+CANDIDATE = Identity("candidate", "0" * 64)
 #: What a model is compared by, each the higher the better.
 SELECTION_METRICS = ("official_healthy", "official_tumour", "ssim_brain")
 SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
+
+
+def generator_spec(
+    recipe: Recipe, architecture: GeneratorConfig, views: Sequence[View], prior: MedianPredictor | None
+) -> GeneratorSpec:
+    """Describe a generator that a recipe trains."""
+    return GeneratorSpec(
+        architecture=architecture,
+        normalization=NORMALIZATION,
+        canvas=recipe.data.canvas,
+        views=tuple(views),
+        targets=recipe.data.makes,
+        fusion=recipe.output.fusion,
+        flip_average=recipe.output.flip_average,
+        contrast=recipe.output.contrast,
+        intensity_conditioning=prior,
+    )
+
+
+def refiner_spec(
+    recipe: Recipe, architecture: RefinerConfig | EnhancerConfig, first_stage: FirstStage | None = None
+) -> RefinerSpec:
+    """Describe a refiner, or an enhancer, that a recipe trains."""
+    return RefinerSpec(
+        architecture=architecture,
+        normalization=NORMALIZATION,
+        window=recipe.data.patch,
+        overlap=recipe.refinement.overlap,
+        contrast=recipe.output.contrast if isinstance(architecture, RefinerConfig) else None,
+        first_stage=first_stage,
+    )
 
 
 def candidate_model(
@@ -60,33 +95,21 @@ def candidate_model(
     prior: MedianPredictor | None = None,
 ) -> Model:
     """A copy of a generator as the pipeline runs it."""
-    details = {
-        "views": list(views),
-        "makes": list(recipe.data.makes),
-        "canvas": recipe.data.canvas.to_json(),
-        "contrast": recipe.output.contrast,
-        **({} if prior is None else prior.to_json()),
-    }
-    files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
-    entry = Entry("candidate", "generator", Path(), files, NORMALIZATION, details)
-    runtime = choose_runtime(files, Machine.probe(), str(device))
+    spec = generator_spec(recipe, network.config, views, prior)
+    runtime = choose_runtime({"torch"}, Machine.probe(), str(device))
     backend = TorchBackend(copy.deepcopy(network), runtime)
     joining = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
-    return Model(entry, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
+    return Model(CANDIDATE, spec, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
 
 
 def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
     """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
-    details = {
-        "window": list(recipe.data.patch),
-        "overlap": recipe.refinement.overlap,
-        **({"contrast": recipe.output.contrast} if isinstance(network, Refiner) else {}),
-    }
-    files = {"torch": {"path": "", "sha256": "0" * 64, "bytes": 0}}
-    entry = Entry("candidate", "refiner", Path(), files, NORMALIZATION, details)
     assert stage_one.runtime is not None
-    runtime = choose_runtime(files, Machine.probe(), stage_one.runtime.device)
-    return replace(stage_one, refiner=VolumeRefiner(entry, copy.deepcopy(network), runtime))
+    runtime = choose_runtime({"torch"}, Machine.probe(), stage_one.runtime.device)
+    return replace(
+        stage_one,
+        refiner=VolumeRefiner(CANDIDATE, refiner_spec(recipe, network.config), copy.deepcopy(network), runtime),
+    )
 
 
 def score_missing_sequences(

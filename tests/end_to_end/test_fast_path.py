@@ -41,7 +41,7 @@ def make(phantom):
     entry = read_manifest(WEIGHTS_DIR).entry("compact")
     arrays = {m: phantom.volumes[m].astype(np.float32) for m in PRESENT}
     brain = vote_foreground(arrays)
-    scores = {m: normalize(a, measure(a, m, entry.normalization), -1.0) for m, a in arrays.items()}
+    scores = {m: normalize(a, measure(a, m, entry.spec.normalization), -1.0) for m, a in arrays.items()}
 
     def run(
         precision: str = "fp32", batch: int = 1, leave_out_encoder: bool = True, skip_empty: bool = True
@@ -49,7 +49,7 @@ def make(phantom):
         network = load_generator(entry)
         runtime = Runtime("torch", "cpu", precision, batch, "test")  # type: ignore[arg-type]
         backend = TorchBackend(network if leave_out_encoder else _AllEncoders(network), runtime)  # type: ignore[arg-type]
-        windows = [place_window(brain, v, entry.canvas) for v in entry.views]
+        windows = [place_window(brain, v, entry.spec.canvas) for v in entry.spec.views]
         if not skip_empty:
             extents = {"axial": 2, "sagittal": 0, "coronal": 1}
             windows = [Window(w.view, w.start, w.size, tuple(range(brain.shape[extents[w.view]]))) for w in windows]

@@ -24,7 +24,6 @@ from app.evaluation.scoring import Scores, find_pairs
 from app.inference.segmentation import TumourSegmenter
 from app.networks.blocks import group_norm
 from app.networks.unet3d import Segmenter3d
-from app.registry.checkpoints import save_segmenter3d
 from app.registry.manifest import read_manifest, write_entry
 from app.training.config import AugmentationRecipe, DataRecipe, load_recipe
 from app.training.data.augmentation import vary_intensities, vary_patches
@@ -33,6 +32,7 @@ from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.losses import dice_loss
 from app.training.tasks.base import load_initial_weights
 from app.training.tasks.segmentation3d import Segmentation3dTask, deep_losses
+from tests.networks.small_models import save_segmenter3d
 
 STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]
@@ -296,8 +296,8 @@ class TestCommands:
     def test_it_is_in_the_manifest_and_nobodys_default(self, weights, tmp_path, capsys):
         manifest = read_manifest(weights / "w")
         entry = manifest.entries["judge"]
-        assert (entry.kind, manifest.default, entry.details["window"]) == ("judge", None, [32, 32, 32])
-        assert "dice_ET" in entry.details["scores"]["mean"]
+        assert (entry.spec.kind, manifest.default, entry.spec.window) == ("segmenter3d", None, (32, 32, 32))
+        assert "dice_ET" in manifest.lineage.scores_of(entry.sha256).mean
         write_phantom(make_phantom((40, 44, 36)), tmp_path / "in", "new", leave_out=("t1n",))
         code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights",
                      str(weights / "w"), "--model", "judge"])  # fmt: skip

@@ -273,9 +273,9 @@ def test_both_backends_agree_on_a_real_subjects_slices(data_dir, onnx_weights_di
     entry = read_manifest(onnx_weights_dir).entry("tiny")
     folder = data_dir / "val" / "Brats18_2013_3_1"
     arrays = {m: load_volume(folder / f"{folder.name}-{m}.nii.gz").data for m in ("t1c", "t1n", "t2w")}
-    scheme = entry.normalization
+    scheme = entry.spec.normalization
     scores = {m: normalize(a, measure(a, m, scheme), scheme.background) for m, a in arrays.items()}
-    window = place_window(vote_foreground(arrays), "axial", entry.canvas)
+    window = place_window(vote_foreground(arrays), "axial", entry.spec.canvas)
     few = type(window)(window.view, window.start, window.size, window.slices[40:100:12])
     made = []
     for backend in ("torch", "onnx"):

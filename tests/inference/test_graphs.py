@@ -16,8 +16,9 @@ from app.core.errors import UsageError
 from app.inference.backends import TorchBackend
 from app.inference.device import Machine, Runtime, choose_runtime
 from app.inference.graphs import MOST, CudaRecorder, Graphs, Recording
-from app.networks.hf_gan import HfGan, HfGanConfig
-from app.networks.unet import UNetConfig, UNetGenerator
+from app.networks.architectures import HfGanConfig, UNetConfig
+from app.networks.hf_gan import HfGan
+from app.networks.unet import UNetGenerator
 
 GPU = Machine(gpus=("H200",), gpu_bf16=True)
 

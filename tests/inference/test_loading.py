@@ -18,15 +18,15 @@ from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import Scores
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
-from app.networks.refiner import Refiner, RefinerConfig
+from app.networks.architectures import RefinerConfig
+from app.networks.refiner import Refiner
 from app.preprocessing.normalization import Normalization
-from app.registry.checkpoints import save_refiner
-from app.registry.manifest import change_details, read_manifest
+from app.registry.manifest import change_spec, read_manifest
 from app.training.config import load_recipe
 from app.training.data.first_stage import StageOne
 from app.training.tasks.base import load_initial_weights
 from app.training.tasks.synthesis import SynthesisTask
-from tests.networks.small_models import VOLUME, add_expert
+from tests.networks.small_models import VOLUME, add_expert, save_refiner
 from tests.training.helpers import SMALL
 
 
@@ -35,7 +35,7 @@ def weights(weights_dir, tmp_path):
     """The weights of all tests, where `tiny` leaves T2-FLAIR to `expert`."""
     folder = shutil.copytree(weights_dir, tmp_path / "weights")
     add_expert(folder)
-    change_details(read_manifest(folder).entry("tiny"), {"specialists": {"t2f": "expert"}})
+    change_spec(read_manifest(folder).entry("tiny"), {"specialists": {"t2f": "expert"}})
     return folder
 
 
@@ -65,7 +65,7 @@ class TestSynthesis:
 
     def test_a_network_that_makes_several_is_loaded_once(self, weights):
         add_expert(weights, makes=("t2f", "t2w"))
-        change_details(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": "expert", "t2w": "expert"}})
+        change_spec(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": "expert", "t2w": "expert"}})
         model = opened(weights).model
         assert model.specialists["t2f"] is model.specialists["t2w"]
         assert model.makes == MODALITIES
@@ -79,7 +79,7 @@ class TestSynthesis:
     def test_what_a_specialist_makes_passes_through_no_refiner_of_another(self, weights, subject, refine):
         made = Refiner(RefinerConfig((8, 8, 8)))
         save_refiner(weights, "sharp", made.config, made.state_dict(), VOLUME, (32, 32, 32), 0.25)
-        change_details(read_manifest(weights).entry("tiny"), {"refiner": "sharp", "refine": True})
+        change_spec(read_manifest(weights).entry("tiny"), refiner="sharp", refine=True)
         model = opened(weights, refine=refine).model
         assert model.model_for("t1c").refiner is not None
         assert model.model_for("t2f").refiner is None
@@ -101,7 +101,7 @@ class TestSynthesis:
     def test_one_that_cannot_do_it_is_named(self, weights, subject, entry, reason):
         name = entry.pop("name", "expert")
         add_expert(weights, **entry)
-        change_details(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": name}})
+        change_spec(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": name}})
         with pytest.raises(WeightsError, match=reason):
             opened(weights)
         assert opened(weights, specialists=False)({m: str(f) for m, f in subject.items()}) is not None
@@ -192,12 +192,12 @@ class TestExport:
         def scores(model, _cases, _masks, targets=None):
             rows = []
             for m in targets or model.makes:
-                value = similarity.get((model.model_for(m).entry.name, m), 0.6)
+                value = similarity.get((model.model_for(m).identity.name, m), 0.6)
                 values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": value}
                 rows.append(Scores("phantom-7", m, values))
             return rows
 
-        for module in ("export_run", "comparison"):
+        for module in ("export", "promotion"):
             monkeypatch.setattr(f"app.training.{module}.score_missing_sequences", scores)
         monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
         return similarity
@@ -220,8 +220,8 @@ class TestExport:
         manifest = read_manifest(plain)
         mine, tiny = manifest.entry("mine"), manifest.entry("tiny")
         assert mine.makes == ("t2f",)
-        assert set(mine.details["scores"]) == {"subjects", "mean", "t2f"}
-        assert tiny.details["specialists"] == {"t2f": "mine"}
+        assert set(read_manifest(plain).lineage.scores_of(mine.sha256).by_target) == {"t2f"}
+        assert tiny.spec.specialists == {"t2f": "mine"}
         assert manifest.default == "regression"
         case = {m: str(f) for m, f in subject.items()}
         assert b"mine" in opened(plain)(case).header["descrip"].item()
@@ -238,7 +238,7 @@ class TestExport:
         assert self._export(trained, plain, "--specialist-of", "tiny", name="other") == ExitCode.USAGE
         scored["candidate", "t2f"] = 0.63
         assert self._export(trained, plain, "--specialist-of", "tiny", name="other") == ExitCode.OK
-        assert read_manifest(plain).entry("tiny").details["specialists"] == {"t2f": "other"}
+        assert read_manifest(plain).entry("tiny").spec.specialists == {"t2f": "other"}
 
     def test_a_new_default_must_be_better_than_the_old_with_its_specialists(self, trained, plain, scored, capsys):
         options = {"run": "all", "name": "other"}
@@ -250,7 +250,7 @@ class TestExport:
         assert "ssim_brain 0.6125 (before 0.6250)" in capsys.readouterr().err
         scored["candidate", "t1c"] = 0.7
         assert self._export(trained, plain, "--make-default", **options) == ExitCode.OK
-        assert "specialists" not in read_manifest(plain).entry("other").details
+        assert not read_manifest(plain).entry("other").spec.specialists
 
     def test_a_new_network_of_the_same_name_keeps_its_specialists(self, trained, plain, scored):
         options = {"run": "all", "name": "whole"}
@@ -260,7 +260,7 @@ class TestExport:
         # What the specialist makes does not count, for or against.
         scored["candidate", "t2f"] = 0.5
         assert self._export(trained, plain, **options) == ExitCode.OK
-        assert read_manifest(plain).entry("whole").details["specialists"] == {"t2f": "mine"}
+        assert read_manifest(plain).entry("whole").spec.specialists == {"t2f": "mine"}
         scored["candidate", "t2f"], scored["candidate", "t1c"] = 0.9, 0.59
         assert self._export(trained, plain, **options) == ExitCode.USAGE
 

@@ -165,8 +165,8 @@ def test_the_manifests_contrast_spreads_what_the_network_makes(subject, weights_
     synthesizer = _synthesizer(weights_dir, "tiny")
     spreads = {}
     for contrast in (0.0, 1.0):
-        details = {**synthesizer.model.entry.details, "contrast": contrast}
-        synthesizer.model = replace(synthesizer.model, entry=replace(synthesizer.model.entry, details=details))
+        spec = synthesizer.model.spec.model_copy(update={"contrast": contrast})
+        synthesizer.model = replace(synthesizer.model, spec=spec)
         image = synthesizer(subject)
         values = np.asarray(image.dataobj)
         spreads[contrast] = values[values > 0].std() / values[values > 0].mean()

@@ -17,7 +17,8 @@ from app.inference.slice_predictor import ResidentRunner
 from app.inference.slice_runner import SliceRunner
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions, TtaPass
-from app.networks.hf_gan import HfGan, HfGanConfig
+from app.networks.architectures import HfGanConfig
+from app.networks.hf_gan import HfGan
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Normalization, measure, normalize
 from app.preprocessing.slices import Canvas, place_window
@@ -83,10 +84,10 @@ def test_one_runner_takes_subjects_of_other_shapes(phantom, weights_dir):
     entry = read_manifest(weights_dir).entry("tiny")
     backend = TorchBackend(load_generator(entry), choose_runtime(entry.files, Machine(), precision="fp32"))
     runner = ResidentRunner(backend, 16)
-    scheme = entry.normalization
+    scheme = entry.spec.normalization
     for crop in (0, 3, 0):
         arrays = {m: phantom.volumes[m][crop:].astype(np.float32) for m in MODALITIES[:3]}
-        windows = [place_window(vote_foreground(arrays), v, entry.canvas) for v in VIEWS]
+        windows = [place_window(vote_foreground(arrays), v, entry.spec.canvas) for v in VIEWS]
         made = _made(runner, arrays, {m: measure(a, m, scheme) for m, a in arrays.items()}, windows, "t2w")
         assert made.shape == arrays["t1c"].shape
         assert np.isfinite(made).all()

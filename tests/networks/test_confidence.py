@@ -28,14 +28,14 @@ from app.inference.slice_runner import SliceRunner
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions, TtaPass, ViewFusion, tta_passes, view_weights
 from app.networks import config_from_json, new_generator
+from app.networks.architectures import HfGanConfig, UNetConfig
 from app.networks.confidence import ConfidenceHead
-from app.networks.hf_gan import HfGanConfig
-from app.networks.unet import UNetConfig
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
-from app.registry.checkpoints import load_generator, save_generator
+from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
 from app.registry.onnx_export import export_onnx
+from tests.networks.small_models import save_generator
 
 #: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.
 CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 32), "coronal": (32, 48)})
@@ -261,8 +261,7 @@ class TestRunners:
         model = _open(weights, with_error=True)
         prepared = prepare(_volumes(subject), model)
         singles = [
-            predict(prepared, "t2f", replace(model, entry=replace(model.entry, details={**model.entry.details,
-                                                                                        "views": [v]})))
+            predict(prepared, "t2f", replace(model, spec=model.spec.model_copy(update={"views": (v,)})))
             for v in VIEWS
         ]  # fmt: skip
         fused = predict(prepared, "t2f", replace(model, joining=FusionOptions("confidence")))

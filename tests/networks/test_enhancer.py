@@ -19,10 +19,12 @@ from app.inference import pipeline
 from app.inference.device import Runtime
 from app.inference.refinement import VolumeRefiner
 from app.inference.synthesizer import Synthesizer
-from app.networks.enhancer import ENHANCING, TARGET, Blinded, Enhancer, EnhancerConfig, nearby
-from app.networks.refiner import Refiner, RefinerConfig
-from app.registry.checkpoints import load_refiner, save_refiner
-from app.registry.manifest import change_details, read_manifest
+from app.networks.architectures import EnhancerConfig, RefinerConfig
+from app.networks.enhancer import ENHANCING, TARGET, Blinded, Enhancer, nearby
+from app.networks.refiner import Refiner
+from app.registry.checkpoints import load_refiner
+from app.registry.lineage import TrainingRecord
+from app.registry.manifest import change_spec, read_manifest, write_entry
 from app.training.checkpoint import LAST, load_state
 from app.training.config import AugmentationRecipe, load_recipe
 from app.training.data.augmentation import recolour_patches
@@ -31,7 +33,7 @@ from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.tasks.base import load_initial_weights
 from app.training.tasks.enhancement import EnhancementTask, halved
 from app.training.trainer import TrainingPaths, train
-from tests.networks.small_models import add_expert
+from tests.networks.small_models import add_expert, save_refiner, scores_of
 
 SMALL = ["data.patch=[32,64,64]", "schedule.epoch_steps=0", "schedule.budget_minutes=0", "schedule.steps=1"]
 OTHERS = tuple(i for i in range(4) if i != TARGET)
@@ -286,8 +288,8 @@ class TestUse:
         case = {m: str(f) for m, f in subject.items()}
         before = {m: plain(case, target=m) for m in ("t1c", "t2f")}
         assert export("--refines", "tiny", "--force", "--make-default") == ExitCode.OK
-        details = read_manifest(weights).entry("tiny").details
-        assert (details["refiner"], details["refine"]) == ("glow", True)
+        spec = read_manifest(weights).entry("tiny").spec
+        assert (spec.refiner, spec.refine) == ("glow", True)
         both = Synthesizer("tiny", weights=weights, device="cpu", precision="fp32")
         after = {m: both(case, target=m) for m in ("t1c", "t2f")}
         # It has something to say on T1c alone: everything else is made and described as without it.
@@ -300,7 +302,7 @@ class TestUse:
 
     def test_a_specialist_may_have_one(self, export, weights, subject):
         add_expert(weights, makes=("t1c",))
-        change_details(read_manifest(weights).entry("tiny"), {"specialists": {"t1c": "expert"}})
+        change_spec(read_manifest(weights).entry("tiny"), specialists={"t1c": "expert"})
         assert export("--refines", "expert", "--force", "--make-default") == ExitCode.OK
         made = Synthesizer("tiny", weights=weights, device="cpu", precision="fp32")
         case = {m: str(f) for m, f in subject.items()}
@@ -319,7 +321,7 @@ class TestUse:
             value = {"tiny": 0.6, "tiny+candidate": similarity[0], "tiny+glow": 0.65}[model.name]
             return [Scores("u9", "t1c", dict.fromkeys(("official_healthy", "official_tumour", "ssim_brain"), value))]
 
-        for module in ("export_run", "comparison"):
+        for module in ("export", "promotion"):
             monkeypatch.setattr(f"app.training.{module}.score_missing_sequences", scored)
         options = "--refines", "tiny", "--score-on", str(tmp_path / "unseen")
         similarity = [0.59]
@@ -328,8 +330,8 @@ class TestUse:
         assert "glow" not in read_manifest(weights).entries
         similarity[0] = 0.65
         assert export(*options) == ExitCode.OK
-        assert read_manifest(weights).entry("tiny").details["refine"] is False
-        assert read_manifest(weights).entry("glow").details["scores"]["unrefined"]["ssim_brain"] == 0.6
+        assert read_manifest(weights).entry("tiny").spec.refine is False
+        assert scores_of(weights, "glow").unrefined["ssim_brain"] == 0.6
         similarity[0] = 0.64
         assert export(*options, name="other") == ExitCode.USAGE
         assert "is worse than 'glow'" in capsys.readouterr().err
@@ -349,7 +351,7 @@ class TestUse:
         made = Refiner(RefinerConfig())
         save_refiner(weights, "sharp", made.config, made.state_dict(), NORMALIZATION, (32, 32, 32), 0.25)
         add_expert(weights, name="led", makes=MODALITIES)
-        change_details(read_manifest(weights).entry("led"), {"specialists": {"t1c": "expert"}})
+        change_spec(read_manifest(weights).entry("led"), specialists={"t1c": "expert"})
         assert export(*options, "--force") == ExitCode.USAGE
         assert message in capsys.readouterr().err
 
@@ -364,7 +366,9 @@ class TestUse:
         from app.data.phantom import make_phantom, write_phantom
 
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "seen", "u9")
-        change_details(read_manifest(weights).entry("tiny"), {"training": {"names": ["u9"]}})
+        tiny = read_manifest(weights).entry("tiny")
+        write_entry(weights, "tiny", tiny.spec, {role: weights / file.path for role, file in tiny.files.items()},
+                    training=TrainingRecord(model="tiny", subjects=("u9",)))  # fmt: skip
         assert export("--refines", "tiny", "--score-on", str(tmp_path / "seen")) == ExitCode.USAGE
         assert "was trained on" in capsys.readouterr().err
 
@@ -384,6 +388,6 @@ class TestUse:
     def test_a_refiner_of_everything_is_not_pushed_aside(self, export, weights, capsys):
         made = Refiner(RefinerConfig())
         save_refiner(weights, "sharp", made.config, made.state_dict(), NORMALIZATION, (32, 32, 32), 0.25)
-        change_details(read_manifest(weights).entry("tiny"), {"refiner": "sharp", "refine": False})
+        change_spec(read_manifest(weights).entry("tiny"), refiner="sharp", refine=False)
         assert export("--refines", "tiny", "--force") == ExitCode.USAGE
         assert "has a refiner of other sequences too (sharp)" in capsys.readouterr().err

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from app.core.constants import CLASSES
+from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig, UNetConfig
 from app.networks.blocks import Encoder, group_norm
 from app.networks.discriminator import Discriminator
-from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
-from app.networks.unet import Segmenter2d, UNetConfig, UNetGenerator, code_planes
+from app.networks.hf_gan import HfGan
+from app.networks.unet import Segmenter2d, UNetGenerator, code_planes
 
 TINY = HfGanConfig(width=16)
 
@@ -35,17 +36,17 @@ def _count(config: HfGanConfig) -> int:
 def test_full_width_has_the_released_sizes():
     assert _count(HfGanConfig.released(view_code=False)) == 80_039_041
     assert _count(HfGanConfig.released(view_code=True)) == 80_859_521
-    assert PRESETS["full"] == HfGanConfig.released().width
+    assert HF_GAN_PRESETS["full"] == HfGanConfig.released().width
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", HF_GAN_PRESETS)
 @pytest.mark.parametrize("size", [(32, 32), (48, 80), (144, 176)])
 def test_every_width_takes_any_canvas_of_sixteens(preset, size):
     if preset != "compact" and size == (144, 176):
         size = (64, 48)
     images, present, target, view = _inputs(1, *size)
     with torch.inference_mode():
-        out = HfGan(HfGanConfig(width=PRESETS[preset])).eval()(images, present, target, view)
+        out = HfGan(HfGanConfig(width=HF_GAN_PRESETS[preset])).eval()(images, present, target, view)
     assert out.shape == (1, 1, *size)
     assert torch.isfinite(out).all()
 

@@ -22,10 +22,11 @@ from app.inference.pipeline import predict, prepare, refine
 from app.inference.refinement import VolumeRefiner
 from app.inference.slice_predictor import ResidentRunner
 from app.inference.synthesizer import Synthesizer
-from app.networks.refiner import CrossAttention, Refiner, RefinerConfig, attention_weights
+from app.networks.architectures import RefinerConfig
+from app.networks.refiner import CrossAttention, Refiner, attention_weights
 from app.preprocessing.normalization import Normalization
-from app.registry.checkpoints import save_refiner
-from app.registry.manifest import Entry, change_details, read_manifest
+from app.registry.manifest import Entry, change_spec, read_manifest
+from tests.networks.small_models import save_refiner
 
 VOLUME = Normalization("volume", background=-1.0)
 RUNTIME = Runtime("torch", "cpu", "fp32", 1, "test")
@@ -239,15 +240,15 @@ def refined_weights(onnx_weights_dir, tmp_path):
     folder = tmp_path / "weights"
     shutil.copytree(onnx_weights_dir, folder)
     made = network()
-    save_refiner(folder, "sharp", made.config, made.state_dict(), VOLUME, (32, 32, 32), 0.25, {"contrast": 0.3})
-    change_details(read_manifest(folder).entry("tiny"), {"refiner": "sharp", "refine": False})
+    save_refiner(folder, "sharp", made.config, made.state_dict(), VOLUME, (32, 32, 32), 0.25, contrast=0.3)
+    change_spec(read_manifest(folder).entry("tiny"), refiner="sharp", refine=False)
     return folder
 
 
 class TestPipeline:
     def test_the_manifest_keeps_everything_else(self, refined_weights, onnx_weights_dir):
         before, after = (read_manifest(f).entry("tiny") for f in (onnx_weights_dir, refined_weights))
-        assert after.details == {**before.details, "refiner": "sharp", "refine": False}
+        assert after.spec == before.spec.model_copy(update={"refiner": "sharp", "refine": False})
         assert after.files == before.files
         assert read_manifest(refined_weights).default == read_manifest(onnx_weights_dir).default
 
@@ -284,8 +285,8 @@ class TestPipeline:
             return Synthesizer("tiny", weights=refined_weights, device="cpu", **asked).model.refiner
 
         assert refiner_of() is None
-        change_details(read_manifest(refined_weights).entry("tiny"), {"refine": True})
-        assert refiner_of().entry.name == "sharp"
+        change_spec(read_manifest(refined_weights).entry("tiny"), refine=True)
+        assert refiner_of().identity.name == "sharp"
         assert refiner_of(refine=False) is None
 
     def test_who_has_none_says_so(self, weights_dir, subject, tmp_path, capsys):
@@ -301,19 +302,19 @@ class TestPipeline:
         made = network()
         other = Normalization("volume", background=-2.0)
         save_refiner(refined_weights, "other", made.config, made.state_dict(), other, (32, 32, 32), 0.25)
-        change_details(entry, {"refiner": "other"})
+        change_spec(entry, refiner="other")
         with pytest.raises(WeightsError, match="sees other scores"):
             Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True)
-        change_details(entry, {"refiner": "gone"})
+        change_spec(entry, refiner="gone")
         with pytest.raises(WeightsError, match=r"lacks 'gone'.*--no-refine"):
             Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True)
 
     def test_a_refiner_of_other_weights_is_refused(self, refined_weights):
         manifest = read_manifest(refined_weights)
         entry = manifest.entry("tiny")
-        change_details(manifest.entry("sharp"), {"stage_one": {"model": "tiny", "sha256": entry.sha256}})
+        change_spec(manifest.entry("sharp"), first_stage={"model": "tiny", "sha256": entry.sha256})
         assert Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True).model.refiner is not None
-        change_details(manifest.entry("sharp"), {"stage_one": {"model": "tiny", "sha256": "f" * 64}})
+        change_spec(manifest.entry("sharp"), first_stage={"model": "tiny", "sha256": "f" * 64})
         with pytest.raises(WeightsError, match="other weights of 'tiny'"):
             Synthesizer("tiny", weights=refined_weights, device="cpu", refine=True)
 

@@ -87,8 +87,8 @@ def test_import_weights_from_the_command_line(tmp_path):
     entry = read_manifest(tmp_path / "w").entry("theirs")
     network = load_generator(entry)
     assert not network.training
-    assert entry.normalization.scheme == "dataset"
-    assert entry.canvas.centre == "volume"
+    assert entry.spec.normalization.scheme == "dataset"
+    assert entry.spec.canvas.centre == "volume"
     ours = network.state_dict()["fusion.gates.4.attn.1.weight"]
     torch.testing.assert_close(ours, released["encoder.attn_blocks.4.attn.1.weight"])
 

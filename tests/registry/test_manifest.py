@@ -11,8 +11,10 @@ import torch
 from app.core.config import WEIGHTS_DIR
 from app.core.errors import OutputError, UsageError, WeightsError
 from app.preprocessing.normalization import Normalization
-from app.registry.checkpoints import load_generator, load_intensity, load_regression, save_generator
+from app.registry.checkpoints import load_generator, load_intensity, load_regression
 from app.registry.manifest import read_manifest, write_entry
+from app.registry.spec import RegressionSpec
+from tests.networks.small_models import save_generator
 
 
 @pytest.fixture
@@ -23,11 +25,11 @@ def copy(weights_dir, tmp_path):
 class TestShipped:
     def test_every_file_is_there_unchanged_and_small(self):
         manifest = read_manifest(WEIGHTS_DIR)
-        listed = {"manifest.json", "MODEL_CARD.md"}
+        listed = {"manifest.json", "lineage.json", "MODEL_CARD.md"}
         for entry in manifest.entries.values():
             for role, file in entry.files.items():
-                assert entry.path_of(role).stat().st_size == file["bytes"]
-                listed.add(file["path"])
+                assert entry.path_of(role).stat().st_size == file.bytes
+                listed.add(file.path)
         assert {p.name for p in WEIGHTS_DIR.iterdir()} == listed
         assert sum(p.stat().st_size for p in WEIGHTS_DIR.iterdir()) < 100e6
 
@@ -42,9 +44,10 @@ class TestShipped:
         rows = []
         for target, label in (("t1c", "T1c"), ("t1n", "T1n"), ("t2f", "T2-FLAIR"), ("t2w", "T2w")):
             maker = manifest.specialists_of(default).get(target, default)
-            last = manifest.entries[maker.details["refiner"]] if maker.details.get("refine") else maker
-            rows.append((label, 6, last.details["scores"][target]))
-            assert len(last.details["scores"]["subjects"]) == 6
+            last = manifest.entries[maker.spec.refiner] if maker.spec.refine else maker
+            scores = manifest.lineage.scores_of(last.sha256)
+            rows.append((label, 6, scores.by_target[target]))
+            assert len(scores.subjects) == 6
         mean = {k: sum(row[k] for *_, row in rows) / 4 for k in rows[0][2]}
         # Floors of the project: official score without and with the tumour only, SSIM and PSNR in the brain.
         assert mean["official_healthy"] >= 0.945
@@ -60,8 +63,10 @@ class TestShipped:
 
     def test_no_validation_subject_was_fitted_on(self, data_dir):
         held_out = {p.name for p in (data_dir / "val").iterdir()}
-        for entry in read_manifest(WEIGHTS_DIR).entries.values():
-            assert not held_out & set(entry.details["training"]["names"])
+        manifest = read_manifest(WEIGHTS_DIR)
+        assert not held_out & manifest.lineage.subjects
+        for entry in manifest.entries.values():
+            assert manifest.lineage.ancestry([entry.sha256]).subjects, entry.name
 
 
 @pytest.mark.parametrize("fails", range(4))
@@ -78,7 +83,7 @@ def test_a_full_disk_costs_no_model(copy, fails, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     state = {k: v + 1 for k, v in network.state_dict().items()}
     with pytest.raises(OutputError, match="free space"):
-        save_generator(copy, "tiny", network.config, state, entry.normalization, entry.canvas, entry.views,
+        save_generator(copy, "tiny", network.config, state, entry.spec.normalization, entry.spec.canvas, entry.spec.views,
                        intensity=b"{}", onnx=b"graph")  # fmt: skip
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
 
@@ -99,7 +104,7 @@ def test_generator_is_ready_for_inference(weights_dir):
 def test_one_flipped_byte_is_found(onnx_weights_dir, tmp_path, role):
     copy = shutil.copytree(onnx_weights_dir, tmp_path / "onnx")
     entry = read_manifest(copy).entry("tiny")
-    path = copy / entry.files[role]["path"]
+    path = copy / entry.files[role].path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -129,7 +134,7 @@ def test_damaged_manifest(tmp_path, content):
 def test_no_model_leaves_its_folder_or_has_no_name(copy, name):
     before = sorted(copy.parent.rglob("*"))
     with pytest.raises(UsageError, match="no model can be called"):
-        write_entry(copy, name, "regression", {"torch": b"x"}, Normalization("volume"), {})
+        write_entry(copy, name, RegressionSpec(normalization=Normalization("volume")), {"torch": b"x"})
     assert sorted(copy.parent.rglob("*")) == before
     with pytest.raises(WeightsError, match="no model '"):
         read_manifest(copy).entry(name)

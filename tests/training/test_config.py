@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.core.errors import UsageError
-from app.networks.unet import UNetConfig
+from app.networks.architectures import UNetConfig
 from app.training.config import BUILT_IN, Recipe, built_in, load_recipe
 from app.training.tasks.synthesis import generator_config
 

@@ -12,6 +12,7 @@ from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import load_regression
+from app.registry.lineage import read_lineage
 from app.training.intensity_fit import NORMALIZATION, fit, fit_and_write, subsets
 
 
@@ -66,7 +67,7 @@ def test_intensity_is_predicted_for_phantoms(folder):
 
 def test_fit_and_write_gives_a_loadable_model(folder, tmp_path):
     entry = fit_and_write(folder, tmp_path / "w")
-    assert entry.details["training"]["names"] == ["s0", "s1", "s2"]
+    assert read_lineage(entry.folder).trainings[entry.sha256].subjects == ("s0", "s1", "s2")
     assert load_regression(entry).coefficients
 
 

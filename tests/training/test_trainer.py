@@ -25,7 +25,6 @@ from app.core.errors import CaseError, ExitCode, UsageError
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import Scores, find_pairs, score_pair
 from app.networks.unet import WIDTHS, Segmenter2d
-from app.registry.checkpoints import save_segmenter2d
 from app.registry.manifest import read_manifest
 from app.training import losses
 from app.training import trainer as loop
@@ -37,6 +36,7 @@ from app.training.optimization import learning_rate
 from app.training.tasks import base as tasks
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.trainer import TrainingPaths, train
+from tests.networks.small_models import record_of, save_segmenter2d, scores_of
 from tests.training.helpers import SMALL, small
 
 
@@ -431,7 +431,7 @@ class TestRun:
         assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.USAGE
         assert "phantom-7" in capsys.readouterr().err
         assert main([*export, "--force"]) == ExitCode.OK
-        assert read_manifest(tmp_path / "w").entry("mine").details["training"]["teacher"]["model"] == "segmenter"
+        assert record_of(tmp_path / "w", "mine").teacher == read_manifest(tmp_path / "w").entry("segmenter").sha256
 
     def test_the_readmes_command_for_many_gpus_is_one(self):
         readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -489,12 +489,12 @@ class TestCommands:
         assert "was trained on" in capsys.readouterr().err
         assert self._export(trained, "--score-on", str(trained / "unseen"), "--contrast", "0.25") == ExitCode.OK
         entry = read_manifest(trained / "w").entry("mine")
-        assert entry.details["contrast"] == 0.25
+        assert entry.spec.contrast == 0.25
         assert {"torch", "onnx", "intensity"} <= set(entry.files)
-        assert entry.details["scores"]["subjects"] == ["phantom-7"]
-        assert {"t1c", "t1n", "t2f", "t2w", "mean"} <= set(entry.details["scores"])
-        assert entry.details["training"]["recipe"]["network"]["preset"] == "compact"
-        assert len(entry.details["training"]["names"]) == 2
+        assert scores_of(tmp_path / "w", "mine").subjects == ("phantom-7",)
+        assert {"t1c", "t1n", "t2f", "t2w"} == set(scores_of(tmp_path / "w", "mine").by_target)
+        assert record_of(tmp_path / "w", "mine").recipe["network"]["preset"] == "compact"
+        assert len(record_of(tmp_path / "w", "mine").subjects) == 2
         # What was scored in memory is what a user's run scores from files.
         main(["dropout", "--each", "--input", str(trained / "unseen"), "--output", str(tmp_path / "dropped")])
         code = main(["synthesize", "--input", str(tmp_path / "dropped"), "--output", str(tmp_path / "made"),
@@ -502,7 +502,7 @@ class TestCommands:
         assert code == ExitCode.OK
         pairs, _ = find_pairs(tmp_path / "made", trained / "unseen")
         mean = np.mean([score_pair(p).values["ssim_brain"] for p in pairs])
-        assert mean == pytest.approx(entry.details["scores"]["mean"]["ssim_brain"], abs=2e-3)
+        assert mean == pytest.approx(scores_of(tmp_path / "w", "mine").mean["ssim_brain"], abs=2e-3)
 
     def test_a_worse_model_is_refused_unless_forced(self, trained, tmp_path, capsys, monkeypatch):
         similarity = [0.6]
@@ -566,7 +566,7 @@ class TestCommands:
         assert "is worse than 'segmenter'" in capsys.readouterr().err
         manifest = read_manifest(tmp_path / "w")
         assert manifest.default is None
-        assert "dice_WT" in manifest.entries["segmenter"].details["scores"]["mean"]
+        assert "dice_WT" in scores_of(tmp_path / "w", "segmenter").mean
         write_phantom(make_phantom((40, 44, 36)), tmp_path / "in", "new", leave_out=("t1n",))
         code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights",
                      str(tmp_path / "w"), "--model", "segmenter"])  # fmt: skip

@@ -12,7 +12,6 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,9 @@ from app.inference.pipeline import Model, predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions
 from app.preprocessing.foreground import bounding_box, vote_foreground
+from app.registry.lineage import read_lineage
 from app.registry.manifest import Entry
+from app.registry.spec import FirstStage, GeneratorSpec
 from app.training.checkpoint import State
 from app.training.data.cache import NORMALIZATION, CachedSubject, mapped
 from app.training.distributed import Processes
@@ -49,12 +50,12 @@ class StageOne:
     """
 
     def __init__(self, entry: Entry, device: str) -> None:
-        if entry.kind != "generator" or entry.normalization != NORMALIZATION:
+        if not isinstance(entry.spec, GeneratorSpec) or entry.spec.normalization != NORMALIZATION:
             raise UsageError(
                 f"model {entry.name!r} is no generator that sees scores as training does; name one with --stage-one."
             )
-        if entry.makes != MODALITIES:
-            raise UsageError(f"model {entry.name!r} makes {', '.join(entry.makes)} only; name one that makes all four "
+        if entry.spec.targets != MODALITIES:
+            raise UsageError(f"model {entry.name!r} makes {', '.join(entry.spec.targets)} only; name one that makes all four "
                              "with --stage-one.")  # fmt: skip
         self.entry, self._device = entry, device
         self._model: Model | None = None
@@ -73,14 +74,9 @@ class StageOne:
         return self._model
 
     @property
-    def origin(self) -> dict[str, object]:
+    def described(self) -> FirstStage:
         """What a run's state and the manifest say of it."""
-        return {
-            "model": self.entry.name,
-            "sha256": self.entry.sha256,
-            "joined": self.joined,
-            "training": self.entry.details.get("training", {}),
-        }
+        return FirstStage(model=self.entry.name, sha256=self.entry.sha256, fusion=self.joined)
 
     def path_of(self, subject: CachedSubject) -> Path:
         """Where its volumes of a subject are kept."""
@@ -92,16 +88,16 @@ class StageOne:
         """Its views and how they are joined; a refiner learns on that as much as on the weights."""
         return fusion_of(self.entry, choose_fusion(self.entry, None, None, with_error=False))
 
-    def check_fusion(self, origin: Mapping[str, Any]) -> None:
+    def check_fusion(self, before: FirstStage) -> None:
         """Refuses a run that learned on the same views joined in another way.
 
         Args:
-            origin: what the run's state says (`origin`); one of before this was noted passes.
+            before: what the run's state says; one of before this was noted passes.
 
         Raises:
             UsageError: they are joined in another way.
         """
-        if (learned := origin.get("joined", self.joined)) != self.joined:
+        if (learned := before.fusion or self.joined) != self.joined:
             raise UsageError(
                 f"the run refines views of {self.entry.name!r} joined as {learned!r}; the manifest says "
                 f"{self.joined!r} now. Put it back, or train anew."
@@ -161,15 +157,17 @@ def open_stage_one(
     """
     if entry is None:
         raise UsageError("the recipe trains a refiner; name the generator that it refines with --stage-one.")
-    if before is not None and before.origin["sha256"] != entry.sha256:
-        raise UsageError(f"the run refines what {before.origin['model']!r} made; --stage-one names another model.")
+    known = None if before is None else before.first_stage
+    if known is not None and known.sha256 != entry.sha256:
+        raise UsageError(f"the run refines what {known.model!r} made; --stage-one names another model.")
     stage_one = StageOne(entry, str(group.device))
-    if before is not None:
-        stage_one.check_fusion(before.origin)
+    if known is not None:
+        stage_one.check_fusion(known)
     with group.first_alone() as chosen:
         if chosen:
-            known = set(entry.details.get("training", {}).get("names", []))
-            if both := sum(s.name in known for s in subjects):
+            record = read_lineage(entry.folder).trainings.get(entry.sha256)
+            taught = set() if record is None else set(record.subjects)
+            if both := sum(s.name in taught for s in subjects):
                 log.warning("%s was trained on %d of these %d subjects and makes them better than others: the recipe's "
                             "[refinement] section makes them worse again; validate on --validation subjects.",
                             entry.name, both, len(subjects))  # fmt: skip

@@ -15,7 +15,6 @@ from app.data.discovery import find_segmentations, scan
 from app.training.checkpoint import State
 from app.training.config import ScheduleRecipe
 from app.training.data.cache import CachedSubject
-from app.training.tasks.base import subjects_taught
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +56,8 @@ def validation_cases(
     found = [c for c in wanted if elsewhere or c.subject in state.held_out]
     if both := also_in([c.subject for c in found], state.subjects):
         raise UsageError(f"{both[0]} of {folder} is trained on; validate on patients that the run does not see.")
-    before = subjects_taught(state.origin) | subjects_taught(state.origin.get("begun_with", {}))
-    if both := also_in([c.subject for c in found], before):
+    origins = [one.sha256 for one in (state.started_from, state.first_stage) if one is not None]
+    if both := also_in([c.subject for c in found], state.lineage.ancestry(origins).subjects):
         raise UsageError(
             f"{both[0]} of {folder} taught the model that the run starts from; validate on patients new to both "
             "(--validation, or the seed and data.held_out of that one)."

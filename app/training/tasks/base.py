@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.inference.pipeline import Model
@@ -18,7 +19,9 @@ from app.networks.enhancer import Blinded
 from app.networks.unet import Segmenter2d
 from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
 from app.registry.checkpoints import load_generator, load_refiner, load_segmenter2d, load_segmenter3d
+from app.registry.lineage import Lineage, read_lineage
 from app.registry.manifest import Entry
+from app.registry.spec import GeneratorSpec
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject
 from app.training.data.patches import ExtraChannels, PatchSampler, PatchSource
@@ -99,18 +102,19 @@ def taught_by(recipe: Recipe) -> str | None:
     return loss if loss is not None and getattr(recipe.losses, loss) > 0 else None
 
 
-def load_initial_weights(task: SynthesisTask | OtherTask, start: Entry) -> dict[str, Any]:
-    """Gives a task the weights of a published model; returns what is to be remembered of it.
+def load_initial_weights(task: SynthesisTask | OtherTask, start: Entry) -> None:
+    """Give a task the weights of a published model.
 
     Raises:
         UsageError: the model has another architecture than the recipe, or does not make what a frozen one shall.
         WeightsError: the model is of another kind, or its weights cannot be read.
     """
     ((name, network),) = ((n, w) for n, w in task.networks.items() if n in _LOADERS)
-    unknown = [m for m in task.recipe.data.makes if m not in start.makes]
+    known = start.spec.targets if isinstance(start.spec, GeneratorSpec) else MODALITIES
+    unknown = [m for m in task.recipe.data.makes if m not in known]
     if task.recipe.network.frozen and unknown:
         raise UsageError(
-            f"model {start.name!r} makes {', '.join(start.makes)} and not {', '.join(unknown)}; say so with --set "
+            f"model {start.name!r} makes {', '.join(known)} and not {', '.join(unknown)}; say so with --set "
             "data.makes=[...], and --set schedule.targets=N for as many of them."
         )
     loaded = _LOADERS[name](start)
@@ -122,23 +126,11 @@ def load_initial_weights(task: SynthesisTask | OtherTask, start: Entry) -> dict[
         task.average.load_state_dict(state)
     except RuntimeError:
         raise UsageError(f"model {start.name!r} has another architecture than the recipe; start from random.") from None
-    return lineage_of(start)
 
 
-def lineage_of(entry: Entry) -> dict[str, Any]:
-    """What a run remembers of a model that it builds on."""
-    return {"model": entry.name, "sha256": entry.sha256, "training": entry.details.get("training", {})}
-
-
-def subjects_taught(origin: Mapping[str, Any]) -> set[str]:
-    """Names of the subjects that a model, and any that it started from or was taught by, learnt from.
-
-    Args:
-        origin: the model, as `lineage_of` has it.
-    """
-    training = origin.get("training", {})
-    before = (subjects_taught(training[k]) for k in ("started_from", "teacher") if k in training)
-    return set(training.get("names", [])).union(*before)
+def lineage_of(entry: Entry) -> Lineage:
+    """Give the trainings of a model and of all that it was made from, as its folder knows them."""
+    return read_lineage(entry.folder).ancestry([entry.sha256])
 
 
 #: By the name that a task gives to what it teaches: how a model that may be its beginning is read.

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.core.constants import CLASSES, MODALITIES
-from app.networks.enhancer import ENHANCING, POOLING, TARGET, Enhancer, EnhancerConfig, pooled
+from app.networks.architectures import EnhancerConfig
+from app.networks.enhancer import ENHANCING, POOLING, TARGET, Enhancer, pooled
 from app.training import losses as L
 from app.training.checkpoint import Memoryless
 from app.training.config import Recipe

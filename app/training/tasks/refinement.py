@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, VIEWS
-from app.networks.refiner import PRESETS, Refiner, RefinerConfig
+from app.networks.architectures import REFINER_PRESETS, RefinerConfig
+from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d
 from app.training import losses as L
 from app.training.checkpoint import Memoryless
@@ -31,7 +32,7 @@ _BLUR_TAPS = 5
 
 def refiner_config(recipe: Recipe) -> RefinerConfig:
     """The refiner's shape that a recipe asks for."""
-    return RefinerConfig(PRESETS[recipe.refinement.width], recipe.refinement.shared_encoder)
+    return RefinerConfig(REFINER_PRESETS[recipe.refinement.width], recipe.refinement.shared_encoder)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from app.core.constants import MODALITIES
 from app.inference.device import Machine
 from app.networks import new_generator
+from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig, UNetConfig
 from app.networks.discriminator import Discriminator
 from app.networks.enhancer import POOLING
-from app.networks.hf_gan import PRESETS, HfGan, HfGanConfig
-from app.networks.unet import Segmenter2d, UNetConfig, UNetGenerator
+from app.networks.hf_gan import HfGan
+from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.slices import MULTIPLE
 from app.training import losses as L
 from app.training.config import LossRecipe, Recipe
@@ -50,8 +51,7 @@ def generator_config(recipe: Recipe) -> HfGanConfig | UNetConfig:
             confidence_scale=scale,
         )
     return HfGanConfig(
-        width=PRESETS[asked.preset],
-        fine_skip=asked.fine_skip,
+        width=HF_GAN_PRESETS[asked.preset],
         background=BACKGROUND,
         intensity_code=told,
         confidence=asked.confidence,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from app.cli import main
 from app.core.constants import MODALITIES, VIEWS
@@ -19,7 +20,6 @@ from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks import new_generator
 from app.preprocessing.target_intensity import MedianPredictor
-from app.registry.checkpoints import save_generator
 from app.registry.manifest import read_manifest
 from app.training import losses as L
 from app.training import trainer as loop
@@ -31,6 +31,7 @@ from app.training.export import export_run
 from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_conditioning, medians_of
 from app.training.tasks.synthesis import SynthesisTask, generator_config
 from app.training.trainer import TrainingPaths, train
+from tests.networks.small_models import record_of, save_generator
 
 SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
          "schedule.validate_every=0", "schedule.batch_size=2", "schedule.targets=1", "schedule.budget_minutes=0",
@@ -188,8 +189,8 @@ class TestHeadAlone:
         train(small(), paths, start=entry_of(weights))
         as_before = {"contrast": 0.0, "flip_average": False}
         entry = export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True, **as_before)
-        assert entry.details["architecture"]["confidence"] == "likelihood"
-        assert entry.details["training"]["started_from"]["model"] == "unet"
+        assert entry.spec.architecture.confidence == "likelihood"
+        assert record_of(weights, "sure").started_from == entry_of(weights, "unet").sha256
         volumes = {m: load_volume(f) for m, f in subject.items()}
         made = []
         for name in ("unet", "sure"):
@@ -263,7 +264,7 @@ class TestBothTogether:
         train(small("network.confidence='bounded'"), paths, start=entry_of(weights))
         assert load_state(paths.run / LAST).memory["lambda"] == 0.03
         entry = export_run(paths.run, weights, "low", data=paths.data, cache=paths.cache, force=True)
-        assert entry.details["architecture"]["confidence_scale"] == 0.03
+        assert entry.spec.architecture.confidence_scale == 0.03
 
     def test_an_update_that_is_skipped_is_not_remembered(self, data, cache):
         recipe = small("network.confidence='bounded'")
@@ -300,7 +301,8 @@ class TestPrior:
         """The same number from the cache, in training, as from the files, in use."""
         subjects = build_cache(data, cache)
         prior, medians = fit_intensity_conditioning(subjects, kind)
-        stored = MedianPredictor.from_json(json.loads(json.dumps(prior.to_json())))
+        adapter = TypeAdapter(MedianPredictor)
+        stored = adapter.validate_json(adapter.dump_json(prior))
         told = IntensityCodes(prior, subjects, medians)
         for number, subject in enumerate(subjects):
             volumes = {
@@ -317,17 +319,16 @@ class TestPrior:
         recipe = small(*changes, f"network.intensity_prior='{kind}'", recipe="smoke")
         train(recipe, paths)
         entry = export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
-        assert entry.details["architecture"]["intensity_code"] is True
-        assert ("median_predictor" in entry.details) == (kind == "predicted")
+        assert entry.spec.architecture.intensity_code is True
+        assert bool(entry.spec.intensity_conditioning.coefficients) == (kind == "predicted")
         volumes = {m: load_volume(f) for m, f in subject.items()}
         made = {}
         for backend in ("torch", "onnx"):
             model = Synthesizer("told", weights=weights, device="cpu", precision="fp32", backend=backend).model
             made[backend] = predict(prepare(volumes, model), "t2f", model).scores
         assert np.abs(made["torch"] - made["onnx"]).mean() < 1e-3 * made["torch"].std()
-        details = {**model.entry.details, "target_medians": dict.fromkeys(MODALITIES, 3.0)}
-        details.pop("median_predictor", None)
-        other = replace(model, entry=replace(model.entry, details=details))
+        conditioning = MedianPredictor(dict.fromkeys(MODALITIES, 3.0))
+        other = replace(model, spec=model.spec.model_copy(update={"intensity_conditioning": conditioning}))
         assert np.abs(predict(prepare(volumes, other), "t2f", other).scores - made["onnx"]).max() > 1e-3
 
     def test_a_manifest_without_the_medians(self, weights, paths):
@@ -335,9 +336,9 @@ class TestPrior:
         export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         path = weights / "manifest.json"
         form = json.loads(path.read_text())
-        del form["models"]["told"]["target_medians"]
+        del form["models"]["told"]["intensity_conditioning"]
         path.write_text(json.dumps(form))
-        with pytest.raises(WeightsError, match="needs target_medians"):
+        with pytest.raises(WeightsError, match="needs intensity_conditioning"):
             Synthesizer("told", weights=weights, device="cpu")
 
     def test_none_is_fitted_where_none_is_asked_for(self, data, cache):
@@ -350,7 +351,7 @@ def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     onward = replace(paths, run=paths.run.parent / "onward")
     train(small(*UNET, recipe="smoke"), onward, start=entry_of(weights, "sure"))
     export_run(onward.run, weights, "plain", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
-    assert entry_of(weights, "plain").details["architecture"]["confidence"] == "none"
+    assert not entry_of(weights, "plain").spec.has_confidence
 
 
 def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, capsys):
@@ -359,9 +360,11 @@ def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, caps
     assert main(["train", "confidence", *data, "--run", str(paths.run), "--start", "unet", *changes]) == 0
     export = ["export", str(paths.run), *data, "--model", "c", "--force"]
     assert main([*export, "--fusion", "confidence", "--no-flip-average"]) == 0
-    assert {"fusion": "confidence", "flip_average": False}.items() <= entry_of(weights, "c").details.items()
+    spec = entry_of(weights, "c").spec
+    assert (spec.fusion, spec.flip_average) == ("confidence", False)
     assert main(export) == 0
-    assert {"fusion": "mean", "flip_average": True}.items() <= entry_of(weights, "c").details.items()
+    spec = entry_of(weights, "c").spec
+    assert (spec.fusion, spec.flip_average) == ("mean", True)
     capsys.readouterr()
     assert main(["train", "confidence", *data, "--run", str(tmp_path / "no"), *changes]) == 2
     assert "name it with --start" in capsys.readouterr().err

@@ -19,12 +19,15 @@ from app.evaluation.metrics.ssim import ssim_map
 from app.evaluation.scoring import Scores
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
+from app.networks.architectures import Segmenter3dConfig
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
 from app.preprocessing.foreground import bounding_box, vote_foreground
-from app.registry.checkpoints import load_segmenter2d, save_refiner, save_segmenter2d
-from app.registry.manifest import change_details, read_manifest, write_entry
+from app.registry.checkpoints import load_segmenter2d
+from app.registry.lineage import TrainingRecord
+from app.registry.manifest import change_spec, read_manifest, write_entry
+from app.registry.spec import Segmenter3dSpec
 from app.training import losses as L
 from app.training import trainer as loop
 from app.training.checkpoint import BEST, LAST, load_state
@@ -36,6 +39,7 @@ from app.training.export import export_run
 from app.training.tasks import base as tasks
 from app.training.tasks.refinement import RefinementTask, degrade, masked, refiner_config
 from app.training.trainer import TrainingPaths, train
+from tests.networks.small_models import record_of, save_refiner, save_segmenter2d
 
 SMALL = ["data.patch=[16,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
          "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip
@@ -115,9 +119,11 @@ class TestStageOne:
 
     def test_another_model_has_files_of_its_own(self, data, cache, first):
         (subject, *_) = build_cache(data, cache)
-        other = replace(first, files={**first.files, "torch": {**first.files["torch"], "sha256": "f" * 64}})
-        turned = replace(first, details={**first.details, "flip_average": True})
-        joined = replace(first, details={**first.details, "fusion": "median"})
+        other = replace(
+            first, files={**first.files, "torch": first.files["torch"].model_copy(update={"sha256": "f" * 64})}
+        )
+        turned = replace(first, spec=first.spec.model_copy(update={"flip_average": True}))
+        joined = replace(first, spec=first.spec.model_copy(update={"fusion": "median"}))
         assert len({StageOne(entry, "cpu").path_of(subject) for entry in (first, other, turned, joined)}) == 4
 
     def test_only_a_generator_of_the_same_scores_will_do(self, first):
@@ -297,7 +303,7 @@ class TestRun:
         monkeypatch.setattr(tasks, "score_missing_sequences", scored)
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
         state = train(recipe, paths, stage_one=first).state
-        assert state.origin["model"] == "tiny"
+        assert state.first_stage.model == "tiny"
         assert state.best == pytest.approx(0.4)
         assert load_state(paths.run / BEST).step == 1
         assert [m.name for m in models] == ["tiny+candidate"] * 2
@@ -308,10 +314,12 @@ class TestRun:
         with pytest.raises(UsageError, match="--stage-one"):
             train(small(), paths)
         train(small(), paths, stage_one=first)
-        other = replace(first, files={**first.files, "torch": {**first.files["torch"], "sha256": "f" * 64}})
+        other = replace(
+            first, files={**first.files, "torch": first.files["torch"].model_copy(update={"sha256": "f" * 64})}
+        )
         with pytest.raises(UsageError, match="refines what 'tiny' made"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=other)
-        turned = replace(first, details={**first.details, "flip_average": True})
+        turned = replace(first, spec=first.spec.model_copy(update={"flip_average": True}))
         with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip' now"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=turned)
 
@@ -321,7 +329,8 @@ class TestRun:
             train(recipe, paths, stage_one=first)
         entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas)  # fmt: skip
-        judge = write_entry(tmp_path / "w", "judge", "judge", {}, NORMALIZATION, {})
+        spec = Segmenter3dSpec(architecture=Segmenter3dConfig(), normalization=NORMALIZATION, window=(32, 32, 32))
+        judge = write_entry(tmp_path / "w", "judge", spec, {"torch": b"x"})
         with pytest.raises(WeightsError, match="not a segmenter"):
             train(recipe, paths, stage_one=first, segmenter=judge)
         assert not isinstance(load_segmenter2d(entry), Segmenter3d)
@@ -334,20 +343,19 @@ class TestRun:
     def test_a_start_from_another_refiner(self, paths, first, tmp_path):
         torch.manual_seed(3)
         other = Refiner(refiner_config(small()))
-        details = {"training": {"names": ["elsewhere"]}}
         entry = save_refiner(tmp_path / "w", "other", other.config, other.state_dict(), NORMALIZATION, (16, 32, 32),
-                             0.1, details)  # fmt: skip
+                             0.1, training=TrainingRecord(model="other", subjects=("elsewhere",)))  # fmt: skip
         state = train(small("optimizer.learning_rate=1e-9"), paths, stage_one=first, start=entry).state
         for key, value in other.state_dict().items():
             torch.testing.assert_close(state.networks["refiner"][key], value, atol=1e-6, rtol=0)
-        assert (state.origin["model"], state.origin["begun_with"]["model"]) == ("tiny", "other")
+        assert (state.first_stage.model, state.started_from.name) == ("tiny", "other")
         with pytest.raises(UsageError, match="another architecture"):
             wide = replace(paths, run=tmp_path / "wide")
             train(small("refinement.width=32"), wide, stage_one=first, start=entry)
         shutil.copytree(first.folder, tmp_path / "all")
         published = export_run(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True)
-        assert published.details["training"]["started_from"]["model"] == "other"
-        assert published.details["stage_one"].keys() == {"model", "sha256", "joined", "training"}
+        assert record_of(tmp_path / "all", "sharp").started_from == entry.sha256
+        assert published.spec.first_stage == state.first_stage
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "elsewhere")
         with pytest.raises(UsageError, match="was trained on"):
             export_run(paths.run, tmp_path / "all", "sharp", data=paths.data, cache=paths.cache, force=True,
@@ -416,13 +424,14 @@ class TestCommands:
         assert self._export(folder, data, weights, "--score-on", str(folder / "unseen"), "--force") == ExitCode.OK
         manifest = read_manifest(weights)
         entry, first = manifest.entry("sharp"), manifest.entry("tiny")
-        assert entry.kind == "refiner"
-        assert entry.details["window"] == [16, 32, 32]
-        assert entry.details["stage_one"]["sha256"] == first.sha256
-        assert {"t1c", "mean", "unrefined", "subjects"} <= set(entry.details["scores"])
-        assert entry.details["scores"]["mean"] != entry.details["scores"]["unrefined"]
-        assert first.details["refiner"] == "sharp"
-        assert first.details["refine"] is False
+        assert entry.spec.kind == "refiner"
+        assert entry.spec.window == (16, 32, 32)
+        assert entry.spec.first_stage.sha256 == first.sha256
+        scores = manifest.lineage.scores_of(entry.sha256)
+        assert "t1c" in scores.by_target
+        assert scores.mean != scores.unrefined
+        assert first.spec.refiner == "sharp"
+        assert first.spec.refine is False
         assert main(["dropout", "--input", str(folder / "unseen"), "--output", str(tmp_path / "in")]) == ExitCode.OK
         made = {}
         for option in ("--refine", "--no-refine"):
@@ -452,7 +461,7 @@ class TestCommands:
         similarity[True] = 0.65
         assert self._export(folder, data, *arguments, "--make-default") == ExitCode.OK
         first = read_manifest(weights).entry("tiny")
-        assert first.details["refine"] is True
+        assert first.spec.refine is True
         assert read_manifest(weights).default == "regression"
         # Better than none, worse than the refiner that is there.
         similarity[True] = 0.62
@@ -462,7 +471,7 @@ class TestCommands:
         assert self._export(folder, data, *arguments, "--flip-average") == ExitCode.USAGE
         assert "its first stage does; leave out" in capsys.readouterr().err
         assert self._export(folder, data, *arguments) == ExitCode.OK
-        assert read_manifest(weights).entry("tiny").details["refine"] is True
+        assert read_manifest(weights).entry("tiny").spec.refine is True
 
     def test_views_joined_in_another_way_are_another_first_stage(self, folder, data, weights, capsys):
         assert self._export(folder, data, weights, "--force") == ExitCode.OK
@@ -470,7 +479,7 @@ class TestCommands:
         assert "learned on views" not in capsys.readouterr().err
         Synthesizer("tiny", weights=weights, device="cpu", refine=True, fusion="median")
         assert "learned on views joined as" in capsys.readouterr().err
-        change_details(read_manifest(weights).entry("tiny"), {"flip_average": True})
+        change_spec(read_manifest(weights).entry("tiny"), flip_average=True)
         assert self._export(folder, data, weights, "--force") == ExitCode.USAGE
         assert "Put it back, or train anew" in capsys.readouterr().err
 
@@ -491,7 +500,7 @@ class TestCommands:
 
     def test_what_is_exported_is_what_was_trained(self, folder, data, weights):
         assert self._export(folder, data, weights, "--force", "--contrast", "0.4") == ExitCode.OK
-        change_details(read_manifest(weights).entry("tiny"), {"refine": True})
+        change_spec(read_manifest(weights).entry("tiny"), refine=True)
         model = Synthesizer("tiny", weights=weights, device="cpu", precision="fp32").model
         assert model.contrast == 0.4
         own = Refiner(refiner_config(small()))

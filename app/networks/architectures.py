@@ -1,0 +1,139 @@
+"""Shapes of the networks, as a manifest states them; importing them needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+from pydantic import ConfigDict
+
+from app.core.constants import Confidence
+
+Position = Literal["sinusoidal", "learned"]
+Activation = Literal["gelu", "silu"]
+
+#: Channels of the first stage of an HF-GAN per preset.
+HF_GAN_PRESETS: Final[dict[str, int]] = {"full": 64, "half": 32, "compact": 16}
+_HF_GAN_MULTIPLIERS: Final = (1, 2, 4, 8, 10)
+#: Channels per level of a 2D U-Net; with two inputs' worth of codes this gives 1.8 million parameters.
+UNET_WIDTHS: Final = (32, 64, 128, 256)
+#: Channels per level of the 3D segmenter; 3.7 million parameters.
+SEGMENTER3D_WIDTHS: Final = (16, 32, 64, 128, 128)
+#: Channels per level of a refiner; the paper's is 64.
+REFINER_PRESETS: Final = {16: (16, 32, 64), 32: (32, 64, 128), 64: (64, 128, 256)}
+
+# A key that this version does not know may change what a network computes: it is refused.
+_STRICT: Final = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class HfGanConfig:
+    """Shape of the hybrid-fusion generator (`app.networks.hf_gan.HfGan`).
+
+    Attributes:
+        width: channels of the first stage, a multiple of 16; the five stages are 1, 2, 4, 8 and 10 times as wide.
+        view_code, intensity_code: codes added to the sequence code.
+        position, activation: see `app.networks.infuser.Infuser`; the release uses `learned`, and `gelu` with a view
+            code, `silu` without.
+        background: input value of background voxels and of every voxel of a missing sequence.
+        confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    width: int = 32
+    view_code: bool = True
+    intensity_code: bool = False
+    position: Position = "sinusoidal"
+    activation: Activation = "gelu"
+    background: float = -1.0
+    confidence: Confidence = "none"
+    confidence_scale: float = 1.0
+    network: Literal["hf_gan"] = "hf_gan"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels per stage."""
+        return tuple(self.width * m for m in _HF_GAN_MULTIPLIERS)
+
+    @classmethod
+    def released(cls, view_code: bool = True) -> HfGanConfig:
+        """Give the released network's: 80,859,521 parameters with the view code, 80,039,041 without."""
+        return cls(width=64, view_code=view_code, position="learned", activation="gelu" if view_code else "silu")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a plain generator (`app.networks.unet.UNetGenerator`).
+
+    Attributes:
+        widths: channels per level.
+        background: input value of background voxels and of every voxel of a missing sequence.
+        intensity_code: whether one more input plane holds the target's median (`MedianPredictor`).
+        confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    widths: tuple[int, ...] = UNET_WIDTHS
+    background: float = -1.0
+    intensity_code: bool = False
+    confidence: Confidence = "none"
+    confidence_scale: float = 1.0
+    network: Literal["unet"] = "unet"
+    # The runtime asks these of every generator.
+    view_code: ClassVar[bool] = True
+    position: ClassVar[Position] = "sinusoidal"
+
+
+@dataclass(frozen=True)
+class Segmenter2dConfig:
+    """Shape of the 2D segmenter (`app.networks.unet.Segmenter2d`): channels per level."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    widths: tuple[int, ...] = UNET_WIDTHS
+
+
+@dataclass(frozen=True)
+class Segmenter3dConfig:
+    """Shape of the 3D segmenter (`app.networks.unet3d.Segmenter3d`): channels per level."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    widths: tuple[int, ...] = SEGMENTER3D_WIDTHS
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """Shape of a 3D refiner (`app.networks.refiner.Refiner`).
+
+    Attributes:
+        widths: channels per level, the finest first; as many are compared.
+        shared_encoder: one encoder for all present sequences, with a code for each, instead of one encoder for each.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    widths: tuple[int, ...] = REFINER_PRESETS[16]
+    shared_encoder: bool = False
+    network: Literal["refiner"] = "refiner"
+
+
+@dataclass(frozen=True)
+class EnhancerConfig:
+    """Shape of a 3D enhancer (`app.networks.enhancer.Enhancer`).
+
+    Attributes:
+        widths: channels per level, the finest first.
+        background: value of absent sequences.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    widths: tuple[int, ...] = SEGMENTER3D_WIDTHS
+    background: float = -1.0
+    network: Literal["enhancer"] = "enhancer"
+
+
+GeneratorConfig = HfGanConfig | UNetConfig

@@ -83,7 +83,8 @@ def test_a_full_disk_costs_no_model(copy, fails, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     state = {k: v + 1 for k, v in network.state_dict().items()}
     with pytest.raises(OutputError, match="free space"):
-        save_generator(copy, "tiny", network.config, state, entry.spec.normalization, entry.spec.canvas, entry.spec.views,
+        spec = entry.spec
+        save_generator(copy, "tiny", network.config, state, spec.normalization, spec.canvas, spec.views,
                        intensity=b"{}", onnx=b"graph")  # fmt: skip
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
 

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from app.networks.architectures import EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
+from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
+from app.preprocessing.slices import Canvas
+from app.preprocessing.target_intensity import MedianPredictor
+from app.registry.spec import SPEC, FirstStage, GeneratorSpec, RefinerSpec, RegressionSpec
+
+VOLUME = Normalization("volume", background=-1.0)
+CANVAS = Canvas({"axial": (48, 64), "sagittal": (64, 48), "coronal": (48, 48)})
+
+
+def generator(**fields):
+    stated = {"architecture": UNetConfig(), "normalization": VOLUME, "canvas": CANVAS, "views": ("axial", "coronal")}
+    return GeneratorSpec(**{**stated, **fields})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        generator(),
+        generator(architecture=HfGanConfig(width=16), targets=("t1c",), specialists={"t2f": "other"}, contrast=0.25),
+        generator(
+            architecture=UNetConfig(widths=(8, 16), intensity_code=True),
+            intensity_conditioning=MedianPredictor({"t1c": 0.1, "t1n": 0.2, "t2f": 0.3, "t2w": 0.4}),
+        ),
+        RegressionSpec(normalization=Normalization("volume", background=None)),
+        RegressionSpec(normalization=Normalization("dataset", intensities=BRASYN25_INTENSITIES)),
+        RefinerSpec(architecture=EnhancerConfig(), normalization=VOLUME, window=(32, 32, 64), overlap=0.25),
+        RefinerSpec(
+            architecture=RefinerConfig(shared_encoder=True),
+            normalization=VOLUME,
+            window=(32, 32, 32),
+            overlap=0.1,
+            first_stage=FirstStage(model="unet", sha256="0" * 64, fusion="axial-mean"),
+        ),
+    ],
+)
+def test_json_and_back(spec):
+    assert SPEC.validate_json(SPEC.dump_json(spec)) == spec
+
+
+def test_views_and_targets_have_one_order():
+    spec = generator(views=("coronal", "axial"), targets=("t2w", "t1c"))
+    assert spec.views == ("axial", "coronal")
+    assert spec.targets == ("t1c", "t2w")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"kind": "oracle"},
+        {"kind": "regression", "normalization": {"scheme": "volume"}, "magic": 1},
+        {"kind": "regression", "normalization": {"scheme": "dataset"}},
+        {"kind": "regression", "normalization": {"scheme": "guess"}},
+    ],
+)
+def test_what_is_not_known_is_refused(form):
+    with pytest.raises(ValidationError):
+        SPEC.validate_python(form)
+
+
+def test_an_unknown_key_of_an_architecture_is_refused():
+    form = generator().model_dump(mode="json")
+    form["architecture"]["mamba"] = True
+    with pytest.raises(ValidationError, match="mamba"):
+        SPEC.validate_python(form)
+
+
+def test_an_intensity_code_needs_its_predictor():
+    with pytest.raises(ValidationError, match="intensity_conditioning"):
+        generator(architecture=UNetConfig(intensity_code=True))
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        generator().contrast = 1.0
+
+
+def test_a_confidence_head_is_known():
+    assert not generator().has_confidence
+    assert generator(architecture=UNetConfig(confidence="bounded")).has_confidence
+
+
+def test_it_needs_no_torch():
+    code = "import sys, app.registry.manifest; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,7 +24,8 @@ from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import Scores, find_pairs, score_pair
-from app.networks.unet import WIDTHS, Segmenter2d
+from app.networks.architectures import UNET_WIDTHS
+from app.networks.unet import Segmenter2d
 from app.registry.manifest import read_manifest
 from app.training import losses
 from app.training import trainer as loop
@@ -419,7 +420,7 @@ class TestRun:
     def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
         seen = {"training": {"names": ["phantom-7"]}}
-        save_segmenter2d(tmp_path / "w", "segmenter", WIDTHS, Segmenter2d().state_dict(), NORMALIZATION,
+        save_segmenter2d(tmp_path / "w", "segmenter", UNET_WIDTHS, Segmenter2d().state_dict(), NORMALIZATION,
                        small().data.canvas, seen)  # fmt: skip
         code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "run"), "--set",
                      "schedule.steps=1", "--set", "schedule.validate_every=0", "--set", "data.views=['axial']",

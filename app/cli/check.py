@@ -41,7 +41,7 @@ def _check(options: argparse.Namespace) -> int:
             continue
         work = work or bool(todo.targets)
         input_warnings.extend(todo.warnings)
-        how = "model (fallback)" if todo.rescue else "model" if todo.targets else "complete"
+        how = "model (fallback)" if todo.fallback else "model" if todo.targets else "complete"
         rows.append((case.subject, present, ", ".join(todo.targets) or "-", how))
     if len(rows) > 1:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -1,1 +1,1 @@
-"""What every stage needs and nothing of the field's libraries: constants, types, errors, options, files, signals."""
+"""Share what every stage needs: constants, types, errors, options, atomic files, signals, startup."""

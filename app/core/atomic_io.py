@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from app.core.errors import OutputError
 
+#: What a user can do about an error of the system.
 _ADVICE = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EISDIR: "move the folder of that name away"}
 
 
 def save_bytes(content: bytes, path: Path) -> None:
-    """Writes a file whole or not at all, and never leaves another name in its folder.
+    """Write a file whole or not at all, without another name in its folder.
 
-    On Linux the bytes go to a file without a name that is linked into place when complete, so that even a
-    killed process leaves nothing behind. A file that is there already is replaced in one step, by way of a hidden
-    neighbour; so it is on file systems that know no unnamed files.
+    On Linux the bytes go to a file without a name, which is linked into place when complete. So even a killed process
+    leaves nothing behind. An existing file is replaced in one step, by way of a hidden neighbour. File systems without
+    unnamed files are served the same way.
 
     Raises:
         OutputError: the disk is full, the folder is not writable or went away.
@@ -33,10 +34,12 @@ def save_bytes(content: bytes, path: Path) -> None:
 
 
 def save_together(contents: Mapping[Path, bytes]) -> None:
-    """Replaces several files, in their order, after all of them have been written: a full disk changes none.
+    """Replace several files in order, after all have been written.
+
+    A full disk changes none of them.
 
     Raises:
-        OutputError: as `save_bytes`; while they were written every file stays as it was.
+        OutputError: as `save_bytes`; every file is then as it was.
     """
     staged = {path: _neighbour(path) for path in contents}
     try:
@@ -55,7 +58,7 @@ def save_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def _write_unnamed(content: bytes, path: Path) -> bool:
-    """Writes through an unnamed file; False where the file system cannot."""
+    """Write through an unnamed file; return False where the file system has none."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
         return False

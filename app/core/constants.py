@@ -1,4 +1,4 @@
-"""Fixed facts of the field: sequences, views, labels and the anatomical frame.
+"""Define fixed facts of the field: sequences, views, labels and the anatomical frame.
 
 Importing this module costs nothing: no third-party package is needed.
 """
@@ -11,9 +11,9 @@ from typing import Final, Literal
 Modality = Literal["t1c", "t1n", "t2f", "t2w"]
 View = Literal["axial", "sagittal", "coronal"]
 
-#: The confidence head of a generator (`app.networks.confidence`). `none`: no head. `bounded`: a confidence c in (0, 1), a
-#: sigmoid, so that the expected error cannot fall below lambda. `likelihood`: c above 0, an exponential, with lambda 1:
-#: the Laplace likelihood itself.
+#: The confidence head of a generator (`app.networks.confidence`). `none`: no head. `bounded`: a confidence c in (0, 1),
+#: by a sigmoid; the expected error cannot fall below lambda. `likelihood`: c above 0, by an exponential, with lambda 1;
+#: this is the Laplace likelihood itself.
 Confidence = Literal["none", "bounded", "likelihood"]
 
 #: Order of every four-wide axis, as in the challenge (alphabetical).
@@ -48,5 +48,5 @@ AFFINE_TOLERANCE: Final = 1e-3
 
 
 def subset_key(inputs: Container[str], target: Modality) -> str:
-    """Name of a set of present sequences and a target in tables of coefficients, such as `t1c+t2f+t2w>t1n`."""
+    """Name a set of inputs and a target in tables of coefficients, as in `t1c+t2f+t2w>t1n`."""
     return "+".join(m for m in MODALITIES if m in inputs) + ">" + target

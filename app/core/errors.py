@@ -1,4 +1,4 @@
-"""The few exceptions of Tetrad and the exit codes of its command line.
+"""Define the exceptions of Tetrad and the exit codes of its command line.
 
 Each message is one sentence that names the file, says what is wrong and what to do about it.
 """
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller; `exit_code_of` in `app.batch.run` is where a run's is decided."""
+    """Name the exit codes; `app.batch.outcomes.exit_code_of` decides that of a run."""
 
     OK = 0
     SUBJECT_FAILED = 1
@@ -21,46 +21,46 @@ class ExitCode(IntEnum):
 
 
 class TetradError(Exception):
-    """Base of every error that is the user's or the machine's, not a defect of Tetrad."""
+    """Report an error of the user or the machine, not a defect of Tetrad."""
 
     exit_code: ExitCode = ExitCode.SUBJECT_FAILED
 
 
 class UsageError(TetradError):
-    """The command line, a configuration or a folder named on it cannot be used."""
+    """Report a command line, configuration or folder that cannot be used."""
 
     exit_code = ExitCode.USAGE
 
 
 class NothingToDo(TetradError):
-    """The input holds no subject that lacks a sequence."""
+    """Report an input without a subject that lacks a sequence."""
 
     exit_code = ExitCode.NOTHING_TO_DO
 
 
 class WeightsError(TetradError):
-    """Weights are missing, damaged or of another format."""
+    """Report weights that are missing, damaged or of another format."""
 
     exit_code = ExitCode.WEIGHTS
 
 
 class DeviceError(TetradError):
-    """The device that was asked for is not there."""
+    """Report a requested device that is not there."""
 
     exit_code = ExitCode.DEVICE
 
 
 class CaseError(TetradError):
-    """One subject cannot be done; the others can."""
+    """Report one subject that cannot be done; the others can."""
 
 
 class VolumeError(CaseError):
-    """One file cannot be used as a volume."""
+    """Report one file that cannot be used as a volume."""
 
 
 class EmptyVolumeError(VolumeError):
-    """A readable file without content (all zero, constant, or nowhere finite): its sequence counts as missing."""
+    """Report a readable file that is constant or nowhere finite; its sequence counts as missing."""
 
 
 class OutputError(CaseError):
-    """An output could not be written; nothing of it is left behind."""
+    """Report an output that could not be written; nothing of it is left behind."""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as an exception that arrives where nothing is half done."""
+"""Turn SIGTERM and SIGINT into an exception that arrives where nothing is half done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGINT arrived; raised where nothing is half done."""
+    """Report SIGTERM or SIGINT, where nothing is half done."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -17,7 +17,7 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Turns SIGTERM and SIGINT into `Interrupted`, but not inside `shielded()`."""
+    """Raise `Interrupted` at SIGTERM and SIGINT, but not inside `shielded()`."""
 
     def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:
         self._signals = signals
@@ -26,12 +26,12 @@ class SignalGuard:
 
     @property
     def waiting(self) -> int:
-        """The signal that waits for the end of a shield, so that a loop may end early by it; 0 where none does."""
+        """Return the signal that waits for the end of a shield, else 0; a loop may end by it."""
         return self._pending or 0
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, the signals arrive as `Interrupted`."""
+        """Deliver the signals as `Interrupted` inside this context."""
         previous = {}
         # Python allows handlers in the main thread only; elsewhere the caller's stay.
         with contextlib.suppress(ValueError):
@@ -45,7 +45,7 @@ class SignalGuard:
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """What is inside is done whole: a signal waits for the end of the outermost shield."""
+        """Hold signals back until the outermost shield ends."""
         self._shields += 1
         try:
             yield

@@ -1,12 +1,12 @@
-"""How the process gets its memory and how its threads wait, decided before anything large is loaded.
+"""Choose memory and thread settings of the process before anything large is loaded.
 
 Networks on a processor ask for and return megabytes at every layer. By default glibc gives each such block back to the
 system, which clears it again page by page (4 KB) at the next layer; in a virtual machine that can take as long as the
 network's own work. Kept, and in pages of 2 MB, it costs nothing. `python -m benchmarks speed` measures it.
 
 Threads of OpenMP wait for one another by spinning, hundreds of times per exam and layer. With a core each that is the
-fastest way to wait; where another process takes a core, those that wait keep the one they wait for from running, and an
-exam takes several times as long (`python -m benchmarks sharing`). Hospitals' batch machines are shared, so ours sleep.
+fastest way to wait. Where another process takes a core, waiting threads keep the awaited one from running, and an exam
+takes several times as long (`python -m benchmarks sharing`). Hospitals' batch machines are shared, so ours sleep.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Mapping
 #: from the heap, and nothing of the heap returned below 4 GB.
 TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
 #: Read by OpenMP when torch loads it.
-WAITING = "passive"
+WAIT_POLICY = "passive"
 
 
-def tuned(environment: Mapping[str, str], libc: str) -> dict[str, str] | None:
-    """The environment that a process should have been started with; None where it is good as it is.
+def tuned_environment(environment: Mapping[str, str], libc: str) -> dict[str, str] | None:
+    """Return the environment with missing settings added, or None where none is missing.
 
     Whoever has settings of their own keeps them.
 
@@ -37,12 +37,12 @@ def tuned(environment: Mapping[str, str], libc: str) -> dict[str, str] | None:
     if "GLIBC_TUNABLES" not in environment and not any(k.startswith("MALLOC_") for k in environment):
         added["GLIBC_TUNABLES"] = TUNABLES
     if "OMP_WAIT_POLICY" not in environment and "GOMP_SPINCOUNT" not in environment:
-        added["OMP_WAIT_POLICY"] = WAITING
+        added["OMP_WAIT_POLICY"] = WAIT_POLICY
     return {**environment, **added} if added else None
 
 
 def start_tuned() -> None:
-    """Starts this very process anew, once, with settings that suit networks; returns where there is no need."""
-    environment = tuned(os.environ, platform.libc_ver()[0])
+    """Restart this process once with settings that suit networks; return where none is missing."""
+    environment = tuned_environment(os.environ, platform.libc_ver()[0])
     if environment is not None and sys.orig_argv and sys.executable:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

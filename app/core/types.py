@@ -1,4 +1,4 @@
-"""Array types, named by what their axes mean.
+"""Name array types by the meaning of their axes.
 
 The axes of a volume are always Left, Posterior, Superior (see `app.core.constants.ORIENTATION`).
 """

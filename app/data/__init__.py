@@ -1,1 +1,1 @@
-"""Subjects on disk: finding them, reading and writing NIfTI, labels, a phantom."""
+"""Find subjects on disk; read and write NIfTI, label maps and a phantom."""

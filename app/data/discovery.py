@@ -1,8 +1,8 @@
-"""Finds subjects in a folder, which sequence each lacks, and what is to be done about it.
+"""Find subjects in a folder, their sequences and their segmentations.
 
-Read without torch, from names and headers, so that `check` answers at once. What only decoding can show
-(a damaged stream, voxels that are nowhere finite) is added later through `Case.with_fault` and
-`Case.with_empty`, and `plan` is asked again.
+All of it comes from names and headers, without torch, so that `check` answers at once. Decoding may show more: a
+damaged stream, voxels that are nowhere finite. `app.data.loading` then adds it through `Case.with_fault` and
+`Case.with_empty`, and asks `plan` again.
 """
 
 from __future__ import annotations
@@ -48,15 +48,68 @@ _SIDECARS = (".json", ".tsv", ".bval", ".bvec")
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds: subjects sorted by name, and remarks on the rest, one sentence each."""
+    """List the subjects of a folder by name, and notes on the rest, one sentence each."""
 
     root: Path
     cases: tuple[Case, ...]
     notes: tuple[str, ...]
 
 
+def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
+    """Find the subjects below `root` and read their headers.
+
+    Args:
+        root: a BraSyn folder, one flat folder, one subject's folder or a BIDS tree; links are followed.
+        exclude: folders to leave out (an output folder inside the input).
+
+    Raises:
+        UsageError: `root` is not a readable folder.
+    """
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise UsageError(f"the input {root} {what}; give the folder that holds the subjects.")
+    notes: list[str] = []
+    cases: list[Case] = []
+    images: list[Path] = []
+    for folder, names, problem in _walk(root, {p.resolve() for p in exclude}, notes):
+        if problem is not None:
+            cases.append(Case(subject=folder.name, files={}, problem=problem))
+        images += [folder / name for name in names]
+    for (subject, _), files in _renamed(_grouped(images, root, notes), root).items():
+        cases.append(inspect(subject, files))
+    ordered = sorted(_without_rivals(cases), key=lambda c: c.subject)
+    return Scan(root=root, cases=tuple(ordered), notes=tuple(notes))
+
+
+def inspect(subject: str, files: dict[Modality, list[Path]]) -> Case:
+    """Read the headers of a subject's files; an unusable file becomes a fault of its sequence."""
+    case = Case(subject=subject, files={m: sorted(paths)[0] for m, paths in files.items()})
+    for modality in MODALITIES:
+        paths = sorted(files.get(modality, []))
+        if not paths:
+            continue
+        if len(paths) > 1:
+            names = " and ".join(str(p) for p in paths)
+            case = case.with_fault(modality, f"{subject} has {len(paths)} files for {modality}: {names}; keep one.")
+            continue
+        try:
+            grid = read_grid(paths[0])
+            emptiness = find_emptiness(grid)
+        except VolumeError as error:
+            case = case.with_fault(modality, str(error))
+            continue
+        if emptiness is not None:
+            case = case.with_empty(modality, emptiness)
+        else:
+            case.grids[modality] = grid
+    return case
+
+
 def parse_name(path: Path) -> tuple[str, Modality] | None:
-    """Subject and sequence that a file name states, or None; the subject is the folder's name where none is given."""
+    """Read subject and sequence from a file name; None where it states no sequence.
+
+    The folder's name stands for a subject that is not named.
+    """
     if not _NIFTI.search(path.name):
         return None
     stem = _NIFTI.sub("", path.name)
@@ -71,7 +124,9 @@ def parse_name(path: Path) -> tuple[str, Modality] | None:
 
 
 def find_segmentations(folder: Path, cases: Iterable[Case] = ()) -> dict[str, Path]:
-    """Per subject, the file named `<subject>-seg.nii[.gz]` below `folder`, or `seg.nii[.gz]` in a folder of its name.
+    """Find the segmentation of each subject below a folder.
+
+    It is named `<subject>-seg.nii[.gz]`, or `seg.nii[.gz]` in a folder of the subject's name.
 
     Args:
         cases: whose segmentation may have another name where a folder holds one subject and one segmentation; one
@@ -82,80 +137,42 @@ def find_segmentations(folder: Path, cases: Iterable[Case] = ()) -> dict[str, Pa
     """
     if not folder.is_dir():
         raise UsageError(f"the folder {folder} does not exist.")
-    found: dict[str, list[Path]] = {}
+    masks: dict[str, list[Path]] = {}
     beside: dict[Path, list[Path]] = {}
     for path in images_below(folder):
         if match := _BRATS_SEGMENTATION.match(path.name):
-            found.setdefault(match["subject"] or path.parent.name, []).append(path)
+            masks.setdefault(match["subject"] or path.parent.name, []).append(path)
             beside.setdefault(path.parent, []).append(path)
     places = [(case, {file.parent for file in case.files.values()}) for case in cases]
     subjects = Counter(place for _, folders in places for place in folders)
     for case, folders in places:
         near = [path for place in sorted(folders) for path in beside.get(place, [])]
         alone = all(subjects[place] == 1 for place in folders)
-        if own := [path for path in found.get(case.subject, []) if path in near]:
-            found[case.subject] = own
+        if own := [path for path in masks.get(case.subject, []) if path in near]:
+            masks[case.subject] = own
         elif alone and len(near) == 1:
-            found[case.subject] = near
-    for subject, paths in found.items():
+            masks[case.subject] = near
+    for subject, paths in masks.items():
         if len(paths) > 1:
             log.warning("%s has %d segmentations; %s is used.", subject, len(paths), paths[0])
-    return {subject: paths[0] for subject, paths in found.items()}
+    return {subject: paths[0] for subject, paths in masks.items()}
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every `.nii` and `.nii.gz` file below a folder, sorted; links are followed, each place is visited once."""
-    found: list[Path] = []
+    """List every `.nii` and `.nii.gz` file below a folder, sorted, following links once."""
+    images: list[Path] = []
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        found += [Path(place, name) for name in names if _NIFTI.search(name)]
-    return sorted(found)
-
-
-def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
-    """Finds the subjects below `root` and reads their headers.
-
-    Args:
-        root: a BraSyn folder, one flat folder, one subject's folder or a BIDS tree; links are followed.
-        exclude: folders to leave out (an output folder inside the input).
-
-    Raises:
-        UsageError: `root` is not a readable folder.
-    """
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise UsageError(f"the input {root} {what}; give the folder that holds the subjects.")
-    notes: list[str] = []
-    cases: list[Case] = []
-    groups: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
-    barred = {p.resolve() for p in exclude}
-    for folder, names, problem in _walk(root, barred, notes):
-        if problem is not None:
-            cases.append(Case(subject=folder.name, files={}, problem=problem))
-            continue
-        for name in names:
-            path = folder / name
-            parsed = parse_name(path)
-            if parsed is None:
-                if not _is_companion(name):
-                    notes.append(f"{path} is no sequence that Tetrad knows; it is ignored.")
-                continue
-            subject, modality = parsed
-            # The sessions of a BIDS subject are told apart by name; elsewhere the folder decides.
-            place = folder if not subject.startswith("sub-") else root
-            groups.setdefault((subject, place), {}).setdefault(modality, []).append(path)
-    for (subject, _), files in _renamed(groups, root).items():
-        cases.append(inspect(subject, files))
-    ordered = sorted(_without_rivals(cases), key=lambda c: c.subject)
-    return Scan(root=root, cases=tuple(ordered), notes=tuple(notes))
+        images += [Path(place, name) for name in names if _NIFTI.search(name)]
+    return sorted(images)
 
 
 def _walk(root: Path, barred: set[Path], notes: list[str]) -> Iterator[tuple[Path, list[str], str | None]]:
-    """Folders with their visible file names, sorted, each place once; unreadable and empty folders with a problem."""
+    """Yield each folder once, with its visible file names sorted, or its problem."""
     seen: set[tuple[int, int]] = set()
     pending = [(root, 0)]
     while pending:
@@ -183,6 +200,24 @@ def _walk(root: Path, barred: set[Path], notes: list[str]) -> Iterator[tuple[Pat
         yield folder, [e.name for e in entries if e not in folders], None
 
 
+def _grouped(
+    images: Iterable[Path], root: Path, notes: list[str]
+) -> dict[tuple[str, Path], dict[Modality, list[Path]]]:
+    """Group files by subject and place, then by sequence; note files that are none."""
+    groups: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
+    for path in images:
+        parsed = parse_name(path)
+        if parsed is None:
+            if not _is_companion(path.name):
+                notes.append(f"{path} is no sequence that Tetrad knows; it is ignored.")
+            continue
+        subject, modality = parsed
+        # The sessions of a BIDS subject are told apart by name; elsewhere the folder decides.
+        place = path.parent if not subject.startswith("sub-") else root
+        groups.setdefault((subject, place), {}).setdefault(modality, []).append(path)
+    return groups
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -206,9 +241,10 @@ def _is_companion(name: str) -> bool:
 def _renamed(
     groups: dict[tuple[str, Path], dict[Modality, list[Path]]], root: Path
 ) -> dict[tuple[str, Path], dict[Modality, list[Path]]]:
-    """Names subjects by their folders where every folder calls its files alike (`case01/scan-t1n`, `case02/scan-t1n`).
+    """Name subjects by their folders where all folders call their files alike.
 
-    Only where each of these folders holds nothing else; other subjects of one name are barred later.
+    An example is `case01/scan-t1n` beside `case02/scan-t1n`. Each of these folders must hold nothing else; other
+    subjects of one name are barred later.
     """
     places: dict[str, list[Path]] = {}
     for subject, folder in groups:
@@ -222,7 +258,7 @@ def _renamed(
 
 
 def _without_rivals(cases: list[Case]) -> list[Case]:
-    """Bars subjects whose outputs would bear one name: a patient must never get another's image."""
+    """Bar subjects whose outputs would bear one name: a patient must never get another's image."""
     wanted: dict[tuple[str, Modality], list[Case]] = {}
     for case in cases:
         for modality in {*case.absent, *case.empty, *case.faults}:
@@ -234,27 +270,3 @@ def _without_rivals(cases: list[Case]) -> list[Case]:
 def _barred(case: Case, rivals: list[Case]) -> Case:
     places = " and ".join(str(next(iter(c.files.values())).parent) for c in rivals if c.files)
     return replace(case, problem=f"two subjects are named {case.subject} ({places}); rename one of them.")
-
-
-def inspect(subject: str, found: dict[Modality, list[Path]]) -> Case:
-    """A case from a subject's files, headers read; what is wrong with a file becomes a fault of its sequence."""
-    case = Case(subject=subject, files={m: sorted(paths)[0] for m, paths in found.items()})
-    for modality in MODALITIES:
-        paths = sorted(found.get(modality, []))
-        if not paths:
-            continue
-        if len(paths) > 1:
-            names = " and ".join(str(p) for p in paths)
-            case = case.with_fault(modality, f"{subject} has {len(paths)} files for {modality}: {names}; keep one.")
-            continue
-        try:
-            grid = read_grid(paths[0])
-            emptiness = find_emptiness(grid)
-        except VolumeError as error:
-            case = case.with_fault(modality, str(error))
-            continue
-        if emptiness is not None:
-            case = case.with_empty(modality, emptiness)
-        else:
-            case.grids[modality] = grid
-    return case

@@ -1,4 +1,4 @@
-"""A subject's inputs, decoded, and what a user should know of them."""
+"""Decode the sequences of subjects, and warn of unusual ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from app.core.config import OnError
 from app.core.constants import MODALITIES, Modality
-from app.core.errors import EmptyVolumeError, VolumeError
+from app.core.errors import CaseError, EmptyVolumeError, VolumeError
 from app.data.cases import Case, Plan, plan
 from app.data.nifti_reader import Volume, load_volume
 from app.preprocessing.foreground import vote_foreground
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:
-    """Plans a subject and decodes its inputs; what decoding reveals is planned again.
+    """Plan a subject and decode its inputs; plan again where decoding shows a fault.
 
     Returns:
-        The case as now known, its plan (with the input_warnings on each file among its warnings), and the volumes.
+        The case as now known, its plan, and the volumes; none for a complete subject.
 
     Raises:
         CaseError: nothing can be made under this policy.
@@ -45,7 +45,7 @@ def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tu
 
 
 def input_warnings(volumes: Mapping[Modality, Volume]) -> list[str]:
-    """What a user should know of inputs that can be used but are not what models were made for."""
+    """Warn of usable inputs that differ from the data that models were made for."""
     notes = [note for v in volumes.values() for note in v.notes]
     first = next(iter(volumes.values()))
     spacing = first.grid.spacing
@@ -58,38 +58,43 @@ def input_warnings(volumes: Mapping[Modality, Volume]) -> list[str]:
     return notes
 
 
-def _border_share(volume: Volume) -> float:
-    faces = [np.take(volume.data, i, axis=axis) for axis in range(3) for i in (0, -1)]
-    return sum(int(np.count_nonzero(f)) for f in faces) / sum(int(f.size) for f in faces)
-
-
 def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, Volume]]]:
-    """The volumes of every complete readable subject, one after another; the others are left out by name."""
+    """Yield name and volumes of every complete readable subject; log the others by name."""
     seen: set[str] = set()
     for case in cases:
         if case.subject in seen:
             log.warning("A second %s is left out; give every subject a name of its own.", case.subject)
             continue
         seen.add(case.subject)
-        if reason := case.problem or next(iter(case.faults.values()), None):
-            log.warning("%s is left out: %s", case.subject, reason)
-            continue
-        lacking = [m for m in MODALITIES if m not in case.files]
-        if lacking:
-            log.warning("%s is left out: it lacks %s.", case.subject, ", ".join(lacking))
-            continue
         try:
-            loaded = {m: load_volume(case.files[m]) for m in MODALITIES}
-        except VolumeError as error:
+            volumes = _load_all_four(case)
+        except CaseError as error:
             log.warning("%s is left out: %s", case.subject, error)
             continue
-        first = loaded[MODALITIES[0]]
-        if not all(first.grid.same_as(v.grid) for v in loaded.values()):
-            log.warning("%s is left out: its sequences are on different grids.", case.subject)
-            continue
-        if not vote_foreground({m: v.data for m, v in loaded.items()}).any():
-            log.warning("%s is left out: its sequences show no common brain.", case.subject)
-            continue
-        for note in (note for m in MODALITIES for note in loaded[m].notes):
+        for note in (note for m in MODALITIES for note in volumes[m].notes):
             log.warning("%s", note)
-        yield case.subject, loaded
+        yield case.subject, volumes
+
+
+def _border_share(volume: Volume) -> float:
+    faces = [np.take(volume.data, i, axis=axis) for axis in range(3) for i in (0, -1)]
+    return sum(int(np.count_nonzero(f)) for f in faces) / sum(int(f.size) for f in faces)
+
+
+def _load_all_four(case: Case) -> dict[Modality, Volume]:
+    """Decode all sequences of a subject.
+
+    Raises:
+        CaseError: one lacks or cannot be read, their grids differ, or they show no common brain.
+    """
+    if reason := case.problem or next(iter(case.faults.values()), None):
+        raise CaseError(reason)
+    if case.absent:
+        raise CaseError(f"it lacks {', '.join(case.absent)}.")
+    volumes = {m: load_volume(case.files[m]) for m in MODALITIES}
+    first = volumes[MODALITIES[0]]
+    if not all(first.grid.same_as(v.grid) for v in volumes.values()):
+        raise CaseError("its sequences are on different grids.")
+    if not vote_foreground({m: v.data for m, v in volumes.items()}).any():
+        raise CaseError("its sequences show no common brain.")
+    return volumes

@@ -1,7 +1,7 @@
-"""NIfTI files in, without losing a header or trusting an orientation; `app.data.nifti_writer` is the way out.
+"""Read NIfTI files without losing a header or trusting an orientation.
 
 Reading has two steps, because `check` needs only the first: `read_grid` looks at the header, `load_volume` decodes the
-voxels.
+voxels. `app.data.nifti_writer` writes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MOST_NEGATIVE = 0.25
 _LARGEST = 1e12
 #: Bytes that may follow the last voxel (some writers append).
 _TRAILING_SLACK = 2**24
-#: What nibabel, zlib and the system raise for a damaged or foreign file.
+#: Errors of nibabel, zlib and the system for a damaged or foreign file.
 # isal's stubs call its error an instance.
 _READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]
     ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error, IsalError,
@@ -49,15 +49,15 @@ _READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of one file lie.
+    """Describe where the voxels of one file lie.
 
     Attributes:
         path: the file.
         shape: voxels per axis, as stored.
         affine: 4 x 4, stored voxel index to millimetres.
         header: the file's own header, kept for the output.
-        notes: what a user should know of this file, one sentence each.
-        fractions: whether it stores integers that a slope or intercept makes fractions of.
+        notes: for the user, one sentence each.
+        fractions: whether a slope or intercept makes fractions of stored integers.
     """
 
     path: Path
@@ -69,19 +69,19 @@ class Grid:
 
     @property
     def to_lps(self) -> NDArray[np.float64]:
-        """Orientation as nibabel writes it (3 x 2), which takes the stored axes to L, P, S."""
+        """Return nibabel's orientation (3 x 2) from the stored axes to L, P, S."""
         transform = ornt_transform(io_orientation(self.affine), axcodes2ornt(ORIENTATION))
         return cast("NDArray[np.float64]", transform)
 
     @property
     def from_lps(self) -> NDArray[np.float64]:
-        """The inverse of `to_lps`."""
+        """Return the inverse of `to_lps`."""
         transform = ornt_transform(axcodes2ornt(ORIENTATION), io_orientation(self.affine))
         return cast("NDArray[np.float64]", transform)
 
     @property
     def lps_shape(self) -> tuple[int, ...]:
-        """Voxels per axis after `to_lps`."""
+        """Count voxels per axis after `to_lps`."""
         shape = [0, 0, 0]
         for stored_axis, (axis, _) in enumerate(self.to_lps):
             shape[int(axis)] = self.shape[stored_axis]
@@ -89,47 +89,47 @@ class Grid:
 
     @property
     def lps_affine(self) -> Affine:
-        """4 x 4, index into the L, P, S array to millimetres."""
+        """Return the 4 x 4 map from an L, P, S index to millimetres."""
         return np.asarray(self.affine @ inv_ornt_aff(self.to_lps, self.shape), dtype=np.float64)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel edge lengths of the stored axes in millimetres."""
+        """Return voxel edge lengths of the stored axes in millimetres."""
         x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(x), float(y), float(z)
 
     @property
     def lps_spacing(self) -> tuple[float, float, float]:
-        """Voxel edge lengths of the L, P, S array in millimetres."""
+        """Return voxel edge lengths of the L, P, S array in millimetres."""
         left, posterior, superior = np.sqrt((self.lps_affine[:3, :3] ** 2).sum(axis=0))
         return float(left), float(posterior), float(superior)
 
     def same_as(self, other: Grid, tolerance: float = AFFINE_TOLERANCE) -> bool:
-        """Whether both files sample the same points, stored in whatever axis order."""
+        """Tell whether both files sample the same points, in whatever axis order."""
         return self.lps_shape == other.lps_shape and np.allclose(
             self.lps_affine, other.lps_affine, rtol=0.0, atol=tolerance
         )
 
     def difference(self, other: Grid) -> str:
-        """Both in words, for who must be told that they are not the same."""
+        """Name both grids in words, for a message on their difference."""
         hint = ""
         if self.describe() == other.describe():
             hint = f", affines {abs(self.lps_affine - other.lps_affine).max():.3g} mm apart"
         return f"{self.path.name} is {self.describe()}, {other.path.name} {other.describe()}{hint}"
 
     def describe(self) -> str:
-        """Shape and spacing in words, such as `240x240x155 at 1x1x1 mm`."""
+        """Name shape and spacing in words, such as `240x240x155 at 1x1x1 mm`."""
         return f"{'x'.join(map(str, self.shape))} at {'x'.join(f'{s:.3g}' for s in self.spacing)} mm"
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One sequence of one subject.
+    """Hold one sequence of one subject.
 
     Attributes:
         data: float32, axes L, P, S; finite and not negative.
         grid: where the stored voxels lie.
-        notes: what was mended on reading, one sentence each.
+        notes: repairs made on reading, one sentence each.
     """
 
     data: VolumeArray
@@ -138,7 +138,7 @@ class Volume:
 
 
 def read_grid(path: Path) -> Grid:
-    """The header of a NIfTI file, checked, without its voxels.
+    """Read and check the header of a NIfTI file, without its voxels.
 
     Raises:
         VolumeError: the file cannot be read, is no NIfTI, is not one 3D volume, or has an axis
@@ -149,11 +149,13 @@ def read_grid(path: Path) -> Grid:
 
 
 def load_volume(path: Path, *, strict: bool = False) -> Volume:
-    """Reads a file as float32 in L, P, S: scaling applied; NaN, infinities and negatives set to 0 and noted.
+    """Read a file as float32 in L, P, S, with its scaling applied.
+
+    NaN, infinities and negatives become 0 and are noted.
 
     Args:
-        strict: for what is to be judged rather than used: values that are not finite are an error, and a constant
-            volume is taken as it is.
+        strict: for scoring rather than use: values that are not finite are an error, and a constant volume is taken as
+            it is.
 
     Raises:
         EmptyVolumeError: every voxel is the same or none is finite (not when `strict`).
@@ -183,9 +185,9 @@ def load_volume(path: Path, *, strict: bool = False) -> Volume:
 
 
 def find_emptiness(grid: Grid) -> str | None:
-    """Why the file of `grid` has no content, or None if it has: without decoding a file that surely has some.
+    """Say why the file of `grid` has no content; None if it has some.
 
-    Compressed files are decoded only when they are too small to hold a scan, uncompressed ones only when a
+    Compressed files are decoded only when they are too small to hold a scan. Uncompressed ones are decoded only when a
     sparse sample of their voxels is constant. `load_volume` finds the rare rest.
     """
     image = _open(grid.path)
@@ -230,10 +232,10 @@ def _open(path: Path) -> nib.Nifti1Image:
 
 
 def _decompressed(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """The image with its voxels in memory if it is compressed.
+    """Decompress a compressed image into memory; return others as they are.
 
-    Reading to the end makes gzip compare its checksum: nibabel alone would stop at the last voxel and take a
-    stream with a flipped bit for an image.
+    Reading to the end makes gzip compare its checksum. Nibabel alone would stop at the last voxel and take a stream
+    with a flipped bit for an image.
     """
     if not path.name.lower().endswith(".gz"):
         return image
@@ -280,15 +282,15 @@ def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeError(f"{path} has an affine that maps voxels to no place; repair its sform or qform.")
     _check_file_size(path, image)
-    kept = header.copy()
-    kept.set_data_shape(shape)
+    own = header.copy()
+    own.set_data_shape(shape)
     x, y, z = shape
     notes = []
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notes.append(f"{path} has neither sform nor qform: its axes are taken as right to left, back to front, up.")
     scaling = [float(getattr(image.dataobj, name, default)) for name, default in (("slope", 1), ("inter", 0))]
-    fractions = kept.get_data_dtype().kind in "iu" and not all(s.is_integer() for s in scaling)
-    return Grid(path=path, shape=(x, y, z), affine=affine, header=kept, notes=tuple(notes), fractions=fractions)
+    fractions = own.get_data_dtype().kind in "iu" and not all(s.is_integer() for s in scaling)
+    return Grid(path=path, shape=(x, y, z), affine=affine, header=own, notes=tuple(notes), fractions=fractions)
 
 
 def _check_file_size(path: Path, image: nib.Nifti1Image) -> None:

@@ -1,4 +1,4 @@
-"""From an array to a NIfTI file that has its reference's geometry, header and number type."""
+"""Write arrays as NIfTI files with the geometry, header and number type of a reference."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _FEW_LEVELS: Final = 64
 def to_image(
     data: VolumeArray, reference: Grid, description: str = "", dtype: np.dtype | None = None
 ) -> nib.Nifti1Image:
-    """Puts an L, P, S array into the stored geometry and the integer or float type of `reference`.
+    """Put an L, P, S array into the stored geometry and number type of `reference`.
 
     Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
-    files rely on a slope) becomes int16, and one that a slope made fractions of becomes float32 where rounding would
-    leave few grey levels; values beyond the type saturate (see `scale_to_type`).
+    files rely on a slope) becomes int16. Integers scaled to fractions become float32 where rounding would leave few
+    grey levels. Values beyond the type saturate (see `scale_to_type`).
 
     Args:
         data: float32, axes L, P, S, finite, not negative.
         reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
-        description: what made it, for the header's 79 characters of `descrip`; the reference's own if empty.
+        description: names the maker, for the header's 79 characters of `descrip`; the reference's own if empty.
         dtype: number type instead of the reference's.
 
     Raises:
@@ -65,13 +65,13 @@ def to_image(
 
 
 def to_array(image: nib.Nifti1Image, grid: Grid) -> VolumeArray:
-    """The L, P, S array of an image that `to_image` made on `grid`."""
+    """Return the L, P, S array of an image from `to_image` on `grid`."""
     stored = np.asarray(image.dataobj, dtype=np.float32)
     return np.ascontiguousarray(apply_orientation(stored, grid.to_lps), dtype=np.float32)
 
 
 def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:
-    """Scales an array down where its peak exceeds what `to_image` can store (the unit of an MRI is arbitrary)."""
+    """Scale an array down where its peak exceeds the stored type; an MRI's unit is arbitrary."""
     peak = float(data.max())
     dtype = _output_dtype(reference, peak)
     if dtype.kind == "f" or peak <= np.iinfo(dtype).max:
@@ -80,13 +80,13 @@ def scale_to_type(data: VolumeArray, reference: Grid) -> VolumeArray:
 
 
 def encode_image(image: nib.Nifti1Image) -> bytes:
-    """The bytes of a `.nii.gz` file; the same image always gives the same bytes (no time, no name inside)."""
-    # Not isal's, five times as fast: one of its streams of the same bytes was seen to differ from the others.
+    """Encode an image as `.nii.gz`; one image always gives the same bytes."""
+    # Without time and name inside. Not by isal, five times as fast: its streams of the same bytes may differ.
     return gzip.compress(image.to_bytes(), 1, mtime=0)
 
 
 def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
-    """`encode_image` and `save_bytes`; returns the bytes written.
+    """Encode an image, save it whole, and return the bytes.
 
     Raises:
         OutputError: as `save_bytes`.

@@ -1,4 +1,4 @@
-"""A synthetic four-sequence exam with a tumour, for demonstrations and tests: shapes and contrasts, no anatomy."""
+"""Make a synthetic four-sequence exam with a tumour: shapes and contrasts, no anatomy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LABELS: Final = {"core": 1, "oedema": 2, "rim": 3}
 
 @dataclass(frozen=True)
 class Phantom:
-    """One subject.
+    """Hold one synthetic subject.
 
     Attributes:
         volumes: float32 per sequence, axes L, P, S, background 0.
@@ -41,7 +41,7 @@ class Phantom:
 
 
 def make_phantom(shape: tuple[int, int, int] = (144, 176, 144), seed: int = 0) -> Phantom:
-    """An ellipsoid of folded grey and white matter with ventricles and one tumour.
+    """Make an ellipsoid of folded grey and white matter with ventricles and one tumour.
 
     Args:
         shape: voxels per axis (left, posterior, superior), each at least 32.
@@ -79,7 +79,7 @@ def make_phantom(shape: tuple[int, int, int] = (144, 176, 144), seed: int = 0) -
 
 
 def write_phantom(phantom: Phantom, folder: Path, subject: str, leave_out: tuple[Modality, ...] = ()) -> None:
-    """Writes `<folder>/<subject>/<subject>-<sequence>.nii.gz` (int16) and `-seg.nii.gz`."""
+    """Write `<folder>/<subject>/<subject>-<sequence>.nii.gz` (int16) and `-seg.nii.gz`."""
     place = folder / subject
     place.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray[Any]] = {"seg": phantom.labels}
@@ -106,6 +106,6 @@ def _smooth(volume: VolumeArray, sigma: float) -> VolumeArray:
 
 
 def _smooth_noise(random: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> VolumeArray:
-    """Gaussian noise blurred by `sigma` voxels, of mean 0 and deviation 1."""
+    """Draw Gaussian noise blurred by `sigma` voxels, of mean 0 and deviation 1."""
     noise = _smooth(random.standard_normal(shape, dtype=np.float32), sigma)
     return np.asarray((noise - noise.mean()) / noise.std(), dtype=np.float32)

@@ -32,7 +32,7 @@ from app.inference.view_fusion import (
 )
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import Intensity, measure, normalize, restore
+from app.preprocessing.normalization import Intensity, denormalize, measure, normalize
 from app.preprocessing.slices import paste
 from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
 from app.registry.manifest import Identity
@@ -262,7 +262,7 @@ def finish(
     intensity = model.intensity_of(target, prepared.measured)
     stretched = stretch(predicted, prepared.foreground, model.contrast)
     cleaned = clean(stretched, prepared.foreground, intensity, model.background)
-    restored = restore(cleaned, intensity, prepared.foreground)
+    restored = denormalize(cleaned, intensity, prepared.foreground)
     grid = prepared.grids[reference]
     return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.arrays)))
 

@@ -166,7 +166,7 @@ class ResidentRunner:
 
 
 def _cut(scores: Tensor, window: Window, background: float) -> Tensor:
-    """The window's slices, n x 4 x rows x columns, of volumes 4 x X x Y x Z (see `app.preprocessing.slices.cut`)."""
+    """The window's slices, n x 4 x rows x columns, of volumes 4 x X x Y x Z (see `app.preprocessing.slices.crop`)."""
     stack = scores.movedim(1 + SLICE_AXIS[window.view], 0)[list(window.slices)]
     out = scores.new_full((*stack.shape[:2], *window.size), background)
     inside, outside = overlap(window, tuple(stack.shape[2:]))

@@ -12,7 +12,7 @@ from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import CaseError
 from app.core.types import SliceStack, VolumeArray
 from app.inference.backends import Backend
-from app.preprocessing.slices import Window, cut
+from app.preprocessing.slices import Window, crop
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class SliceRunner:
         members, index = members_of(scores), MODALITIES.index(target)
         out, errors = ({w.view: np.empty((len(w.slices), *w.size), dtype=np.float32) for w in ws}
                        for ws in (group, group if with_error else ()))  # fmt: skip
-        stacks = {w.view: {m: cut(v, w, background) for m, v in scores.items()} for w in group}
+        stacks = {w.view: {m: crop(v, w, background) for m, v in scores.items()} for w in group}
         jobs = [(w.view, i) for w in group for i in range(len(w.slices))]
 
         def step(first: int, end: int) -> None:

@@ -1,1 +1,1 @@
-"""From intensities to what networks see: foreground, normalisation, slices, the target's brightness."""
+"""Prepare volumes for networks: foreground, normalisation, slices, intensities of the target."""

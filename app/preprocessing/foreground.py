@@ -1,4 +1,4 @@
-"""Where the brain is, and the box around it."""
+"""Find the brain and the box around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from app.core.types import MaskArray, VolumeArray
 
 
 def vote_foreground(volumes: Mapping[Modality, VolumeArray]) -> MaskArray:
-    """Where the brain is: False where more than half of the inputs are background (two of three, both of two).
+    """Mark the brain: voxels where at most half of the inputs are background.
+
+    So a voxel is background where two of three inputs, or both of two, say so.
 
     Args:
         volumes: one to four arrays of one shape, background 0.
@@ -21,7 +23,7 @@ def vote_foreground(volumes: Mapping[Modality, VolumeArray]) -> MaskArray:
 
 
 def bounding_box(foreground: MaskArray) -> tuple[slice, slice, slice]:
-    """The smallest box around all true voxels.
+    """Find the smallest box around all true voxels.
 
     Raises:
         ValueError: there are none.
@@ -30,6 +32,6 @@ def bounding_box(foreground: MaskArray) -> tuple[slice, slice, slice]:
         raise ValueError("the foreground is empty")
     sides = []
     for axis in range(3):
-        found = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
-        sides.append(slice(int(found[0]), int(found[-1]) + 1))
+        indices = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(int(indices[0]), int(indices[-1]) + 1))
     return sides[0], sides[1], sides[2]

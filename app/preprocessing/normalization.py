@@ -1,7 +1,10 @@
-"""Intensities to a model's scale and back: percentile clip, z-score, and the exact inverse.
+"""Bring intensities to a model's scale and back: percentile clip, z-score, and the exact inverse.
 
-Each step has two halves: one measures (`measure`), one applies and is pure (`normalize`, `restore`). What was
-measured is kept, so that the inverse can be built later.
+`measure` finds the parameters of a sequence; `normalize` and `denormalize` apply them and are pure. Two schemes exist:
+
+- `volume`: clip at the volume's own 99.5th percentile, z-score over its own brain. The parameters of the synthesised
+  sequence are predicted from those of the inputs (`app.preprocessing.target_intensity`).
+- `dataset`: constants of the training set, as published by the 2025 BraSyn entry.
 """
 
 from __future__ import annotations
@@ -18,48 +21,9 @@ from app.core.constants import MODALITIES, Modality
 from app.core.types import MaskArray, VolumeArray
 
 
-def measure(volume: VolumeArray, modality: Modality, normalization: Normalization) -> Intensity:
-    """The intensity parameters of one sequence.
-
-    Args:
-        volume: float32, any shape, background 0, at least one positive voxel.
-    """
-    if normalization.scheme == "dataset":
-        return normalization.intensities[modality]
-    brain = volume[volume > 0]
-    clip = float(np.percentile(brain, normalization.percentile))
-    np.minimum(brain, clip, out=brain)
-    mean = float(brain.mean(dtype=np.float64))
-    # In place, so that no float64 copy of the brain is ever held; the sums are float64 all the same.
-    brain -= np.float32(mean)
-    np.square(brain, out=brain)
-    std = float(np.sqrt(brain.mean(dtype=np.float64)))
-    # A two-valued image can be constant below its percentile; its scores are then all 0.
-    return Intensity(mean=mean, std=std if std > 1e-6 * mean else max(mean, 1e-6), clip=clip)
-
-
-def normalize(volume: VolumeArray, intensity: Intensity, background: float | None) -> VolumeArray:
-    """Intensities to scores, float32; voxels that are 0 become `background` (see `Normalization`)."""
-    scores = np.minimum(volume, np.float32(intensity.clip))
-    scores -= np.float32(intensity.mean)
-    scores /= np.float32(intensity.std)
-    if background is not None:
-        scores[volume <= 0] = background
-    return scores
-
-
-def restore(scores: VolumeArray, intensity: Intensity, foreground: MaskArray) -> VolumeArray:
-    """The inverse of `normalize` inside `foreground`; 0 outside, never negative."""
-    values = scores * np.float32(intensity.std)
-    values += np.float32(intensity.mean)
-    np.maximum(values, 0, out=values)
-    values[~foreground] = 0
-    return values
-
-
 @dataclass(frozen=True)
 class Intensity:
-    """How one sequence's intensities relate to scores: `score = (min(value, clip) - mean) / std`.
+    """Hold the parameters of one sequence: `normalized = (min(value, clip) - mean) / std`.
 
     All three in the file's own units. A `clip` of infinity clips nothing.
     """
@@ -80,12 +44,12 @@ BRASYN25_INTENSITIES: Final[dict[Modality, Intensity]] = {
 
 @dataclass(frozen=True)
 class Normalization:
-    """The scheme a model was trained with.
+    """Name the scheme that a model was trained with.
 
     Attributes:
         scheme: `volume` or `dataset`.
-        background: score of background voxels and of every voxel of a missing sequence; None gives
-            background voxels the score that zero intensity has.
+        background: normalized value of background voxels and of every voxel of a missing sequence; None normalizes
+            background voxels like any other.
         percentile: of the non-zero voxels, where `volume` clips.
         intensities: the constants of `dataset`.
     """
@@ -109,10 +73,50 @@ class Normalization:
         return form
 
 
-def rescale_as_scored(volume: VolumeArray) -> NDArray[np.float64]:
-    """A volume as the challenge scores it: clipped to its own percentiles, scaled to [0, 1]; float64, same shape.
+def measure(volume: VolumeArray, modality: Modality, normalization: Normalization) -> Intensity:
+    """Measure the intensity parameters of one sequence.
 
-    A constant volume becomes all 0.
+    Args:
+        volume: float32, any shape, background 0, at least one positive voxel.
+    """
+    if normalization.scheme == "dataset":
+        return normalization.intensities[modality]
+    brain = volume[volume > 0]
+    clip = float(np.percentile(brain, normalization.percentile))
+    np.minimum(brain, clip, out=brain)
+    mean = float(brain.mean(dtype=np.float64))
+    # In place, so that no float64 copy of the brain is ever held; the sums are float64 all the same.
+    brain -= np.float32(mean)
+    np.square(brain, out=brain)
+    std = float(np.sqrt(brain.mean(dtype=np.float64)))
+    # A two-valued image can be constant below its percentile; all voxels are then normalized to 0.
+    return Intensity(mean=mean, std=std if std > 1e-6 * mean else max(mean, 1e-6), clip=clip)
+
+
+def normalize(volume: VolumeArray, intensity: Intensity, background: float | None) -> VolumeArray:
+    """Normalize intensities to float32; voxels that are 0 become `background` (see `Normalization`)."""
+    normalized = np.minimum(volume, np.float32(intensity.clip))
+    normalized -= np.float32(intensity.mean)
+    normalized /= np.float32(intensity.std)
+    if background is not None:
+        normalized[volume <= 0] = background
+    return normalized
+
+
+def denormalize(normalized: VolumeArray, intensity: Intensity, foreground: MaskArray) -> VolumeArray:
+    """Invert `normalize` inside `foreground`; 0 outside, never negative."""
+    values = normalized * np.float32(intensity.std)
+    values += np.float32(intensity.mean)
+    np.maximum(values, 0, out=values)
+    values[~foreground] = 0
+    return values
+
+
+def rescale_as_scored(volume: VolumeArray) -> NDArray[np.float64]:
+    """Rescale a volume as the challenge scores it, clipped to its own percentiles.
+
+    Returns:
+        float64 in [0, 1], same shape; all 0 for a constant volume.
     """
     values = np.asarray(volume, dtype=np.float64)
     low, high = np.percentile(values, [0.5, 99.5])

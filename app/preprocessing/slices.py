@@ -1,8 +1,8 @@
-"""Volumes as stacks of slices, and back, exactly.
+"""Crop volumes to stacks of slices, and paste them back exactly.
 
 A slice keeps the order of the volume's remaining axes: axial slices are (left, posterior), coronal ones
-(left, superior), sagittal ones (posterior, superior). The network sees each slice through a window that is
-a multiple of 16 on each side and may reach over the volume's edge, where it holds the background value.
+(left, superior), sagittal ones (posterior, superior). The network sees each slice through a window, a multiple of 16 on
+each side. It may reach over the volume's edge, where it holds the background value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MULTIPLE: Final = 16
 
 @dataclass(frozen=True)
 class Canvas:
-    """How large a window a network was trained on, and where it lies.
+    """State size and place of the window that a network was trained on.
 
     Attributes:
         sizes: rows and columns per view, multiples of 16.
@@ -44,10 +44,10 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the slices of one view.
+    """Mark a rectangle of the slices of one view.
 
     Attributes:
-        view: which slices.
+        view: of the slices.
         start: first row and column; negative where the window begins before the volume.
         size: rows and columns.
         slices: indices along the slice axis that have any foreground; the others are background.
@@ -60,17 +60,17 @@ class Window:
 
 
 def stack_slices(volume: AnyVolume, view: View) -> AnyVolume:
-    """Volume (left, posterior, superior) to slices (slice, row, column); shares the memory."""
+    """Turn a volume (left, posterior, superior) into slices (slice, row, column) of shared memory."""
     return np.moveaxis(volume, SLICE_AXIS[view], 0)
 
 
 def unstack_slices(slices: AnyVolume, view: View) -> AnyVolume:
-    """The inverse of `stack_slices`."""
+    """Invert `stack_slices`."""
     return np.moveaxis(slices, 0, SLICE_AXIS[view])
 
 
 def place_window(foreground: MaskArray, view: View, canvas: Canvas) -> Window:
-    """The window of one view: the canvas, or the next multiple of 16 where the foreground is larger.
+    """Place the window of one view; a foreground beyond the canvas widens it by 16s.
 
     Args:
         foreground: bool, axes (left, posterior, superior). Without any voxel, no slice is listed.
@@ -94,8 +94,12 @@ def place_window(foreground: MaskArray, view: View, canvas: Canvas) -> Window:
     return Window(view, (starts[0], starts[1]), (sizes[0], sizes[1]), tuple(int(i) for i in slices))
 
 
-def cut(volume: VolumeArray, window: Window, background: float) -> SliceStack:
-    """The window's slices, float32 (len(window.slices), rows, columns), `background` beyond the volume."""
+def crop(volume: VolumeArray, window: Window, background: float) -> SliceStack:
+    """Crop the window's slices, with `background` beyond the volume.
+
+    Returns:
+        float32 (len(window.slices), rows, columns).
+    """
     stack = stack_slices(volume, window.view)
     out = np.full((len(window.slices), *window.size), background, dtype=np.float32)
     inside, outside = overlap(window, stack.shape[1:])
@@ -104,7 +108,7 @@ def cut(volume: VolumeArray, window: Window, background: float) -> SliceStack:
 
 
 def paste(slices: SliceStack, window: Window, shape: tuple[int, ...], background: float) -> VolumeArray:
-    """The inverse of `cut` inside the window; `background` everywhere else.
+    """Invert `crop` inside the window; `background` everywhere else.
 
     Args:
         slices: float32 (len(window.slices), rows, columns).
@@ -119,7 +123,7 @@ def paste(slices: SliceStack, window: Window, shape: tuple[int, ...], background
 
 
 def overlap(window: Window, extent: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The common part of window and slice: in the slice's indices, and in the window's."""
+    """Return the common part of window and slice in indices of the slice, then of the window."""
     inside, outside = [], []
     for start, size, length in zip(window.start, window.size, extent, strict=True):
         low, high = max(start, 0), min(start + size, length)

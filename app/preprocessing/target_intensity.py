@@ -1,12 +1,7 @@
-"""What a model knows of intensities: its normalisation scheme, and how bright the sequence it makes should be.
+"""Predict the intensities of the synthesised sequence from those of the present ones.
 
-These are parameters, stored beside the weights; `app.preprocessing.normalization` measures and applies them.
-
-Two schemes (see `Normalization`):
-
-- `volume`: clip at the volume's own 99.5th percentile, z-score over its own brain; the synthesised sequence's
-  mean and deviation are predicted from those of the inputs.
-- `dataset`: constants of the training set, as published by the 2025 BraSyn entry.
+`IntensityPredictor` gives the mean and deviation that `app.preprocessing.normalization.denormalize` needs.
+`MedianPredictor` gives the intensity code of networks with intensity conditioning. Both are stored beside the weights.
 """
 
 from __future__ import annotations
@@ -25,9 +20,9 @@ from app.preprocessing.normalization import Intensity
 
 @dataclass(frozen=True)
 class IntensityPredictor:
-    """Predicts a missing sequence's brain mean and deviation from those of the present ones.
+    """Predict a missing sequence's brain mean and deviation from those of the present ones.
 
-    The official score forgives a wrong scale but not a wrong zero, so what must be right is the ratio mean / std.
+    The official score forgives a wrong scale but not a wrong zero, so the ratio mean / std must be right.
     Both outputs scale with the inputs: doubling every input doubles the prediction.
 
     Attributes:
@@ -40,7 +35,7 @@ class IntensityPredictor:
     ratio_range: Mapping[Modality, tuple[float, float]]
 
     def predict(self, inputs: Mapping[Modality, Intensity], target: Modality) -> Intensity:
-        """Mean and deviation of `target`, nothing clipped."""
+        """Predict mean and deviation of `target`, nothing clipped."""
         features, log_scale = intensity_features(inputs)
         to_ratio, to_log_std = self.coefficients[subset_key(inputs, target)]
         low, high = self.ratio_range[target]
@@ -50,23 +45,23 @@ class IntensityPredictor:
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> IntensityPredictor:
-        """Reads the file that training writes."""
+        """Read the file that training writes."""
         coefficients = {k: (tuple(v[0]), tuple(v[1])) for k, v in form["coefficients"].items()}
         return cls(coefficients, {m: tuple(form["ratio_range"][m]) for m in MODALITIES})
 
 
 @dataclass(frozen=True)
 class MedianPredictor:
-    """What a network with an intensity code is told of the sequence that it makes: its median score in the brain.
+    """Predict the intensity code of a network: the target's normalized median in the brain.
 
-    After the BraSyn 2024 winner, whose code is the median brain intensity of the target. There it is an intensity
-    scaled to [0, 1]; here a network sees z-scores, so it is told the median of the z-scores: where the middle of the
-    brain lies beside its mean, in deviations. The real one cannot be known, so that in training as in use the network
-    is told what can: the mean over the training subjects, or what the present sequences predict.
+    Source: the BraSyn 2024 winner, whose code is the median brain intensity of the target, scaled to [0, 1]. Networks
+    here see z-scored voxels, so the code is the median of those: the middle of the brain against its mean, in
+    deviations. The real median is unknown in use. So training and use both take a known one: the mean over the training
+    subjects, or a prediction from the present sequences.
 
     Attributes:
         means: per target, over the training subjects.
-        coefficients: per `subset_key` [constant, one per feature of `median_features`]; empty where the mean is told.
+        coefficients: per `subset_key` [constant, one per feature of `median_features`]; empty where the mean is used.
         span: per target, lowest and highest median seen in training; predictions are held inside.
     """
 
@@ -77,11 +72,11 @@ class MedianPredictor:
     def predict(
         self, inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float], target: Modality
     ) -> float:
-        """The target's median score.
+        """Predict the target's normalized median.
 
         Args:
-            inputs, medians: of each present sequence, how it becomes scores and its median score in the brain; not
-                looked at where the mean is told.
+            inputs: intensity parameters of each present sequence.
+            medians: normalized median in the brain of each present sequence. Both are unused where the mean is used.
         """
         if not self.coefficients:
             return self.means[target]
@@ -91,12 +86,12 @@ class MedianPredictor:
 
 
 def median_features(inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float]) -> NDArray[np.float64]:
-    """Float64 (1 + 3 * number of inputs,): those of `intensity_features`, then the medians, in challenge order."""
+    """Append the medians, in challenge order, to `intensity_features`; float64 (1 + 3 * inputs,)."""
     return np.concatenate([intensity_features(inputs)[0], [medians[m] for m in MODALITIES if m in inputs]])
 
 
 def intensity_features(inputs: Mapping[Modality, Intensity]) -> tuple[NDArray[np.float64], float]:
-    """Scale-free description of the inputs, and the log of the scale that was taken out.
+    """Describe the inputs without their scale, and return the log of that scale.
 
     Returns:
         float64 (1 + 2 * number of inputs,): 1, ratios, relative log deviations, in challenge order; and the mean

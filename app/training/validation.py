@@ -38,7 +38,7 @@ from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
-from app.preprocessing.slices import Canvas, cut, paste, place_window
+from app.preprocessing.slices import Canvas, crop, paste, place_window
 from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
 from app.registry.manifest import Identity
 from app.registry.spec import FirstStage, GeneratorSpec, RefinerSpec
@@ -201,7 +201,7 @@ def segment(
     shares: NDArray[np.float32] = np.zeros((3, *brain.shape), dtype=np.float32)
     for view in views:
         window = place_window(brain, view, canvas)
-        stacks = np.stack([cut(volume, window, BACKGROUND) for volume in scores], axis=1)
+        stacks = np.stack([crop(volume, window, BACKGROUND) for volume in scores], axis=1)
         made = []
         for images in torch.split(torch.from_numpy(stacks), GPU_BATCH if device.type == "cuda" else 4):
             index = torch.full((len(images),), VIEWS.index(view), device=device)

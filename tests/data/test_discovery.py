@@ -161,7 +161,7 @@ class TestTrouble:
         with pytest.raises(CaseError, match="2 files for t1n"):
             plan(case, "skip")
         todo = plan(case, "fallback")
-        assert todo.rescue
+        assert todo.fallback
         assert "made from what is left (t1c, t2w)" in todo.warnings[-1]
         assert todo.inputs == ("t1c", "t2w")
         assert todo.targets == ("t2f",)
@@ -193,7 +193,7 @@ class TestTrouble:
         todo = plan(scan(tmp_path).cases[0], "skip")
         assert todo.targets == ("t1c",)
         assert "counts as missing" in todo.warnings[0]
-        assert not todo.rescue
+        assert not todo.fallback
 
     def test_empty_sequence_beside_a_missing_one_is_not_made(self, tmp_path, write_subject):
         files = write_subject(tmp_path / "s", lacks=("t2f",))

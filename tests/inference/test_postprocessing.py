@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from app.core.errors import CaseError
 from app.inference.postprocessing import check_finite, clean, stretch
-from app.preprocessing.normalization import Intensity, restore
+from app.preprocessing.normalization import Intensity, denormalize
 
 
 def test_background_vote_and_clean_values():
@@ -16,7 +16,7 @@ def test_background_vote_and_clean_values():
     intensity = Intensity(mean=300.0, std=100.0)
     cleaned = clean(scores, foreground, intensity, background=-1.0)
     np.testing.assert_array_equal(cleaned.ravel(), [1, -3, -3, -3, -1])
-    np.testing.assert_array_equal(restore(cleaned, intensity, foreground).ravel(), [400, 0, 0, 0, 0])
+    np.testing.assert_array_equal(denormalize(cleaned, intensity, foreground).ravel(), [400, 0, 0, 0, 0])
 
 
 def test_a_stray_voxel_is_mended_and_a_broken_volume_refused():

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from app.core.constants import MODALITIES
 from app.core.errors import WeightsError
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import BRASYN25_INTENSITIES, Intensity, Normalization, measure, normalize, restore
+from app.preprocessing.normalization import (
+    BRASYN25_INTENSITIES,
+    Intensity,
+    Normalization,
+    denormalize,
+    measure,
+    normalize,
+)
 from app.preprocessing.target_intensity import IntensityPredictor
 
 VOLUME = Normalization("volume", background=-1.0)
@@ -27,22 +34,22 @@ def _volume(seed: int, scale: float = 1.0) -> np.ndarray:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 999), scale=st.floats(0.01, 1000), scheme=st.sampled_from([VOLUME, DATASET]))
-def test_restore_is_the_inverse_up_to_the_clip(seed, scale, scheme):
+def test_denormalize_is_the_inverse_up_to_the_clip(seed, scale, scheme):
     volume = _volume(seed, scale)
     intensity = measure(volume, "t1c", scheme)
-    scores = normalize(volume, intensity, scheme.background)
-    back = restore(scores, intensity, volume > 0)
+    normalized = normalize(volume, intensity, scheme.background)
+    back = denormalize(normalized, intensity, volume > 0)
     np.testing.assert_allclose(back, np.minimum(volume, intensity.clip), rtol=1e-4, atol=1e-4 * intensity.std)
     assert (back[volume == 0] == 0).all()
 
 
 def test_volume_scheme_gives_brain_mean_0_deviation_1():
     volume = _volume(1)
-    scores = normalize(volume, measure(volume, "t2w", VOLUME), VOLUME.background)
-    brain = scores[volume > 0]
+    normalized = normalize(volume, measure(volume, "t2w", VOLUME), VOLUME.background)
+    brain = normalized[volume > 0]
     assert abs(brain.mean()) < 1e-4
     assert abs(brain.std() - 1) < 1e-4
-    assert (scores[volume == 0] == -1).all()
+    assert (normalized[volume == 0] == -1).all()
 
 
 def test_clip_is_at_the_percentile_of_non_zero_voxels():
@@ -52,9 +59,9 @@ def test_clip_is_at_the_percentile_of_non_zero_voxels():
 
 def test_dataset_scheme_is_the_released_one():
     volume = np.array([0.0, 100.0, 9000.0], dtype=np.float32).reshape(1, 1, 3)
-    scores = normalize(volume, measure(volume, "t1c", DATASET), -1.0)
+    normalized = normalize(volume, measure(volume, "t1c", DATASET), -1.0)
     expected = [-1.0, (100 - 1066.3375) / 1301.7006, (8664 - 1066.3375) / 1301.7006]
-    np.testing.assert_allclose(scores.ravel(), expected, rtol=1e-5)
+    np.testing.assert_allclose(normalized.ravel(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

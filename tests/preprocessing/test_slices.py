@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.constants import VIEWS
-from app.preprocessing.slices import Canvas, cut, paste, place_window, stack_slices, unstack_slices
+from app.preprocessing.slices import Canvas, crop, paste, place_window, stack_slices, unstack_slices
 
 shapes = st.tuples(*[st.integers(32, 70)] * 3)
 
@@ -27,10 +27,10 @@ def _blob(shape, seed) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=40, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 999), view=st.sampled_from(VIEWS), centre=st.sampled_from(["brain", "volume"]))
-def test_cut_and_paste_lose_nothing(shape, seed, view, centre):
+def test_crop_and_paste_lose_nothing(shape, seed, view, centre):
     volume, brain = _blob(shape, seed)
     window = place_window(brain, view, _canvas(32, 48, centre))
-    slices = cut(volume, window, background=0.0)
+    slices = crop(volume, window, background=0.0)
     assert slices.shape[1] % 16 == 0
     assert slices.shape[2] % 16 == 0
     assert len(slices) == len(window.slices)

@@ -1,8 +1,7 @@
-"""`python -m app demo`: the real pipeline on a phantom, from an empty folder to a picture."""
+"""Run the real pipeline on a phantom, from an empty folder to a picture."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,32 +17,30 @@ from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.metrics.ssim import official_score
 from app.report.figures import picture
 
-log = logging.getLogger(__name__)
-
+#: Name of the phantom.
 SUBJECT = "phantom"
 
 
 def run_demo(folder: Path, drop: Modality, seed: int, device: str, model: str | None) -> str:
-    """Makes a phantom without one sequence, synthesises that, scores and pictures it.
+    """Make a phantom without one sequence, synthesise that, score and picture it.
 
     Returns:
-        What was made and where, for a person.
+        Files and scores, in a few lines for a person.
 
     Raises:
         CaseError: the pipeline failed on the phantom.
     """
     phantom = make_phantom(seed=seed)
     source, output = folder / "input", folder / "output"
-    stale = source / SUBJECT / f"{SUBJECT}-{drop}.nii.gz"
     for old in (source / SUBJECT).glob("*.nii.gz") if source.exists() else ():
         old.unlink()
     write_phantom(phantom, source, SUBJECT, leave_out=(drop,))
     config = RunConfig(source, output, model=model, device=device, on_error="stop", overwrite=True)
     summary = run(config)
     if exit_code_of(summary) != ExitCode.OK:
-        raise CaseError(f"the demo failed on its phantom in {stale.parent}; see the message above.")
-    made = output / f"{SUBJECT}-{drop}.nii.gz"
-    synthesis, truth = load_volume(made).data, phantom.volumes[drop]
+        raise CaseError(f"the demo failed on its phantom in {source / SUBJECT}; see the message above.")
+    output_file = output / f"{SUBJECT}-{drop}.nii.gz"
+    synthesis, truth = load_volume(output_file).data, phantom.volumes[drop]
     score = official_score(synthesis, truth, phantom.labels > 0)
     name = str(summary.outcomes[0].outputs[0]["model"])
     image = picture(
@@ -57,7 +54,7 @@ def run_demo(folder: Path, drop: Modality, seed: int, device: str, model: str | 
     png = folder / f"{SUBJECT}-{drop}.png"
     save_bytes(image, png)
     return (
-        f"synthesised {DISPLAY_NAMES[drop]}: {made}\n"
+        f"synthesised {DISPLAY_NAMES[drop]}: {output_file}\n"
         f"picture: {png}\n"
         f"official SSIM against the phantom's truth: healthy {score.healthy:.4f}, tumour {score.tumour:.4f} "
         "(a phantom's; they say that the pipeline works, not how good the model is)"

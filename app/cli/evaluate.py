@@ -1,11 +1,12 @@
-"""The commands that show and judge: info, demo, evaluate, dropout, baselines."""
+"""Offer the commands that score: evaluate, dropout, baselines."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from app.cli.argument_types import natural, path, positive
 from app.core.atomic_io import save_bytes
@@ -13,14 +14,18 @@ from app.core.config import WEIGHTS_DIR
 from app.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from app.evaluation.scoring import Pair, Scores
+    from app.evaluation.scoring import Pair, VolumeScores
     from app.inference.segmentation import TumourSegmenter
 
 log = logging.getLogger(__name__)
 
+#: Name of the 3D segmenter in a folder of weights, and its name until 0.1.0.
+TUMOUR_SEGMENTER: Final = "tumour_segmenter"
+_FORMER_NAME: Final = "judge"
+
 
 def add_evaluate(commands: Any) -> None:
-    """Declares the command `evaluate`."""
+    """Declare the command `evaluate`."""
     p = commands.add_parser("evaluate", help="score synthesised sequences against the real ones")
     p.add_argument("--prediction", type=path, required=True, metavar="DIR", help="holds <subject>-<sequence>.nii.gz")
     p.add_argument("--reference", type=path, required=True, metavar="DIR", help="complete subjects")
@@ -31,9 +36,15 @@ def add_evaluate(commands: Any) -> None:
         action="store_true",
         help="also segment each exam with the synthesised sequence in the real one's place: Dice, NSD, HD95",
     )
-    p.add_argument("--judge", default="judge", metavar="NAME", help="the model that segments; default: judge")
+    p.add_argument(
+        "--tumour-segmenter",
+        default=TUMOUR_SEGMENTER,
+        metavar="NAME",
+        help=f"the model that segments; default: {TUMOUR_SEGMENTER}",
+    )
+    p.add_argument("--judge", dest="tumour_segmenter", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
-    p.add_argument("--device", default="auto", help="of the judge: auto, cpu or cuda[:N]")
+    p.add_argument("--device", default="auto", help="of the tumour segmenter: auto, cpu or cuda[:N]")
     p.add_argument(
         "--confidence",
         type=path,
@@ -50,104 +61,159 @@ def add_evaluate(commands: Any) -> None:
     p.set_defaults(command=_evaluate)
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from app.evaluation import scoring, statistics
-    from app.report.evaluation_page import write_evaluation_report
+@dataclass
+class _Evaluation:
+    """Collect the results of the steps of one evaluation.
 
-    # Before minutes of scoring: is there a judge, and the device?
-    judge = _judge(options) if options.downstream else None
-    pairs, problems = scoring.find_pairs(options.prediction, options.reference, options.segmentations)
-    if options.against is not None:
-        others, more = scoring.find_pairs(options.against, options.reference, options.segmentations)
-        problems += more
+    Attributes:
+        pairs, others: of the prediction, and of the folder that it is compared with.
+        problems: one sentence each.
+        images: image scores of `pairs`.
+        rows: everything for `scores.csv`.
+        results: everything for `summary.json`.
+        downstream: tables for the report.
+        calibration: table and plot for the report.
+    """
+
+    pairs: list[Pair]
+    others: list[Pair]
+    problems: list[str]
+    images: list[VolumeScores] = field(default_factory=list)
+    rows: list[VolumeScores] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    downstream: list[list[list[str]]] = field(default_factory=list)
+    calibration: tuple[list[list[str]], bytes] | None = None
+
+    def add(self, scores: list[VolumeScores]) -> None:
+        """Add rows with their problems."""
+        self.rows += scores
+        self.problems += [p for s in scores for p in s.problems]
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # A model, device or folder that is not there must be known before minutes of scoring.
+    segmenter = _open_tumour_segmenter(options) if options.downstream else None
+    evaluation = _find_volumes(options)
     if options.out is not None:
-        # A folder that cannot be made must be known before minutes of scoring.
         options.out.mkdir(parents=True, exist_ok=True)
-    images = scoring.score_all(pairs, options.border, options.jobs)
-    problems += [p for s in images for p in s.problems]
-    summary, scores = statistics.summarise(images), list(images)
-    print(statistics.table(summary))  # noqa: T201
-    results: dict[str, Any] = {"scores": summary}
+    _score_images(evaluation, options)
     if options.against is not None:
-        second = scoring.score_all(others, options.border, options.jobs)
-        problems += [p for s in second for p in s.problems]
-        results["comparison"] = statistics.compare(images, second)
-        print("\n" + statistics.comparison_table(results["comparison"], str(options.against)))  # noqa: T201
-    downstream: list[list[list[str]]] = []
-    if judge is not None:
-        judged, downstream = _judge_downstream(judge, pairs, results, problems)
-        scores += judged
+        _compare(evaluation, options)
+    if segmenter is not None:
+        _score_downstream(evaluation, segmenter)
     if options.predicted_segmentations is not None:
-        segmented = scoring.score_segmentations(
-            options.predicted_segmentations, options.segmentations or options.reference
-        )
-        problems += [p for s in segmented for p in s.problems]
-        results["segmentations"] = statistics.summarise(segmented)
-        scores += segmented
-        print("\n" + statistics.segmentation_table(results["segmentations"]["all"]))  # noqa: T201
-    calibration = None
+        _score_segmentations(evaluation, options)
     if options.confidence is not None:
-        calibration = _judge_confidence(options, pairs, results, problems)
-    problems = list(dict.fromkeys(problems))
+        _calibrate_confidence(evaluation, options)
+    problems = list(dict.fromkeys(evaluation.problems))
     if options.out is not None:
-        statistics.write_results(options.out, scores, results, problems)
-        facts = {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border}
-        page = options.out / "report.html"
-        write_evaluation_report(
-            images, summary, problems, statistics.COLUMNS, pairs, facts, page, calibration, downstream
-        )
-        log.info("Scores, summary and report: %s", options.out)
+        _write(evaluation, problems, options)
     for problem in problems:
         log.warning("%s", problem)
     return ExitCode.SUBJECT_FAILED if problems else ExitCode.OK
 
 
-def _judge(options: argparse.Namespace) -> TumourSegmenter:
+def _open_tumour_segmenter(options: argparse.Namespace) -> TumourSegmenter:
     from app.inference.segmentation import TumourSegmenter
     from app.registry.manifest import read_manifest
 
-    return TumourSegmenter.open(read_manifest(options.weights).entry(options.judge), options.device)
+    manifest, name = read_manifest(options.weights), options.tumour_segmenter
+    if name == TUMOUR_SEGMENTER and name not in manifest.entries and _FORMER_NAME in manifest.entries:
+        name = _FORMER_NAME
+    return TumourSegmenter.open(manifest.entry(name), options.device)
 
 
-def _judge_downstream(
-    judge: TumourSegmenter, pairs: list[Pair], results: dict[str, Any], problems: list[str]
-) -> tuple[list[Scores], list[list[list[str]]]]:
-    """Prints what the judge finds with each synthesised sequence and adds it to the results; its tables."""
+def _find_volumes(options: argparse.Namespace) -> _Evaluation:
+    from app.evaluation.scoring import find_pairs
+
+    pairs, problems = find_pairs(options.prediction, options.reference, options.segmentations)
+    if options.against is None:
+        return _Evaluation(pairs, [], problems)
+    others, more = find_pairs(options.against, options.reference, options.segmentations)
+    return _Evaluation(pairs, others, problems + more)
+
+
+def _score_images(evaluation: _Evaluation, options: argparse.Namespace) -> None:
+    from app.evaluation import statistics
+    from app.evaluation.scoring import score_all
+
+    evaluation.images = score_all(evaluation.pairs, options.border, options.jobs)
+    evaluation.add(evaluation.images)
+    evaluation.results["scores"] = statistics.summarise(evaluation.images)
+    print(statistics.table(evaluation.results["scores"]))  # noqa: T201
+
+
+def _compare(evaluation: _Evaluation, options: argparse.Namespace) -> None:
+    from app.evaluation import statistics
+    from app.evaluation.scoring import score_all
+
+    second = score_all(evaluation.others, options.border, options.jobs)
+    evaluation.problems += [p for s in second for p in s.problems]
+    comparison = statistics.compare(evaluation.images, second)
+    evaluation.results["comparison"] = comparison
+    print("\n" + statistics.comparison_table(comparison, str(options.against)))  # noqa: T201
+
+
+def _score_downstream(evaluation: _Evaluation, segmenter: TumourSegmenter) -> None:
     from app.evaluation.downstream import downstream_rows, downstream_summary, score_downstream
     from app.evaluation.statistics import markdown
 
-    judged = score_downstream(pairs, judge)
-    problems += [p for s in judged for p in s.problems]
-    results["downstream"] = downstream_summary(judged)
-    tables = [downstream_rows(judged, own) for own in (False, True)]
-    print("\n" + "\n\n".join(map(markdown, tables)))  # noqa: T201
-    return judged, tables
+    rows = score_downstream(evaluation.pairs, segmenter)
+    evaluation.add(rows)
+    evaluation.results["downstream"] = downstream_summary(rows)
+    evaluation.downstream = [downstream_rows(rows, own) for own in (False, True)]
+    print("\n" + "\n\n".join(map(markdown, evaluation.downstream)))  # noqa: T201
 
 
-def _judge_confidence(
-    options: argparse.Namespace, pairs: list[Pair], results: dict[str, Any], problems: list[str]
-) -> tuple[list[list[str]], bytes] | None:
-    """Prints the calibration and adds it to the results; its table and plot for the report, where there is one."""
-    from app.evaluation import confidence_calibration as calibrate
+def _score_segmentations(evaluation: _Evaluation, options: argparse.Namespace) -> None:
+    from app.evaluation import statistics
+    from app.evaluation.scoring import score_segmentations
+
+    rows = score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
+    evaluation.add(rows)
+    evaluation.results["segmentations"] = statistics.summarise(rows)
+    print("\n" + statistics.segmentation_table(evaluation.results["segmentations"]["all"]))  # noqa: T201
+
+
+def _calibrate_confidence(evaluation: _Evaluation, options: argparse.Namespace) -> None:
+    from app.evaluation import confidence_calibration as calibration
 
     if not options.confidence.is_dir():
         raise UsageError(f"the folder {options.confidence} of the maps does not exist.")
-    errors = [calibrate.errors_of(pair, options.confidence) for pair in pairs]
-    problems += [p for e in errors for p in e.problems]
-    found = calibrate.calibrations(errors)
-    if not found:
-        return None
-    print("\n" + calibrate.table(found, errors))  # noqa: T201
-    results["calibration"] = calibrate.to_json(found)
-    if options.out is None:
-        return None
-    plot = calibrate.plot(found)
-    save_bytes(plot, options.out / "calibration.png")
-    return calibrate.rows(found, errors), plot
+    samples = [calibration.sample_errors(pair, options.confidence) for pair in evaluation.pairs]
+    evaluation.problems += [p for s in samples for p in s.problems]
+    groups = calibration.calibrations(samples)
+    if not groups:
+        return
+    print("\n" + calibration.table(groups, samples))  # noqa: T201
+    evaluation.results["calibration"] = calibration.to_json(groups)
+    if options.out is not None:
+        plot = calibration.plot(groups)
+        save_bytes(plot, options.out / "calibration.png")
+        evaluation.calibration = calibration.rows(groups, samples), plot
+
+
+def _write(evaluation: _Evaluation, problems: list[str], options: argparse.Namespace) -> None:
+    from app.evaluation import statistics
+    from app.report.evaluation_page import write_evaluation_report
+
+    statistics.write_results(options.out, evaluation.rows, evaluation.results, problems)
+    write_evaluation_report(
+        evaluation.images,
+        evaluation.results["scores"],
+        problems,
+        statistics.COLUMNS,
+        evaluation.pairs,
+        {"prediction": str(options.prediction), "reference": str(options.reference), "border": options.border},
+        options.out / "report.html",
+        evaluation.calibration,
+        evaluation.downstream,
+    )
+    log.info("Scores, summary and report: %s", options.out)
 
 
 def add_dropout(commands: Any) -> None:
-    """Declares the command `dropout`."""
+    """Declare the command `dropout`."""
     p = commands.add_parser("dropout", help="copy complete subjects with one sequence left out of each")
     p.add_argument("--input", type=path, required=True, metavar="DIR", help="complete subjects")
     p.add_argument("--output", type=path, required=True, metavar="DIR", help="a new folder")
@@ -158,15 +224,16 @@ def add_dropout(commands: Any) -> None:
 
 
 def _dropout(options: argparse.Namespace) -> int:
-    from app.evaluation.missing_sequence_sets import make_dropout
+    from app.evaluation.missing_sequence_sets import make_missing_sequence_set
 
-    for subject, dropped in make_dropout(options.input, options.output, options.seed, options.each):
+    exams = make_missing_sequence_set(options.input, options.output, options.seed, options.each)
+    for subject, dropped in exams:
         log.info("%s: without %s", subject, dropped)
     return ExitCode.OK
 
 
 def add_baselines(commands: Any) -> None:
-    """Declares the command `baselines`."""
+    """Declare the command `baselines`."""
     p = commands.add_parser(
         "baselines", help="score what any network must beat: nothing, the best copy, the regression"
     )

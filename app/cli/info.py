@@ -1,4 +1,4 @@
-"""What this installation has: models, devices, versions."""
+"""Describe this installation: models, devices, versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "nibabel", "numpy", "Sim
 
 
 def describe(weights: Path) -> str:
-    """A text of a few lines for a person.
+    """Describe models, devices and packages in a few lines for a person.
 
     Raises:
         WeightsError: the manifest cannot be read.

@@ -1,4 +1,4 @@
-"""The commands to try things out with: info, demo, phantom."""
+"""Offer the commands to try things out: info, demo, phantom."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any
 
 from app.cli.argument_types import natural, path, positive
 from app.core.config import WEIGHTS_DIR
+from app.core.constants import MODALITIES
 from app.core.errors import ExitCode
 
 log = logging.getLogger(__name__)
 
+#: Smaller than a head, large enough for every step.
+PHANTOM_SHAPE = (80, 96, 72)
+
 
 def add_info(commands: Any) -> None:
-    """Declares the command `info`."""
+    """Declare the command `info`."""
     p = commands.add_parser("info", help="models, devices and versions")
     p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
     p.set_defaults(command=_info)
@@ -28,15 +32,11 @@ def _info(options: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-#: Smaller than a head, large enough for every step.
-PHANTOM_SHAPE = (80, 96, 72)
-
-
 def add_demo(commands: Any) -> None:
-    """Declares the command `demo`."""
+    """Declare the command `demo`."""
     p = commands.add_parser("demo", help="a phantom exam, one sequence dropped, made again, scored and pictured")
     p.add_argument("--output", type=path, default=Path("demo"), metavar="DIR", help="default: ./demo")
-    p.add_argument("--drop", choices=["t1c", "t1n", "t2f", "t2w"], default="t2f", help="default: t2f")
+    p.add_argument("--drop", choices=MODALITIES, default="t2f", help="default: t2f")
     p.add_argument("--device", default="auto", help="as in synthesize")
     p.add_argument("--model", metavar="NAME", help="as in synthesize")
     p.add_argument("--seed", type=natural, default=0)
@@ -51,7 +51,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def add_phantom(commands: Any) -> None:
-    """Declares the command `phantom`."""
+    """Declare the command `phantom`."""
     p = commands.add_parser("phantom", help="write synthetic four-sequence exams with a lesion, to try things out on")
     p.add_argument("--output", type=path, required=True, metavar="DIR", help="gets <ID>/<ID>-<sequence>.nii.gz")
     p.add_argument("--count", type=positive, default=1, metavar="N", help="how many; default: 1")

@@ -1,1 +1,1 @@
-"""Scores of synthesised sequences, and what they are compared with."""
+"""Score synthesised sequences and compare them with baselines and other predictions."""

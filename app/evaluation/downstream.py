@@ -1,13 +1,13 @@
-"""What a synthesised sequence is worth to whoever needs it: a frozen 3D segmenter finds the tumour with it.
+"""Measure the worth of a synthesised sequence to a frozen 3D tumour segmenter.
 
-The judge was trained on real sequences alone and teaches no generator: one that taught would be pleased with what it
-taught.
+The segmenter was trained on real sequences alone. It teaches no generator: a teacher would approve of its own lessons.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,68 +15,54 @@ from numpy.typing import NDArray
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, VolumeError
+from app.core.types import VolumeArray
 from app.data.labels import REGIONS
-from app.data.nifti_reader import Volume, load_volume
+from app.data.nifti_reader import Grid, load_volume
 from app.evaluation.metrics.segmentation import segmentation_scores
-from app.evaluation.scoring import Pair, Scores
+from app.evaluation.scoring import Pair, VolumeScores
 from app.inference.segmentation import TumourSegmenter
 
 log = logging.getLogger(__name__)
 
-#: Group of the rows that no sequence was replaced in.
+#: Group of the rows from four real sequences.
 REAL: Final = "four real"
-#: What is reported per region, with decimals.
+#: Metrics reported per region, with decimals.
 COLUMNS: Final[dict[str, int]] = {"dice": 3, "nsd1": 3, "hd95": 1}
 
 
-def score_downstream(pairs: Sequence[Pair], judge: TumourSegmenter) -> list[Scores]:
-    """Segments every subject from its four real sequences, and with each synthesised one in the place of the real.
+@dataclass(frozen=True)
+class _Exam:
+    """Hold the four real sequences of one subject, their grid, and the true label map."""
+
+    volumes: dict[Modality, VolumeArray]
+    grid: Grid
+    truth: NDArray[np.float32]
+
+
+def score_downstream(pairs: Sequence[Pair], segmenter: TumourSegmenter) -> list[VolumeScores]:
+    """Segment every exam as it is, and with each synthesised sequence in turn.
 
     Args:
-        pairs: as `app.evaluation.scoring.find_pairs` gives them; those without a mask or the other three sequences
-            become a problem.
+        pairs: from `app.evaluation.scoring.find_pairs`; one without a mask or the other three sequences becomes a
+            problem.
 
     Returns:
-        Per subject one row with modality `REAL`, and one per pair. Metrics against the true mask as
-        `segmentation_scores` names them; those of a pair also, with `own_` before, against the judge's result on the
-        four real sequences.
+        Per subject one row with modality `REAL`, and one per pair. Metrics against the true mask, named by
+        `segmentation_scores`. Those of a pair also against the segmenter's own result on the four real sequences; their
+        names begin with `own_`.
     """
-    results: list[Scores] = []
-    for subject, group in _by_subject(pairs).items():
-        try:
-            real = _load_real(group[0])
-            truth = _load_truth(group[0], next(iter(real.values())))
-            arrays = {m: v.data for m, v in real.items()}
-            spacing = next(iter(real.values())).grid.lps_spacing
-            own = judge.segment(arrays)
-        except (VolumeError, CaseError) as error:
-            results.append(Scores(subject, REAL, problems=[str(error)]))
-            continue
-        results.append(Scores(subject, REAL, segmentation_scores(own, truth, spacing)))
-        for pair in group:
-            scores = Scores(subject, pair.modality)
-            try:
-                made = load_volume(pair.prediction, strict=True)
-                if not made.grid.same_as(real[pair.modality].grid):
-                    raise VolumeError(f"{pair.prediction} is not on the grid of {pair.reference}.")
-                found = judge.segment({**arrays, pair.modality: made.data})
-                against = segmentation_scores(found, own, spacing)
-                scores.values = segmentation_scores(found, truth, spacing) | {
-                    f"own_{name}": value for name, value in against.items()
-                }
-            except (VolumeError, CaseError) as error:
-                scores.problems.append(str(error))
-            results.append(scores)
-        log.info("%s segmented", subject)
-    return results
+    subjects: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        subjects.setdefault(pair.subject, []).append(pair)
+    return [row for subject, group in subjects.items() for row in _score_subject(subject, group, segmenter)]
 
 
-def downstream_rows(scores: Sequence[Scores], own: bool = False) -> list[list[str]]:
-    """Header and cells of a table of means: the four real sequences, each replaced one, and the mean over those.
+def downstream_rows(scores: Sequence[VolumeScores], own: bool = False) -> list[list[str]]:
+    """Return header and cells of a table of means, one row per group of `downstream_summary`.
 
     Args:
-        own: against the judge's own result on the four real sequences; else against the true masks, and with `kept`,
-            the Dice as a share of that with the four real sequences of the same subjects.
+        own: against the segmenter's own result on the four real sequences; else against the true masks. The latter also
+            has `kept`, the Dice as a share of that with the four real sequences of the same subjects.
     """
     names = [f"{metric}_{region}" for region in REGIONS for metric in COLUMNS]
     header = ["against own result" if own else "replaced", "n", *(n.replace("_", " ") for n in names)]
@@ -90,49 +76,78 @@ def downstream_rows(scores: Sequence[Scores], own: bool = False) -> list[list[st
     return table
 
 
-def downstream_summary(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
-    """Means per group: `REAL`, each replaced sequence, and `mean` over all replaced ones; `kept_*` as in the table."""
+def downstream_summary(scores: Sequence[VolumeScores]) -> dict[str, dict[str, float]]:
+    """Average the scores per group: `REAL`, each replaced sequence, and `mean` over all replaced ones.
+
+    Returns:
+        Per group `n` and means by metric name; but for `REAL` also `kept_*`, see `downstream_rows`.
+    """
     usable = [s for s in scores if s.values]
     real = {s.subject: s.values for s in usable if s.modality == REAL}
-    groups: dict[str, list[Scores]] = {REAL: [s for s in usable if s.modality == REAL]}
+    groups: dict[str, list[VolumeScores]] = {REAL: [s for s in usable if s.modality == REAL]}
     groups |= {m: [s for s in usable if s.modality == m] for m in MODALITIES}
     groups["mean"] = [s for s in usable if s.modality != REAL]
     summary: dict[str, dict[str, float]] = {}
     for group, rows in groups.items():
         if not rows:
             continue
-        found = {name: float(np.mean([r.values[name] for r in rows])) for name in rows[0].values}
+        means = {name: float(np.mean([r.values[name] for r in rows])) for name in rows[0].values}
         if group != REAL:
             # Of the same subjects, as often as each is there: some are harder than others.
             whole = {r: float(np.mean([real[row.subject][f"dice_{r}"] for row in rows])) for r in REGIONS}
-            found |= {f"kept_{r}": found[f"dice_{r}"] / max(whole[r], 1e-6) for r in REGIONS}
-        summary[group] = {"n": float(len(rows)), **found}
+            means |= {f"kept_{r}": means[f"dice_{r}"] / max(whole[r], 1e-6) for r in REGIONS}
+        summary[group] = {"n": float(len(rows)), **means}
     return summary
 
 
-def _by_subject(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.subject, []).append(pair)
-    return groups
+def _score_subject(subject: str, group: Sequence[Pair], segmenter: TumourSegmenter) -> list[VolumeScores]:
+    try:
+        exam = _load_exam(group[0])
+        own = segmenter.segment(exam.volumes)
+    except CaseError as error:
+        return [VolumeScores(subject, REAL, problems=[str(error)])]
+    rows = [VolumeScores(subject, REAL, segmentation_scores(own, exam.truth, exam.grid.lps_spacing))]
+    rows += [_score_replaced(pair, exam, own, segmenter) for pair in group]
+    log.info("%s segmented", subject)
+    return rows
 
 
-def _load_real(pair: Pair) -> dict[Modality, Volume]:
+def _score_replaced(pair: Pair, exam: _Exam, own: NDArray[np.uint8], segmenter: TumourSegmenter) -> VolumeScores:
+    """Segment the exam with one synthesised sequence; an error becomes a problem."""
+    scores = VolumeScores(pair.subject, pair.modality)
+    try:
+        synthesis = load_volume(pair.prediction, strict=True)
+        if not synthesis.grid.same_as(exam.grid):
+            raise VolumeError(f"{pair.prediction} is not on the grid of {pair.reference}.")
+        labels = segmenter.segment({**exam.volumes, pair.modality: synthesis.data})
+        spacing = exam.grid.lps_spacing
+        against_own = segmentation_scores(labels, own, spacing)
+        scores.values = segmentation_scores(labels, exam.truth, spacing)
+        scores.values |= {f"own_{name}": value for name, value in against_own.items()}
+    except CaseError as error:
+        scores.problems.append(str(error))
+    return scores
+
+
+def _load_exam(pair: Pair) -> _Exam:
+    """Load the four real sequences and the label map of a pair's subject.
+
+    Raises:
+        CaseError: one of them lacks, cannot be read, or lies on another grid.
+    """
     files = {**pair.others, pair.modality: pair.reference}
-    if lacking := [m for m in MODALITIES if m not in files]:
-        raise CaseError(f"{pair.subject} has no real {', '.join(lacking)}; the judge needs all four sequences.")
+    if absent := [m for m in MODALITIES if m not in files]:
+        raise CaseError(
+            f"{pair.subject} has no real {', '.join(absent)}; the tumour segmenter needs all four sequences."
+        )
     volumes = {m: load_volume(files[m], strict=True) for m in MODALITIES}
-    first = volumes[MODALITIES[0]].grid
+    grid = volumes[MODALITIES[0]].grid
     for modality, volume in volumes.items():
-        if not volume.grid.same_as(first):
+        if not volume.grid.same_as(grid):
             raise VolumeError(f"{files[modality]} is on another grid than {files[MODALITIES[0]]}.")
-    return volumes
-
-
-def _load_truth(pair: Pair, like: Volume) -> NDArray[np.float32]:
     if pair.segmentation is None:
-        raise CaseError(f"{pair.subject} has no segmentation to judge by; name its folder with --segmentations.")
+        raise CaseError(f"{pair.subject} has no segmentation to compare with; name its folder with --segmentations.")
     mask = load_volume(pair.segmentation, strict=True)
-    if not mask.grid.same_as(like.grid):
+    if not mask.grid.same_as(grid):
         raise VolumeError(f"{pair.segmentation} is on another grid than the sequences of {pair.subject}.")
-    return mask.data
+    return _Exam({m: v.data for m, v in volumes.items()}, grid, mask.data)

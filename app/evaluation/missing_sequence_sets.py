@@ -1,4 +1,4 @@
-"""Makes a pseudo-validation set: complete subjects with one sequence left out, as the challenge's organisers do."""
+"""Make validation sets as the organisers do: complete subjects without one sequence."""
 
 from __future__ import annotations
 
@@ -23,48 +23,58 @@ SEED: Final = 123456
 ORDER: Final[tuple[Modality, ...]] = ("t1c", "t1n", "t2f", "t2w")
 
 
-def draw(count: int, seed: int = SEED) -> list[Modality]:
-    """Which sequence each of `count` sorted folders loses: `randint(0, 4, count)` of numpy's legacy generator."""
+def draw_sequences(count: int, seed: int = SEED) -> list[Modality]:
+    """Draw the sequence that each of `count` sorted folders loses, as the organisers' script does."""
+    # By numpy's legacy generator, whose numbers are those of the script.
     return [ORDER[i] for i in np.random.RandomState(seed).randint(0, 4, count)]
 
 
-def make_dropout(source: Path, output: Path, seed: int = SEED, each: bool = False) -> list[tuple[str, Modality]]:
-    """Copies every complete subject of `source` without one sequence.
+def make_missing_sequence_set(
+    source: Path, output: Path, seed: int = SEED, each: bool = False
+) -> list[tuple[str, Modality]]:
+    """Copy every complete subject of `source` without one sequence.
 
     Args:
         output: gets `<subject>/<subject>-<sequence>.nii.gz`; with `each`, `<dropped>/<subject>/...`.
         each: drop each of the four in turn instead of drawing one.
 
     Returns:
-        Subject and dropped sequence of every folder made.
+        Subject and dropped sequence of every new folder.
 
     Raises:
         UsageError: no complete subject, or an output folder that is not empty.
     """
-    found = scan(source, exclude=[output]).cases
-    cases = [c for c in found if c.problem is None and not c.absent and not c.faults and not c.empty]
-    for case in found:
-        if case not in cases:
-            reasons = [case.problem, *case.faults.values(), *case.empty.values()]
-            why = next(filter(None, reasons), "it does not have all four sequences.")
-            log.warning("%s is left out: %s", case.subject, why)
+    cases = _complete_cases(source, output)
     if not cases:
         raise UsageError(f"{source} holds no complete subject; give a folder of subjects with four sequences.")
     if output.exists() and any(output.iterdir()):
         raise UsageError(f"{output} is not empty; give a new folder.")
     if each:
-        made = [(c, m) for m in MODALITIES for c in cases]
+        exams = [(c, m) for m in MODALITIES for c in cases]
     else:
-        made = list(zip(cases, draw(len(cases), seed), strict=True))
-    for case, dropped in made:
+        exams = list(zip(cases, draw_sequences(len(cases), seed), strict=True))
+    for case, dropped in exams:
         _copy(case, [m for m in MODALITIES if m != dropped], (output / dropped if each else output) / case.subject)
-    return [(c.subject, m) for c, m in made]
+    return [(c.subject, m) for c, m in exams]
 
 
-def _copy(case: Case, kept: Sequence[Modality], place: Path) -> None:
+def _complete_cases(source: Path, output: Path) -> list[Case]:
+    """Find subjects with four usable sequences; log the others by name."""
+    cases = []
+    for case in scan(source, exclude=[output]).cases:
+        if case.problem is None and len(case.usable) == len(MODALITIES):
+            cases.append(case)
+            continue
+        reasons = [case.problem, *case.faults.values(), *case.empty.values()]
+        why = next(filter(None, reasons), "it does not have all four sequences.")
+        log.warning("%s is left out: %s", case.subject, why)
+    return cases
+
+
+def _copy(case: Case, modalities: Sequence[Modality], place: Path) -> None:
     try:
         place.mkdir(parents=True)
-        for modality in kept:
+        for modality in modalities:
             source = case.files[modality]
             ending = ".nii.gz" if source.name.lower().endswith(".gz") else ".nii"
             # Contents only: a read-only source must not make a read-only copy.

@@ -1,4 +1,4 @@
-"""Summaries, paired comparison and tables of scores."""
+"""Summarise, compare and tabulate scores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from app.core.atomic_io import save_bytes
 from app.core.constants import MODALITIES
-from app.evaluation.scoring import Scores
+from app.evaluation.scoring import VolumeScores
 
-#: What the printed table shows, in order, with the number of decimals.
+#: Metrics of the printed table, in order, with the number of decimals.
 COLUMNS: dict[str, int] = {
     "official_healthy": 4,
     "official_tumour": 4,
@@ -25,17 +25,17 @@ COLUMNS: dict[str, int] = {
     "psnr_brain": 2,
     "stripe_superior": 2,
 }
-
-
+#: Resamples of a bootstrap interval.
 _BOOTSTRAPS = 10_000
 
 
-def summarise(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]]:
-    """Per group (`all`, each sequence, each tumour type) and metric: n, mean, sd, median and quartiles.
+def summarise(scores: Sequence[VolumeScores]) -> dict[str, dict[str, dict[str, float]]]:
+    """Describe each metric per group: n, mean, sd, median and quartiles.
 
-    Values that are not finite (no tumour, identical volumes) are counted out of n.
+    Groups are `all`, each sequence and each tumour type. Values that are not finite (no tumour, identical volumes) do
+    not count in n.
     """
-    groups: dict[str, Callable[[Scores], bool]] = {"all": lambda _: True}
+    groups: dict[str, Callable[[VolumeScores], bool]] = {"all": lambda _: True}
     for modality in MODALITIES:
         groups[modality] = lambda s, m=modality: s.modality == m  # type: ignore[misc]
     for kind in sorted({s.tumour_type for s in scores}):
@@ -49,25 +49,24 @@ def summarise(scores: Sequence[Scores]) -> dict[str, dict[str, dict[str, float]]
     return summary
 
 
-def compare(first: Sequence[Scores], second: Sequence[Scores], seed: int = 0) -> dict[str, dict[str, float]]:
-    """Paired comparison, metric by metric, over the volumes that both have.
+def compare(
+    first: Sequence[VolumeScores], second: Sequence[VolumeScores], seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Compare two sets in pairs, metric by metric, over the volumes that both have.
+
+    A subject's sequences go together. So the bootstrap draws subjects, not volumes, and Wilcoxon's signed-rank test
+    takes the subjects' means.
 
     Returns:
-        Per metric: `n` pairs, mean `difference` (first minus second), `low` and `high` of its 95 % bootstrap interval
-        (subjects are drawn, not volumes, since a subject's sequences go together), `p` of Wilcoxon's signed-rank test
-        on the subjects' means, for the same reason.
+        Per metric: `n` pairs, mean `difference` (first minus second), `low` and `high` of its 95 % bootstrap interval,
+        and Wilcoxon's `p`.
     """
     from scipy.stats import wilcoxon
 
-    others = {(s.subject, s.modality): s.values for s in second}
     random = np.random.default_rng(seed)
     result = {}
     for name in dict.fromkeys(n for s in first for n in s.values):
-        by_subject: dict[str, list[float]] = {}
-        for s in first:
-            value = s.values.get(name, math.nan) - others.get((s.subject, s.modality), {}).get(name, math.nan)
-            if math.isfinite(value):
-                by_subject.setdefault(s.subject, []).append(value)
+        by_subject = _differences(first, second, name)
         if not by_subject:
             continue
         sums = np.array([[sum(v), len(v)] for v in by_subject.values()])
@@ -81,8 +80,19 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], seed: int = 0) ->
     return result
 
 
+def _differences(first: Sequence[VolumeScores], second: Sequence[VolumeScores], name: str) -> dict[str, list[float]]:
+    """Subtract one metric volume by volume; return finite differences per subject."""
+    others = {(s.subject, s.modality): s.values for s in second}
+    by_subject: dict[str, list[float]] = {}
+    for s in first:
+        value = s.values.get(name, math.nan) - others.get((s.subject, s.modality), {}).get(name, math.nan)
+        if math.isfinite(value):
+            by_subject.setdefault(s.subject, []).append(value)
+    return by_subject
+
+
 def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]], title: str = "") -> str:
-    """The summary's means as a Markdown table, one line per group."""
+    """Format the summary's means as a Markdown table, one line per group."""
     rows = [[title or "mean", "n", *COLUMNS]]
     for group, metrics in summary.items():
         cells = [f"{metrics[c]['mean']:.{d}f}" if c in metrics else "-" for c, d in COLUMNS.items()]
@@ -92,13 +102,13 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]], title: str =
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of ready-made cells, the header first."""
+    """Format cells as a Markdown table, the header first."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def comparison_table(comparison: Mapping[str, Mapping[str, float]], against: str) -> str:
-    """`compare` as a Markdown table."""
+    """Format the result of `compare` as a Markdown table."""
     lines = [f"| difference to {against} | n | mean | 95 % interval | p (Wilcoxon) |", "|---|---|---|---|---|"]
     for name, c in comparison.items():
         interval = f"{c['low']:+.4f} to {c['high']:+.4f}"
@@ -107,14 +117,14 @@ def comparison_table(comparison: Mapping[str, Mapping[str, float]], against: str
 
 
 def segmentation_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Means of `segmentation_scores` as a Markdown table, one line per metric."""
+    """Format means of `segmentation_scores` as a Markdown table, one line per metric."""
     lines = ["| segmentation | n | mean | sd |", "|---|---|---|---|"]
     lines += [f"| {name} | {m['n']:.0f} | {m['mean']:.3f} | {m['sd']:.3f} |" for name, m in metrics.items()]
     return "\n".join(lines)
 
 
-def rows_csv(scores: Iterable[Scores]) -> str:
-    """Tidy CSV: one row per subject, sequence and metric."""
+def rows_csv(scores: Iterable[VolumeScores]) -> str:
+    """Format scores as tidy CSV: one row per subject, sequence and metric."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["subject", "tumour_type", "sequence", "metric", "value"])
@@ -123,8 +133,10 @@ def rows_csv(scores: Iterable[Scores]) -> str:
     return buffer.getvalue()
 
 
-def write_results(out: Path, scores: Sequence[Scores], summary: Mapping[str, Any], problems: Sequence[str]) -> None:
-    """`scores.csv` and `summary.json` in `out`.
+def write_results(
+    out: Path, scores: Sequence[VolumeScores], summary: Mapping[str, Any], problems: Sequence[str]
+) -> None:
+    """Write `scores.csv` and `summary.json` into `out`.
 
     Raises:
         OutputError: they cannot be written.

@@ -26,7 +26,7 @@ def write_evaluation_report(
     """The page of an evaluation, and one PNG per volume in `pictures/` beside it.
 
     Args:
-        scores: `app.evaluation.scoring.Scores`, one per volume.
+        scores: `app.evaluation.scoring.VolumeScores`, one per volume.
         summary: of `app.evaluation.statistics.summarise`.
         columns: metrics that are shown, with decimals.
         pairs: `app.evaluation.scoring.Pair`, one per volume.
@@ -52,7 +52,7 @@ def write_evaluation_report(
             {n: {m: [_value(s, n) for s in scores if s.modality == m] for m in MODALITIES} for n in names}
         ),
     )
-    page.tables += [Table("The tumour as the 3D judge finds it", header, body) for header, *body in downstream]
+    page.tables += [Table("The tumour as the 3D segmenter finds it", header, body) for header, *body in downstream]
     if calibration is not None:
         (header, *body), page.calibration = calibration
         page.tables.append(Table("Confidence: expected and observed error", header, body))

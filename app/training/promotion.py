@@ -9,7 +9,7 @@ from pathlib import Path
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
-from app.evaluation.scoring import Scores
+from app.evaluation.scoring import VolumeScores
 from app.inference.loading import refiner_of
 from app.inference.synthesizer import Synthesizer
 from app.registry.checkpoints import load_refiner
@@ -144,7 +144,7 @@ def check_no_refiner_conflict(first: Entry, name: str) -> None:
         raise UsageError(f"{name!r} of {first.folder} refines {others[0]!r}; give the new one another name.")
 
 
-def scores_of(found: Sequence[Scores], targets: Sequence[Modality] = ()) -> ModelScores:
+def scores_of(found: Sequence[VolumeScores], targets: Sequence[Modality] = ()) -> ModelScores:
     """Give what a lineage keeps of a model's scores: on whom, the means over all, and those of each target.
 
     Raises:
@@ -157,7 +157,7 @@ def scores_of(found: Sequence[Scores], targets: Sequence[Modality] = ()) -> Mode
     return ModelScores(subjects=subjects, mean=rounded_means(found), by_target=by_target)
 
 
-def rounded_means(found: Sequence[Scores]) -> dict[str, float]:
+def rounded_means(found: Sequence[VolumeScores]) -> dict[str, float]:
     """As a manifest keeps them."""
     return _rounded(means(found))
 

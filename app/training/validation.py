@@ -22,7 +22,7 @@ from app.data.loading import load_complete
 from app.data.nifti_writer import to_array
 from app.evaluation.metrics.image import image_scores
 from app.evaluation.metrics.segmentation import segmentation_scores
-from app.evaluation.scoring import Scores
+from app.evaluation.scoring import VolumeScores
 from app.evaluation.statistics import summarise
 from app.inference.backends import TorchBackend
 from app.inference.device import GPU_BATCH, Machine, choose_runtime
@@ -114,14 +114,14 @@ def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_o
 
 def score_missing_sequences(
     model: Model, cases: Iterable[Case], masks: Mapping[str, Path], targets: Sequence[Modality] | None = None
-) -> list[Scores]:
+) -> list[VolumeScores]:
     """Drops each sequence of each complete subject in turn, makes it, and scores it; the rest is left out by name.
 
     Args:
         masks: per subject, its segmentation; without one the tumour scores are NaN.
         targets: the sequences to drop; those that the model makes if not given.
     """
-    results: list[Scores] = []
+    results: list[VolumeScores] = []
     for subject, volumes in load_complete(cases):
         before, first = len(results), volumes[MODALITIES[0]]
         labels = load_labels(masks.get(subject), first.grid, subject)
@@ -135,14 +135,14 @@ def score_missing_sequences(
                 continue
             made = to_array(image, inputs[REFERENCE_OF[target]].grid)
             values = image_scores(made, volumes[target].data, tumour, first.grid.lps_spacing)
-            results.append(Scores(subject, target, values))
+            results.append(VolumeScores(subject, target, values))
         log.info("%s: SSIM in the brain %s", subject, _brief(results[before:]))
     return results
 
 
 def score_segmenter2d(
     network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: DataRecipe, device: torch.device
-) -> list[Scores]:
+) -> list[VolumeScores]:
     """Segments each complete subject from its four real sequences, all views of the recipe averaged, and scores it."""
     results = []
     for subject, volumes in load_complete(cases):
@@ -154,13 +154,13 @@ def score_segmenter2d(
         scores = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
         found = segment(network, scores, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
         spacing = volumes[MODALITIES[0]].grid.lps_spacing
-        results.append(Scores(subject, "seg", segmentation_scores(found, truth, spacing)))
+        results.append(VolumeScores(subject, "seg", segmentation_scores(found, truth, spacing)))
     return results
 
 
 def score_segmenter3d(
     network: nn.Module, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
-) -> list[Scores]:
+) -> list[VolumeScores]:
     """Segments each complete subject from its four real sequences, as the finished judge does, and scores it.
 
     Args:
@@ -173,7 +173,7 @@ def score_segmenter3d(
         truth = load_labels(masks.get(subject), first.grid, subject)
         if truth is not None:
             found = judge.segment({m: v.data for m, v in volumes.items()})
-            results.append(Scores(subject, "seg", segmentation_scores(found, truth, first.grid.lps_spacing)))
+            results.append(VolumeScores(subject, "seg", segmentation_scores(found, truth, first.grid.lps_spacing)))
     return results
 
 
@@ -215,11 +215,11 @@ def segment(
     return np.where(brain, labels, 0).astype(np.uint8)
 
 
-def means(scores: Sequence[Scores]) -> dict[str, float]:
+def means(scores: Sequence[VolumeScores]) -> dict[str, float]:
     """Mean of every metric over all volumes; those that are NaN everywhere are left out."""
     summary = summarise(scores).get("all", {})
     return {name: float(values["mean"]) for name, values in summary.items() if values["n"]}
 
 
-def _brief(scores: Sequence[Scores]) -> str:
+def _brief(scores: Sequence[VolumeScores]) -> str:
     return ", ".join(f"{s.modality} {s.values['ssim_brain']:.3f}" for s in scores)

@@ -15,7 +15,7 @@ from app.core.constants import MODALITIES
 from app.data.nifti_reader import load_volume
 from app.data.nifti_writer import save_image, to_image
 from app.data.phantom import make_phantom, write_phantom
-from app.evaluation.confidence_calibration import compare
+from app.evaluation.confidence_calibration import compare_errors
 from app.evaluation.metrics.calibration import calibrate
 
 SHAPE = (40, 44, 36)
@@ -88,7 +88,7 @@ class TestCompare:
     def test_brightness_and_contrast_are_no_error_of_the_map(self):
         random = np.random.default_rng(0)
         truth = random.normal(500, 80, 5000).astype(np.float32)
-        expected, observed, written = compare(truth * 3 + 7, truth, np.full(5000, 0.5, np.float32))
+        expected, observed, written = compare_errors(truth * 3 + 7, truth, np.full(5000, 0.5, np.float32))
         np.testing.assert_allclose(observed, 0, atol=1e-4)
         np.testing.assert_allclose(expected, 1, atol=1e-6)
         assert written > 5
@@ -98,7 +98,8 @@ class TestCompare:
         score, noise = random.normal(size=(2, 200_000))
         # What a network makes that knows half of the variance, in any unit.
         made = (40 * 0.5 * (score + noise) + 300).astype(np.float32)
-        _, observed, _ = compare(made, (900 * score + 4000).astype(np.float32), np.full(200_000, 0.7, np.float32))
+        truth = (900 * score + 4000).astype(np.float32)
+        _, observed, _ = compare_errors(made, truth, np.full(200_000, 0.7, np.float32))
         assert len(observed) == 50_000
         assert observed.mean() == pytest.approx(np.abs(0.5 * (score + noise) - score).mean(), rel=0.02)
 

@@ -20,7 +20,7 @@ from app.core.constants import MODALITIES
 from app.core.errors import ExitCode, WeightsError
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.downstream import REAL, downstream_summary, score_downstream
-from app.evaluation.scoring import Scores, find_pairs
+from app.evaluation.scoring import VolumeScores, find_pairs
 from app.inference.segmentation import TumourSegmenter
 from app.networks.blocks import group_norm
 from app.networks.unet3d import Segmenter3d
@@ -205,46 +205,47 @@ class TestLosses:
             load_initial_weights(task, replace(entry, kind="segmenter"))
 
 
-def judge_of(seed=0, window=(32, 32, 32)) -> TumourSegmenter:
+def segmenter_of(seed=0, window=(32, 32, 32)) -> TumourSegmenter:
     torch.manual_seed(seed)
     return TumourSegmenter(Segmenter3d((4, 8)).eval(), NORMALIZATION, window, torch.device("cpu"))
 
 
-class TestJudge:
+class TestDownstream:
     def test_the_real_sequence_in_its_own_place_keeps_everything(self, data, tmp_path):
         shutil.copy(data / "s0" / "s0-t1c.nii.gz", tmp_path / "s0-t1c.nii.gz")
         image = nib.load(data / "s0" / "s0-t2f.nii.gz")
         nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16) + 5, image.affine), tmp_path / "s0-t2f.nii.gz")
         pairs, _ = find_pairs(tmp_path, data)
-        rows = {s.modality: s.values for s in score_downstream(pairs, judge_of())}
+        rows = {s.modality: s.values for s in score_downstream(pairs, segmenter_of())}
         assert set(rows) == {REAL, "t1c", "t2f"}
         assert all(rows["t1c"][f"own_dice_{r}"] == 1 for r in ("WT", "TC", "ET"))
         assert {k: v for k, v in rows["t1c"].items() if not k.startswith("own")} == rows[REAL]
         # A grey block in the place of the FLAIR is seen.
         assert rows["t2f"]["own_dice_WT"] < 1
-        summary = downstream_summary(score_downstream(pairs, judge_of()))
+        summary = downstream_summary(score_downstream(pairs, segmenter_of()))
         assert summary["t1c"]["kept_WT"] == pytest.approx(1)
         assert summary["mean"]["n"] == 2
 
-    def test_an_empty_volume_is_judged_like_any_other(self, data, tmp_path):
+    def test_an_empty_volume_is_scored_like_any_other(self, data, tmp_path):
         image = nib.load(data / "s0" / "s0-t1c.nii.gz")
         nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), tmp_path / "s0-t1c.nii.gz")
         pairs, _ = find_pairs(tmp_path, data)
-        rows = score_downstream(pairs, judge_of())
+        rows = score_downstream(pairs, segmenter_of())
         assert [(r.modality, r.problems) for r in rows] == [(REAL, []), ("t1c", [])]
         assert rows[1].values["own_dice_WT"] < 1
 
     def test_what_is_kept_is_a_share_of_the_same_subjects(self):
         names = [f"{metric}_{region}" for region in ("WT", "TC", "ET") for metric in ("dice", "nsd1", "hd95")]
         easy, hard = dict.fromkeys(names, 0.9), dict.fromkeys(names, 0.5)
-        rows = [Scores("a", REAL, easy), Scores("b", REAL, hard)]
-        rows += [Scores("a", "t1c", easy), Scores("b", "t2w", hard), Scores("b", "t2f", problems=["unreadable"])]
+        rows = [VolumeScores("a", REAL, easy), VolumeScores("b", REAL, hard)]
+        rows += [VolumeScores("a", "t1c", easy), VolumeScores("b", "t2w", hard)]
+        rows += [VolumeScores("b", "t2f", problems=["unreadable"])]
         summary = downstream_summary(rows)
         assert [summary[g]["kept_WT"] for g in ("t1c", "t2w", "mean")] == pytest.approx([1, 1, 1])
 
     def test_nothing_is_found_outside_the_brain(self, data):
         volumes = {m: nib.load(data / "s0" / f"s0-{m}.nii.gz").get_fdata(dtype=np.float32) for m in MODALITIES}
-        labels = judge_of(seed=1).segment(volumes)
+        labels = segmenter_of(seed=1).segment(volumes)
         assert labels.any()
         assert not labels[sum((v > 0).astype(int) for v in volumes.values()) < 2].any()
 
@@ -252,14 +253,14 @@ class TestJudge:
         def exhausted(*_):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        judge = judge_of()
-        monkeypatch.setattr(judge.network, "forward", exhausted)
+        segmenter = segmenter_of()
+        monkeypatch.setattr(segmenter.network, "forward", exhausted)
         shutil.copy(data / "s0" / "s0-t1c.nii.gz", tmp_path)
         pairs, _ = find_pairs(tmp_path, data)
-        (row,) = score_downstream(pairs, judge)
+        (row,) = score_downstream(pairs, segmenter)
         assert "use --device cpu" in row.problems[0]
 
-    def test_what_cannot_be_judged_is_a_problem_with_a_name(self, data, tmp_path):
+    def test_what_cannot_be_scored_is_a_problem_with_a_name(self, data, tmp_path):
         made = tmp_path / "made"
         made.mkdir()
         shutil.copytree(data, tmp_path / "real")
@@ -268,7 +269,7 @@ class TestJudge:
         for subject in ("s0", "s1"):
             shutil.copy(data / subject / f"{subject}-t1c.nii.gz", made)
         pairs, _ = find_pairs(made, tmp_path / "real")
-        problems = [p for s in score_downstream(pairs, judge_of()) for p in s.problems]
+        problems = [p for s in score_downstream(pairs, segmenter_of()) for p in s.problems]
         assert len(problems) == 2
         assert "s0 has no segmentation" in problems[0]
         assert "s1 has no real t2w" in problems[1]
@@ -316,11 +317,11 @@ class TestCommands:
         shown = capsys.readouterr().out
         assert f"| {REAL} | 1 |" in shown
         assert "100 %" in shown
-        # Against itself the judge's own result says nothing.
+        # Against itself the segmenter's own result says nothing.
         assert shown.count(f"| {REAL} | 1 |") == 1
         assert "| t1c | 1 | 1.000 | 1.000 | 0.0 |" in shown.partition("against own result")[2]
         page = (tmp_path / "out" / "report.html").read_text()
-        assert page.count("The tumour as the 3D judge finds it") == 2
+        assert page.count("The tumour as the 3D segmenter finds it") == 2
         results = json.loads((tmp_path / "out" / "summary.json").read_text())["downstream"]
         assert results["t1c"]["own_hd95_WT"] == 0
         assert "own_nsd1_TC" in (tmp_path / "out" / "scores.csv").read_text()
@@ -336,12 +337,12 @@ class TestCommands:
             assert "is a generator; give the judge another name" in capsys.readouterr().err
         assert (folder / "manifest.json").read_bytes() == before
 
-    def test_without_a_judge_it_says_so_before_scoring(self, weights, tmp_path, capsys):
+    def test_without_a_segmenter_it_says_so_before_scoring(self, weights, tmp_path, capsys):
         arguments = ["evaluate", "--prediction", str(tmp_path), "--reference", str(weights / "unseen"), "--downstream"]
-        assert main([*arguments, "--weights", str(weights / "w"), "--judge", "solomon"]) == ExitCode.WEIGHTS
+        assert main([*arguments, "--weights", str(weights / "w"), "--tumour-segmenter", "solomon"]) == ExitCode.WEIGHTS
         assert "no model 'solomon'" in capsys.readouterr().err
         write_entry(tmp_path / "u", "unet", "generator", {}, NORMALIZATION, {})
-        assert main([*arguments, "--weights", str(tmp_path / "u"), "--judge", "unet"]) == ExitCode.WEIGHTS
+        assert main([*arguments, "--weights", str(tmp_path / "u"), "--tumour-segmenter", "unet"]) == ExitCode.WEIGHTS
         assert "is a generator, no judge" in capsys.readouterr().err
         save_segmenter3d(tmp_path / "v", "other", (4, 8), Segmenter3d((4, 8)).state_dict(), NORMALIZATION, (32, 32, 32))
         (tmp_path / "v" / "other.safetensors").write_bytes(b"not weights")

@@ -19,8 +19,8 @@ from app.data.cases import plan
 from app.data.discovery import scan
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.baselines import score_baselines
-from app.evaluation.missing_sequence_sets import draw, make_dropout
-from app.evaluation.scoring import Scores, find_pairs, score_pair
+from app.evaluation.missing_sequence_sets import draw_sequences, make_missing_sequence_set
+from app.evaluation.scoring import VolumeScores, find_pairs, score_pair
 from app.evaluation.statistics import compare, summarise
 from app.report.html import Page, SubjectEntry, render
 
@@ -48,11 +48,11 @@ def run_folder(complete, tmp_path_factory) -> Path:
 class TestDropout:
     def test_the_organisers_draw(self):
         random = np.random.RandomState(123456)
-        assert draw(9) == [MODALITIES[i] for i in random.randint(0, 4, 9)]
-        assert set(draw(40)) == set(MODALITIES)
+        assert draw_sequences(9) == [MODALITIES[i] for i in random.randint(0, 4, 9)]
+        assert set(draw_sequences(40)) == set(MODALITIES)
 
     def test_one_of_each(self, complete, tmp_path):
-        made = make_dropout(complete, tmp_path / "out")
+        made = make_missing_sequence_set(complete, tmp_path / "out")
         cases = scan(tmp_path / "out").cases
         assert [(c.subject, plan(c).targets[0]) for c in cases] == made
         assert not list((tmp_path / "out").rglob("*seg*"))
@@ -63,21 +63,21 @@ class TestDropout:
         assert {plan(c).targets for c in cases} == {(m,) for m in MODALITIES}
 
     def test_the_seed_decides(self, complete, tmp_path):
-        drawn = [make_dropout(complete, tmp_path / str(s), seed=s) for s in (1, 1 + 10**6, 2)]
+        drawn = [make_missing_sequence_set(complete, tmp_path / str(s), seed=s) for s in (1, 1 + 10**6, 2)]
         assert len({tuple(d) for d in drawn}) > 1
 
     def test_a_full_output_is_refused(self, complete, tmp_path):
         (tmp_path / "x").write_text("mine")
         with pytest.raises(UsageError, match="not empty"):
-            make_dropout(complete, tmp_path)
+            make_missing_sequence_set(complete, tmp_path)
 
     def test_incomplete_subjects_are_named(self, complete, tmp_path, caplog):
         source = shutil.copytree(complete, tmp_path / "in")
         next(source.rglob("*GLI*t1n.nii.gz")).unlink()
-        assert len(make_dropout(source, tmp_path / "out")) == 2
+        assert len(make_missing_sequence_set(source, tmp_path / "out")) == 2
         assert "is left out: it does not have all four" in caplog.text
         next(source.rglob("*MET*t1n.nii.gz")).write_bytes(b"no image")
-        assert len(make_dropout(source, tmp_path / "again")) == 1
+        assert len(make_missing_sequence_set(source, tmp_path / "again")) == 1
         assert "is not gzip-compressed" in caplog.text
 
 
@@ -210,13 +210,13 @@ class TestEvaluate:
 
 class TestStatistics:
     def test_identical_folders_do_not_differ(self):
-        scores = [Scores(f"s{i}", "t1c", {"m": float(i)}) for i in range(5)]
+        scores = [VolumeScores(f"s{i}", "t1c", {"m": float(i)}) for i in range(5)]
         assert compare(scores, scores)["m"] == {"n": 5, "difference": 0, "low": 0, "high": 0, "p": 1}
 
     def test_a_subjects_sequences_are_no_witnesses_of_their_own(self):
         gains = {"a": 1.0, "b": 2.0, "c": 3.0}
-        first = [Scores(s, m, {"m": g}) for s, g in gains.items() for m in ("t1c", "t1n", "t2f", "t2w")]
-        second = [Scores(s.subject, s.modality, {"m": 0.0}) for s in first]
+        first = [VolumeScores(s, m, {"m": g}) for s, g in gains.items() for m in ("t1c", "t1n", "t2f", "t2w")]
+        second = [VolumeScores(s.subject, s.modality, {"m": 0.0}) for s in first]
         result = compare(first, second)["m"]
         assert (result["n"], result["difference"]) == (12, 2)
         # Of the eight ways to give three subjects signs, two are as far from none.
@@ -226,14 +226,14 @@ class TestStatistics:
         random = np.random.default_rng(1)
         covered = 0
         for _ in range(40):
-            first = [Scores(f"s{i}", "t1c", {"m": 0.5 + random.normal()}) for i in range(25)]
-            second = [Scores(f"s{i}", "t1c", {"m": 0.0}) for i in range(25)]
+            first = [VolumeScores(f"s{i}", "t1c", {"m": 0.5 + random.normal()}) for i in range(25)]
+            second = [VolumeScores(f"s{i}", "t1c", {"m": 0.0}) for i in range(25)]
             result = compare(first, second)["m"]
             covered += result["low"] <= 0.5 <= result["high"]
         assert covered >= 33
 
     def test_values_that_are_not_finite_are_counted_out(self):
-        scores = [Scores("a", "t1c", {"m": float("nan")}), Scores("b", "t1c", {"m": 2.0})]
+        scores = [VolumeScores("a", "t1c", {"m": float("nan")}), VolumeScores("b", "t1c", {"m": 2.0})]
         assert summarise(scores)["all"]["m"]["n"] == 1
         assert summarise(scores)["all"]["m"]["mean"] == 2
 

@@ -15,7 +15,7 @@ from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
 from app.data.discovery import inspect
 from app.data.loading import load_inputs
 from app.data.phantom import make_phantom, write_phantom
-from app.evaluation.scoring import Scores
+from app.evaluation.scoring import VolumeScores
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks.architectures import RefinerConfig
@@ -194,7 +194,7 @@ class TestExport:
             for m in targets or model.makes:
                 value = similarity.get((model.model_for(m).identity.name, m), 0.6)
                 values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": value}
-                rows.append(Scores("phantom-7", m, values))
+                rows.append(VolumeScores("phantom-7", m, values))
             return rows
 
         for module in ("export", "promotion"):

@@ -311,7 +311,7 @@ class TestUse:
 
     def test_a_worse_one_is_refused(self, export, weights, monkeypatch, capsys, tmp_path):
         from app.data.phantom import make_phantom, write_phantom
-        from app.evaluation.scoring import Scores
+        from app.evaluation.scoring import VolumeScores
 
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "u9")
         asked = []
@@ -319,7 +319,8 @@ class TestUse:
         def scored(model, _cases, _masks, targets=None):
             asked.append((model.name, targets))
             value = {"tiny": 0.6, "tiny+candidate": similarity[0], "tiny+glow": 0.65}[model.name]
-            return [Scores("u9", "t1c", dict.fromkeys(("official_healthy", "official_tumour", "ssim_brain"), value))]
+            metrics = ("official_healthy", "official_tumour", "ssim_brain")
+            return [VolumeScores("u9", "t1c", dict.fromkeys(metrics, value))]
 
         for module in ("export", "promotion"):
             monkeypatch.setattr(f"app.training.{module}.score_missing_sequences", scored)

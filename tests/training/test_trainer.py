@@ -23,7 +23,7 @@ from app.cli import build_parser, main
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError
 from app.data.phantom import make_phantom, write_phantom
-from app.evaluation.scoring import Scores, find_pairs, score_pair
+from app.evaluation.scoring import VolumeScores, find_pairs, score_pair
 from app.networks.architectures import UNET_WIDTHS
 from app.networks.unet import Segmenter2d
 from app.registry.manifest import read_manifest
@@ -510,7 +510,7 @@ class TestCommands:
 
         def scored(*_):
             values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[0]}
-            return [Scores("phantom-7", m, values) for m in MODALITIES]
+            return [VolumeScores("phantom-7", m, values) for m in MODALITIES]
 
         monkeypatch.setattr("app.training.export.score_missing_sequences", scored)
         monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")

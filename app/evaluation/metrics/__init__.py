@@ -1,1 +1,1 @@
-"""Image scores as pure functions on arrays; torch is not needed."""
+"""Compute scores by pure functions on arrays, without torch."""

@@ -1,4 +1,4 @@
-"""Whether errors are as large as they were expected to be."""
+"""Compare expected with observed errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Calibration:
-    """Expected against observed absolute error, bin by bin, the least expected first.
+    """Hold expected and observed absolute error, bin by bin, the least expected first.
 
     Attributes:
         expected, observed: float64 (bins,), mean of each over the bin.
         counts: int64 (bins,), voxels; they differ by one at most.
-        error: expected calibration error: mean over all voxels of |expected - observed| of their bin. 0 is perfect.
+        error: expected calibration error: |expected - observed| of the bins, averaged over all voxels. 0 is perfect.
         correlation: Spearman's between expected and observed error of the single voxels; how well they are ranked.
     """
 
@@ -30,9 +30,9 @@ class Calibration:
 
 
 def calibrate(expected: NDArray[np.float32], observed: NDArray[np.float32], bins: int = BINS) -> Calibration:
-    """Sorts voxels by the expected error into bins of equal count, and compares the means.
+    """Sort voxels by expected error into bins of equal count, and compare the means.
 
-    After the reliability diagram and the expected calibration error (Guo et al., ICML 2017), for absolute errors.
+    Source: the reliability diagram and the expected calibration error (Guo et al., ICML 2017), for absolute errors.
 
     Args:
         expected, observed: absolute errors in one unit, any shape, the same for both.
@@ -54,7 +54,7 @@ def calibrate(expected: NDArray[np.float32], observed: NDArray[np.float32], bins
 
 
 def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's, equal values with their mean rank; NaN where one of the two is constant."""
+    """Compute Spearman's correlation, ties by mean rank; NaN where one side is constant."""
     ranks = []
     for values in (first, second):
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -1,7 +1,7 @@
-"""Image scores that tell the truth inside the brain, beside the challenge's own over the whole cuboid.
+"""Score images inside the brain, and as the challenge does over the whole cuboid.
 
-All of them are computed on the pair as the challenge normalises it (each volume clipped to its own percentiles and
-scaled to [0, 1]), so that the scanner's arbitrary unit plays no part.
+The challenge clips each volume to its own percentiles and scales it to [0, 1]. All scores are computed on such pairs,
+so that the scanner's arbitrary unit plays no part.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def image_scores(
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     border: Border = "keep",
 ) -> dict[str, float]:
-    """Every image score of one synthesised volume.
+    """Compute every image score of one synthesised volume.
 
     Args:
         prediction, truth: float32, axes (left, posterior, superior), background 0, finite.
@@ -38,11 +38,14 @@ def image_scores(
         border: see `app.evaluation.metrics.ssim.official_score`.
 
     Returns:
-        By name: `official_healthy`, `official_tumour` (without a segmentation the first is over the whole volume and
-        the second NaN; with an empty one the second is 1); `ssim_brain`, `ssim_tumour`, `ssim_shell` (same SSIM map of
-        the unmasked pair, averaged over those voxels; NaN where there are none); `psnr_brain` (dB, infinite for
-        identical volumes), `mae_brain`, `nmse_brain`; `accuracy_brain`, `accuracy_tumour`; `stripe_left`,
-        `stripe_posterior`, `stripe_superior` (1 is ideal).
+        By name:
+        `official_healthy`, `official_tumour`: without a segmentation the first is over the whole volume and the second
+        NaN; with an empty one the second is 1.
+        `ssim_brain`, `ssim_tumour`, `ssim_shell`: the SSIM map of the unmasked pair, averaged over those voxels; NaN
+        where there are none.
+        `psnr_brain`: in dB, infinite for identical volumes. `mae_brain`, `nmse_brain`.
+        `accuracy_brain`, `accuracy_tumour`: see `pixel_accuracy`.
+        `stripe_left`, `stripe_posterior`, `stripe_superior`: see `stripe_score`.
 
     Raises:
         ValueError: shapes differ, or a value is not finite.
@@ -79,7 +82,7 @@ def image_scores(
 
 
 def tumour_shell(tumour: MaskArray, spacing: tuple[float, float, float], reach: float = SHELL_MM) -> MaskArray:
-    """Voxels outside the tumour and at most `reach` millimetres from it; empty for an empty tumour."""
+    """Mark voxels at most `reach` millimetres outside the tumour; none for an empty tumour."""
     if not tumour.any():
         return np.zeros_like(tumour)
     distance = distance_transform_edt(~tumour, sampling=spacing)
@@ -87,13 +90,16 @@ def tumour_shell(tumour: MaskArray, spacing: tuple[float, float, float], reach: 
 
 
 def psnr(prediction: NDArray[np.float64], truth: NDArray[np.float64], where: MaskArray) -> float:
-    """Peak signal-to-noise ratio in dB over `where`, peak 1; infinite for identical values, NaN for an empty mask."""
+    """Compute the peak signal-to-noise ratio in dB over `where`, with peak 1.
+
+    It is infinite for identical values and NaN for an empty mask.
+    """
     error = _mean((prediction - truth) ** 2, where)
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def nmse(prediction: NDArray[np.float64], truth: NDArray[np.float64], where: MaskArray) -> float:
-    """Squared error over squared truth, summed over `where`; NaN for an empty mask or an all-zero truth."""
+    """Divide summed squared error by summed squared truth; NaN for no voxel or no truth."""
     energy = float((truth[where] ** 2).sum())
     return float(((prediction[where] - truth[where]) ** 2).sum()) / energy if energy else math.nan
 
@@ -101,12 +107,15 @@ def nmse(prediction: NDArray[np.float64], truth: NDArray[np.float64], where: Mas
 def pixel_accuracy(
     prediction: NDArray[np.float64], truth: NDArray[np.float64], where: MaskArray, tolerance: float = TOLERANCE
 ) -> float:
-    """Share of voxels of `where` within `tolerance` of the truth (the measure of CG-SAMR); NaN for an empty mask."""
+    """Return the share of voxels within `tolerance` of the truth; NaN for an empty mask.
+
+    Source: the measure of CG-SAMR (Guo et al., Medical Image Analysis 2021).
+    """
     return _mean((np.abs(prediction - truth) <= tolerance).astype(np.float64), where)
 
 
 def stripe_score(prediction: NDArray[np.float64], truth: NDArray[np.float64], brain: MaskArray, axis: int) -> float:
-    """Mean absolute step between neighbouring slices along an axis, relative to the truth's.
+    """Divide the mean absolute step between neighbouring slices by the truth's.
 
     1 is ideal; above 1 the slices flicker, as 2D synthesis does along its slice axis; below 1 they are blurred. NaN
     where the truth has no step.

@@ -1,6 +1,7 @@
-"""Overlap and surface distances of tumour regions, spacing-aware, through DeepMind's surface-distance.
+"""Score tumour regions by overlap and by surface distances in millimetres.
 
-Regions as BraTS defines them: enhancing tumour (ET), tumour core (TC: enhancing and necrotic), whole tumour (WT).
+Distances come from DeepMind's surface-distance. Regions are those of BraTS: enhancing tumour (ET), tumour core (TC:
+enhancing and necrotic), whole tumour (WT).
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ TOLERANCES_MM: Final = (0.5, 1.0)
 def segmentation_scores(
     prediction: NDArray[Any], truth: NDArray[Any], spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> dict[str, float]:
-    """Dice, 95 % Hausdorff distance (mm), normalised surface Dice at 0.5 and 1 mm, average symmetric distance (mm).
+    """Compute Dice, Hausdorff distance, surface Dice and average distance of every region.
 
     Args:
         prediction, truth: label maps of one shape.
         spacing: voxel edge lengths in millimetres.
 
     Returns:
-        Names such as `dice_ET`, `hd95_TC`, `nsd0.5_WT`, `nsd1_WT`, `assd_WT`. Both regions empty: 1, 0 mm, 1, 0 mm; one
-        empty: 0, 374 mm, 0, 374 mm, as the challenge counts them.
+        `dice_ET`; `hd95_TC`: 95 % Hausdorff distance in mm; `nsd0.5_WT`, `nsd1_WT`: normalised surface Dice at 0.5 and
+        1 mm; `assd_WT`: average symmetric surface distance in mm. All for each region. Two empty regions
+        give 1, 0 mm, 1 and 0 mm; one empty region gives 0, 374 mm, 0 and 374 mm, as in the challenge.
 
     Raises:
         ValueError: the shapes differ.
@@ -45,7 +47,7 @@ def segmentation_scores(
 
 
 def mask_scores(prediction: MaskArray, truth: MaskArray, spacing: tuple[float, float, float]) -> dict[str, float]:
-    """The scores of `segmentation_scores` for one pair of masks, without the region's name."""
+    """Compute the scores of `segmentation_scores` for one pair of masks, without the region's name."""
     if not prediction.any() or not truth.any():
         both = not prediction.any() and not truth.any()
         share, distance = (1.0, 0.0) if both else (0.0, EMPTY_DISTANCE_MM)

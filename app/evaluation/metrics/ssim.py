@@ -1,9 +1,9 @@
-"""The BraSyn image score: structural similarity of healthy and of tumour tissue.
+"""Compute the BraSyn image score: structural similarity of healthy and of tumour tissue.
 
 Source: the challenge's public evaluation script. Each volume is clipped to its own 0.5 and 99.5 percentiles
-(the lower at least 0) and scaled to [0, 1]; then torchmetrics' 3D SSIM (Wang et al., IEEE TIP 2004, eq. 13: Gaussian
-window of deviation 1.5 in 11 taps, k1 0.01, k2 0.03, reflected border) once on volume * mask and once on
-volume * (1 - mask), averaged over the whole cuboid, background included.
+(the lower at least 0) and scaled to [0, 1]. Then torchmetrics' 3D SSIM is taken on volume * mask and on
+volume * (1 - mask). It is averaged over the whole cuboid, background included. That SSIM is eq. 13 of Wang et
+al., IEEE TIP 2004: Gaussian window of deviation 1.5 in 11 taps, k1 0.01, k2 0.03, reflected border.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy.ndimage import correlate1d
 from app.core.types import MaskArray, VolumeArray
 from app.preprocessing.normalization import rescale_as_scored
 
+#: The window of the similarity, in voxels, and the constants of its formula.
 SIGMA = 1.5
 TAPS = 11
 K1, K2 = 0.01, 0.03
@@ -26,73 +27,16 @@ Border = Literal["keep", "drop"]
 
 
 class OfficialScore(NamedTuple):
-    """SSIM in [-1, 1]; 1 for identical volumes. `tumour` is 1 where the mask is empty (both products are 0)."""
+    """Hold two SSIMs in [-1, 1]; `tumour` is 1 where the mask is empty."""
 
     healthy: float
     tumour: float
 
 
-def ssim_map(
-    prediction: NDArray[np.float64], truth: NDArray[np.float64], extent: float | None = None
-) -> NDArray[np.float64]:
-    """Structural similarity per voxel, float64, the inputs' shape (any number of axes, each longer than 5).
-
-    Args:
-        extent: dynamic range; by default the larger of the two volumes' ranges, as torchmetrics takes it. Two
-            constant volumes count as identical and score 1 everywhere.
-    """
-    if extent is None:
-        extent = dynamic_range(prediction, truth)
-    if extent == 0:
-        return np.ones_like(truth)
-    c1, c2 = (K1 * extent) ** 2, (K2 * extent) ** 2
-    mean_p, mean_t = _blur(prediction), _blur(truth)
-    # torchmetrics clamps the two variances at 0.
-    var_p = np.maximum(_blur(prediction * prediction) - mean_p * mean_p, 0)
-    var_t = np.maximum(_blur(truth * truth) - mean_t * mean_t, 0)
-    cov = _blur(prediction * truth) - mean_p * mean_t
-    upper = (2 * mean_p * mean_t + c1) * (2 * cov + c2)
-    return np.asarray(upper / ((mean_p * mean_p + mean_t * mean_t + c1) * (var_p + var_t + c2)))
-
-
-def dynamic_range(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-    """The larger of the two volumes' ranges."""
-    return max(float(np.ptp(prediction)), float(np.ptp(truth)))
-
-
-def content_box(*volumes: NDArray[Any]) -> tuple[slice, ...]:
-    """The box outside of which all volumes are 0, widened by the window's reach.
-
-    Beyond it both windows hold nothing but zeros, so SSIM is exactly 1 there and need not be computed.
-    """
-    filled = np.logical_or.reduce([v != 0 for v in volumes])
-    box = []
-    for axis in range(filled.ndim):
-        indices = np.flatnonzero(filled.any(axis=tuple(a for a in range(filled.ndim) if a != axis)))
-        low, high = (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, 1)
-        # Mirroring at a cut needs as many voxels as the window reaches, all of them true neighbours.
-        box.append(slice(max(0, low - 2 * (TAPS // 2)), min(filled.shape[axis], high + 2 * (TAPS // 2))))
-    return tuple(box)
-
-
-def mean_ssim(prediction: NDArray[np.float64], truth: NDArray[np.float64], border: Border = "keep") -> float:
-    """Mean of `ssim_map` over the cuboid, computed only where there is content."""
-    box = content_box(prediction, truth)
-    similarity = ssim_map(prediction[box], truth[box], dynamic_range(prediction, truth))
-    margin = 0 if border == "keep" else TAPS // 2
-    total = math.prod(n - 2 * margin for n in truth.shape)
-    inner = tuple(
-        slice(max(margin - b.start, 0), min(b.stop, n - margin) - b.start)
-        for b, n in zip(box, truth.shape, strict=True)
-    )
-    counted = similarity[inner]
-    return float((counted.sum() + total - counted.size) / total)
-
-
 def official_score(
     prediction: VolumeArray, truth: VolumeArray, tumour: MaskArray, border: Border = "keep"
 ) -> OfficialScore:
-    """The challenge's two numbers for one synthesised volume.
+    """Compute the challenge's two numbers for one synthesised volume.
 
     Args:
         prediction: float32, three axes, intensities in any unit.
@@ -112,8 +56,66 @@ def official_score(
     return OfficialScore(mean_ssim(p * ~tumour, t * ~tumour, border), mean_ssim(p * tumour, t * tumour, border))
 
 
+def mean_ssim(prediction: NDArray[np.float64], truth: NDArray[np.float64], border: Border = "keep") -> float:
+    """Average `ssim_map` over the cuboid, computed only where there is content."""
+    box = content_box(prediction, truth)
+    similarity = ssim_map(prediction[box], truth[box], dynamic_range(prediction, truth))
+    margin = 0 if border == "keep" else TAPS // 2
+    total = math.prod(n - 2 * margin for n in truth.shape)
+    inner = tuple(
+        slice(max(margin - b.start, 0), min(b.stop, n - margin) - b.start)
+        for b, n in zip(box, truth.shape, strict=True)
+    )
+    counted = similarity[inner]
+    return float((counted.sum() + total - counted.size) / total)
+
+
+def ssim_map(
+    prediction: NDArray[np.float64], truth: NDArray[np.float64], extent: float | None = None
+) -> NDArray[np.float64]:
+    """Compute the structural similarity per voxel, float64 in the inputs' shape.
+
+    Args:
+        prediction, truth: any number of axes, each longer than 5.
+        extent: dynamic range; by default the larger of the two volumes' ranges, as torchmetrics takes it. Two
+            constant volumes count as identical and score 1 everywhere.
+    """
+    if extent is None:
+        extent = dynamic_range(prediction, truth)
+    if extent == 0:
+        return np.ones_like(truth)
+    c1, c2 = (K1 * extent) ** 2, (K2 * extent) ** 2
+    mean_p, mean_t = _blur(prediction), _blur(truth)
+    # torchmetrics clamps the two variances at 0.
+    var_p = np.maximum(_blur(prediction * prediction) - mean_p * mean_p, 0)
+    var_t = np.maximum(_blur(truth * truth) - mean_t * mean_t, 0)
+    cov = _blur(prediction * truth) - mean_p * mean_t
+    upper = (2 * mean_p * mean_t + c1) * (2 * cov + c2)
+    return np.asarray(upper / ((mean_p * mean_p + mean_t * mean_t + c1) * (var_p + var_t + c2)))
+
+
+def dynamic_range(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
+    """Return the larger of the two volumes' ranges."""
+    return max(float(np.ptp(prediction)), float(np.ptp(truth)))
+
+
+def content_box(*volumes: NDArray[Any]) -> tuple[slice, ...]:
+    """Find the box outside of which all volumes are 0, widened by the window's reach.
+
+    Beyond it both windows hold nothing but zeros, so SSIM is exactly 1 there and need not be computed.
+    """
+    filled = np.logical_or.reduce([v != 0 for v in volumes])
+    box = []
+    for axis in range(filled.ndim):
+        indices = np.flatnonzero(filled.any(axis=tuple(a for a in range(filled.ndim) if a != axis)))
+        low, high = (int(indices[0]), int(indices[-1]) + 1) if indices.size else (0, 1)
+        # Mirroring at a cut needs as many voxels as the window reaches, all of them true neighbours.
+        box.append(slice(max(0, low - 2 * (TAPS // 2)), min(filled.shape[axis], high + 2 * (TAPS // 2))))
+    return tuple(box)
+
+
 def _blur(volume: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Separable Gaussian; `mirror` reflects without repeating the edge, as torch's reflect padding does."""
+    """Blur by a separable Gaussian; `mirror` repeats no edge, as torch's reflect padding."""
     taps = np.arange(TAPS) - TAPS // 2
     kernel = np.exp(-((taps / SIGMA) ** 2) / 2)
     kernel /= kernel.sum()

@@ -16,7 +16,7 @@ from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.metrics.ssim import ssim_map
-from app.evaluation.scoring import Scores
+from app.evaluation.scoring import VolumeScores
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks.architectures import Segmenter3dConfig
@@ -298,7 +298,7 @@ class TestRun:
 
         def scored(model, cases, masks):
             models.append(model)
-            return [Scores(c.subject, "t1c", {"ssim_brain": 0.5 - 0.1 * len(models)}) for c in cases]
+            return [VolumeScores(c.subject, "t1c", {"ssim_brain": 0.5 - 0.1 * len(models)}) for c in cases]
 
         monkeypatch.setattr(tasks, "score_missing_sequences", scored)
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
@@ -448,7 +448,7 @@ class TestCommands:
 
         def scored(model, *_):
             values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[bool(model.refiner)]}
-            return [Scores("new", m, values) for m in MODALITIES]
+            return [VolumeScores("new", m, values) for m in MODALITIES]
 
         monkeypatch.setattr("app.training.export.score_missing_sequences", scored)
         arguments = (weights, "--score-on", str(folder / "unseen"))

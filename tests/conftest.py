@@ -164,6 +164,29 @@ def training_cache(training_data: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three complete phantoms of two tumour types."""
+    folder = tmp_path_factory.mktemp("complete")
+    for number in range(3):
+        write_phantom(
+            make_phantom((40, 44, 36), number), folder, f"BraTS-{'GLI' if number else 'MET'}-0000{number}-000"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(complete: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every sequence of every subject dropped in turn and made again."""
+    from app.cli import main
+
+    place = tmp_path_factory.mktemp("run")
+    assert main(["dropout", "--input", str(complete), "--output", str(place / "in"), "--each"]) == 0
+    assert main(["synthesize", "--input", str(place / "in"), "--output", str(place / "out"),
+                 "--report-dir", str(place / "report"), "--model", "regression"]) == 0  # fmt: skip
+    return place
+
+
 def load(path: Path) -> nib.Nifti1Image:
     image = nib.load(path)
     assert isinstance(image, nib.Nifti1Image)

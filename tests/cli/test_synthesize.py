@@ -320,23 +320,6 @@ class TestParts:
             choose_part(None, 3, {})
 
 
-def test_info_names_models_and_devices(weights_dir, capsys):
-    assert main(["info", "--weights", str(weights_dir)]) == 0
-    text = capsys.readouterr().out
-    assert "tiny: generator" in text
-    assert "cpu:" in text
-
-
-def test_demo(tmp_path, capsys):
-    """By the fastest model; the image's demo (`test_challenge.py`) is by the default."""
-    assert main(["demo", "--output", str(tmp_path / "demo"), "--drop", "t1c", "--model", "regression"]) == 0
-    text = capsys.readouterr().out
-    assert (tmp_path / "demo" / "phantom-t1c.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "demo" / "output" / "phantom-t1c.nii.gz").is_file()
-    assert not (tmp_path / "demo" / "input" / "phantom" / "phantom-t1c.nii.gz").exists()
-    assert "phantom-t1c.png" in text
-
-
 def test_export_of_a_regression_is_refused(weights_dir, capsys):
     assert main(["export", "--weights", str(weights_dir), "--model", "regression"]) == 4
     assert "runs without onnxruntime" in capsys.readouterr().err

@@ -22,7 +22,6 @@ from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.downstream import REAL, downstream_summary, score_downstream
 from app.evaluation.scoring import VolumeScores, find_pairs
 from app.inference.segmentation import TumourSegmenter
-from app.networks.blocks import group_norm
 from app.networks.unet3d import Segmenter3d
 from app.registry.manifest import read_manifest, write_entry
 from app.training.config import AugmentationRecipe, DataRecipe, load_recipe
@@ -59,29 +58,6 @@ def patches_of(size=(8, 8, 8), count=2, seed=0) -> Patches:
     scale = torch.tensor([-2.0, 3.0]).expand(count, 4, 2)
     # What lies beside is the labels themselves, so that a test sees whether both move together.
     return Patches(images, brain, labels, torch.ones(count, dtype=torch.bool), scale, labels[:, None].float())
-
-
-class TestNetwork:
-    def test_it_gives_classes_of_every_voxel_at_every_level(self):
-        network = Segmenter3d((4, 8, 8))
-        assert network.factor == 4
-        levels = network.deep(torch.zeros(2, 4, 16, 8, 12))
-        assert [tuple(v.shape) for v in levels] == [(2, 4, 16, 8, 12), (2, 4, 8, 4, 6)]
-        assert torch.equal(network(torch.zeros(2, 4, 16, 8, 12)), levels[0])
-
-    @pytest.mark.parametrize("count", [1, 2])
-    def test_the_fast_norm_of_volumes_is_torchs(self, count):
-        torch.manual_seed(0)
-        x = torch.randn(count, 6, 4, 3, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last_3d)
-        weight, bias = torch.randn(6).bfloat16(), torch.randn(6).bfloat16()
-        results = []
-        for function in (group_norm, lambda *a: F.group_norm(*a[:4], 1e-5)):
-            leaf = x.clone(memory_format=torch.preserve_format).requires_grad_(True)
-            out = function(leaf, 3, weight, bias)
-            out.float().square().sum().backward()
-            results.append((out.detach().float(), leaf.grad.float()))
-        for fast, slow in zip(*results, strict=True):
-            torch.testing.assert_close(fast, slow, rtol=0.05, atol=0.1)
 
 
 class TestPatches:

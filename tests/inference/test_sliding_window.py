@@ -87,13 +87,6 @@ class TestStarts:
         assert len(list(starts((slice(40, 184), slice(20, 196), slice(0, 144)), (80, 96, 80), 0.1))) == 8
 
 
-class TestBoundingBox:
-    def test_it_is_the_smallest_around_all_true_voxels(self):
-        found = np.zeros((6, 7, 8), bool)
-        found[1, 2, 7] = found[4, 2, 3] = True
-        assert bounding_box(found) == (slice(1, 5), slice(2, 3), slice(3, 8))
-
-
 class TestWeights:
     @given(windows)
     def test_they_are_symmetric_positive_and_one_in_the_middle(self, window):

@@ -7,20 +7,13 @@ from app.core.constants import MODALITIES, subset_key
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.phantom import make_phantom, write_phantom
-from app.networks.voxelwise_regression import VoxelwiseRegression, exponents, monomials
+from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import load_regression
 from app.registry.lineage import read_lineage
 from app.training.intensity_fit import NORMALIZATION, fit, fit_and_write, subsets
-
-
-def test_monomials_are_all_products_up_to_the_third_degree():
-    values = np.array([[2.0], [3.0], [5.0]], dtype=np.float32)
-    expected = [float(np.prod([values[i, 0] for i in term])) for term in exponents(3)]
-    assert len(expected) == 20
-    np.testing.assert_allclose(monomials(values)[:, 0], expected)
 
 
 def test_subsets():

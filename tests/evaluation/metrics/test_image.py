@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.data.labels import region_mask
 from app.evaluation.metrics.image import image_scores, pixel_accuracy, stripe_score, tumour_shell
-from app.evaluation.metrics.segmentation import EMPTY_DISTANCE_MM, segmentation_scores
 from app.evaluation.metrics.ssim import mean_ssim, ssim_map
 from app.preprocessing.normalization import rescale_as_scored
 
@@ -130,44 +128,3 @@ def test_pixel_accuracy():
     everywhere = np.ones((2, 2, 2), dtype=bool)
     assert pixel_accuracy(prediction, truth, everywhere) == 5 / 8
     assert math.isnan(pixel_accuracy(prediction, truth, ~everywhere))
-
-
-class TestSegmentation:
-    @staticmethod
-    def _cube(low: int, high: int, label: int = 1) -> np.ndarray:
-        labels = np.zeros((30, 30, 30), dtype=np.uint8)
-        labels[low:high, 10:20, 10:20] = label
-        return labels
-
-    @pytest.mark.parametrize("labels", [[0, 1, 2, 3, 0], [0, 1, 2, 4, 0], [0, 1, 2, 3, 4]])
-    def test_regions_of_every_year(self, labels):
-        """The enhancing tumour is 3, or 4 where there is no 3; a 4 beside a 3 is a resection cavity."""
-        labels = np.array(labels)
-        assert region_mask(labels, "ET").tolist() == [False, False, False, True, False]
-        assert region_mask(labels, "TC").tolist() == [False, True, False, True, False]
-        assert region_mask(labels, "WT").tolist() == [False, True, True, True, False]
-
-    def test_identical(self):
-        scores = segmentation_scores(self._cube(5, 15, 3), self._cube(5, 15, 3))
-        assert scores["dice_ET"] == scores["nsd0.5_TC"] == scores["nsd1_WT"] == 1
-        assert scores["hd95_ET"] == scores["assd_WT"] == 0
-
-    def test_a_shift_is_measured_in_millimetres(self):
-        near = segmentation_scores(self._cube(5, 15), self._cube(7, 17), (1.0, 1.0, 1.0))
-        far = segmentation_scores(self._cube(5, 15), self._cube(7, 17), (3.0, 1.0, 1.0))
-        assert near["dice_TC"] == far["dice_TC"] == pytest.approx(0.8)
-        assert near["hd95_TC"] == pytest.approx(2)
-        assert far["hd95_TC"] == pytest.approx(6)
-        assert 0 < near["nsd1_TC"] < 1
-
-    def test_empty_cases_count_as_in_the_challenge(self):
-        nothing, something = self._cube(0, 0), self._cube(5, 15, 3)
-        both = segmentation_scores(nothing, nothing)
-        assert (both["dice_ET"], both["hd95_ET"], both["nsd1_ET"], both["assd_ET"]) == (1, 0, 1, 0)
-        for pair in ((nothing, something), (something, nothing)):
-            one = segmentation_scores(*pair)
-            assert (one["dice_ET"], one["hd95_ET"], one["nsd0.5_ET"]) == (0, EMPTY_DISTANCE_MM, 0)
-
-    def test_shapes_must_match(self):
-        with pytest.raises(ValueError, match="shapes"):
-            segmentation_scores(np.zeros((3, 3, 3)), np.zeros((3, 3, 4)))

@@ -13,12 +13,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.data.phantom import Phantom, make_phantom, write_phantom
 from app.inference.view_fusion import ViewFusion
 from app.preprocessing.slices import paste
+
+# A busy machine must fail no law.
+settings.register_profile("tetrad", deadline=None)
+settings.load_profile("tetrad")
 
 SHAPE = (48, 56, 40)
 DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))

@@ -4,13 +4,16 @@ import csv
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from app.cli import main
+from app.cli import build_parser, main
+from app.cli.evaluate import TUMOUR_SEGMENTER
 from app.core.constants import MODALITIES
+from app.core.errors import UsageError
 
 SHAPE = (40, 44, 36)
 
@@ -92,3 +95,33 @@ class TestEvaluate:
                      "--predicted-segmentations", str(masks)])  # fmt: skip
         assert code == 0
         assert "| dice_ET | 3 | 1.000 |" in capsys.readouterr().out
+
+
+class TestTumourSegmenter:
+    ARGUMENTS = ("evaluate", "--prediction", "a", "--reference", "b", "--downstream")
+
+    @pytest.mark.parametrize("option", ["--tumour-segmenter", "--judge"])
+    def test_the_former_option_still_works(self, option):
+        assert build_parser().parse_args([*self.ARGUMENTS, option, "mine"]).tumour_segmenter == "mine"
+
+    def test_the_former_option_is_not_shown(self, capsys):
+        assert build_parser().parse_args(self.ARGUMENTS).tumour_segmenter == TUMOUR_SEGMENTER
+        with pytest.raises(SystemExit):
+            main(["evaluate", "--help"])
+        text = capsys.readouterr().out
+        assert "--tumour-segmenter" in text
+        assert "judge" not in text
+
+    @pytest.mark.parametrize("names,expected", [({TUMOUR_SEGMENTER, "judge"}, TUMOUR_SEGMENTER), ({"judge"}, "judge")])
+    def test_a_folder_of_weights_may_have_the_former_name(self, tmp_path, monkeypatch, names, expected):
+        manifest = SimpleNamespace(entries=names, entry=lambda name: name)
+        opened = []
+
+        def refuse(entry, device):
+            opened.append((entry, device))
+            raise UsageError("seen enough")
+
+        monkeypatch.setattr("app.registry.manifest.read_manifest", lambda _: manifest)
+        monkeypatch.setattr("app.inference.segmentation.TumourSegmenter.open", refuse)
+        assert main([*self.ARGUMENTS, "--weights", str(tmp_path)]) == 2
+        assert opened == [(expected, "auto")]

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.core.constants import MODALITIES
 from app.core.errors import CaseError
-from app.data.cases import plan
+from app.data.cases import Case, also_in, patient_of, plan, tumour_type
 from app.data.discovery import scan
 
 
@@ -68,3 +73,42 @@ class TestPlan:
         (tmp_path / "s" / "s-t1n.nii.gz").write_bytes(gzip.compress(b"no image"))
         with pytest.raises(CaseError, match="no sequence can be used"):
             plan(scan(tmp_path).cases[0])
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "subject,kind,patient",
+        [
+            ("BraTS-GLI-00001-000", "GLI", "BraTS-GLI-00001"),
+            ("BraTS-MET-00012-103", "MET", "BraTS-MET-00012"),
+            ("BraTS2021_00000", "unknown", "BraTS2021_00000"),
+            ("sub-01_ses-02", "unknown", "sub-01_ses-02"),
+        ],
+    )
+    def test_type_and_patient_come_from_a_brats_name(self, subject, kind, patient):
+        assert tumour_type(subject) == kind
+        assert patient_of(subject) == patient
+
+    def test_another_exam_of_a_patient_is_known(self):
+        subjects = ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000", "x"]
+        assert also_in(subjects, ["BraTS-GLI-00001-007", "y"]) == subjects[:2]
+        assert also_in(subjects, []) == []
+
+
+class TestLaws:
+    @given(st.sets(st.sampled_from(MODALITIES), min_size=1), st.booleans())
+    def test_inputs_and_targets_share_nothing_and_references_are_inputs(self, present, complete_all):
+        case = Case("s", {m: Path(m) for m in present}, {m: SimpleNamespace(same_as=lambda _: True) for m in present})
+        todo = plan(case, "fallback", complete_all)
+        assert todo.inputs == case.usable == tuple(m for m in MODALITIES if m in present)
+        assert todo.targets == case.absent
+        assert not todo.fallback
+        assert all(todo.reference_of(t) in todo.inputs for t in todo.targets)
+
+    @given(st.sampled_from(MODALITIES))
+    def test_a_fault_or_emptiness_leaves_the_case_as_it_was(self, modality):
+        case = Case("s", {m: Path(m) for m in MODALITIES})
+        for other in (case.with_fault(modality, "broken"), case.with_empty(modality, "all zero")):
+            assert set(case.usable) - set(other.usable) == {modality}
+            assert other.absent == ()
+        assert case.usable == MODALITIES

@@ -46,3 +46,8 @@ class TestMakeMissingSequenceSet:
         next(source.rglob("*MET*t1n.nii.gz")).write_bytes(b"no image")
         assert len(make_missing_sequence_set(source, tmp_path / "again")) == 1
         assert "is not gzip-compressed" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_the_draw_of_fewer_subjects_is_the_beginning_of_the_draw_of_more(count):
+    assert draw_sequences(50)[:count] == draw_sequences(count)

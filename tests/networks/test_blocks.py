@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from app.networks.blocks import group_norm
+from app.networks.blocks import (
+    ChannelGate,
+    Downsample,
+    Encoder,
+    GroupedConv2d,
+    GroupedNorm,
+    PreActivation,
+    ResidualBlock,
+    Upsample,
+    group_norm,
+)
 
 
 def test_quick_group_norm_has_torchs_values_and_gradients():
@@ -39,3 +49,50 @@ def test_the_fast_norm_of_volumes_is_torchs(count):
         results.append((out.detach().float(), leaf.grad.float()))
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, slow, rtol=0.05, atol=0.1)
+
+
+BLOCKS = {
+    "convolution": (lambda: GroupedConv2d(3, 5, 3, padding=1), (2, 3, 8, 12), (2, 5, 8, 12)),
+    "members": (lambda: GroupedConv2d(3, 5, 1, members=4), (2, 12, 8, 12), (2, 20, 8, 12)),
+    "norm": (lambda: GroupedNorm(16), (2, 16, 8, 12), (2, 16, 8, 12)),
+    "activation": (lambda: PreActivation(8, 16), (2, 8, 8, 12), (2, 16, 8, 12)),
+    "residual": (lambda: ResidualBlock(16, 16), (2, 16, 8, 12), (2, 16, 8, 12)),
+    "widening": (lambda: ResidualBlock(8, 16), (2, 8, 8, 12), (2, 16, 8, 12)),
+    "down": (lambda: Downsample(8), (2, 8, 8, 12), (2, 8, 4, 6)),
+    "up": (lambda: Upsample(8), (2, 8, 4, 6), (2, 8, 8, 12)),
+    "gate": (lambda: ChannelGate(8), (2, 8, 4, 6), (2, 8, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("block,before,after", BLOCKS.values(), ids=BLOCKS)
+def test_shapes(block, before, after):
+    out = block()(torch.randn(before))
+    assert out.shape == after
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("members", [1, 4])
+def test_one_member_of_many_gives_its_share_of_all(members):
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 16, members=members).eval()
+    x = torch.randn(2, 8 * members, 8, 12)
+    parts = [block(x[:, 8 * m : 8 * m + 8], m) for m in range(members)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_encoder_halves_at_every_stage_but_the_last():
+    features = Encoder(1, (8, 8, 16, 16, 24))(torch.randn(1, 1, 32, 48))
+    assert [tuple(f.shape[1:]) for f in features] == [(8, 32, 48), (8, 16, 24), (16, 8, 12), (16, 4, 6), (24, 2, 3)]
+
+
+def test_a_gate_is_between_nought_and_one():
+    gate = ChannelGate(8)(100 * torch.randn(2, 8, 4, 6))
+    assert gate.min() >= 0
+    assert gate.max() <= 1
+
+
+def test_down_sampling_pads_below_and_to_the_right():
+    block = Downsample(1)
+    x = torch.randn(1, 1, 8, 8)
+    padded = F.pad(x, (0, 1, 0, 1))
+    torch.testing.assert_close(block(x), F.conv2d(padded, block.conv.weight, block.conv.bias, stride=2))

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.constants import MODALITIES
+from app.core.errors import WeightsError
 from app.preprocessing.normalization import (
     Intensity,
 )
-from app.preprocessing.target_intensity import IntensityPredictor
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor, intensity_features, median_features
 
 
 class TestIntensityPredictor:
@@ -42,3 +46,45 @@ def _predictor() -> IntensityPredictor:
     loaded = load_intensity(read_manifest(WEIGHTS_DIR).entry("regression"))
     assert loaded is not None
     return loaded
+
+
+class TestFeatures:
+    @given(factor=st.floats(0.01, 100), count=st.integers(1, 3))
+    def test_they_do_not_know_the_unit(self, factor, count):
+        inputs = {m: Intensity(300.0 + 50 * i, 100.0 + 9 * i) for i, m in enumerate(MODALITIES[:count])}
+        larger = {m: Intensity(i.mean * factor, i.std * factor) for m, i in inputs.items()}
+        one, scale = intensity_features(inputs)
+        other, scaled = intensity_features(larger)
+        assert one.shape == (1 + 2 * count,)
+        np.testing.assert_allclose(one, other, atol=1e-9)
+        assert scaled - scale == pytest.approx(np.log(factor), abs=1e-9)
+
+    def test_medians_follow_in_challenge_order(self):
+        inputs = {m: Intensity(300.0, 100.0) for m in ("t2w", "t1c")}
+        features = median_features(inputs, {"t2w": 0.4, "t1c": 0.1})
+        np.testing.assert_array_equal(features[-2:], [0.1, 0.4])
+        assert len(features) == 7
+
+
+MEANS = {m: 0.1 * i for i, m in enumerate(MODALITIES)}
+
+
+class TestMedianPredictor:
+    def test_the_mean_needs_no_input(self):
+        predictor = MedianPredictor(MEANS)
+        assert predictor.predict({}, {}, "t2w") == pytest.approx(0.3)
+        assert MedianPredictor.from_json(json.loads(json.dumps(predictor.to_json()))) == predictor
+
+    def test_a_prediction_stays_within_its_span(self):
+        predictor = MedianPredictor(MEANS, {"t1c>t2w": (0.0, 0.0, 0.0, 2.0)}, {"t2w": (-0.2, 0.2)})
+        inputs = {"t1c": Intensity(300.0, 100.0)}
+        values = [predictor.predict(inputs, {"t1c": median}, "t2w") for median in (-5.0, 0.05, 5.0)]
+        assert values == pytest.approx([-0.2, 0.1, 0.2])
+
+    def test_an_entry_without_medians_has_no_predictor(self):
+        assert MedianPredictor.from_json({}) is None
+
+    @pytest.mark.parametrize("form", [{"target_medians": {"t1c": 0.1}}, {"target_medians": dict.fromkeys(MODALITIES)}])
+    def test_damaged_medians_are_refused(self, form):
+        with pytest.raises(WeightsError, match="fetch it again"):
+            MedianPredictor.from_json(form)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from app.evaluation.metrics.segmentation import EMPTY_DISTANCE_MM, segmentation_scores
+from app.evaluation.metrics.segmentation import EMPTY_DISTANCE_MM, mask_scores, segmentation_scores
 
 
 class TestSegmentation:
@@ -37,3 +39,32 @@ class TestSegmentation:
     def test_shapes_must_match(self):
         with pytest.raises(ValueError, match="shapes"):
             segmentation_scores(np.zeros((3, 3, 3)), np.zeros((3, 3, 4)))
+
+
+boxes = st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(0, 5), st.integers(1, 6))
+
+
+def _box(low: int, width: int, start: int, depth: int) -> np.ndarray:
+    mask = np.zeros((12, 12, 12), dtype=bool)
+    mask[low : low + width, 3:8, start : start + depth] = True
+    return mask
+
+
+class TestLaws:
+    @settings(max_examples=20, deadline=None)
+    @given(boxes, boxes)
+    def test_both_ways_round_the_scores_are_the_same(self, one, other):
+        first = mask_scores(_box(*one), _box(*other), (1.0, 1.0, 2.0))
+        second = mask_scores(_box(*other), _box(*one), (1.0, 1.0, 2.0))
+        assert first == pytest.approx(second, abs=1e-6)
+        assert 0 <= first["dice"] <= 1
+        assert first["nsd0.5"] <= first["nsd1"]
+
+    @settings(max_examples=10, deadline=None)
+    @given(boxes, boxes, st.floats(0.5, 3))
+    def test_distances_grow_with_the_voxels(self, one, other, factor):
+        small = mask_scores(_box(*one), _box(*other), (1.0, 1.0, 1.0))
+        large = mask_scores(_box(*one), _box(*other), (factor, factor, factor))
+        assert large["dice"] == small["dice"]
+        assert large["hd95"] == pytest.approx(factor * small["hd95"], rel=1e-6)
+        assert large["assd"] == pytest.approx(factor * small["assd"], rel=1e-6)

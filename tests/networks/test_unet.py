@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from app.core.constants import CLASSES
-from app.networks.unet import Segmenter2d, UNetConfig, UNetGenerator, code_planes
+from app.networks.architectures import UNetConfig
+from app.networks.unet import Segmenter2d, UNetGenerator, code_planes
 
 
 def _inputs(batch: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Tensor, ...]:

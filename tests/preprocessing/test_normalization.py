@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
-from app.core.errors import WeightsError
 from app.preprocessing.normalization import (
     BRASYN25_INTENSITIES,
+    Intensity,
     Normalization,
     denormalize,
     measure,
@@ -62,12 +63,16 @@ def test_dataset_scheme_is_the_released_one():
 
 @pytest.mark.parametrize("scheme", [VOLUME, DATASET])
 def test_the_manifest_form_is_a_round_trip(scheme):
-    assert Normalization.from_json(json.loads(json.dumps(scheme.to_json()))) == scheme
+    form = TypeAdapter(Normalization)
+    assert form.validate_json(form.dump_json(scheme)) == scheme
+    assert json.loads(json.dumps(scheme.to_json()))["scheme"] == scheme.scheme
 
 
 def test_unknown_scheme_is_refused():
-    with pytest.raises(WeightsError, match="update Tetrad"):
-        Normalization.from_json({"scheme": "histogram"})
+    with pytest.raises(ValidationError, match="scheme"):
+        TypeAdapter(Normalization).validate_python({"scheme": "histogram"})
+    with pytest.raises(ValueError, match="all four"):
+        Normalization("dataset", intensities={"t1c": Intensity(1.0, 1.0)})
 
 
 def test_two_valued_volume_has_a_deviation():

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app import __version__
 from app.cli.argument_types import EXIT_CODES
@@ -71,9 +71,20 @@ class _Formatter(logging.Formatter):
         return prefix + super().format(record)
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Parse a command, and load text for the end of its help only where help is shown."""
+
+    late_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    parser = argparse.ArgumentParser(prog="python -m app", description=_DESCRIPTION, epilog=EXIT_CODES)
+    parser = _CommandParser(prog="python -m app", description=_DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"tetrad {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_synthesize(commands)

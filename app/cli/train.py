@@ -15,15 +15,13 @@ log = logging.getLogger(__name__)
 
 
 def add_train(commands: Any) -> None:
-    """Declares the command `train`."""
-    from app.training.config import built_in
-
+    """Declare the command `train`."""
     p = commands.add_parser(
         "train",
         help="train a generator, a refiner, an enhancer, the segmenter or the judge by a recipe",
         description="Trains by a recipe. `torchrun --nproc-per-node N -m -- app train ...` uses N GPUs.",
-        epilog="recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items()),
     )
+    p.late_epilog = _list_recipes
     p.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a recipe below")
     p.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of complete subjects")
     p.add_argument("--run", type=path, required=True, metavar="DIR", help="gets checkpoints, logs and pictures")
@@ -53,6 +51,12 @@ def add_train(commands: Any) -> None:
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
     p.set_defaults(command=_train)
+
+
+def _list_recipes() -> str:
+    from app.training.config import built_in
+
+    return "recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items())
 
 
 def _train(options: argparse.Namespace) -> int:

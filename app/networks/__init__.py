@@ -1,4 +1,4 @@
-"""Networks, which read no files; `architectures` states their shapes without torch."""
+"""Define the networks; they read no files, and `architectures` needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes of the networks, as a manifest states them; importing them needs no torch."""
+"""State the shapes of the networks for manifests, without torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class HfGanConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels per stage."""
+        """Return channels per stage."""
         return tuple(self.width * m for m in _HF_GAN_MULTIPLIERS)
 
     @classmethod

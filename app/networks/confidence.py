@@ -1,10 +1,10 @@
-"""The head that says how wrong each pixel of a synthesised slice is expected to be.
+"""Predict the expected error of each pixel of a synthesised slice.
 
-Source: CG-SAMR (Guo et al., "Confidence-guided lesion mask-based simultaneous synthesis of anatomic and molecular MR
-images", Medical Image Analysis 2021), which trains a confidence c per pixel by c * |error| - lambda * log(c). For a
-fixed error that is least at c = lambda / |error|: whatever the link, lambda / c is the absolute error that the head
-expects, and the loss is lambda times the negative log-likelihood of a Laplace distribution of that scale (Kendall and
-Gal, NeurIPS 2017), but for a constant. So all kinds give one thing, the expected error b, in scores.
+Source: CG-SAMR, the confidence-guided synthesis of Guo et al., Medical Image Analysis 2021. It trains a confidence c
+per pixel by c * |error| - lambda * log(c). For a fixed error that is least at c = lambda / |error|. So, whatever the
+link, lambda / c is the absolute error that the head expects. But for a constant, the loss is lambda times the negative
+log-likelihood of a Laplace distribution of that scale (Kendall and Gal, NeurIPS 2017). All kinds give the expected
+error b in normalized units, deviations of the sequence over its brain.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIMIT: Final = 8.0
 
 
 class ConfidenceHead(nn.Sequential):
-    """3 x 3 convolution, SiLU, 1 x 1 convolution on a network's last features; 5 thousand parameters on 32 channels.
+    """Predict the error from a network's last features by two convolutions.
 
     Args:
         channels: of the features.
@@ -38,7 +38,14 @@ class ConfidenceHead(nn.Sequential):
         self.scale = scale
 
     def forward(self, features: Tensor) -> Tensor:
-        """B x channels x H x W to B x 1 x H x W, float32: the expected absolute error b = lambda / c, in scores."""
+        """Predict the absolute error b = lambda / c in normalized units.
+
+        Args:
+            features: B x channels x H x W.
+
+        Returns:
+            float32 B x 1 x H x W.
+        """
         for layer in self:
             features = layer(features)
         # Bfloat16 would round b to one part in 128, and its sums in the loss far more coarsely.
@@ -47,12 +54,12 @@ class ConfidenceHead(nn.Sequential):
 
 
 def new_head(channels: int, kind: Confidence, scale: float) -> ConfidenceHead | None:
-    """The head that a configuration asks for, None where it asks for none."""
+    """Build the head of a configuration; return None where it has none."""
     return None if kind == "none" else ConfidenceHead(channels, kind, scale)
 
 
 class SliceNetwork(nn.Module):
-    """What every generator is above its features: a last convolution, and perhaps a head for confidence.
+    """Turn the last features of a generator into an image and an expected error.
 
     Attributes:
         confidence: the head, None where the configuration has none.
@@ -61,11 +68,11 @@ class SliceNetwork(nn.Module):
     confidence: ConfidenceHead | None
 
     def image(self, features: Tensor) -> Tensor:
-        """Scores of the target sequence, B x 1 x H x W, from the last features."""
+        """Compute the normalized target, B x 1 x H x W, from the last features."""
         raise NotImplementedError
 
     def error(self, features: Tensor) -> Tensor:
-        """Expected absolute error in scores, float32 B x 1 x H x W, from the last features.
+        """Compute the expected absolute error in normalized units, float32 B x 1 x H x W.
 
         Raises:
             ValueError: the network has no head.

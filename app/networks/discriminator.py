@@ -1,4 +1,4 @@
-"""PatchGAN discriminator that also says which sequence it sees."""
+"""Tell real slices from synthesised ones, and name their sequence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SLOPE: Final = 0.2
 
 
 class Discriminator(nn.Module):
-    """Real or made, patch by patch (70 x 70 pixels), and which of the four sequences.
+    """Tell real from synthesised by patches of 70 x 70 pixels, and name the sequence.
 
     Source: PatchGAN of pix2pix (Isola et al., CVPR 2017); the classification head as in HF-GAN.
 
@@ -35,10 +35,10 @@ class Discriminator(nn.Module):
         self.classes = nn.Linear(8 * width, len(MODALITIES))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of being real, B x 1 x h x w, and of the sequence, B x 4.
+        """Return logits of real patches, B x 1 x h x w, and of the sequence, B x 4.
 
         Args:
-            images: B x 1 x H x W scores, H and W at least 32.
+            images: normalized, B x 1 x H x W, H and W at least 32.
         """
         features = self.features(images)
         return self.patches(features), self.classes(features.mean(dim=(2, 3)))

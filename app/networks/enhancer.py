@@ -1,4 +1,4 @@
-"""The 3D enhancer: finds, without the T1c, what would enhance, and makes it enhance in a T1c that another has made."""
+"""Find enhancing tumour without the T1c, and make it enhance in a synthesised T1c."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ _LEVEL = 2.0
 
 
 class Blinded(nn.Module):
-    """An enhancer as a segmenter of exams that may have a T1c, which it is not shown."""
+    """Use an enhancer as a segmenter of exams, and hide their T1c from it."""
 
     def __init__(self, enhancer: Enhancer) -> None:
         super().__init__()
         self.enhancer = enhancer
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order."""
+        """Return logits, B x 4 x X x Y x Z, of normalized images of that shape in challenge order."""
         shown = self.enhancer.shown(images, tuple(range(len(MODALITIES))))
         return unpooled(self.enhancer.parts(pooled(shown))[0][0])
 
 
 class Enhancer(nn.Module):
-    """A first-stage T1c and the present sequences in; the T1c, enhancing where the tumour is expected to, out.
+    """Brighten a first-stage T1c where the tumour is expected to enhance.
 
     A network that is asked for a T1c alone, slice by slice, leaves out enhancement that it is not sure of. This one
-    sees the tumour in three dimensions and as a whole, and is taught its parts by name: of each voxel it says how
-    probably it enhances (p), and how bright it would then be (e). What it gives is stage + p * max(e - near, 0), with
-    the brightest of the first stage nearby (see `nearby`): brighter where the first stage shows no enhancement that is
-    there, nowhere darker, and where it shows some (or a vessel) left as it is, since its picture of that is sharper.
+    sees the tumour in three dimensions and as a whole, and is taught its parts by name. For each voxel it gives the
+    probability of enhancement (p) and the brightness it would then have (e). The result is stage + p * max(e - near,
+    0), with the brightest of the first stage nearby (see `nearby`). So it is brighter where the first stage misses
+    enhancement, and nowhere darker. Where the first stage shows enhancement or a vessel it stays: that picture is
+    sharper.
 
-    It looks at half the resolution, at which a rim is still two or three voxels wide and most of a brain fits into one
-    window, and its answers are interpolated: what is finer comes from the first stage.
+    It works at half the resolution. There a rim is still two or three voxels wide, and most of a brain fits into one
+    window. Its answers are interpolated; finer detail comes from the first stage.
 
     Our own; the network is that of `Segmenter3d`, with a second head.
     """
@@ -60,7 +61,7 @@ class Enhancer(nn.Module):
         nn.init.constant_(self.head.bias, _LEVEL)  # type: ignore[arg-type]
 
     def forward(self, stage: Tensor, images: Tensor, target: Tensor, members: tuple[int, ...]) -> Tensor:
-        """B x 1 x X x Y x Z float32 scores, the arguments as `app.networks.refiner.Refiner`'s.
+        """Return the normalized T1c, float32 B x 1 x X x Y x Z; arguments as `Refiner.forward`.
 
         Args:
             target: unused, since it is always the T1c.
@@ -71,16 +72,16 @@ class Enhancer(nn.Module):
         return stage + answers[:, :1] * answers[:, 1:]
 
     def parts(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Logits of the tumour's parts at the resolution given, at half of it ..., and the score of what enhances.
+        """Return logits of the tumour's parts per level, and the brightness of enhancement.
 
         Args:
-            images: B x 4 x X x Y x Z scores as `shown` and then `pooled` give them.
+            images: normalized, B x 4 x X x Y x Z, from `shown` and then `pooled`.
         """
         features = self.segmenter.features(images.to(self.head.weight.dtype))
         return self.segmenter.logits(features), self.head(features[0])
 
     def shown(self, images: Tensor, members: tuple[int, ...]) -> Tensor:
-        """The same scores of the sequences that `members` names, the T1c never; background elsewhere."""
+        """Keep the sequences that `members` names, but never the T1c; fill others with background."""
         hidden = torch.full_like(images, self.config.background)
         there = [m for m in members if m != TARGET]
         hidden[:, there] = images[:, there]
@@ -88,27 +89,31 @@ class Enhancer(nn.Module):
 
     @property
     def makes(self) -> tuple[Modality, ...]:
-        """The sequences that it has something to say on."""
+        """Return the sequences that it changes."""
         return (MODALITIES[TARGET],)
 
     @property
     def factor(self) -> int:
-        """What the sides of its inputs must be multiples of."""
+        """Return the divisor of the sides of its inputs."""
         return POOLING * self.segmenter.factor
 
 
 def pooled(volumes: Tensor) -> Tensor:
-    """Means over blocks of `POOLING` voxels a side, B x C x X/2 x Y/2 x Z/2."""
+    """Average blocks of `POOLING` voxels a side to B x C x X/2 x Y/2 x Z/2."""
     return F.avg_pool3d(volumes, POOLING)
 
 
 def unpooled(volumes: Tensor) -> Tensor:
-    """What `pooled` took away interpolated again, B x C x 2X x 2Y x 2Z."""
+    """Interpolate the result of `pooled` to B x C x 2X x 2Y x 2Z."""
     return F.interpolate(volumes, scale_factor=POOLING, mode="trilinear")
 
 
 def nearby(stage: Tensor) -> Tensor:
-    """The brightest score within three voxels (of half the resolution, B x 1 x X x Y x Z) of each, smoothed."""
+    """Find the brightest value within three voxels of each, and smooth.
+
+    Args:
+        stage: normalized, at half the resolution, B x 1 x X x Y x Z.
+    """
     for axis in range(3):
         window, padding = [1, 1, 1], [0, 0, 0]
         window[axis], padding[axis] = _NEAR, _NEAR // 2

@@ -1,4 +1,4 @@
-"""The hybrid-fusion generator: one encoder per sequence, one for all of them early, attention fusion, infuser, decoder.
+"""Synthesise slices by hybrid fusion: encoders per sequence and early, fusion, infuser, decoder.
 
 Source: the released BraSyn 2025 entry (AImageLab, "No More Slice Wars"), after HF-GAN (hybrid fusion) and the BraSyn
 2024 winner (intensity code). The `full` preset computes the released function.
@@ -18,7 +18,7 @@ from app.networks.infuser import Infuser
 
 
 class Fusion(nn.Module):
-    """Joins the bottlenecks of the present sequences and of the early encoder into one map."""
+    """Fuse the bottlenecks of the present sequences and of the early encoder into one map."""
 
     def __init__(self, channels: int, members: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Fusion(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Four stages of skip, residual block and up-sampling, then one channel."""
+    """Decode by four stages of skip, residual block and up-sampling, then one channel."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """What `head` makes one channel of, B x widths[0] x H x W.
+        """Return the features that `head` reads, B x widths[0] x H x W.
 
         Args:
             skips: the joined features of all stages but the finest, finer first.
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
 
 
 class HfGan(SliceNetwork):
-    """Slices of the present sequences in, slices of the missing one out."""
+    """Synthesise slices of the missing sequence from those of the present ones."""
 
     def __init__(self, config: HfGanConfig) -> None:
         super().__init__()
@@ -100,11 +100,11 @@ class HfGan(SliceNetwork):
         members: tuple[int, ...] | None = None,
         grouped: bool = False,
     ) -> Tensor:
-        """Scores of the target sequence, B x 1 x H x W.
+        """Return the normalized target, B x 1 x H x W.
 
         Args:
-            images: B x 4 x H x W scores in challenge order, H and W multiples of 16.
-            present: B x 4, 1 where that sequence is there; the others' pixels are not looked at.
+            images: normalized, B x 4 x H x W in challenge order, H and W multiples of 16.
+            present: B x 4, 1 where that sequence is there; pixels of the others are ignored.
             target, view, intensity: (B,), see `Infuser`.
             members: the sequences present in every slice of the batch. Only their encoders are run. None runs all
                 four and masks, for batches that mix subsets and for export.
@@ -116,7 +116,7 @@ class HfGan(SliceNetwork):
     def encode(
         self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None, grouped: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """The fused bottleneck (B x C x H/16 x W/16), which knows no target yet, and the decoder's skips."""
+        """Return the fused bottleneck (B x C x H/16 x W/16), before any target, and the skips."""
         there = present[:, :, None, None].to(images)
         images = images * there + self.config.background * (1 - there)
         stages, features, run = self._run_encoders(images, members, grouped)
@@ -135,7 +135,7 @@ class HfGan(SliceNetwork):
         view: Tensor | None = None,
         intensity: Tensor | None = None,
     ) -> Tensor:
-        """Scores of the target sequence, B x 1 x H x W, from what `encode` gave."""
+        """Return the normalized target, B x 1 x H x W, from the result of `encode`."""
         return self.image(self.features_of(fused, skips, target, view, intensity))
 
     def features(
@@ -147,7 +147,7 @@ class HfGan(SliceNetwork):
         intensity: Tensor | None = None,
         members: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """What `image` and `error` are made of, B x width x H x W; arguments as `forward`."""
+        """Return the input of `image` and `error`, B x width x H x W; arguments as `forward`."""
         fused, skips = self.encode(images, present, members)
         return self.features_of(fused, skips, target, view, intensity)
 
@@ -159,19 +159,19 @@ class HfGan(SliceNetwork):
         view: Tensor | None = None,
         intensity: Tensor | None = None,
     ) -> Tensor:
-        """The same from what `encode` gave."""
+        """Return the same from the result of `encode`."""
         out: Tensor = self.decoder(self.infuser(fused, target, view, intensity), skips)
         return out
 
     def image(self, features: Tensor) -> Tensor:
-        """See `SliceNetwork.image`."""
+        """Compute the image, see `SliceNetwork.image`."""
         out: Tensor = self.decoder.head(features)
         return out
 
     def _run_encoders(
         self, images: Tensor, members: tuple[int, ...] | None, grouped: bool
     ) -> tuple[list[list[Tensor]], Tensor, tuple[int, ...]]:
-        """Features per stage per member, and the bottlenecks stacked, B x n x C x h x w."""
+        """Return features per stage and member, and stacked bottlenecks, B x n x C x h x w."""
         if members is None and grouped:
             members = tuple(range(len(MODALITIES)))
             stages = [list(stage.chunk(len(members), dim=1)) for stage in self.encoders(images)]
@@ -183,7 +183,7 @@ class HfGan(SliceNetwork):
 
 
 def _join_skips(stages: list[list[Tensor]], early: list[Tensor], present: Tensor | None) -> list[Tensor]:
-    """Per stage: mean over the present sequences, plus the early encoder's where there are two or more.
+    """Average the present sequences per stage; add the early encoder where there are several.
 
     Args:
         present: B x n, 1 where the sequence is there; None where all n are, which needs no weighing.

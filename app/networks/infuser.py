@@ -1,4 +1,4 @@
-"""The transformer at the generator's bottleneck: tells the decoder which sequence to make, in which view."""
+"""Infuse the bottleneck of a generator with target, view and intensity by a transformer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sinusoidal_code(position: Tensor, channels: int) -> Tensor:
 
 
 class CodeEmbedding(nn.Module):
-    """A number (an index, or an intensity) as a vector: sinusoidal code, Linear, SiLU, Linear."""
+    """Embed a number (an index, or an intensity): sinusoidal code, Linear, SiLU, Linear."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class TransformerBlock(nn.Module):
 
 
 class Infuser(nn.Module):
-    """Tokens of the bottleneck map plus position, sequence, view and intensity codes through a transformer.
+    """Add position, sequence, view and intensity codes to the map, and transform it.
 
     Args:
         channels: width of the map, a multiple of `heads`.
@@ -129,7 +129,7 @@ class Infuser(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Tensor, target: Tensor, view: Tensor | None = None, intensity: Tensor | None = None) -> Tensor:
-        """B x C x h x w, same out.
+        """Transform a map B x C x h x w to one of the same shape.
 
         Args:
             target: (B,) index of the sequence to make.

@@ -1,4 +1,4 @@
-"""The 3D refiner: corrects a synthesised volume by comparing it, voxel by voxel, with the sequences that are there."""
+"""Correct a synthesised volume by comparing it, voxel by voxel, with the present sequences."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.networks.unet3d import ConvPair3d, ConvUnit3d, Decoder3d, Leaky
 
 
 class FeatureNet3d(nn.Module):
-    """A 3D U-Net whose result is the features of the finest level.
+    """Compute features of the finest level by a 3D U-Net.
 
-    At full resolution, where nearly all the time goes (and most of it into memory, not arithmetic), it convolves once
-    on the way down and once on the way up; twice everywhere below.
+    Nearly all the time goes into full resolution, and most of that into memory, not arithmetic. So there it convolves
+    once on the way down and once on the way up; twice everywhere below.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, ...]) -> None:
@@ -29,7 +29,11 @@ class FeatureNet3d(nn.Module):
         self.join = ConvUnit3d(2 * fine, fine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x in_channels x X x Y x Z to B x widths[0] x X x Y x Z; sides multiples of 2 ** (levels - 1)."""
+        """Return B x widths[0] x X x Y x Z.
+
+        Args:
+            x: B x in_channels x X x Y x Z, sides multiples of 2 ** (levels - 1).
+        """
         skip = self.stem(x.contiguous(memory_format=torch.channels_last_3d))
         x, levels = skip, []
         for down in self.downs:
@@ -40,13 +44,13 @@ class FeatureNet3d(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Voxel-wise attention of the volume in hand to one sequence, layer norm, and a feed-forward of every voxel.
+    """Attend voxel by voxel to one sequence, then normalise and feed forward.
 
     Where query and key agree in a channel, the sequence's value counts in full; it fades exponentially with their
     distance. No voxel looks at another, so the cost grows with the volume and not with its square.
 
     Source: the winner of BraSyn 2024, which states exp(-|Q - K|) * V, layer norm and a 1 x 1 feed-forward with a
-    residual; that the attention too adds to what it is asked of is our reading.
+    residual. The residual of the attention itself is our reading.
     """
 
     def __init__(self, channels: int) -> None:
@@ -57,7 +61,11 @@ class CrossAttention(nn.Module):
         self.feed = nn.Sequential(nn.Linear(channels, 2 * channels), Leaky(), nn.Linear(2 * channels, channels))
 
     def forward(self, x: Tensor, sequence: Tensor) -> Tensor:
-        """B x X x Y x Z x C of both, the same out: channels last, where a 1 x 1 convolution is a matrix product."""
+        """Return the attended volume, in the shape of both arguments.
+
+        Args:
+            x, sequence: B x X x Y x Z x C; channels last, where a 1 x 1 convolution is a matrix product.
+        """
         weights = attention_weights(self.query(x), self.key(sequence))
         x = self.norm(x + weights * self.value(sequence))
         out: Tensor = x + self.feed(x)
@@ -70,10 +78,10 @@ def attention_weights(query: Tensor, key: Tensor) -> Tensor:
 
 
 class Refiner(nn.Module):
-    """A first-stage volume, its target and the present sequences in; the volume plus a residual out.
+    """Add a residual to a first-stage volume by attention to the present sequences.
 
-    Features at full resolution of the volume (which ask) and of each present sequence (which answer), one attention
-    after another in challenge order, a convolutional decoder. Only the finest features attend: coarser ones reach them
+    Features of the volume at full resolution ask, and those of each present sequence answer. The attentions follow one
+    another in challenge order, before a convolutional decoder. Only the finest features attend: coarser ones reach them
     through the U-Nets' own decoders.
 
     Source: the winner of BraSyn 2024 (the refinement behind its 2D generator).
@@ -96,20 +104,20 @@ class Refiner(nn.Module):
 
     @property
     def makes(self) -> tuple[Modality, ...]:
-        """The sequences that it has something to say on."""
+        """Return the sequences that it changes."""
         return MODALITIES
 
     @property
     def factor(self) -> int:
-        """What the sides of its inputs must be multiples of."""
+        """Return the divisor of the sides of its inputs."""
         return int(2 ** (len(self.config.widths) - 1))
 
     def forward(self, volume: Tensor, images: Tensor, target: Tensor, members: tuple[int, ...]) -> Tensor:
-        """Float32 scores of the target, B x 1 x X x Y x Z.
+        """Return the refined normalized volume, float32 B x 1 x X x Y x Z.
 
         Args:
-            volume: float32 B x 1 x X x Y x Z, what the first stage made.
-            images: B x 4 x X x Y x Z scores in challenge order; those of no member are not looked at.
+            volume: normalized, float32 B x 1 x X x Y x Z, from the first stage.
+            images: normalized, B x 4 x X x Y x Z in challenge order; those of no member are ignored.
             target: (B,) index of the sequence that `volume` shows.
             members: indices of the present sequences; they attend in challenge order, however they are listed.
         """
@@ -131,6 +139,6 @@ class Refiner(nn.Module):
 
 
 def _planes(index: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """One-hot codes of sequences as constant planes, B x 4 x X x Y x Z."""
+    """Spread one-hot codes of sequences to constant planes, B x 4 x X x Y x Z."""
     codes = (index[:, None] == torch.arange(len(MODALITIES), device=index.device)[None]).to(dtype)
     return codes[:, :, None, None, None].expand(-1, -1, *like.shape[2:])

@@ -1,4 +1,4 @@
-"""A light 2D U-Net and the two networks made of it: the segmenter that teaches, a plain generator to compare with."""
+"""Build a light 2D U-Net, the segmenter that teaches, and a plain generator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.networks.confidence import SliceNetwork, new_head
 
 
 class _Norm(nn.GroupNorm):
-    """torch's, by the way that trains fast."""
+    """Apply torch's GroupNorm by the way that trains fast."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in."""
@@ -37,7 +37,7 @@ class ConvPair(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with skips: max pooling down, nearest doubling and a 1 x 1 convolution up.
+    """Encode by max pooling, decode by nearest doubling and 1 x 1 convolutions, with skips.
 
     Source: nnU-Net's plain 2D design (Isensee et al., Nature Methods 2021), narrowed.
     """
@@ -51,12 +51,16 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x in_channels x H x W to B x out_channels x H x W; H and W multiples of 8."""
+        """Return B x out_channels x H x W.
+
+        Args:
+            x: B x in_channels x H x W, H and W multiples of 8.
+        """
         out: Tensor = self.head(self.features(x))
         return out
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last convolution sees, B x widths[0] x H x W."""
+        """Return the input of the last convolution, B x widths[0] x H x W."""
         skips = []
         for level, down in enumerate(self.downs):
             x = down(F.max_pool2d(x, 2) if level else x)
@@ -67,7 +71,7 @@ class UNet(nn.Module):
 
 
 def code_planes(index: Tensor, count: int, like: Tensor) -> Tensor:
-    """One-hot codes as constant planes, B x count x H x W; an index of -1 gives zeros.
+    """Spread one-hot codes to constant planes, B x count x H x W; -1 gives zeros.
 
     Args:
         index: (B,) whole numbers.
@@ -78,7 +82,7 @@ def code_planes(index: Tensor, count: int, like: Tensor) -> Tensor:
 
 
 class Segmenter2d(nn.Module):
-    """Four sequences, the view and the tumour type in; scores of `CLASSES` classes out. 1.8 million parameters."""
+    """Segment slices of four sequences into `CLASSES` classes, by view and tumour type."""
 
     def __init__(self, widths: tuple[int, ...] = UNET_WIDTHS) -> None:
         super().__init__()
@@ -86,10 +90,10 @@ class Segmenter2d(nn.Module):
         self.network = UNet(len(MODALITIES) + len(VIEWS) + len(TUMOUR_TYPES), CLASSES, widths)
 
     def forward(self, images: Tensor, view: Tensor, tumour_type: Tensor) -> Tensor:
-        """Logits, B x 4 x H x W.
+        """Return logits, B x 4 x H x W.
 
         Args:
-            images: B x 4 x H x W scores in challenge order, real or synthesised.
+            images: normalized, B x 4 x H x W in challenge order, real or synthesised.
             view: (B,) index in `VIEWS`.
             tumour_type: (B,) index in `TUMOUR_TYPES`, -1 where it is not known.
         """
@@ -99,7 +103,7 @@ class Segmenter2d(nn.Module):
 
 
 class UNetGenerator(SliceNetwork):
-    """A U-Net without fusion, attention or infuser, called like `Generator`: what any better design must beat."""
+    """Synthesise slices by a U-Net alone; it is called like `app.networks.hf_gan.HfGan`."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class UNetGenerator(SliceNetwork):
         intensity: Tensor | None = None,
         members: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Scores of the target sequence, B x 1 x H x W; arguments as `Generator.forward`, `members` not needed."""
+        """Return the normalized target, B x 1 x H x W; arguments as `HfGan.forward`, `members` unused."""
         return self.image(self.features(images, present, target, view, intensity, members))
 
     def features(
@@ -129,7 +133,7 @@ class UNetGenerator(SliceNetwork):
         intensity: Tensor | None = None,
         members: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """What `image` and `error` are made of, B x widths[0] x H x W; arguments as `forward`."""
+        """Return the input of `image` and `error`, B x widths[0] x H x W; arguments as `forward`."""
         if view is None:
             raise ValueError("this network was trained with a view code; say which view each slice is from")
         there = present[:, :, None, None].to(images)
@@ -147,6 +151,6 @@ class UNetGenerator(SliceNetwork):
         return self.network.features(torch.cat(planes, dim=1))
 
     def image(self, features: Tensor) -> Tensor:
-        """See `SliceNetwork.image`."""
+        """Compute the image, see `SliceNetwork.image`."""
         out: Tensor = self.network.head(features)
         return out

@@ -1,4 +1,4 @@
-"""3D building blocks, and the 3D segmenter that judges synthesised exams.
+"""Build 3D blocks, and the 3D segmenter that measures synthesised exams.
 
 Everything runs channels last: there a processor's bfloat16 convolutions are three times faster.
 """
@@ -33,7 +33,7 @@ class InstanceNorm3d(nn.Module):
 
 
 class Leaky(nn.Module):
-    """Leaky ReLU, in place where no gradient is wanted: half the traffic of what memory, not arithmetic, limits."""
+    """Apply leaky ReLU, in place where no gradient is wanted: memory limits it, not arithmetic."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in."""
@@ -66,20 +66,22 @@ class Decoder3d(nn.Module):
         self.joins = nn.ModuleList([ConvPair3d(2 * fine, fine) for fine, _ in pairs])
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Features of every level from the finest, of each the same shape as the skip; the last is the coarsest's own.
+        """Return features of every level in the shape of its skip, finest first.
+
+        The last are the coarsest skip itself.
 
         Args:
             levels: skips from the finest to the coarsest, B x widths[i] x X/2^i x Y/2^i x Z/2^i.
         """
-        x, made = levels[-1], [levels[-1]]
+        x, features = levels[-1], [levels[-1]]
         for skip, up, join in zip(levels[-2::-1], reversed(self.ups), reversed(self.joins), strict=True):
             x = join(torch.cat([up(x), skip], dim=1))
-            made.append(x)
-        return made[::-1]
+            features.append(x)
+        return features[::-1]
 
 
 class Segmenter3d(nn.Module):
-    """Four sequences in, scores of `CLASSES` classes out.
+    """Segment volumes of four sequences into `CLASSES` classes.
 
     Source: nnU-Net's 3D full-resolution design (Isensee et al., Nature Methods 2021), narrowed: strided convolutions
     down, transposed ones up, instance norm, leaky ReLU, deep supervision.
@@ -97,25 +99,33 @@ class Segmenter3d(nn.Module):
         self.heads = nn.ModuleList([nn.Conv3d(width, CLASSES, 1) for width in widths[:-1]])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, B x 4 x X x Y x Z, of scores B x 4 x X x Y x Z in challenge order; sides multiples of `factor`."""
+        """Return logits, B x 4 x X x Y x Z.
+
+        Args:
+            images: normalized, B x 4 x X x Y x Z in challenge order, sides multiples of `factor`.
+        """
         out: Tensor = self.heads[0](self.features(images)[0])
         return out
 
     def deep(self, images: Tensor) -> list[Tensor]:
-        """As `forward`, and the same at half, a quarter ... of the resolution: what deep supervision judges."""
+        """Return logits at full, half, a quarter ... of the resolution, for deep supervision."""
         return self.logits(self.features(images))
 
     def logits(self, features: list[Tensor]) -> list[Tensor]:
-        """Of every level that has a head, from `features`."""
+        """Return logits of every level that has a head, from `features`."""
         return [head(x) for head, x in zip(self.heads, features, strict=False)]
 
     @property
     def factor(self) -> int:
-        """What the sides of its inputs must be multiples of."""
+        """Return the divisor of the sides of its inputs."""
         return int(2 ** (len(self.widths) - 1))
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What the heads read, of every level from the finest: B x widths[i] x X/2^i x Y/2^i x Z/2^i."""
+        """Return the input of the heads, finest level first.
+
+        Returns:
+            Per level i: B x widths[i] x X/2^i x Y/2^i x Z/2^i.
+        """
         x, levels = images.contiguous(memory_format=torch.channels_last_3d), []
         for down in self.downs:
             x = down(x)

@@ -55,9 +55,7 @@ class CaseProcessor:
         model = self.synthesizer.model
         if model.runtime is None:
             return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
-        return (
-            f"{model.runtime}" if model.refiner is None else f"{model.runtime}, refined by {model.refiner.identity.name}"
-        )
+        return f"{model.runtime}" + ("" if model.refiner is None else f", refined by {model.refiner.identity.name}")
 
     # ------------------------------------------------------------ the three stages
 

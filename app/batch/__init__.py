@@ -1,1 +1,1 @@
-"""Many subjects, one model."""
+"""Complete many subjects with one model."""

@@ -1,289 +1,242 @@
-"""One subject through three stages: read, network, write; `app.batch.prefetch` takes many through them at once."""
+"""Take one subject through three stages: read, network, write."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
-import nibabel as nib
-
-from app.batch.outcomes import Outcome
+from app.batch.outcomes import Outcome, OutputRecord, Provenance
+from app.batch.output_files import SYNTHETIC, OutputFiles, write_image
+from app.batch.stages import (
+    CaseLog,
+    FailedCase,
+    FinishedCase,
+    LoadedCase,
+    PredictedCase,
+    Prediction,
+    Synthesis,
+    WrittenCase,
+)
 from app.batch.tracing import Trace
-from app.core.atomic_io import save_bytes
 from app.core.config import RunConfig
 from app.core.constants import Modality
-from app.core.errors import DeviceError, TetradError, VolumeError
+from app.core.errors import DeviceError, TetradError
 from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
-from app.data.nifti_reader import Volume, load_volume, read_grid
-from app.data.nifti_writer import DESCRIPTION, encode_image
-from app.inference.pipeline import (
-    Model,
-    Prepared,
-    describe,
-    finish,
-    finish_confidence,
-    predict,
-    prepare,
-    refine,
-    synthesize_case,
-)
+from app.data.nifti_writer import DESCRIPTION
+from app.inference.pipeline import describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusedPrediction
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class _Made:
-    """One sequence on its way to the disk: an image, or scores that the writer turns into one."""
-
-    target: Modality
-    model: Model
-    predicted: FusedPrediction | None = None
-    image: nib.Nifti1Image | None = None
-    confidence: nib.Nifti1Image | None = None
-
-
-@dataclass
-class Job:
-    """One subject on its way from the reader through the network to the writer."""
-
-    case: Case
-    outcome: Outcome
-    todo: Plan | None = None
-    volumes: dict[Modality, Volume] = field(default_factory=dict)
-    prepared: Prepared | None = None
-    made: list[_Made] = field(default_factory=list)
+_Stage = TypeVar("_Stage")
 
 
 class CaseProcessor:
-    """Takes subjects through three stages, each in its own thread, with one model."""
+    """Take subjects through three stages, each in its own thread, with one model.
+
+    A stage that fails gives a `FailedCase`, which the later stages pass on: one subject never harms another.
+
+    Raises:
+        WeightsError, UsageError, DeviceError: the model cannot be loaded.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.trace = Trace(keep=config.profile_file is not None)
+        self.files = OutputFiles.of(config)
         # A device or a model that is not there must be known before an hour of work, and when all is kept.
-        try:
-            self.synthesizer = Synthesizer(
-                config.model,
-                weights=config.weights_dir,
-                device=config.device,
-                backend=config.backend,
-                precision=config.precision,
-                batch_size=config.batch_size,
-                cuda_graphs=config.cuda_graphs,
-                refine=config.refine,
-                specialists=config.specialists,
-                fusion=config.fusion,
-                flip_average=config.flip_average,
-                with_error=config.confidence_dir is not None,
-            )
-        except RuntimeError as error:
-            # A GPU that is full, or in another's exclusive use.
-            reason = f"the model could not be loaded on device {config.device} ({str(error).splitlines()[0]})"
-            raise DeviceError(f"{reason}; free it, or use --device cpu.") from None
+        self.synthesizer = _open_synthesizer(config)
+
+    @property
+    def runtime(self) -> str:
+        """Say what the model runs on, and why."""
+        model = self.synthesizer.model
+        if model.runtime is None:
+            return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
+        return f"{model.runtime}" + ("" if model.refiner is None else f", refined by {model.refiner.identity.name}")
 
     # ------------------------------------------------------------ the three stages
 
-    def read(self, case: Case) -> Job:
-        """What the subject needs, decoded and in model space; a failure is noted in the job's outcome."""
-        job = Job(case, Outcome(case.subject, "failed"))
-        with self._isolated(job, "read"):
-            self._read(job)
-        return job
+    def read(self, case: Case) -> LoadedCase | FinishedCase:
+        """Decode what the subject needs and bring it into model space."""
+        case_log = CaseLog(case.subject)
+        return self._isolated("read", case_log, lambda: self._read(case, case_log))
 
-    def compute(self, job: Job) -> None:
-        """Runs the network on what is to be made."""
-        if job.todo is None:
-            return
-        with self._isolated(job, "network"):
-            for target in job.todo.targets:
-                job.made.append(self._make(job, job.todo, target))
+    def compute(self, loaded: LoadedCase | FinishedCase) -> PredictedCase | FinishedCase:
+        """Run the network on what is to be made."""
+        if not isinstance(loaded, LoadedCase):
+            return loaded
+        return self._isolated("network", loaded.log, lambda: self._predict_all(loaded))
 
-    def write(self, job: Job) -> Outcome:
-        """Finishes and writes the images; the outcome is final then."""
-        outcome = job.outcome
-        if job.todo is not None and outcome.error is None:
-            with self._isolated(job, "write"):
-                for made in job.made:
-                    outcome.outputs.append(self._write(job, job.todo, made))
-                outcome.status = "made"
-        outcome.stages = {stage: round(seconds, 3) for stage, seconds in outcome.stages.items()}
-        outcome.seconds = round(sum(outcome.stages.values()), 3)
-        return outcome
+    def write(self, predicted: PredictedCase | FinishedCase) -> Outcome:
+        """Finish and write the images; the outcome is final then."""
+        if not isinstance(predicted, PredictedCase):
+            return predicted.outcome()
+        return self._isolated("write", predicted.log, lambda: self._write_all(predicted)).outcome()
 
-    @contextlib.contextmanager
-    def _isolated(self, job: Job, stage: str) -> Iterator[None]:
-        """Whatever happens to one subject stays with it; only a signal gets through."""
+    def _isolated(self, stage: str, case_log: CaseLog, work: Callable[[], _Stage]) -> _Stage | FailedCase:
+        """Keep with the subject whatever happens to it; only a signal gets through."""
         try:
-            with self.trace.span(stage, job.case.subject, job.outcome.stages):
-                yield
+            with self.trace.span(stage, case_log.subject, case_log.stages):
+                return work()
         except TetradError as error:
-            job.outcome.error = str(error)
-            job.todo = None
+            return FailedCase(case_log, str(error))
         except Exception as error:
-            job.outcome.error = f"unexpected {type(error).__name__}: {error}; please report it with the file concerned."
-            log.debug("%s", job.case.subject, exc_info=True)
-            job.todo = None
+            log.debug("%s", case_log.subject, exc_info=True)
+            reason = f"unexpected {type(error).__name__}: {error}; please report it with the file concerned."
+            return FailedCase(case_log, reason)
 
-    # ------------------------------------------------------------ their details
+    # ------------------------------------------------------------ read
 
-    def _read(self, job: Job) -> None:
-        config, outcome = self.config, job.outcome
-        first = plan(job.case, config.on_error, config.complete_all)
-        outcome.lacked = first.targets
+    def _read(self, case: Case, case_log: CaseLog) -> LoadedCase | WrittenCase:
+        config = self.config
+        first = plan(case, config.on_error, config.complete_all)
+        case_log.lacked = first.targets
         if not first.targets:
-            outcome.status = "complete"
-            return
-        kept = [] if config.overwrite else self._good_outputs(job.case, first)
-        if len(kept) == len(first.targets):
-            outcome.outputs = kept
-            outcome.status = "kept"
-            outcome.warnings.extend(first.warnings)
-            outcome.warnings.extend(w for k in kept if (w := self._other_origin(k, first)))
-            return
-        job.case, todo, job.volumes = load_inputs(job.case, config.on_error, config.complete_all)
-        outcome.warnings.extend(todo.warnings)
-        outcome.lacked = todo.targets
-        outcome.warnings.extend(input_warnings(job.volumes))
-        outcome.inputs = {m: str(job.case.files[m]) for m in todo.inputs}
-        job.prepared = prepare(job.volumes, self.synthesizer.model)
-        job.todo = todo
+            return WrittenCase(case_log, "complete")
+        if not config.overwrite and self._keep_good(case, first, case_log):
+            return WrittenCase(case_log, "kept")
+        return self._load(case, case_log)
 
-    def _make(self, job: Job, todo: Plan, target: Modality) -> _Made:
-        model = self.synthesizer.model.model_for(target)
-        assert job.prepared is not None
-        try:
-            predicted = predict(job.prepared, target, model)
-            return _Made(target, model, predicted=refine(predicted, job.prepared, target, model))
-        except Exception as error:
-            if not self._may_stand_in:
-                raise
-            return self._stand_in(job, todo, target, error)
+    def _keep_good(self, case: Case, first: Plan, case_log: CaseLog) -> bool:
+        """Note the outputs that are there, if they are all that the subject lacks."""
+        good = self.files.find_good(case, first, self.synthesizer.stand_in)
+        if len(good) < len(first.targets):
+            return False
+        case_log.outputs.extend(good)
+        case_log.warnings.extend(first.warnings)
+        case_log.warnings.extend(w for o in good if (w := self._origin_warning(o, first)) is not None)
+        return True
 
-    @property
-    def _may_stand_in(self) -> bool:
-        return self.config.on_error == "fallback" and self.synthesizer.stand_in is not None
+    def _load(self, case: Case, case_log: CaseLog) -> LoadedCase:
+        config = self.config
+        case, final, volumes = load_inputs(case, config.on_error, config.complete_all)
+        case_log.lacked = final.targets
+        case_log.warnings.extend(final.warnings)
+        case_log.warnings.extend(input_warnings(volumes))
+        case_log.inputs = {m: str(case.files[m]) for m in final.inputs}
+        return LoadedCase(case_log, case, final, volumes, prepare(volumes, self.synthesizer.model))
 
-    def _stand_in(self, job: Job, todo: Plan, target: Modality, error: Exception) -> _Made:
-        """The fallback's image after the network broke."""
-        model, fallback = self.synthesizer.model.model_for(target), self.synthesizer.fallback
-        job.outcome.warnings.append(
-            f"{job.case.subject}: {model.identity.name} could not make {target} ({error}); "
-            f"the fallback ({fallback.identity.name}) made it instead."
-        )
-        return _Made(target, fallback, image=synthesize_case(job.volumes, target, todo.reference_of(target), fallback))
-
-    def _write(self, job: Job, todo: Plan, made: _Made) -> dict[str, Any]:
-        reference = todo.reference_of(made.target)
-        if made.predicted is not None:
-            assert job.prepared is not None
-            try:
-                made = self._finished(made, made.predicted, job.prepared, reference)
-            except Exception as error:
-                if not self._may_stand_in:
-                    raise
-                made = self._stand_in(job, todo, made.target, error)
-        assert made.image is not None
-        path = self._output_path(job.case.subject, made.target)
-        content = encode_image(made.image)
-        # First, so that an output that is there, and is kept by the next run, has its map.
-        confidence = self._write_confidence(job, made)
-        save_bytes(content, path)
-        runtime = made.model.runtime
-        return {
-            "target": made.target,
-            "path": str(path),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "reference": reference,
-            "model": made.model.name,
-            "weights_sha256": made.model.identity.sha256,
-            "refiner_sha256": None if made.model.refiner is None else made.model.refiner.identity.sha256,
-            "joined": None if runtime is None else made.model.joining.name,
-            "device": "cpu" if runtime is None else runtime.device,
-            **confidence,
-        }
-
-    def _finished(self, made: _Made, fused: FusedPrediction, prepared: Prepared, reference: Modality) -> _Made:
-        """The images of what the network made."""
-        image = finish(fused.scores, prepared, made.target, reference, made.model)
-        confidence = None
-        if fused.error is not None and self.config.confidence_dir is not None:
-            confidence = finish_confidence(fused.error, prepared, made.target, reference, made.model)
-        return replace(made, image=image, confidence=confidence, predicted=None)
-
-    def _write_confidence(self, job: Job, made: _Made) -> dict[str, str]:
-        """Writes the map if there is one; its place for the record."""
-        path = self._confidence_path(job.case.subject, made.target)
-        if path is None:
-            return {}
-        if made.confidence is None:
-            job.outcome.warnings.append(
-                f"{job.case.subject}: {made.target} has no map of confidence, since {made.model.identity.name} made it."
-            )
-            # A map of what another model made before would be taken for this one's.
-            path.unlink(missing_ok=True)
-            return {}
-        save_bytes(encode_image(made.confidence), path)
-        return {"confidence": str(path)}
-
-    def _confidence_path(self, subject: str, target: Modality) -> Path | None:
-        folder = self.config.confidence_dir
-        return None if folder is None else folder / f"{subject}-{target}-confidence.nii.gz"
-
-    def _output_path(self, subject: str, target: Modality) -> Path:
-        return self.config.output_dir / f"{subject}-{target}.nii.gz"
-
-    def _good_outputs(self, case: Case, todo: Plan) -> list[dict[str, Any]]:
-        """The outputs that are there already, readable to the end and on their reference's grid."""
-        good = []
-        for target in todo.targets:
-            path = self._output_path(case.subject, target)
-            if not path.exists():
-                continue
-            try:
-                grid = load_volume(path).grid
-                origin = bytes(grid.header["descrip"].item()).decode("ascii", "replace")
-                if not grid.same_as(read_grid(case.files[todo.reference_of(target)])):
-                    continue
-                if origin.startswith("synthetic") and f"from {len(todo.inputs)}," not in origin:
-                    # It was made when fewer inputs could be read (or more, which have gone since).
-                    continue
-                if f", {self.synthesizer.stand_in} " in origin:
-                    # The network broke on it; perhaps it does not now.
-                    continue
-                confidence = self._confidence_path(case.subject, target)
-                if confidence is not None and not confidence.exists():
-                    continue
-                good.append({"target": target, "path": str(path), "sha256": _sha256(path), "origin": origin})
-            except VolumeError as error:
-                log.warning("%s It is made again.", error)
-        return good
-
-    def _other_origin(self, kept: Mapping[str, Any], todo: Plan) -> str | None:
-        """What is to be said of an output that is kept and was made in another way than this run would make it."""
-        expected = describe(self.synthesizer.model.model_for(kept["target"]), kept["target"], len(todo.inputs))
-        if not kept["origin"].startswith("synthetic") or kept["origin"] == expected[:DESCRIPTION]:
+    def _origin_warning(self, output: OutputRecord, first: Plan) -> str | None:
+        """Warn of a kept output that was made in another way than this run would make it."""
+        expected = describe(self.synthesizer.model.model_for(output.target), output.target, len(first.inputs))
+        if not (output.origin or "").startswith(SYNTHETIC) or output.origin == expected[:DESCRIPTION]:
             return None
         return (
-            f"{kept['path']} is kept as it is: it was made as {kept['origin']!r}, this run would make {expected!r}; "
+            f"{output.path} is kept as it is: it was made as {output.origin!r}, this run would make {expected!r}; "
             "--overwrite makes it again."
         )
 
+    # ------------------------------------------------------------ network
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    def _predict_all(self, loaded: LoadedCase) -> PredictedCase:
+        return PredictedCase(loaded, tuple([self._predict(loaded, target) for target in loaded.plan.targets]))
+
+    def _predict(self, loaded: LoadedCase, target: Modality) -> Prediction | Synthesis:
+        model = self.synthesizer.model.model_for(target)
+        try:
+            fused = predict(loaded.prepared, target, model)
+            return Prediction(target, model, refine(fused, loaded.prepared, target, model))
+        except Exception as error:
+            if not self._has_fallback:
+                raise
+            return self._fall_back(loaded, target, error)
+
+    @property
+    def _has_fallback(self) -> bool:
+        return self.config.on_error == "fallback" and self.synthesizer.stand_in is not None
+
+    def _fall_back(self, loaded: LoadedCase, target: Modality, error: Exception) -> Synthesis:
+        """Make a sequence with the fallback after the network broke on it."""
+        model, fallback = self.synthesizer.model.model_for(target), self.synthesizer.fallback
+        loaded.log.warnings.append(
+            f"{loaded.case.subject}: {model.identity.name} could not make {target} ({error}); "
+            f"the fallback ({fallback.identity.name}) made it instead."
+        )
+        image = synthesize_case(loaded.volumes, target, loaded.plan.reference_of(target), fallback)
+        return Synthesis(target, fallback, image)
+
+    # ------------------------------------------------------------ write
+
+    def _write_all(self, predicted: PredictedCase) -> WrittenCase:
+        case_log = predicted.log
+        for prediction in predicted.predictions:
+            case_log.outputs.append(self._write(predicted.loaded, self._finish(predicted.loaded, prediction)))
+        return WrittenCase(case_log, "made")
+
+    def _finish(self, loaded: LoadedCase, prediction: Prediction | Synthesis) -> Synthesis:
+        if isinstance(prediction, Synthesis):
+            return prediction
+        try:
+            return self._to_images(loaded, prediction)
+        except Exception as error:
+            if not self._has_fallback:
+                raise
+            return self._fall_back(loaded, prediction.target, error)
+
+    def _to_images(self, loaded: LoadedCase, prediction: Prediction) -> Synthesis:
+        """Turn normalized voxels into the image and, where it is wanted, the confidence map."""
+        target, model, fused = prediction.target, prediction.model, prediction.fused
+        reference = loaded.plan.reference_of(target)
+        image = finish(fused.scores, loaded.prepared, target, reference, model)
+        confidence = None
+        if fused.error is not None and self.files.confidence_folder is not None:
+            confidence = finish_confidence(fused.error, loaded.prepared, target, reference, model)
+        return Synthesis(target, model, image, confidence)
+
+    def _write(self, loaded: LoadedCase, synthesis: Synthesis) -> OutputRecord:
+        target, model = synthesis.target, synthesis.model
+        path = self.files.image_path(loaded.case.subject, target)
+        # First, so that an output that is there, and is kept by the next run, has its map.
+        confidence = self._write_confidence(loaded, synthesis)
+        sha256 = write_image(synthesis.image, path)
+        provenance = Provenance(
+            reference=loaded.plan.reference_of(target),
+            model=model.name,
+            weights_sha256=model.identity.sha256,
+            refiner_sha256=None if model.refiner is None else model.refiner.identity.sha256,
+            fusion=None if model.runtime is None else model.joining.name,
+            device="cpu" if model.runtime is None else model.runtime.device,
+            confidence=confidence,
+        )
+        return OutputRecord(target, str(path), sha256, provenance)
+
+    def _write_confidence(self, loaded: LoadedCase, synthesis: Synthesis) -> str | None:
+        """Write the confidence map, where one is wanted; give its path for the record."""
+        path = self.files.confidence_path(loaded.case.subject, synthesis.target)
+        if path is None:
+            return None
+        if synthesis.confidence is None:
+            loaded.log.warnings.append(
+                f"{loaded.case.subject}: {synthesis.target} has no map of confidence, "
+                f"since {synthesis.model.identity.name} made it."
+            )
+            # A map of what another model made before would be taken for this one's.
+            path.unlink(missing_ok=True)
+            return None
+        write_image(synthesis.confidence, path)
+        return str(path)
 
 
-def runtime_of(worker: CaseProcessor) -> str:
-    """What the worker's model runs on, and why."""
-    model = worker.synthesizer.model
-    if model.runtime is None:
-        return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
-    return f"{model.runtime}" if model.refiner is None else f"{model.runtime}, refined by {model.refiner.identity.name}"
+def _open_synthesizer(config: RunConfig) -> Synthesizer:
+    try:
+        return Synthesizer(
+            config.model,
+            weights=config.weights_dir,
+            device=config.device,
+            backend=config.backend,
+            precision=config.precision,
+            batch_size=config.batch_size,
+            cuda_graphs=config.cuda_graphs,
+            refine=config.refine,
+            specialists=config.specialists,
+            fusion=config.fusion,
+            flip_average=config.flip_average,
+            with_error=config.confidence_dir is not None,
+        )
+    except RuntimeError as error:
+        # A GPU that is full, or in another's exclusive use.
+        reason = f"the model could not be loaded on device {config.device} ({str(error).splitlines()[0]})"
+        raise DeviceError(f"{reason}; free it, or use --device cpu.") from None

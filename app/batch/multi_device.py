@@ -1,4 +1,4 @@
-"""Several devices at once: a process with its own model for each, subjects handed out as they become free."""
+"""Run several devices at once: a process with its own model for each, subjects handed out as they become free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from app.batch.case_processor import CaseProcessor, runtime_of
+from app.batch.case_processor import CaseProcessor
 from app.batch.outcomes import Outcome
 from app.batch.prefetch import PrefetchingRunner
 from app.batch.tracing import Trace
@@ -27,93 +27,99 @@ from app.registry.manifest import identity_record, read_manifest
 
 log = logging.getLogger(__name__)
 
+#: Forked processes cannot use CUDA, and would share this one's threads and locks.
+START_METHOD = "spawn"
 _POLL_SECONDS = 0.5
 #: How long processes that were told to end may take over what they have begun.
 _GRACE_SECONDS = 60.0
 
 
 class MultiDeviceRunner:
-    """What `PrefetchingRunner` is for one device: outcomes as they come, in any order.
+    """Give every subject's outcome, as `PrefetchingRunner` does, with a process per device.
 
-    A process that dies takes only the subjects with it that it had begun; they are reported as failed. Each has a line
-    of its own: a queue that they shared would stay locked if one died while it wrote, and hold up all.
+    A process that dies takes only the subjects with it that it had begun; they are reported as failed. Each process has
+    a connection of its own: a queue that they shared would stay locked if one died while it wrote, and hold up all.
 
     Raises:
         TetradError: what a process met on loading its model.
     """
 
     def __init__(
-        self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], interrupts: SignalGuard | None = None
+        self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], guard: SignalGuard | None = None
     ) -> None:
-        self._interrupts = interrupts or SignalGuard()
         self.trace = Trace(keep=config.profile_file is not None)
         manifest = read_manifest(config.weights_dir)
         entry = manifest.entry(config.model)
         specialists = manifest.specialists_of(entry) if config.specialists else {}
         self.model = identity_record(entry.identity, {m: e.identity for m, e in specialists.items()})
-        self._cases = list(cases)
-        # Forked processes cannot use CUDA, and would share this one's threads and locks.
-        context = multiprocessing.get_context("spawn")
-        self._waiting = deque(self._cases)
-        self._lines: dict[int, Connection] = {}
-        self._crew: dict[int, BaseProcess] = {}
+        self._guard = guard or SignalGuard()
+        self._cases, self._waiting = list(cases), deque(cases)
+        self._connections: dict[int, Connection] = {}
+        self._processes: dict[int, BaseProcess] = {}
         self._running: set[int] = set()
+        self._runtimes: dict[int, str] = {}
+        self._load_error: TetradError | None = None
         self._pending: list[Outcome] = []
         # Exams of one subject that lack different sequences share its name.
         self._given: Counter[str] = Counter()
-        self._names: dict[int, str] = {}
-        self._broken: TetradError | None = None
-        threads = max(1, (os.cpu_count() or 1) // len(devices))
         try:
-            for number, device in enumerate(devices):
-                self._lines[number], theirs = context.Pipe()
-                arguments = (replace(config, device=device), threads, theirs)
-                process = context.Process(target=_serve, args=arguments, daemon=True)
-                process.start()
-                # Only the process holds that end now: when it dies, the line ends.
-                theirs.close()
-                self._crew[number] = process
-                self._running.add(number)
-            while len(self._names) < len(self._running):
-                self._take()
-                if self._broken is not None:
-                    raise self._broken
+            self._start(config, devices)
+            self._await_models()
         except BaseException:
             self.__exit__()
             raise
-        self.runtime = "; ".join(self._names.get(n, f"{d} did not start") for n, d in enumerate(devices))
+        self.runtime = "; ".join(self._runtimes.get(n, f"{d} did not start") for n, d in enumerate(devices))
 
     def __enter__(self) -> MultiDeviceRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
-        for process in self._crew.values():
+        self._terminate()
+        for process in self._processes.values():
             process.join(10)
             if process.is_alive():
                 process.kill()
-        for line in self._lines.values():
-            line.close()
+        for connection in self._connections.values():
+            connection.close()
 
     def __iter__(self) -> Iterator[Outcome]:
         while self._running:
-            self._take()
+            self._receive()
             yield from self._give()
         yield from self._give()
         for subject in (Counter(case.subject for case in self._cases) - self._given).elements():
             yield Outcome(subject, "failed", error="its process died (out of memory?); run it again alone.")
 
-    def rest(self) -> Iterator[Outcome]:
-        """Tells the processes to end; the outcomes of what they had begun to write."""
-        self._stop()
+    def drain(self) -> Iterator[Outcome]:
+        """Tell the processes to end; give the outcomes of what they had begun to write."""
+        self._terminate()
         deadline = time.monotonic() + _GRACE_SECONDS
         while self._running and time.monotonic() < deadline:
-            self._take()
+            self._receive()
         yield from self._give()
 
-    def _stop(self) -> None:
+    def _start(self, config: RunConfig, devices: Sequence[str]) -> None:
+        context: Any = multiprocessing.get_context(START_METHOD)
+        threads = max(1, (os.cpu_count() or 1) // len(devices))
+        for number, device in enumerate(devices):
+            self._connections[number], theirs = context.Pipe()
+            arguments = (replace(config, device=device), threads, theirs)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            # Only the process holds that end now: when it dies, the connection ends.
+            theirs.close()
+            self._processes[number] = process
+            self._running.add(number)
+
+    def _await_models(self) -> None:
+        while len(self._runtimes) < len(self._running):
+            self._receive()
+            if self._load_error is not None:
+                raise self._load_error
+
+    def _terminate(self) -> None:
         for number in self._running:
-            self._crew[number].terminate()
+            self._processes[number].terminate()
 
     def _give(self) -> Iterator[Outcome]:
         while self._pending:
@@ -122,44 +128,63 @@ class MultiDeviceRunner:
             yield outcome
             self._pending.pop(0)
 
-    def _take(self) -> None:
-        """Waits a moment for messages and notes them; a signal in between must not tear one."""
-        with self._interrupts.shielded():
-            ready = wait([self._lines[n] for n in self._running], _POLL_SECONDS)
-            for number in [n for n in self._running if self._lines[n] in ready]:
+    def _receive(self) -> None:
+        """Wait a moment for messages and handle them; a signal in between must not tear one."""
+        with self._guard.shielded():
+            ready = wait([self._connections[n] for n in self._running], _POLL_SECONDS)
+            for number in [n for n in self._running if self._connections[n] in ready]:
                 try:
-                    self._note(number, *self._lines[number].recv())
+                    self._handle(number, *self._connections[number].recv())
                 except (EOFError, OSError):
                     self._lose(number)
 
-    def _note(self, number: int, kind: str, content: Any) -> None:
+    def _handle(self, number: int, kind: str, content: Any) -> None:
         if kind == "want":
-            self._lines[number].send(self._waiting[0] if self._waiting else None)
-            # Ticked off only when it was sent: one that died after asking leaves it to the others.
-            if self._waiting:
-                self._waiting.popleft()
+            self._hand_out(number)
         elif kind == "ready":
-            self._names[number] = content
+            self._runtimes[number] = content
             log.info("Model %s: %s.", self.model["name"], content)
         elif kind == "done":
             self._pending.append(content)
         elif kind == "broken":
-            self._broken = content
+            self._load_error = content
             self._running.discard(number)
         else:
             self.trace.add(content)
             self._running.discard(number)
 
+    def _hand_out(self, number: int) -> None:
+        self._connections[number].send(self._waiting[0] if self._waiting else None)
+        # Ticked off only when it was sent: one that died after asking leaves it to the others.
+        if self._waiting:
+            self._waiting.popleft()
+
     def _lose(self, number: int) -> None:
-        """Notes that a process has died."""
-        self._crew[number].join(_POLL_SECONDS)
-        log.error("The process of device %d ended with code %s.", number, self._crew[number].exitcode)
+        """Note that a process has died."""
+        self._processes[number].join(_POLL_SECONDS)
+        log.error("The process of device %d ended with code %s.", number, self._processes[number].exitcode)
         self._running.discard(number)
-        self._names.pop(number, None)
+        self._runtimes.pop(number, None)
 
 
-def _serve(config: RunConfig, threads: int, line: Connection) -> None:
-    """One process: its model, and subjects until there are no more or SIGTERM comes."""
+class _Parent:
+    """Speak with the process that started this one; a signal waits for the end of a message."""
+
+    def __init__(self, connection: Connection, guard: SignalGuard) -> None:
+        self._connection, self._guard = connection, guard
+
+    def tell(self, kind: str, content: object = None) -> None:
+        with self._guard.shielded():
+            self._connection.send((kind, content))
+
+    def ask(self) -> Any:
+        """Ask for the next subject; None where there are no more."""
+        self.tell("want")
+        return self._connection.recv()
+
+
+def _serve(config: RunConfig, threads: int, connection: Connection) -> None:
+    """Load a model in this process and take subjects until there are no more or SIGTERM comes."""
     import torch
 
     # Ctrl-C reaches all processes of a terminal; the first one decides and tells the others. It may also die.
@@ -167,44 +192,41 @@ def _serve(config: RunConfig, threads: int, line: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    interrupts = SignalGuard((signal.SIGTERM,))
-
-    def tell(kind: str, content: object = None) -> None:
-        with interrupts.shielded():
-            line.send((kind, content))
-
-    def ask() -> Any:
-        tell("want")
-        return line.recv()
-
+    guard = SignalGuard((signal.SIGTERM,))
+    parent = _Parent(connection, guard)
     events: list[dict[str, Any]] = []
     try:
-        with interrupts.installed():
-            worker = CaseProcessor(config)
-            tell("ready", runtime_of(worker))
-            with PrefetchingRunner(worker, iter(ask, None), threads) as flow:
-                try:
-                    for outcome in flow:
-                        tell("done", outcome)
-                except Interrupted:
-                    with interrupts.shielded():
-                        for outcome in flow.rest():
-                            tell("done", outcome)
-            events = worker.trace.events()
+        with guard.installed():
+            processor = CaseProcessor(config)
+            parent.tell("ready", processor.runtime)
+            _run_all(processor, parent, threads, guard)
+            events = processor.trace.events()
     except Interrupted:
         pass
     except TetradError as error:
-        tell("broken", error)
+        parent.tell("broken", error)
         return
     except (RuntimeError, OSError, MemoryError, ValueError, ImportError) as error:
         reason = f"the model could not be loaded on {config.device} ({type(error).__name__}: {error})."
-        tell("broken", DeviceError(reason))
+        parent.tell("broken", DeviceError(reason))
         return
-    tell("end", events)
+    parent.tell("end", events)
+
+
+def _run_all(processor: CaseProcessor, parent: _Parent, threads: int, guard: SignalGuard) -> None:
+    """Tell the parent of every outcome; on SIGTERM of those that were begun to be written."""
+    with PrefetchingRunner(processor, iter(parent.ask, None), threads) as runner:
+        try:
+            for outcome in runner:
+                parent.tell("done", outcome)
+        except Interrupted:
+            with guard.shielded():
+                for outcome in runner.drain():
+                    parent.tell("done", outcome)
 
 
 def _follow_parent() -> None:
-    """Ends this process when the one that started it is gone, however it went."""
+    """End this process when the one that started it is gone, however it went."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

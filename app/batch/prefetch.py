@@ -1,4 +1,4 @@
-"""Many subjects through one worker: the next are read and the last are written while the network runs."""
+"""Take many subjects through one processor: read the next and write the last while the network runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-from app.batch.case_processor import CaseProcessor, Job, runtime_of
+from app.batch.case_processor import CaseProcessor
 from app.batch.outcomes import Outcome
+from app.batch.stages import FinishedCase, LoadedCase
 from app.data.cases import Case
 from app.registry.manifest import identity_record
 
@@ -19,44 +20,45 @@ WRITE_BEHIND = 2
 #: Most threads that decode for one GPU; each holds one subject (about 150 MB).
 MAX_READERS = 8
 
+_Reading: TypeAlias = "Future[LoadedCase | FinishedCase]"
 
-def choose_readers(worker: CaseProcessor, cores: int) -> int:
-    """Threads that decode: as asked, else one per 16 cores beside a processor's network, half the cores by a GPU's.
+
+def choose_readers(processor: CaseProcessor, cores: int) -> int:
+    """Choose how many threads decode: as asked, else one per 16 cores, or half the cores by a GPU.
 
     Two at least, so that a slow file holds back nobody; but one where a failure ends the run, which keeps the order.
 
     Args:
-        cores: those that this worker has for itself.
+        cores: those that this processor has for itself.
     """
-    if worker.config.jobs is not None:
-        return worker.config.jobs
-    if worker.config.on_error == "stop":
+    if processor.config.jobs is not None:
+        return processor.config.jobs
+    if processor.config.on_error == "stop":
         return 1
-    runtime = worker.synthesizer.model.runtime
+    runtime = processor.synthesizer.model.runtime
     on_gpu = runtime is not None and runtime.device.startswith("cuda")
     return max(2, min(MAX_READERS, cores // (2 if on_gpu else 16)))
 
 
 class PrefetchingRunner:
-    """Every subject's outcome; the next are read and the last are written while the network runs.
+    """Give every subject's outcome, with one model; read and write while the network runs.
 
-    What is read first is computed first: with two readers, as by default, a slow file holds back nobody. As many
-    subjects as there are readers wait to be computed and `WRITE_BEHIND` to be written, so memory does not grow with
-    their number.
-    What was computed when the iteration ends early is written all the same; `rest` gives its outcomes.
+    The subject that is read first is computed first: with two readers, as by default, a slow file holds back nobody.
+    As many subjects as there are readers wait to be computed, and `WRITE_BEHIND` to be written. So memory does not
+    grow with their number. Where the iteration ends early, `drain` gives the outcomes of what was computed.
     """
 
-    def __init__(self, worker: CaseProcessor, cases: Iterable[Case], cores: int | None = None) -> None:
-        self.trace, self.runtime = worker.trace, runtime_of(worker)
-        model = worker.synthesizer.model
+    def __init__(self, processor: CaseProcessor, cases: Iterable[Case], cores: int | None = None) -> None:
+        self.trace, self.runtime = processor.trace, processor.runtime
+        model = processor.synthesizer.model
         self.model = identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
-        self._worker, self._cases = worker, cases
-        self._readers = choose_readers(worker, cores or os.cpu_count() or 1)
+        self._processor, self._cases = processor, cases
+        self._readers = choose_readers(processor, cores or os.cpu_count() or 1)
         self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")
-        self._ahead: deque[Future[Job]] = deque()
-        self._behind: deque[Future[Outcome]] = deque()
+        self._reading: deque[_Reading] = deque()
+        self._writing: deque[Future[Outcome]] = deque()
         # After a failure that ends the run, nothing later may appear in the output.
-        self._patience = WRITE_BEHIND if worker.config.on_error != "stop" else 0
+        self._patience = WRITE_BEHIND if processor.config.on_error != "stop" else 0
 
     def __enter__(self) -> PrefetchingRunner:
         return self
@@ -67,30 +69,35 @@ class PrefetchingRunner:
 
     def __iter__(self) -> Iterator[Outcome]:
         waiting = iter(self._cases)
-        self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1 + self._readers))
-        while self._ahead:
-            while (ready := next((f for f in self._ahead if f.done()), None)) is None:
+        self._start_reading(waiting, 1 + self._readers)
+        while self._reading:
+            while (ready := next((f for f in self._reading if f.done()), None)) is None:
                 # What is written meanwhile is reported, however long the next subject takes to be read.
-                # (Without a name for them: a future holds its subject, and none may outlive its turn.)
-                wait(cast(list[Future[Any]], [*self._ahead, *islice(self._behind, 1)]), return_when=FIRST_COMPLETED)
+                self._wait_for_any()
                 yield from self._give_up_to(WRITE_BEHIND)
-            self._ahead.remove(ready)
-            job = ready.result()
-            self._ahead.extend(self._reader.submit(self._worker.read, c) for c in islice(waiting, 1))
-            self._worker.compute(job)
-            self._behind.append(self._writer.submit(self._worker.write, job))
+            self._reading.remove(ready)
+            loaded = ready.result()
+            self._start_reading(waiting, 1)
+            self._writing.append(self._writer.submit(self._processor.write, self._processor.compute(loaded)))
             # What the reader and the writer need no more of this subject must not wait for the next one.
-            del job, ready
+            del loaded, ready
             yield from self._give_up_to(self._patience)
-        yield from self.rest()
+        yield from self.drain()
 
-    def rest(self) -> Iterator[Outcome]:
-        """The outcomes of what was computed and not yet given."""
+    def drain(self) -> Iterator[Outcome]:
+        """Give the outcomes of what was computed and not yet given."""
         yield from self._give_up_to(0)
 
+    def _start_reading(self, waiting: Iterator[Case], count: int) -> None:
+        self._reading.extend(self._reader.submit(self._processor.read, case) for case in islice(waiting, count))
+
+    def _wait_for_any(self) -> None:
+        # Without a name for the futures: one holds its subject, and none may outlive its turn.
+        wait(cast("list[Future[Any]]", [*self._reading, *islice(self._writing, 1)]), return_when=FIRST_COMPLETED)
+
     def _give_up_to(self, patience: int) -> Iterator[Outcome]:
-        """The outcomes that are there, oldest first; waits until no more than `patience` are open."""
-        while self._behind and (self._behind[0].done() or len(self._behind) > patience):
+        """Give the outcomes that are there, oldest first, until no more than `patience` are open."""
+        while self._writing and (self._writing[0].done() or len(self._writing) > patience):
             # Ticked off only when it was taken: a signal in between must not lose it.
-            yield self._behind[0].result()
-            self._behind.popleft()
+            yield self._writing[0].result()
+            self._writing.popleft()

@@ -1,4 +1,4 @@
-"""Many subjects, one model: isolation, resume, parts, a clean end on SIGTERM, and a record of what was done."""
+"""Complete the subjects of a folder: isolation, resume, parts, a clean end on SIGTERM, and a record of the work."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from app.batch.case_processor import CaseProcessor
-from app.batch.multi_device import MultiDeviceRunner
-from app.batch.outcomes import Outcome, Summary
-from app.batch.prefetch import PrefetchingRunner
+from app.batch.outcomes import STATUSES, Outcome, Summary
 from app.batch.run_record import write_record, write_trace
+from app.batch.runner import SubjectRunner, open_runner
 from app.core.config import RunConfig
 from app.core.errors import NothingToDo, UsageError
 from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
-from app.data.discovery import scan
-from app.inference.device import Machine, choose_devices
+from app.data.discovery import Scan, scan
 
 log = logging.getLogger(__name__)
 
 
 def run(config: RunConfig) -> Summary:
-    """Makes what the subjects of `config.input_dir` lack.
+    """Make what the subjects of `config.input_dir` lack.
 
     Raises:
         UsageError: a folder cannot be used.
@@ -38,118 +35,27 @@ def run(config: RunConfig) -> Summary:
     """
     _check_folders(config)
     started = datetime.now(UTC)
-    found = scan(
-        config.input_dir, exclude=[config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
-    )
-    for note in found.notes:
-        log.warning("%s", note)
-    cases = found.cases[config.part_id :: config.num_parts]
-    _require_work(found.cases, config)
-    if config.num_parts > 1:
-        log.info("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(cases), len(found.cases))
-    interrupts = SignalGuard()
-    summary = Summary([], found.notes)
-    flow: PrefetchingRunner | MultiDeviceRunner | None = None
-    try:
-        with interrupts.installed():
-            flow = _open(config, cases, interrupts)
-            _run_all(config, flow, len(cases), interrupts, summary)
-    except Interrupted as interruption:
-        summary.signal_number = interruption.number
-        log.error("%s: stopped cleanly; run again to do the rest.", interruption)
-    finally:
-        summary.outcomes.sort(key=lambda outcome: outcome.subject)
-        if flow is not None:
-            write_trace(config, summary, flow)
-            if config.report_dir is not None:
-                write_record(config, summary, flow, started)
-    counts = [summary.count("made"), summary.count("kept"), summary.count("complete"), summary.count("failed")]
-    log.info("Done: %d made, %d kept, %d complete, %d failed.", *counts)
+    inventory = _scan_input(config)
+    _check_work(inventory.cases, config)
+    cases = _choose_part(inventory.cases, config)
+    summary = Summary([], inventory.notes)
+    _complete(config, cases, summary, started)
+    _log_counts(summary)
     return summary
 
 
-def _open(config: RunConfig, cases: Sequence[Case], interrupts: SignalGuard) -> PrefetchingRunner | MultiDeviceRunner:
-    """The model, loaded: a device or weights that are not there must be known before an hour of work."""
-    if config.device == "all" or "," in config.device:
-        devices = choose_devices(config.device, Machine.probe())
-        if len(devices) > 1:
-            return MultiDeviceRunner(config, devices, cases, interrupts)
-        config = replace(config, device=devices[0])
-    flow = PrefetchingRunner(CaseProcessor(config), cases)
-    log.info("Model %s: %s.", flow.model["name"], flow.runtime)
-    return flow
+# ------------------------------------------------------------ before the work
 
 
-def _run_all(
-    config: RunConfig,
-    flow: PrefetchingRunner | MultiDeviceRunner,
-    count: int,
-    interrupts: SignalGuard,
-    summary: Summary,
-) -> None:
-    on_terminal = sys.stderr.isatty()
-    with logging_redirect_tqdm() if on_terminal else contextlib.nullcontext():
-        with tqdm(total=count, unit="subject", disable=not on_terminal) as bar:
-            with flow:
-                try:
-                    for outcome in flow:
-                        bar.update()
-                        _note(outcome, count, summary)
-                        if outcome.status == "failed" and config.on_error == "stop":
-                            summary.stopped = True
-                            log.error("Stopped at the first failure (--on-error stop).")
-                            break
-                    else:
-                        return
-                    # Other devices may have been at work on subjects of their own.
-                    for outcome in flow.rest():
-                        _note(outcome, count, summary)
-                except Interrupted:
-                    with interrupts.shielded():
-                        for outcome in flow.rest():
-                            _note(outcome, count, summary)
-                    raise
+def _scan_input(config: RunConfig) -> Scan:
+    own = [config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
+    inventory = scan(config.input_dir, exclude=own)
+    for note in inventory.notes:
+        log.warning("%s", note)
+    return inventory
 
 
-def _note(outcome: Outcome, count: int, summary: Summary) -> None:
-    if any(outcome is noted for noted in summary.outcomes[-1:]):
-        # A signal came just after it was noted, before it was ticked off.
-        return
-    summary.outcomes.append(outcome)
-    say: Callable[..., None] = log.error if outcome.status == "failed" else log.info
-    for warning in outcome.warnings:
-        log.warning("%s", warning)
-    say("[%d/%d] %s", len(summary.outcomes), count, outcome.sentence())
-
-
-def _check_folders(config: RunConfig) -> None:
-    source, output = config.input_dir.resolve(), config.output_dir.resolve()
-    if source == output:
-        raise UsageError(f"the output {config.output_dir} is the input folder; give another one.")
-    if config.report_dir is not None:
-        report = config.report_dir.resolve()
-        if report == output or output in report.parents:
-            raise UsageError(f"the report folder {config.report_dir} lies in the output, which holds images only.")
-    if config.confidence_dir is not None:
-        place = config.confidence_dir.resolve()
-        if place == output or output in place.parents:
-            raise UsageError(f"the folder {config.confidence_dir} for confidence lies in the output, "
-                             "which holds images only.")  # fmt: skip
-        if place == source:
-            raise UsageError(f"the folder {config.confidence_dir} for confidence is the input; give another one.")
-    if config.profile_file is not None and output in config.profile_file.resolve().parents:
-        raise UsageError(f"the trace {config.profile_file} lies in the output, which holds images only.")
-    trace = None if config.profile_file is None else config.profile_file.absolute().parent
-    for folder in filter(None, [config.output_dir, config.report_dir, config.confidence_dir, trace]):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{folder} cannot be made ({error.strerror}); choose another folder.") from None
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-            raise UsageError(f"{folder} may not be written to by user {os.geteuid()}; make it writable.")
-
-
-def _require_work(cases: Sequence[Case], config: RunConfig) -> None:
+def _check_work(cases: Sequence[Case], config: RunConfig) -> None:
     if not cases:
         raise NothingToDo(
             f"{config.input_dir} holds no subject; "
@@ -157,3 +63,131 @@ def _require_work(cases: Sequence[Case], config: RunConfig) -> None:
         )
     if all(c.problem is None and not c.absent and not c.empty and not c.faults for c in cases):
         raise NothingToDo(f"all {len(cases)} subjects of {config.input_dir} have the four sequences; nothing to make.")
+
+
+def _choose_part(cases: Sequence[Case], config: RunConfig) -> Sequence[Case]:
+    part = cases[config.part_id :: config.num_parts]
+    if config.num_parts > 1:
+        log.info("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(part), len(cases))
+    return part
+
+
+def _check_folders(config: RunConfig) -> None:
+    """Refuse folders that lie in one another, and make those that are not there."""
+    _check_places(config)
+    trace = None if config.profile_file is None else config.profile_file.absolute().parent
+    for folder in filter(None, [config.output_dir, config.report_dir, config.confidence_dir, trace]):
+        _make_writable(folder)
+
+
+def _check_places(config: RunConfig) -> None:
+    source, output = config.input_dir.resolve(), config.output_dir.resolve()
+    if source == output:
+        raise UsageError(f"the output {config.output_dir} is the input folder; give another one.")
+    if config.report_dir is not None and _lies_in(config.report_dir, output):
+        raise UsageError(f"the report folder {config.report_dir} lies in the output, which holds images only.")
+    if config.confidence_dir is not None:
+        place = f"the folder {config.confidence_dir} for confidence"
+        if _lies_in(config.confidence_dir, output):
+            raise UsageError(f"{place} lies in the output, which holds images only.")
+        if config.confidence_dir.resolve() == source:
+            raise UsageError(f"{place} is the input; give another one.")
+    if config.profile_file is not None and output in config.profile_file.resolve().parents:
+        raise UsageError(f"the trace {config.profile_file} lies in the output, which holds images only.")
+
+
+def _lies_in(folder: Path, output: Path) -> bool:
+    place = folder.resolve()
+    return place == output or output in place.parents
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made ({error.strerror}); choose another folder.") from None
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise UsageError(f"{folder} may not be written to by user {os.geteuid()}; make it writable.")
+
+
+# ------------------------------------------------------------ the work
+
+
+def _complete(config: RunConfig, cases: Sequence[Case], summary: Summary, started: datetime) -> None:
+    """Take the subjects through the model; whatever ends that, write the record."""
+    guard = SignalGuard()
+    runner: SubjectRunner | None = None
+    try:
+        with guard.installed():
+            runner = open_runner(config, cases, guard)
+            with _progress_bar(len(cases)) as bar, runner:
+                _Collector(config, summary, len(cases), bar).take_all(runner, guard)
+    except Interrupted as interruption:
+        summary.signal_number = interruption.number
+        log.error("%s: stopped cleanly; run again to do the rest.", interruption)
+    finally:
+        summary.outcomes.sort(key=lambda outcome: outcome.subject)
+        if runner is not None:
+            write_trace(config, summary, runner)
+            write_record(config, summary, runner, started)
+
+
+@contextlib.contextmanager
+def _progress_bar(count: int) -> Iterator[tqdm]:
+    """Show a bar on a terminal, with the log above it."""
+    on_terminal = sys.stderr.isatty()
+    with logging_redirect_tqdm() if on_terminal else contextlib.nullcontext():
+        with tqdm(total=count, unit="subject", disable=not on_terminal) as bar:
+            yield bar
+
+
+class _Collector:
+    """Collect outcomes into the summary, and say each."""
+
+    def __init__(self, config: RunConfig, summary: Summary, count: int, bar: tqdm) -> None:
+        self._summary, self._count, self._bar = summary, count, bar
+        self._stops = config.on_error == "stop"
+
+    def take_all(self, runner: SubjectRunner, guard: SignalGuard) -> None:
+        """Take every outcome, up to a failure that ends the run or a signal.
+
+        Raises:
+            Interrupted: a signal came; what was begun is written and taken.
+        """
+        try:
+            self._take_until_failure(runner)
+            if self._summary.stopped:
+                # Other devices may have been at work on subjects of their own.
+                self._take(runner.drain())
+        except Interrupted:
+            with guard.shielded():
+                self._take(runner.drain())
+            raise
+
+    def _take_until_failure(self, runner: SubjectRunner) -> None:
+        for outcome in runner:
+            self._bar.update()
+            self._note(outcome)
+            if self._stops and outcome.status == "failed":
+                self._summary.stopped = True
+                log.error("Stopped at the first failure (--on-error stop).")
+                return
+
+    def _take(self, outcomes: Iterator[Outcome]) -> None:
+        for outcome in outcomes:
+            self._note(outcome)
+
+    def _note(self, outcome: Outcome) -> None:
+        if any(outcome is noted for noted in self._summary.outcomes[-1:]):
+            # A signal came just after it was noted, before it was ticked off.
+            return
+        self._summary.outcomes.append(outcome)
+        say: Callable[..., None] = log.error if outcome.status == "failed" else log.info
+        for warning in outcome.warnings:
+            log.warning("%s", warning)
+        say("[%d/%d] %s", len(self._summary.outcomes), self._count, outcome.sentence())
+
+
+def _log_counts(summary: Summary) -> None:
+    counts = [summary.count(status) for status in STATUSES]
+    log.info("Done: %d made, %d kept, %d complete, %d failed.", *counts)

@@ -1,19 +1,19 @@
-"""The record of a run on disk: JSON, page and trace."""
+"""Write the record of a run: JSON, page and trace."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import platform
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from app import __version__
-from app.batch.multi_device import MultiDeviceRunner
 from app.batch.outcomes import Outcome, Summary, exit_code_of
-from app.batch.prefetch import PrefetchingRunner
+from app.batch.runner import SubjectRunner
 from app.core.atomic_io import save_bytes
 from app.core.config import RunConfig
 from app.core.errors import OutputError
@@ -22,72 +22,24 @@ from app.report.run_page import write_run_report
 log = logging.getLogger(__name__)
 
 
-def write_trace(config: RunConfig, summary: Summary, flow: PrefetchingRunner | MultiDeviceRunner) -> None:
+def write_trace(config: RunConfig, summary: Summary, runner: SubjectRunner) -> None:
+    """Write the run's trace where one is wanted; note it in the summary where that fails."""
     if config.profile_file is None:
         return
     try:
-        flow.trace.write(config.profile_file)
+        runner.trace.write(config.profile_file)
     except OutputError as error:
         log.error("%s", error)
         summary.report_failed = True
 
 
-def _with_history(summary: Summary, path: Path) -> list[dict[str, Any]]:
-    """The outcomes for the record; of outputs that were kept also what the record before says of their making."""
-    before: dict[str, list[tuple[dict[str, Any], set[str]]]] = {}
-    # Whatever else lies there bears no witness.
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        earlier = [(s, {o["sha256"] for o in s["outputs"]}) for s in json.loads(path.read_bytes())["subjects"]]
-        for form, sums in earlier:
-            before.setdefault(form["subject"], []).append((form, sums))
-    told = []
-    for outcome in summary.outcomes:
-        form = dict(vars(outcome))
-        known, sums = _taken_out(before.get(outcome.subject, []), outcome)
-        if outcome.status == "kept" and {o["sha256"] for o in outcome.outputs} <= sums:
-            warnings = dict.fromkeys([*known.get("warnings", []), *outcome.warnings])
-            form = {**form, **known, "status": "kept", "warnings": list(warnings)}
-        told.append(form)
-    # A run that was ended early has not come to all of them.
-    rest = [form for forms in before.values() for form, _ in forms]
-    return told + (rest if summary.signal_number or summary.stopped else [])
-
-
-def _taken_out(earlier: list[tuple[dict[str, Any], set[str]]], outcome: Outcome) -> tuple[dict[str, Any], set[str]]:
-    """Removes from a subject's earlier outcomes the one of the same exam: of the same outputs, or that lacked the same.
-
-    Returns:
-        It and the checksums of its outputs; empty ones where the record before says nothing.
-    """
-    made = {o["sha256"] for o in outcome.outputs}
-
-    def likeness(number: int) -> tuple[bool, bool]:
-        form, sums = earlier[number]
-        return bool(made) and made <= sums, form.get("lacked") == list(outcome.lacked)
-
-    if not earlier:
-        return {}, set()
-    return earlier.pop(max(range(len(earlier)), key=likeness))
-
-
-def write_record(
-    config: RunConfig, summary: Summary, flow: PrefetchingRunner | MultiDeviceRunner, started: datetime
-) -> None:
-    record = {
-        "tetrad": __version__,
-        "python": platform.python_version(),
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "exit_code": int(exit_code_of(summary)),
-        "config": config.to_json(),
-        "model": flow.model,
-        "runtime": flow.runtime,
-        "notes": list(summary.notes),
-    }
-    assert config.report_dir is not None
-    part = f"-part{config.part_id}of{config.num_parts}" if config.num_parts > 1 else ""
-    path = config.report_dir / f"tetrad-run{part}.json"
-    record["subjects"] = _with_history(summary, path)
+def write_record(config: RunConfig, summary: Summary, runner: SubjectRunner, started: datetime) -> None:
+    """Write the run's record and page where they are wanted; note it in the summary where that fails."""
+    if config.report_dir is None:
+        return
+    path = config.report_dir / f"tetrad-run{_part_suffix(config)}.json"
+    subjects = [outcome.to_json() for outcome in with_history(summary, read_outcomes(path))]
+    record = {**_header(config, summary, runner, started), "subjects": subjects}
     try:
         save_bytes((json.dumps(record, indent=2) + "\n").encode(), path)
         if summary.signal_number is None:
@@ -101,3 +53,65 @@ def write_record(
         log.info("Run record and report: %s, .html", path)
     else:
         log.info("Run record: %s", path)
+
+
+def _part_suffix(config: RunConfig) -> str:
+    return f"-part{config.part_id}of{config.num_parts}" if config.num_parts > 1 else ""
+
+
+def _header(config: RunConfig, summary: Summary, runner: SubjectRunner, started: datetime) -> dict[str, Any]:
+    return {
+        "tetrad": __version__,
+        "python": platform.python_version(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "exit_code": int(exit_code_of(summary)),
+        "config": config.to_json(),
+        "model": runner.model,
+        "runtime": runner.runtime,
+        "notes": list(summary.notes),
+    }
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Read the subjects of an earlier record; none where there is no record, or something else of its name."""
+    try:
+        return [Outcome.from_json(form) for form in json.loads(path.read_bytes())["subjects"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def with_history(summary: Summary, earlier: Sequence[Outcome]) -> list[Outcome]:
+    """Add to outputs that were kept what the record before says of their making.
+
+    Args:
+        earlier: the outcomes of the record before.
+
+    Returns:
+        The run's outcomes. Where the run was ended early, also the earlier ones of subjects that it has not come to.
+    """
+    unclaimed: dict[str, list[Outcome]] = {}
+    for outcome in earlier:
+        unclaimed.setdefault(outcome.subject, []).append(outcome)
+    outcomes = [_recall(outcome, unclaimed.get(outcome.subject, [])) for outcome in summary.outcomes]
+    if summary.signal_number or summary.stopped:
+        outcomes += [outcome for others in unclaimed.values() for outcome in others]
+    return outcomes
+
+
+def _recall(outcome: Outcome, earlier: list[Outcome]) -> Outcome:
+    """Take the same exam out of a subject's earlier outcomes; of a kept one, give its history.
+
+    An exam is the same where its outputs are, or else where it lacked the same.
+    """
+    if not earlier:
+        return outcome
+
+    def likeness(number: int) -> tuple[bool, bool]:
+        other = earlier[number]
+        return bool(outcome.outputs) and outcome.checksums <= other.checksums, other.lacked == outcome.lacked
+
+    known = earlier.pop(max(range(len(earlier)), key=likeness))
+    if outcome.status != "kept" or not outcome.checksums <= known.checksums:
+        return outcome
+    return replace(known, status="kept", warnings=tuple(dict.fromkeys([*known.warnings, *outcome.warnings])))

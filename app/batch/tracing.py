@@ -1,4 +1,7 @@
-"""Where a run's time goes: spans per stage and subject, as a Chrome trace (chrome://tracing, ui.perfetto.dev)."""
+"""Record where a run's time goes: spans per stage and subject, as a Chrome trace.
+
+chrome://tracing and ui.perfetto.dev show such a file.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from app.core.atomic_io import save_bytes
 
 
 class Trace:
-    """Collects spans from any thread.
+    """Collect spans from any thread.
 
     Args:
-        keep: hold every span for `write`; else nothing.
+        keep: hold every span for `write`; without it, stages are timed only.
     """
 
     def __init__(self, keep: bool = True) -> None:
@@ -28,7 +31,7 @@ class Trace:
 
     @contextmanager
     def span(self, stage: str, subject: str, stages: dict[str, float]) -> Iterator[None]:
-        """Times what happens inside, and adds its seconds to those of the stage in `stages`."""
+        """Time what happens inside, and add its seconds to those of the stage in `stages`."""
         start = time.monotonic()
         try:
             yield
@@ -36,32 +39,20 @@ class Trace:
             end = time.monotonic()
             stages[stage] = stages.get(stage, 0.0) + end - start
             if self._keep:
-                event = {
-                    "name": stage,
-                    "cat": "tetrad",
-                    "ph": "X",
-                    # The machine's clock, so that several processes' spans lie on one line.
-                    "ts": round(1e6 * start),
-                    "dur": round(1e6 * (end - start)),
-                    "pid": os.getpid(),
-                    "tid": threading.get_native_id(),
-                    "args": {"subject": subject},
-                }
-                with self._lock:
-                    self._events.append(event)
+                self.add([_event(stage, subject, start, end)])
 
     def events(self) -> list[dict[str, Any]]:
-        """Every span kept so far."""
+        """List every span kept so far."""
         with self._lock:
             return list(self._events)
 
     def add(self, events: list[dict[str, Any]]) -> None:
-        """Takes over the spans of another process."""
+        """Add spans, such as those of another process."""
         with self._lock:
             self._events.extend(events)
 
     def write(self, path: Path) -> None:
-        """Writes the trace.
+        """Write the trace.
 
         Raises:
             OutputError: it cannot be written.
@@ -69,3 +60,18 @@ class Trace:
         with self._lock:
             form = {"traceEvents": self._events, "displayTimeUnit": "ms"}
             save_bytes(json.dumps(form).encode(), path)
+
+
+def _event(stage: str, subject: str, start: float, end: float) -> dict[str, Any]:
+    """Describe a span of this thread, in microseconds."""
+    return {
+        "name": stage,
+        "cat": "tetrad",
+        "ph": "X",
+        # The machine's clock, so that several processes' spans lie on one line.
+        "ts": round(1e6 * start),
+        "dur": round(1e6 * (end - start)),
+        "pid": os.getpid(),
+        "tid": threading.get_native_id(),
+        "args": {"subject": subject},
+    }

@@ -42,7 +42,7 @@ def run_demo(folder: Path, drop: Modality, seed: int, device: str, model: str | 
     output_file = output / f"{SUBJECT}-{drop}.nii.gz"
     synthesis, truth = load_volume(output_file).data, phantom.volumes[drop]
     score = official_score(synthesis, truth, phantom.labels > 0)
-    name = str(summary.outcomes[0].outputs[0]["model"])
+    name = str(summary.outcomes[0].outputs[0].model)
     image = picture(
         {m: phantom.volumes[m] for m in MODALITIES if m != drop},
         drop,

@@ -1,1 +1,1 @@
-"""Pictures of results. matplotlib is imported by the functions that need it."""
+"""Draw pictures and pages of results. matplotlib is imported by the functions that need it."""

@@ -1,15 +1,18 @@
-"""The page of an evaluation."""
+"""Write the page of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from app.core.atomic_io import save_bytes
 from app.core.constants import MODALITIES
 from app.report.figures import MOST_PICTURES, draw_files
 from app.report.html import Page, SubjectEntry, Table, distribution_plot, render
+
+#: Cells of a table: the header and the rows.
+TableRows: TypeAlias = Sequence[Sequence[str]]
 
 
 def write_evaluation_report(
@@ -20,10 +23,10 @@ def write_evaluation_report(
     pairs: Sequence[Any],
     facts: Mapping[str, str],
     page_path: Path,
-    calibration: tuple[Sequence[Sequence[str]], bytes] | None = None,
-    downstream: Sequence[Sequence[Sequence[str]]] = (),
+    calibration: tuple[TableRows, bytes] | None = None,
+    downstream: Sequence[TableRows] = (),
 ) -> None:
-    """The page of an evaluation, and one PNG per volume in `pictures/` beside it.
+    """Write the page of an evaluation, and one PNG per volume in `pictures/` beside it.
 
     Args:
         scores: `app.evaluation.scoring.VolumeScores`, one per volume.
@@ -36,40 +39,42 @@ def write_evaluation_report(
     Raises:
         OutputError: they cannot be written.
     """
-    names = list(columns)
-    overall = [
-        [group, *(f"{metrics[n]['mean']:.{columns[n]}f} ± {metrics[n]['sd']:.{columns[n]}f}" for n in names)]
-        for group, metrics in summary.items()
-    ]
-    each = [[f"{s.subject} {s.modality}", *(f"{_value(s, n):.{columns[n]}f}" for n in names)] for s in scores]
-    by_name = {(s.subject, s.modality): s for s in scores}
     page = Page(
         title="Tetrad: evaluation",
         facts=facts,
         warnings=list(problems),
-        tables=[Table("Mean ± standard deviation", ["", *names], overall), Table("Each volume", ["", *names], each)],
+        tables=_score_tables(scores, summary, columns),
         plot=distribution_plot(
-            {n: {m: [_value(s, n) for s in scores if s.modality == m] for m in MODALITIES} for n in names}
+            {n: {m: [_value(s, n) for s in scores if s.modality == m] for m in MODALITIES} for n in columns}
         ),
     )
     page.tables += [Table("The tumour as the 3D segmenter finds it", header, body) for header, *body in downstream]
     if calibration is not None:
         (header, *body), page.calibration = calibration
         page.tables.append(Table("Confidence: expected and observed error", header, body))
+    values = {(s.subject, s.modality): s.values for s in scores}
     for pair in pairs[:MOST_PICTURES]:
-        values = by_name[pair.subject, pair.modality].values
-        caption = ", ".join(f"{n} {values[n]:.{columns[n]}f}" for n in names if n in values)
-        jpeg = draw_files(
-            pair.subject,
-            pair.others,
-            pair.modality,
-            pair.prediction,
-            page_path.parent,
-            pair.reference,
-            pair.segmentation,
-        )
-        page.subjects.append(SubjectEntry(f"{pair.subject} {pair.modality}", caption, jpeg))
+        page.subjects.append(_entry(pair, values[pair.subject, pair.modality], columns, page_path.parent))
     save_bytes(render(page), page_path)
+
+
+def _score_tables(
+    scores: Sequence[Any], summary: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Mapping[str, int]
+) -> list[Table]:
+    overall = [
+        [group, *(f"{metrics[n]['mean']:.{d}f} ± {metrics[n]['sd']:.{d}f}" for n, d in columns.items())]
+        for group, metrics in summary.items()
+    ]
+    each = [[f"{s.subject} {s.modality}", *(f"{_value(s, n):.{d}f}" for n, d in columns.items())] for s in scores]
+    return [Table("Mean ± standard deviation", ["", *columns], overall), Table("Each volume", ["", *columns], each)]
+
+
+def _entry(pair: Any, values: Mapping[str, float], columns: Mapping[str, int], folder: Path) -> SubjectEntry:
+    caption = ", ".join(f"{n} {values[n]:.{d}f}" for n, d in columns.items() if n in values)
+    jpeg = draw_files(
+        pair.subject, pair.others, pair.modality, pair.prediction, folder, pair.reference, pair.segmentation
+    )
+    return SubjectEntry(f"{pair.subject} {pair.modality}", caption, jpeg)
 
 
 def _value(scores: Any, name: str) -> float:

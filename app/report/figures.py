@@ -1,4 +1,4 @@
-"""One PNG per synthesised sequence: three planes through the point of interest, inputs beside result and truth."""
+"""Draw one PNG per synthesised sequence: three planes, the inputs beside the result and the truth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,22 @@ _NOTICE = "synthetic, not for diagnosis"
 _DPI = 110
 
 
+@dataclass(frozen=True)
+class _Column:
+    """Hold one volume and how it is shown.
+
+    Attributes:
+        volume: float, axes L, P, S, cropped to the brain.
+        window: values of the darkest and the brightest colour.
+    """
+
+    title: str
+    volume: NDArray[np.floating[Any]]
+    window: tuple[float, float]
+    colours: str = "gray"
+    synthetic: bool = False
+
+
 def picture(
     inputs: Mapping[Modality, VolumeArray],
     target: Modality,
@@ -35,47 +52,63 @@ def picture(
     title: str = "",
     confidence: VolumeArray | None = None,
 ) -> bytes:
-    """A PNG in radiological convention (the patient's right is on the left).
+    """Draw a PNG in radiological convention (the patient's right is on the left).
+
+    Synthesis and truth are scaled as the challenge scores them: each by its own percentiles, since an absolute scale
+    cannot be known. They share one window, the 1st to the 99th percentile of the truth's brain.
 
     Args:
-        inputs, synthesis, truth: float32, axes L, P, S, one shape. Synthesis and truth are scaled as the challenge
-            scores them (each by its own percentiles: an absolute scale cannot be known) and then share one window,
-            the 1st to the 99th percentile of the truth's brain.
+        inputs, synthesis, truth: float32, axes L, P, S, one shape.
         lesion: where to cut (the largest section along each axis); the brain if not given or empty.
         confidence: float32 in [0, 1], same shape, where a model gives one.
     """
+    box = _brain_box(synthesis > 0)
+    centre = _centre(synthesis[box] > 0 if lesion is None or not lesion.any() else lesion[box])
+    columns = [
+        *(
+            _Column(f"{DISPLAY_NAMES[m]} (input)", inputs[m][box], _window(inputs[m][box]))
+            for m in MODALITIES
+            if m in inputs
+        ),
+        *_result_columns(target, synthesis, truth, box),
+    ]
+    if confidence is not None:
+        columns.append(_Column("confidence\n(bright: sure)", confidence[box], (0.0, 1.0), "viridis"))
+    return _draw(columns, centre, title)
+
+
+def _result_columns(
+    target: Modality, synthesis: VolumeArray, truth: VolumeArray | None, box: tuple[slice, ...]
+) -> list[_Column]:
+    """Show the synthesis; and where the truth is known, that and their difference."""
+    name = DISPLAY_NAMES[target]
+    scaled = rescale_as_scored(synthesis)[box]
+    if truth is None:
+        return [_Column(f"{name} (synthesis)", scaled, _window(scaled), synthetic=True)]
+    real = rescale_as_scored(truth)[box]
+    shared = _window(real)
+    return [
+        _Column(f"{name} (synthesis)", scaled, shared, synthetic=True),
+        _Column(f"{name} (truth)", real, shared),
+        _Column("synthesis - truth\n(red: too bright)", scaled - real, (-0.5, 0.5), "berlin"),
+    ]
+
+
+def _draw(columns: Sequence[_Column], centre: tuple[int, int, int], title: str) -> bytes:
+    """Draw three planes of every volume, one volume per column."""
     # matplotlib writes a font cache; it must not go to the user's home.
     os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"tetrad-matplotlib-{os.getuid()}"))
     from matplotlib.figure import Figure
 
-    box = _brain_box(synthesis > 0)
-    centre = _centre(synthesis[box] > 0 if lesion is None or not lesion.any() else lesion[box])
-    columns: list[tuple[str, NDArray[np.floating[Any]], tuple[float, float], str]] = [
-        (f"{DISPLAY_NAMES[m]} (input)", inputs[m][box], _window(inputs[m][box]), "gray")
-        for m in MODALITIES
-        if m in inputs
-    ]
-    made = rescale_as_scored(synthesis)[box]
-    real = None if truth is None else rescale_as_scored(truth)[box]
-    shared = _window(made if real is None else real)
-    synthetic = len(columns)
-    columns.append((f"{DISPLAY_NAMES[target]} (synthesis)", made, shared, "gray"))
-    if real is not None:
-        columns.append((f"{DISPLAY_NAMES[target]} (truth)", real, shared, "gray"))
-        columns.append(("synthesis - truth\n(red: too bright)", made - real, (-0.5, 0.5), "berlin"))
-    if confidence is not None:
-        columns.append(("confidence\n(bright: sure)", confidence[box], (0.0, 1.0), "viridis"))
     figure = Figure(figsize=(max(2.2 * len(columns), 5.0), 6.9), facecolor="black", layout="constrained")
     axes = figure.subplots(3, len(columns), squeeze=False)
-    for column, (name, volume, (low, high), colours) in enumerate(columns):
-        for row, plane in enumerate(_planes(volume, centre)):
-            panel = axes[row, column]
-            panel.imshow(plane, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
-            panel.set_axis_off()
-        axes[0, column].set_title(name, color="white", fontsize=9)
-    for panel in axes[:, synthetic]:
-        panel.text(0.5, -0.01, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center", va="top")
+    for number, column in enumerate(columns):
+        _draw_column(axes[:, number], column, centre)
+    for number, column in enumerate(columns):
+        if column.synthetic:
+            _mark_synthetic(axes[:, number])
     _letters(axes)
+    # A subject's name may hold bytes that are no text.
     safe = title.encode("utf-8", "replace").decode()
     figure.suptitle(safe, color="white", fontsize=10, parse_math=False)
     figure.supxlabel("radiological convention: the patient's right is on the left", color="0.7", fontsize=8)
@@ -85,8 +118,21 @@ def picture(
     return buffer.getvalue()
 
 
+def _draw_column(panels: Any, column: _Column, centre: tuple[int, int, int]) -> None:
+    low, high = column.window
+    for panel, plane in zip(panels, _planes(column.volume, centre), strict=True):
+        panel.imshow(plane, cmap=column.colours, vmin=low, vmax=high, interpolation="nearest")
+        panel.set_axis_off()
+    panels[0].set_title(column.title, color="white", fontsize=9)
+
+
+def _mark_synthetic(panels: Any) -> None:
+    for panel in panels:
+        panel.text(0.5, -0.01, _NOTICE, transform=panel.transAxes, color="#ffb000", fontsize=7, ha="center", va="top")
+
+
 def shrink(png: bytes, scale: float = 0.68) -> bytes:
-    """A small JPEG of a PNG, for pages of many subjects (about 50 kB)."""
+    """Make a small JPEG of a PNG, for pages of many subjects."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:
@@ -97,12 +143,13 @@ def shrink(png: bytes, scale: float = 0.68) -> bytes:
 
 
 def _planes(volume: NDArray[np.floating[Any]], centre: tuple[int, int, int]) -> list[NDArray[np.floating[Any]]]:
-    """Axial, coronal, sagittal, each as rows from top to bottom and columns from left to right."""
+    """Cut axial, coronal and sagittal: rows from top to bottom, columns from left to right."""
     x, y, z = centre
     return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
 
 
 def _letters(axes: Any) -> None:
+    """Name the sides of the patient at the edges of the first column."""
     style = {"color": "#ffd75f", "fontsize": 9, "va": "center", "ha": "center"}
     edges = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.96), (0.5, 0.07))
     for row, letters in enumerate(("RLAP", "RLSI", "APSI")):
@@ -150,7 +197,17 @@ def draw_files(
     segmentation: Path | None = None,
     confidence: Path | None = None,
 ) -> bytes:
-    """Writes `pictures/<subject>-<target>.png`, returns a small JPEG; empty (and said) where a file is unreadable."""
+    """Write `pictures/<subject>-<target>.png` and give a small JPEG of it.
+
+    Args:
+        folder: gets the folder `pictures`.
+
+    Returns:
+        The JPEG; empty, with a warning in the log, where a file cannot be read.
+
+    Raises:
+        OutputError: the PNG cannot be written.
+    """
     try:
         png = picture(
             {m: load_volume(f).data for m, f in inputs.items()},

@@ -1,6 +1,6 @@
-"""One self-contained HTML page per run: what was done with what weights, warnings first, a picture per subject.
+"""Render one self-contained HTML page: warnings first, what was done, tables, a picture per subject.
 
-It needs no network and stays small (pictures are JPEG, about 50 kB each).
+The page needs no network, and stays small: its pictures are JPEG.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ src="data:image/jpeg;base64,{{ s.image }}">{% endif %}</figure>{% endfor %}
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ready-made cells."""
+    """Hold a table of ready-made cells."""
 
     title: str
     header: Sequence[str]
@@ -65,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True)
 class SubjectEntry:
-    """One figure of the page; `jpeg` may be empty."""
+    """Hold one figure of the page; `jpeg` may be empty."""
 
     name: str
     caption: str
@@ -74,7 +74,7 @@ class SubjectEntry:
 
 @dataclass
 class Page:
-    """What the page says."""
+    """Hold what the page says; `plot` and `calibration` are PNG, or empty."""
 
     title: str
     facts: Mapping[str, str]
@@ -87,28 +87,26 @@ class Page:
 
 
 def render(page: Page) -> bytes:
-    """The page as UTF-8 HTML; every text is escaped."""
+    """Render the page as UTF-8 HTML; every text is escaped."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     subjects = [
-        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": base64.b64encode(s.jpeg).decode()}
+        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": _base64(s.jpeg)}
         for i, s in enumerate(page.subjects)
     ]
-    text = environment.from_string(_TEMPLATE).render(
-        **{
-            **vars(page),
-            "subjects": subjects,
-            "plot": base64.b64encode(page.plot).decode(),
-            "calibration": base64.b64encode(page.calibration).decode(),
-        }
-    )
+    pictures = {"plot": _base64(page.plot), "calibration": _base64(page.calibration)}
+    text = environment.from_string(_TEMPLATE).render(**{**vars(page), **pictures, "subjects": subjects})
     # A file name may hold bytes that are no text.
     return text.encode("utf-8", "replace")
 
 
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
 def distribution_plot(values: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """A PNG with one panel per metric and one box per group.
+    """Draw a PNG with one panel per metric and one box per group.
 
     Args:
         values: per metric, per group, the scores; those that are not finite are left out.

@@ -1,8 +1,7 @@
-"""The pages of a synthesis run and of an evaluation, from what those left on disk."""
+"""Write the page of a synthesis run from its record and the files on disk."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,33 @@ from app.core.atomic_io import save_bytes
 from app.report.figures import MOST_PICTURES, draw_files
 from app.report.html import Page, SubjectEntry, render
 
-log = logging.getLogger(__name__)
-
 
 def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
-    """The page of a run record (see `app.batch.run`), and one PNG per synthesised sequence in `pictures/` beside it.
+    """Write the page of a run, and one PNG per synthesised sequence in `pictures/` beside it.
+
+    Args:
+        record: as `app.batch.run_record` writes it.
 
     Raises:
         OutputError: they cannot be written.
     """
-    subjects: Sequence[Mapping[str, Any]] = record["subjects"]
-    counts = {s: sum(o["status"] == s for o in subjects) for s in ("made", "kept", "complete", "failed")}
+    outcomes: Sequence[Mapping[str, Any]] = record["subjects"]
+    page = Page(
+        title="Tetrad: synthesised sequences",
+        facts=_facts(record),
+        failures=[f"{o['subject']}: {o['error']}" for o in outcomes if o["status"] == "failed"],
+        warnings=[*record["notes"], *(w for o in outcomes for w in o["warnings"])],
+        subjects=_entries(outcomes, page_path.parent),
+    )
+    save_bytes(render(page), page_path)
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    counts = {s: sum(o["status"] == s for o in record["subjects"]) for s in ("made", "kept", "complete", "failed")}
     model = record["model"] or {"name": "none", "sha256": "", "specialists": {}}
     models = [f"{model['name']} (sha256 {model['sha256'][:16]})"]
     models += [f"{m} by {s['name']} (sha256 {s['sha256'][:16]})" for m, s in model["specialists"].items()]
-    facts = {
+    return {
         "subjects": ", ".join(f"{n} {s}" for s, n in counts.items()),
         "model": "; ".join(models),
         "runtime": record["runtime"],
@@ -34,30 +45,23 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
         "exit code": str(record["exit_code"]),
         "tetrad": record["tetrad"],
     }
-    page = Page(
-        title="Tetrad: synthesised sequences",
-        facts=facts,
-        failures=[f"{o['subject']}: {o['error']}" for o in subjects if o["status"] == "failed"],
-        warnings=[*record["notes"], *(w for o in subjects for w in o["warnings"])],
-    )
+
+
+def _entries(outcomes: Sequence[Mapping[str, Any]], folder: Path) -> list[SubjectEntry]:
+    """Make an entry per output; those with warnings are the first to have pictures."""
     # Of what was kept, only where an earlier record says what it was made of.
-    told = [o for o in subjects if o["status"] in {"made", "kept"} and o["inputs"]]
-    done = sorted(told, key=lambda o: not o["warnings"])
-    pictured = {id(o) for o in done[:MOST_PICTURES]}
-    for outcome in told:
-        for output in outcome["outputs"]:
-            caption = f"{output['target']} made by {output['model']} on {output['device']}, {outcome['seconds']:.1f} s"
-            caption += ", kept" * (outcome["status"] == "kept")
-            jpeg = b""
-            if id(outcome) in pictured:
-                inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
-                jpeg = draw_files(
-                    outcome["subject"],
-                    inputs,
-                    output["target"],
-                    Path(output["path"]),
-                    page_path.parent,
-                    confidence=Path(output["confidence"]) if "confidence" in output else None,
-                )
-            page.subjects.append(SubjectEntry(outcome["subject"], caption, jpeg))
-    save_bytes(render(page), page_path)
+    known = [o for o in outcomes if o["status"] in {"made", "kept"} and o["inputs"]]
+    pictured = {id(o) for o in sorted(known, key=lambda o: not o["warnings"])[:MOST_PICTURES]}
+    return [_entry(o, output, folder, draw=id(o) in pictured) for o in known for output in o["outputs"]]
+
+
+def _entry(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path, draw: bool) -> SubjectEntry:
+    caption = f"{output['target']} made by {output['model']} on {output['device']}, {outcome['seconds']:.1f} s"
+    caption += ", kept" * (outcome["status"] == "kept")
+    return SubjectEntry(outcome["subject"], caption, _draw(outcome, output, folder) if draw else b"")
+
+
+def _draw(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path) -> bytes:
+    inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
+    confidence = Path(output["confidence"]) if "confidence" in output else None
+    return draw_files(outcome["subject"], inputs, output["target"], Path(output["path"]), folder, confidence=confidence)

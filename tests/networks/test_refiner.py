@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.batch.case_processor import CaseProcessor, runtime_of
+from app.batch.case_processor import CaseProcessor
 from app.cli import main
 from app.core.config import RunConfig
 from app.core.constants import MODALITIES
@@ -332,7 +332,7 @@ class TestPipeline:
         assert output["model"] == "tiny+sharp"
         assert output["refiner_sha256"] == read_manifest(refined_weights).entry("sharp").sha256
         config = RunConfig(tmp_path / "in", tmp_path / "out", weights_dir=refined_weights, model="tiny", refine=True)
-        assert "refined by sharp" in runtime_of(CaseProcessor(replace(config, device="cpu")))
+        assert "refined by sharp" in CaseProcessor(replace(config, device="cpu")).runtime
 
     def test_info_names_it(self, refined_weights, capsys):
         assert main(["info", "--weights", str(refined_weights)]) == ExitCode.OK

@@ -1,41 +1,74 @@
 from __future__ import annotations
 
-import pytest
+import io
+from types import SimpleNamespace
 
-from app.core.constants import MODALITIES
-from app.data.phantom import make_phantom, write_phantom
-from app.evaluation.scoring import find_pairs, score_all
-from app.evaluation.statistics import COLUMNS, summarise
+import pytest
+from PIL import Image
+
+from app.core.errors import OutputError
 from app.report.evaluation_page import write_evaluation_report
 
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """Copies of two sequences of a phantom beside their originals."""
-    folder = tmp_path_factory.mktemp("pairs")
-    phantom = make_phantom((40, 44, 36), 0)
-    write_phantom(phantom, folder / "real", "p")
-    write_phantom(phantom, folder / "copy", "p", leave_out=("t1n", "t2w"))
-    return find_pairs(folder / "copy", folder / "real")[0]
+COLUMNS = {"ssim": 3, "psnr": 1}
+SUMMARY = {"all": {"ssim": {"mean": 0.87654, "sd": 0.01}, "psnr": {"mean": 25.04, "sd": 1.0}}}
 
 
-def test_the_page_names_volumes_problems_and_tables(pairs, tmp_path):
-    scores = score_all(pairs, jobs=1)
-    tables = [[["replaced", "n"], ["t1c", "1"]], [["against own result", "n"], ["t1c", "1"]]]
-    page = tmp_path / "report.html"
-    write_evaluation_report(scores, summarise(scores), ["a <problem>"], COLUMNS, pairs, {"border": "keep"}, page,
-                            calibration=([["confidence", "n"], ["all", "2"]], b"png"), downstream=tables)  # fmt: skip
-    text = page.read_text()
-    assert "a &lt;problem&gt;" in text
-    assert all(f"p {pair.modality}" in text for pair in pairs)
+@pytest.fixture
+def write(subject, tmp_path):
+    """Writes the page of one volume; returns its text."""
+    inputs = {m: subject[m] for m in ("t1n", "t1c")}
+    pair = SimpleNamespace(subject="sub01", modality="t2w", others=inputs, prediction=subject["t2w"],
+                           reference=subject["t2w"], segmentation=None)  # fmt: skip
+
+    def page(values=None, problems=(), place=tmp_path / "out", **options) -> str:
+        scores = [SimpleNamespace(subject="sub01", modality="t2w", values=values or {"ssim": 0.87654, "psnr": 25.04})]
+        place.mkdir(exist_ok=True)
+        path = place / "report.html"
+        write_evaluation_report(scores, SUMMARY, problems, COLUMNS, [pair], {"border": "keep"}, path, **options)
+        return path.read_text()
+
+    return page
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def test_scores_facts_and_pictures(write, tmp_path):
+    text = write(problems=["<b> lacks a mask."])
+    assert "0.877 ± 0.010" in text
+    assert "<td>sub01 t2w</td><td>0.877</td><td>25.0</td>" in text
+    assert "<td>border</td><td>keep</td>" in text
+    assert "&lt;b&gt; lacks a mask." in text
+    assert "ssim 0.877, psnr 25.0" in text
+    assert text.count("data:image/jpeg") == 1
+    assert (tmp_path / "out" / "pictures" / "sub01-t2w.png").is_file()
+
+
+def test_a_metric_that_a_volume_lacks(write):
+    text = write(values={"ssim": 0.5})
+    assert "<td>0.500</td><td>nan</td>" in text
+    assert "ssim 0.500\n" in text or "ssim 0.500<" in text
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_calibration_where_it_is_given(write, given):
+    rows = [["confidence", "volumes"], ["all", "8"]]
+    text = write(calibration=(rows, _png()) if given else None)
+    assert ("Calibration of the confidence" in text) is given
+    assert ("Confidence: expected and observed error" in text) is given
+    assert ("<td>all</td><td>8</td>" in text) is given
+
+
+def test_tables_of_what_a_segmenter_finds(write):
+    text = write(downstream=[[["downstream", "Dice"], ["t2w", "0.9"]], [["own", "Dice"], ["t2w", "0.8"]]])
     assert text.count("The tumour as the 3D segmenter finds it") == 2
-    assert "Confidence: expected and observed error" in text
-    assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == ["p-t1c.png", "p-t2f.png"]
+    assert "<td>t2w</td><td>0.9</td>" in text
 
 
-def test_a_volume_without_scores_is_a_gap_and_no_error(pairs, tmp_path):
-    scores = score_all(pairs, jobs=1)
-    scores[0].values = {}
-    write_evaluation_report(scores, summarise(scores), [], COLUMNS, pairs[:1], {}, tmp_path / "report.html")
-    assert "nan" in (tmp_path / "report.html").read_text()
-    assert {s.modality for s in scores} < set(MODALITIES)
+def test_a_page_that_cannot_be_written(write, tmp_path):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    with pytest.raises(OutputError):
+        write()

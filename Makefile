@@ -26,7 +26,8 @@ train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesi
 	$(BIN)/python -m app phantom --output $(SMOKE)/data --count 2
 	$(BIN)/python -m app phantom --output $(SMOKE)/unseen --seed 9
 	$(BIN)/python -m app train segmenter --data $(SMOKE)/data --run $(SMOKE)/segmenter --cache $(SMOKE)/cache \
-		--set schedule.steps=3 --set schedule.batch_size=2 --set data.min_brain_pixels=1000 --device cpu
+		--set schedule.steps=3 --set schedule.batch_size=2 --set data.min_brain_pixels=1000 \
+		--set 'data.views=["axial"]' --set 'data.axial=[96,96]' --device cpu
 	$(BIN)/python -m app export $(SMOKE)/segmenter --data $(SMOKE)/data --weights $(SMOKE)/weights --model segmenter \
 		--score-on $(SMOKE)/unseen --device cpu
 	$(BIN)/python -m app train smoke --data $(SMOKE)/data --run $(SMOKE)/run --cache $(SMOKE)/cache --validation $(SMOKE)/unseen \

@@ -107,6 +107,11 @@ def test_the_command_starts_anew_once_with_settings_for_networks(run, tmp_path):
     assert starts == (["none", TUNABLES] if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION") else ["none"])
 
 
+def test_help_names_the_command_as_it_was_called(run):
+    assert run("tetrad", "--help").stdout.startswith("usage: tetrad ")
+    assert run("python", "-m", "app", "--help").stdout.startswith("usage: python -m app ")
+
+
 def test_the_command_completes_an_exam_with_the_weights_of_the_wheel(run, exam, tmp_path):
     done = run("tetrad", "--input", exam, "--output", "out", "--no-flip-average", "--on-error", "stop")
     assert done.returncode == ExitCode.OK, done.stderr

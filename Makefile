@@ -6,22 +6,28 @@ BIN := $(VENV)/bin
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test train-smoke check image image-cpu bench clean
+.PHONY: demo wheel test train-smoke check image image-cpu bench clean
 
 demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, a picture
 	$(BIN)/python -m app demo --output demo
+
+wheel: $(VENV)/dev.stamp ## dist/tetrad-*.whl, the weights in it
+	rm -rf build dist
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist .
 
 test: $(VENV)/dev.stamp ## the whole suite, shared out over the cores, with the memory settings that `python -m app` gives itself
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.core.startup import TUNABLES; print(TUNABLES)')" \
 		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+CODE := app tests benchmarks setup.py
 SMOKE := smoke-run
 train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesis, on phantoms
 	rm -rf $(SMOKE)
 	$(BIN)/python -m app phantom --output $(SMOKE)/data --count 2
 	$(BIN)/python -m app phantom --output $(SMOKE)/unseen --seed 9
 	$(BIN)/python -m app train segmenter --data $(SMOKE)/data --run $(SMOKE)/segmenter --cache $(SMOKE)/cache \
-		--set schedule.steps=3 --set schedule.batch_size=2 --set data.min_brain_pixels=1000 --device cpu
+		--set schedule.steps=3 --set schedule.batch_size=2 --set data.min_brain_pixels=1000 \
+		--set 'data.views=["axial"]' --set 'data.axial=[96,96]' --device cpu
 	$(BIN)/python -m app export $(SMOKE)/segmenter --data $(SMOKE)/data --weights $(SMOKE)/weights --model segmenter \
 		--score-on $(SMOKE)/unseen --device cpu
 	$(BIN)/python -m app train smoke --data $(SMOKE)/data --run $(SMOKE)/run --cache $(SMOKE)/cache --validation $(SMOKE)/unseen \
@@ -35,10 +41,11 @@ train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesi
 		--model smoke --on-error stop --device cpu
 	$(BIN)/python -m app evaluate --prediction $(SMOKE)/made --reference $(SMOKE)/unseen
 
-check: $(VENV)/dev.stamp ## style and types
-	$(BIN)/ruff check app tests benchmarks
-	$(BIN)/ruff format --check app tests benchmarks
+check: $(VENV)/dev.stamp ## style, types, and who may import whom
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp ## time and memory per subject, each step beside the released peer's way of running (half an hour)
 	$(BIN)/python -m benchmarks speed --json bench.json
@@ -52,7 +59,7 @@ image-cpu: ## the container for processors only
 	docker build -t tetrad:cpu --build-arg VARIANT=cpu .
 
 clean:
-	rm -rf $(VENV) demo $(SMOKE)
+	rm -rf $(VENV) demo $(SMOKE) build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -74,7 +81,12 @@ $(VENV)/run.stamp: $(VENV)/requirements.txt
 	$(BIN)/pip install -q -r $(VENV)/requirements.txt
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
-	grep -v '^-r' requirements-dev.txt >$(VENV)/requirements-dev.txt
+# The extras `train` and `dev`: not by `pip install .[dev]`, which would bring the CUDA libraries too.
+EXTRAS = import tomllib; \
+	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	print(*(p for name in ("train", "dev") for p in extras[name] if not p.startswith("tetrad")), sep="\n")
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp pyproject.toml
+	@$(BIN)/python -c '$(EXTRAS)' >$(VENV)/requirements-dev.txt
 	$(BIN)/pip install -q -r $(VENV)/requirements.txt -r $(VENV)/requirements-dev.txt
 	@touch $@

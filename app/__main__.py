@@ -6,8 +6,14 @@ import sys
 
 from app.core.startup import start_tuned
 
-if __name__ == "__main__":
-    start_tuned()
-    from app.cli import main
 
+def main() -> int:
+    """Run the command line in a process with settings that suit networks; the command `tetrad`."""
+    start_tuned()
+    from app.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
     sys.exit(main())

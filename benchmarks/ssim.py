@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 
@@ -28,6 +29,7 @@ def _theirs(prediction: NDArray[np.float64], truth: NDArray[np.float64]) -> floa
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     phantom = brats_phantom()
     prediction, truth, tumour = phantom.volumes["t1n"], phantom.volumes["t1c"], phantom.labels > 0
     ours = []

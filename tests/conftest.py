@@ -118,23 +118,33 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def once(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
+    """Fills a folder once for all processes of the suite: what takes long to make and is only read."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, filled = shared / name, shared / f"{name}.filled"
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not filled.exists():
+            # An environment cannot be moved: it is made where it stays.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            fill(folder)
+            filled.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def onnx_weights_dir(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`weights_dir` with the ONNX of `tiny`, written once for all processes: it takes half a minute."""
+    """`weights_dir` with the ONNX of `tiny`."""
     from app.registry.manifest import read_manifest
     from app.registry.onnx_export import export_onnx
 
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = shared / "onnx-weights"
-    with open(shared / "onnx-weights.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            made = tmp_path_factory.mktemp("onnx")
-            shutil.copytree(weights_dir, made, dirs_exist_ok=True)
-            export_onnx(read_manifest(made).entry("tiny"))
-            made.rename(folder)
-    return folder
+    def fill(folder: Path) -> None:
+        shutil.copytree(weights_dir, folder, dirs_exist_ok=True)
+        export_onnx(read_manifest(folder).entry("tiny"))
+
+    return once(tmp_path_factory, "onnx-weights", fill)
 
 
 @pytest.fixture

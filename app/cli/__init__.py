@@ -84,7 +84,8 @@ class _CommandParser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    parser = _CommandParser(prog="python -m app", description=_DESCRIPTION, epilog=EXIT_CODES)
+    prog = "tetrad" if os.path.basename(sys.argv[0]) == "tetrad" else "python -m app"
+    parser = _CommandParser(prog=prog, description=_DESCRIPTION, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"tetrad {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_synthesize(commands)

@@ -149,7 +149,7 @@ def _synthesize(options: argparse.Namespace) -> int:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    if not (options.weights / "manifest.json").is_file():
+    if options.weights != WEIGHTS_DIR and not (options.weights / "manifest.json").is_file():
         log.warning("%s has no manifest.json; the built-in weights are used.", options.weights)
         options.weights = WEIGHTS_DIR
     return _synthesize(options)

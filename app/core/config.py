@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from app.core import weights_dir
+
 OnError = Literal["fallback", "skip", "stop"]
 BackendName = Literal["auto", "torch", "onnx"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -17,8 +19,8 @@ BACKENDS: Final[tuple[BackendName, ...]] = ("auto", "torch", "onnx")
 PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32")
 FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
 
-#: The repository's own weights; `--weights` names another folder.
-WEIGHTS_DIR: Final = Path(__file__).resolve().parents[2] / "weights"
+#: The weights unless `--weights` names others.
+WEIGHTS_DIR: Final = weights_dir.WEIGHTS_DIR
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import nibabel as nib
 from app.core.config import BACKENDS, FUSIONS, PRECISIONS, WEIGHTS_DIR, BackendName, FusionName, Precision
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, WeightsError
+from app.core.weights_dir import BUILTIN_WEIGHTS
 from app.data.cases import Case
 from app.data.discovery import inspect, scan
 from app.data.loading import input_warnings, load_inputs
@@ -98,7 +99,7 @@ class Synthesizer:
         self._rescue = self._manifest
         if self._manifest.fallback is None:
             with contextlib.suppress(WeightsError):
-                self._rescue = read_manifest(WEIGHTS_DIR)
+                self._rescue = read_manifest(BUILTIN_WEIGHTS)
         self._fallback: Model | None = self.model if entry.spec.kind == "regression" else None
 
     @property

@@ -20,6 +20,7 @@ from app.core.atomic_io import save_together
 from app.core.constants import Modality
 from app.core.errors import UsageError, WeightsError
 from app.core.json_text import readable_json
+from app.core.weights_dir import advise_on
 from app.registry.lineage import LINEAGE, Lineage, TrainingRecord, read_lineage
 from app.registry.spec import SPEC, GeneratorSpec, ModelSpec, Strict
 
@@ -208,9 +209,7 @@ def read_form(folder: Path) -> dict[str, Any]:
         form = json.loads(path.read_text(encoding="utf-8"))
         schema = form["schema"]
     except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read ({error.strerror}); give a weights folder with a manifest."
-        ) from None
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); {advise_on(folder)}.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
     if schema not in (1, SCHEMA):

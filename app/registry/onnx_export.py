@@ -106,7 +106,7 @@ def check_onnx_packages() -> None:
         UsageError: the packages that export needs are not installed.
     """
     if find_spec("onnxscript") is None:
-        raise UsageError("export needs the packages onnx and onnxscript; run `pip install -r requirements-dev.txt`.")
+        raise UsageError("export needs the packages onnx and onnxscript; run `pip install onnx onnxscript`.")
 
 
 def _example(canvas: Canvas, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:

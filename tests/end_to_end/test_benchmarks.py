@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from app.core.errors import ExitCode
 from benchmarks.ablation import VARIANTS
+from benchmarks.compare import QUANTITIES
 from benchmarks.speed import variants
 
 
@@ -18,7 +20,7 @@ def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
-    assert "ablation, batch, downstream, fusion, memory, sharing, speed, ssim, ways" in done.stderr
+    assert "ablation, batch, compare, downstream, fusion, memory, sharing, speed, ssim, ways" in done.stderr
 
 
 def test_options_reach_the_benchmark():
@@ -45,6 +47,23 @@ def test_what_cannot_be_joined_is_one_sentence(tmp_path, options, said):
     assert done.returncode == ExitCode.USAGE
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_only_another_checkout_can_be_compared(tmp_path):
+    done = _call("compare", "--other", str(tmp_path))
+    assert done.returncode == ExitCode.USAGE
+    assert f"{tmp_path} is no checkout of Tetrad" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkout_beside_itself_writes_the_same_bytes(tmp_path):
+    options = ["--other", ".", "--shape", "small", "--rounds", "1", "--model", "regression", "--precision", "fp32"]
+    done = _call("compare", *options, "--json", str(tmp_path / "pairs.json"))
+    assert done.returncode == 0, done.stderr
+    (pair,) = json.loads((tmp_path / "pairs.json").read_text())["fp32"]
+    assert pair["same"]
+    assert pair["ours"].keys() == pair["other"].keys() == QUANTITIES.keys()
+    assert all(value > 0 for value in (*pair["ours"].values(), *pair["other"].values()))
 
 
 def test_a_device_that_is_not_there_is_one_sentence():

@@ -7,20 +7,22 @@ import pytest
 from torch import Tensor, nn
 
 from app.core.config import WEIGHTS_DIR
-from app.core.constants import MODALITIES
+from app.core.constants import MODALITIES, VIEWS
 from app.core.types import VolumeArray
 from app.inference.backends import TorchBackend
 from app.inference.device import Runtime
 from app.inference.slice_runner import SliceRunner
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
-from app.preprocessing.slices import Window, place_window
+from app.preprocessing.slices import Canvas, Window, place_window
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
 from tests.conftest import join
 
 TARGET = "t2f"
 PRESENT = tuple(m for m in MODALITIES if m != TARGET)
+#: As small as the phantom allows; the network's own is for an adult's head.
+SMALL = Canvas(dict.fromkeys(VIEWS, (64, 64)))
 
 
 class _AllEncoders(nn.Module):
@@ -44,12 +46,16 @@ def make(phantom):
     scores = {m: normalize(a, measure(a, m, entry.spec.normalization), -1.0) for m, a in arrays.items()}
 
     def run(
-        precision: str = "fp32", batch: int = 1, leave_out_encoder: bool = True, skip_empty: bool = True
+        precision: str = "fp32",
+        batch: int = 1,
+        leave_out_encoder: bool = True,
+        skip_empty: bool = True,
+        canvas: Canvas = SMALL,
     ) -> VolumeArray:
         network = load_generator(entry)
         runtime = Runtime("torch", "cpu", precision, batch, "test")  # type: ignore[arg-type]
         backend = TorchBackend(network if leave_out_encoder else _AllEncoders(network), runtime)  # type: ignore[arg-type]
-        windows = [place_window(brain, v, entry.spec.canvas) for v in entry.spec.views]
+        windows = [place_window(brain, v, canvas) for v in entry.spec.views]
         if not skip_empty:
             extents = {"axial": 2, "sagittal": 0, "coronal": 1}
             windows = [Window(w.view, w.start, w.size, tuple(range(brain.shape[extents[w.view]]))) for w in windows]
@@ -84,5 +90,8 @@ def test_batches_change_rounding_only(make, plain, batch):
     assert _distance(make(batch=batch), plain) < 1e-3
 
 
-def test_everything_at_once_in_bf16_stays_within_a_hundredth_of_the_spread(make, plain):
-    assert _distance(make("bf16", batch=8), plain) < 1e-2
+def test_everything_at_once_in_bf16_stays_within_a_hundredth_of_the_spread(make):
+    # On the network's own canvas: bfloat16 is coarser where there is hardly any background.
+    own = read_manifest(WEIGHTS_DIR).entry("compact").spec.canvas
+    plain = make(batch=8, leave_out_encoder=False, canvas=own)
+    assert _distance(make("bf16", batch=8, canvas=own), plain) < 1e-2

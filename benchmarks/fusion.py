@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from app.cli.argument_types import share
 from app.core.config import FUSIONS, WEIGHTS_DIR, FusionName
@@ -26,7 +27,8 @@ from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_writer import to_array
 from app.evaluation.metrics.image import image_scores
-from app.inference.pipeline import Model, Prepared, finish, predict, prepare
+from app.inference.pipeline import Model, finish, predict, prepare
+from app.inference.prepared import Prepared
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusedPrediction, FusionOptions, ViewFusion
 from app.registry.spec import GeneratorSpec
@@ -92,7 +94,7 @@ def _ways(
     copies = _views(mirrored, target, model)
     fusions = FUSIONS if all(v.error is not None for v in views.values()) else FUSIONS[:2]
     for view, made in views.items():
-        yield f"{view} alone", made.scores, model.contrast
+        yield f"{view} alone", made.volume, model.contrast
     for fusion in fusions:
         yield fusion, _joined(fusion, views), model.contrast
     for fusion in fusions:
@@ -105,20 +107,25 @@ def _joined(
     fusion: FusionName, views: dict[View, FusedPrediction], copies: dict[View, FusedPrediction] | None = None
 ) -> VolumeArray:
     """All views in one, with what was made of the mirrored brain where it is given."""
-    joiner, share = ViewFusion(fusion), 1 / len(views) / (1 if copies is None else 2)
-    for view, made in views.items():
-        joiner.add(view, made.scores, made.error, share)
-    for view, made in (copies or {}).items():
-        joiner.add(view, made.scores[::-1], None if made.error is None else made.error[::-1], share)
-    scores: VolumeArray = joiner.result()[0]
-    return scores
+    fused, weight = ViewFusion(fusion), 1 / len(views) / (1 if copies is None else 2)
+    for view, single in views.items():
+        volume, error = map(_tensor, (single.volume, single.error))
+        fused.add(view, volume, error, weight)
+    for view, single in (copies or {}).items():
+        volume, error = map(_tensor, (single.volume, single.error))
+        fused.add(view, volume.flip(0), None if error is None else error.flip(0), weight)
+    return fused.result().volume
+
+
+def _tensor(volume: VolumeArray | None) -> Any:
+    return None if volume is None else torch.from_numpy(volume)
 
 
 def _views(prepared: Prepared, target: Modality, model: Model) -> dict[View, FusedPrediction]:
     """What the network makes of each view, and how wrong it expects to be where it has a head for that."""
     spec = model.spec
     assert isinstance(spec, GeneratorSpec)
-    alone = replace(model, joining=FusionOptions(with_error=spec.has_confidence))
+    alone = replace(model, fusion=FusionOptions(with_error=spec.has_confidence))
     return {view: predict(prepared, target, _with(alone, views=(view,))) for view in spec.views}
 
 

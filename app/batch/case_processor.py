@@ -24,7 +24,6 @@ from app.data.nifti_reader import Volume, load_volume, read_grid
 from app.data.nifti_writer import DESCRIPTION, encode_image
 from app.inference.pipeline import (
     Model,
-    Prepared,
     describe,
     finish,
     finish_confidence,
@@ -33,6 +32,7 @@ from app.inference.pipeline import (
     refine,
     synthesize_case,
 )
+from app.inference.prepared import Prepared
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusedPrediction
 
@@ -70,23 +70,10 @@ class CaseProcessor:
         self.trace = Trace(keep=config.profile_file is not None)
         # A device or a model that is not there must be known before an hour of work, and when all is kept.
         try:
-            self.synthesizer = Synthesizer(
-                config.model,
-                weights=config.weights_dir,
-                device=config.device,
-                backend=config.backend,
-                precision=config.precision,
-                batch_size=config.batch_size,
-                cuda_graphs=config.cuda_graphs,
-                refine=config.refine,
-                specialists=config.specialists,
-                fusion=config.fusion,
-                flip_average=config.flip_average,
-                with_error=config.confidence_dir is not None,
-            )
+            self.synthesizer = Synthesizer.from_options(config.model, config.runtime)
         except RuntimeError as error:
             # A GPU that is full, or in another's exclusive use.
-            reason = f"the model could not be loaded on device {config.device} ({str(error).splitlines()[0]})"
+            reason = f"the model could not be loaded on device {config.runtime.device} ({str(error).splitlines()[0]})"
             raise DeviceError(f"{reason}; free it, or use --device cpu.") from None
 
     # ------------------------------------------------------------ the three stages
@@ -169,7 +156,7 @@ class CaseProcessor:
 
     @property
     def _may_stand_in(self) -> bool:
-        return self.config.on_error == "fallback" and self.synthesizer.stand_in is not None
+        return self.config.on_error == "fallback" and self.synthesizer.fallback_name is not None
 
     def _stand_in(self, job: Job, todo: Plan, target: Modality, error: Exception) -> _Made:
         """The fallback's image after the network broke."""
@@ -205,14 +192,14 @@ class CaseProcessor:
             "model": made.model.name,
             "weights_sha256": made.model.identity.sha256,
             "refiner_sha256": None if made.model.refiner is None else made.model.refiner.identity.sha256,
-            "joined": None if runtime is None else made.model.joining.name,
+            "joined": None if runtime is None else made.model.fusion.name,
             "device": "cpu" if runtime is None else runtime.device,
             **confidence,
         }
 
     def _finished(self, made: _Made, fused: FusedPrediction, prepared: Prepared, reference: Modality) -> _Made:
         """The images of what the network made."""
-        image = finish(fused.scores, prepared, made.target, reference, made.model)
+        image = finish(fused.volume, prepared, made.target, reference, made.model)
         confidence = None
         if fused.error is not None and self.config.confidence_dir is not None:
             confidence = finish_confidence(fused.error, prepared, made.target, reference, made.model)
@@ -255,7 +242,7 @@ class CaseProcessor:
                 if origin.startswith("synthetic") and f"from {len(todo.inputs)}," not in origin:
                     # It was made when fewer inputs could be read (or more, which have gone since).
                     continue
-                if f", {self.synthesizer.stand_in} " in origin:
+                if f", {self.synthesizer.fallback_name} " in origin:
                     # The network broke on it; perhaps it does not now.
                     continue
                 confidence = self._confidence_path(case.subject, target)

@@ -47,9 +47,9 @@ class MultiDeviceRunner:
     ) -> None:
         self._interrupts = interrupts or SignalGuard()
         self.trace = Trace(keep=config.profile_file is not None)
-        manifest = read_manifest(config.weights_dir)
-        entry = manifest.entry(config.model)
-        specialists = manifest.specialists_of(entry) if config.specialists else {}
+        manifest = read_manifest(config.model.weights_dir)
+        entry = manifest.entry(config.model.model)
+        specialists = manifest.specialists_of(entry) if config.model.specialists else {}
         self.model = identity_record(entry.identity, {m: e.identity for m, e in specialists.items()})
         self._cases = list(cases)
         # Forked processes cannot use CUDA, and would share this one's threads and locks.
@@ -67,7 +67,7 @@ class MultiDeviceRunner:
         try:
             for number, device in enumerate(devices):
                 self._lines[number], theirs = context.Pipe()
-                arguments = (replace(config, device=device), threads, theirs)
+                arguments = (replace(config, runtime=replace(config.runtime, device=device)), threads, theirs)
                 process = context.Process(target=_serve, args=arguments, daemon=True)
                 process.start()
                 # Only the process holds that end now: when it dies, the line ends.
@@ -197,7 +197,7 @@ def _serve(config: RunConfig, threads: int, line: Connection) -> None:
         tell("broken", error)
         return
     except (RuntimeError, OSError, MemoryError, ValueError, ImportError) as error:
-        reason = f"the model could not be loaded on {config.device} ({type(error).__name__}: {error})."
+        reason = f"the model could not be loaded on {config.runtime.device} ({type(error).__name__}: {error})."
         tell("broken", DeviceError(reason))
         return
     tell("end", events)

@@ -70,11 +70,11 @@ def run(config: RunConfig) -> Summary:
 
 def _open(config: RunConfig, cases: Sequence[Case], interrupts: SignalGuard) -> PrefetchingRunner | MultiDeviceRunner:
     """The model, loaded: a device or weights that are not there must be known before an hour of work."""
-    if config.device == "all" or "," in config.device:
-        devices = choose_devices(config.device, Machine.probe())
+    if config.runtime.device == "all" or "," in config.runtime.device:
+        devices = choose_devices(config.runtime.device, Machine.probe())
         if len(devices) > 1:
             return MultiDeviceRunner(config, devices, cases, interrupts)
-        config = replace(config, device=devices[0])
+        config = replace(config, runtime=replace(config.runtime, device=devices[0]))
     flow = PrefetchingRunner(CaseProcessor(config), cases)
     log.info("Model %s: %s.", flow.model["name"], flow.runtime)
     return flow

@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
-from app.core.config import BackendName, Precision
+from app.core.config import Precision, RuntimeOptions
 from app.core.errors import DeviceError, UsageError
 
 #: Slices per call: on a processor few stay near its caches (`python -m benchmarks speed`); a GPU wants many.
@@ -56,61 +56,44 @@ class Machine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network is run, and why, in words.
-
-    Attributes:
-        cuda_graphs: whether what torch launches on the GPU is recorded and replayed (`app.inference.graphs`).
-    """
+    """How a network is run, and why, in words."""
 
     backend: Literal["torch", "onnx"]
     device: str
     precision: Literal["bf16", "fp16", "fp32"]
     batch_size: int
     reason: str
-    cuda_graphs: bool = False
 
     def __str__(self) -> str:
-        how = ", CUDA graphs" if self.cuda_graphs else ""
-        return f"{self.backend} on {self.device} in {self.precision}, batch {self.batch_size}{how} ({self.reason})"
+        return f"{self.backend} on {self.device} in {self.precision}, batch {self.batch_size} ({self.reason})"
 
 
-def choose_runtime(
-    roles: Container[str],
-    machine: Machine,
-    device: str = "auto",
-    backend: BackendName = "auto",
-    precision: Precision = "auto",
-    batch_size: int | None = None,
-    cuda_graphs: bool = False,
-) -> Runtime:
-    """Settles every `auto`; prefers torch, and a GPU over the processor.
+def choose_runtime(roles: Container[str], machine: Machine, options: RuntimeOptions) -> Runtime:
+    """Settle every `auto`; torch is preferred, and a GPU over the processor.
 
     Args:
         roles: the files that the model has (`torch`, `onnx`).
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        options: of one device.
 
     Raises:
         UsageError: a value or combination that does not exist.
         DeviceError: a GPU was asked for and is not there.
     """
-    chosen, why_device = choose_device(device, machine)
+    chosen, why_device = choose_device(options.device, machine)
     on_gpu = chosen.startswith("cuda")
-    if backend == "auto":
+    if options.backend == "auto":
         name: Literal["torch", "onnx"] = "torch" if "torch" in roles else "onnx"
         why_backend = f"the model has {' and '.join(r for r in ('torch', 'onnx') if r in roles)} weights"
     else:
-        name, why_backend = backend, f"{backend} as asked"
+        name, why_backend = options.backend, f"{options.backend} as asked"
     if name not in roles:
         raise UsageError(f"this model has no {name} weights; use another --backend, or `python -m app export`.")
-    if cuda_graphs and not (on_gpu and name == "torch"):
-        raise UsageError(f"CUDA graphs need torch on a GPU, not {name} on {chosen}; leave out --cuda-graphs.")
     return Runtime(
         backend=name,
         device=chosen,
-        precision=_choose_precision(precision, name, on_gpu, machine),
-        batch_size=batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
+        precision=_choose_precision(options.precision, name, on_gpu, machine),
+        batch_size=options.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         reason=f"{why_device}; {why_backend}",
-        cuda_graphs=cuda_graphs,
     )
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import replace
 
-from app.core.config import BackendName, FusionName, Precision
+from app.core.config import FusionName, ModelOptions, RuntimeOptions
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError, WeightsError
-from app.inference.backends import DeviceBackend, open_backend
-from app.inference.device import Machine, Runtime, choose_device, choose_runtime
+from app.inference.backends import open_backend
+from app.inference.device import Machine, choose_device, choose_runtime
 from app.inference.pipeline import Model
 from app.inference.refinement import VolumeRefiner, open_refiner
-from app.inference.slice_runner import SliceRunner
+from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
 from app.registry.checkpoints import load_intensity, load_regression
 from app.registry.manifest import Entry, Manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec, RegressionSpec, Segmenter2dSpec, Segmenter3dSpec
 
-if TYPE_CHECKING:
-    from app.inference.slice_predictor import ResidentRunner
+log = logging.getLogger(__name__)
 
 
 def choose_fusion(entry: Entry, fusion: FusionName | None, flip: bool | None, with_error: bool) -> FusionOptions:
-    """How a model's views are joined: as asked, else as its manifest entry says, else by their mean, unmirrored.
+    """Choose how a model's views are fused: as asked, else as its manifest entry says, else by their mean, unmirrored.
 
     Raises:
         UsageError: the model has no views, or no head for confidence where one is needed.
@@ -34,19 +34,19 @@ def choose_fusion(entry: Entry, fusion: FusionName | None, flip: bool | None, wi
             raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
                              "leave out the fusion, the flip average and the confidence.")  # fmt: skip
         return FusionOptions()
-    joining = FusionOptions(fusion or spec.fusion, spec.flip_average if flip is None else flip, with_error)
-    if joining.needs_error and not spec.has_confidence:
+    options = FusionOptions(fusion or spec.fusion, spec.flip_average if flip is None else flip, with_error)
+    if options.needs_error and not spec.has_confidence:
         raise UsageError(
             f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
             "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence"
             + ("." if set(spec.targets) == set(MODALITIES) else "; --no-specialists does without this model.")
         )
-    return joining
+    return options
 
 
-def fusion_of(entry: Entry, joining: FusionOptions) -> str:
-    """What a refiner is taught on, beside the weights: the views and how they are joined."""
-    return "-".join([*spec_as(entry, GeneratorSpec).views, joining.name])
+def fusion_of(entry: Entry, options: FusionOptions) -> str:
+    """Name the views and their fusion: a refiner learns on those as much as on the weights."""
+    return "-".join([*spec_as(entry, GeneratorSpec).views, options.name])
 
 
 def open_fallback(manifest: Manifest) -> Model:
@@ -57,7 +57,7 @@ def open_fallback(manifest: Manifest) -> Model:
     """
     if manifest.fallback is None:
         raise WeightsError(f"{manifest.folder} has no fallback model; add the regression to it.")
-    return open_model(manifest.entry(manifest.fallback), "cpu", "auto", "auto")
+    return open_entry(manifest.entry(manifest.fallback), ModelOptions(), RuntimeOptions(device="cpu"))
 
 
 def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
@@ -87,55 +87,64 @@ def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> 
     return refiner
 
 
-def learned_fusion(refiner: Entry) -> str | None:
-    """Give the views and the fusion that a refiner learnt behind; None where it was not noted."""
-    first = spec_as(refiner, RefinerSpec).first_stage
-    return None if first is None else first.fusion
-
-
-def open_model(
-    entry: Entry,
-    device: str,
-    backend: BackendName,
-    precision: Precision,
-    batch_size: int | None = None,
-    cuda_graphs: bool = False,
-    refiner: Entry | None = None,
-) -> Model:
-    """Load a model with its refiner for a device.
+def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOptions) -> Model:
+    """Open a model of a manifest, with its refiner and its specialists.
 
     Raises:
-        WeightsError: the weights are missing or damaged, or the model makes no sequence.
-        DeviceError, UsageError: as `app.inference.device.choose_runtime`.
+        WeightsError: the weights are missing or do not match their checksum.
+        DeviceError: the device is not there.
+        UsageError: a combination that does not exist.
+    """
+    entry = manifest.entry(options.model)
+    others = manifest.specialists_of(entry) if options.specialists else {}
+    # The options ask for this model's refiner. A specialist is refined where its own entry says so.
+    own = replace(options, refine=None) if options.refine else options
+    model = open_entry(entry, options, runtime, refiner_of(manifest, entry, options.refine))
+    if model.refiner is not None:
+        _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
+    # One network may make several sequences, and is loaded once.
+    specialists = {
+        one.name: open_entry(one, own, runtime, refiner_of(manifest, one, own.refine)) for one in others.values()
+    }
+    return replace(model, specialists={target: specialists[one.name] for target, one in others.items()})
+
+
+def _warn_of_other_fusion(refiner: VolumeRefiner, fusion: str) -> None:
+    """Warn where a refiner learned on views that were fused in another way."""
+    first = refiner.spec.first_stage
+    if first is not None and first.fusion is not None and first.fusion != fusion:
+        log.warning("The refiner %s learned on views joined as %r and gets %r now.",
+                    refiner.identity.name, first.fusion, fusion)  # fmt: skip
+
+
+def open_entry(
+    entry: Entry, options: ModelOptions, runtime_options: RuntimeOptions, refiner: Entry | None = None
+) -> Model:
+    """Open one model of a manifest, with a refiner where one is given; without specialists.
+
+    Raises:
+        WeightsError, DeviceError, UsageError: as `open_model`.
     """
     spec = entry.spec
     if isinstance(spec, Segmenter2dSpec | Segmenter3dSpec):
         raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
     if isinstance(spec, RefinerSpec):
         raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
+    fusion = choose_fusion(entry, options.fusion, options.flip_average, options.with_error)
     intensity = load_intensity(entry)
     if isinstance(spec, RegressionSpec):
-        if backend == "onnx" or precision not in {"auto", "fp32"} or cuda_graphs:
-            raise UsageError(f"model {entry.name!r} is no network; leave out backend, precision and CUDA graphs.")
-        if device not in {"auto", "cpu"}:
+        if runtime_options.backend == "onnx" or runtime_options.precision not in {"auto", "fp32"}:
+            raise UsageError(f"model {entry.name!r} is no network; leave out backend and precision.")
+        if runtime_options.device not in {"auto", "cpu"}:
             # It runs on the processor, but a device that is not there is never passed over in silence.
-            choose_device(device, Machine.probe())
+            choose_device(runtime_options.device, Machine.probe())
         return Model(entry.identity, spec, intensity, regression=load_regression(entry))
     machine = Machine.probe()
-    runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size, cuda_graphs)
+    runtime = choose_runtime(entry.files, machine, runtime_options)
     second: VolumeRefiner | None = None
     if refiner is not None:
         # Torch alone runs it, on the first stage's device, whatever backend that one has.
-        beside = choose_runtime(refiner.files, machine, runtime.device, "torch", precision)
-        second = open_refiner(refiner, entry.spec.normalization, beside)
-    runner = runner_of(open_backend(entry, runtime), runtime)
-    return Model(entry.identity, spec, intensity, runner=runner, runtime=runtime, refiner=second)
-
-
-def runner_of(backend: DeviceBackend, runtime: Runtime) -> SliceRunner | ResidentRunner:
-    """What takes volumes through a backend: on a GPU they stay there."""
-    if runtime.device.startswith("cuda"):
-        from app.inference.slice_predictor import ResidentRunner
-
-        return ResidentRunner(backend, runtime.batch_size)
-    return SliceRunner(backend, runtime.batch_size)
+        same_device = RuntimeOptions(runtime.device, "torch", runtime_options.precision)
+        second = open_refiner(refiner, spec.normalization, choose_runtime(refiner.files, machine, same_device))
+    predictor = SlicePredictor(open_backend(entry, runtime), runtime.batch_size)
+    return Model(entry.identity, spec, intensity, predictor=predictor, runtime=runtime, refiner=second, fusion=fusion)

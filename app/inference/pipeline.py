@@ -3,55 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 
 from app import __version__
-from app.core.constants import MODALITIES, Modality, View
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError
-from app.core.types import MaskArray, VolumeArray
-from app.data.nifti_reader import Grid, Volume
+from app.core.types import VolumeArray
+from app.data.nifti_reader import Volume
 from app.data.nifti_writer import scale_to_type, to_image
 from app.inference.device import Runtime
 from app.inference.postprocessing import check_finite, clean, stretch
+from app.inference.prepared import Prepared
 from app.inference.refinement import VolumeRefiner
-from app.inference.slice_runner import SliceRunner
-from app.inference.view_fusion import (
-    BEYOND,
-    FusedPrediction,
-    FusionOptions,
-    TtaPass,
-    ViewFusion,
-    tta_passes,
-    view_weights,
-)
+from app.inference.slice_predictor import SlicePredictor
+from app.inference.view_fusion import FusedPrediction, FusionOptions, tta_passes
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import Intensity, measure, normalize, restore
-from app.preprocessing.slices import paste
+from app.preprocessing.normalization import Intensity, measure, restore
 from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
 from app.registry.manifest import Identity
 from app.registry.spec import GeneratorSpec, RegressionSpec
-
-if TYPE_CHECKING:
-    from app.inference.slice_predictor import ResidentRunner
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`.
+    """A model that is ready to run: a network behind a `predictor`, or else the voxel-wise `regression`.
 
     What a network makes passes through the `refiner`, if there is one.
 
     Attributes:
-        joining: how the network's views become one volume.
+        fusion: how the network's views become one volume.
         specialists: models that make some of the sequences in its place.
     """
 
@@ -59,9 +47,9 @@ class Model:
     spec: GeneratorSpec | RegressionSpec
     intensity: IntensityPredictor | None
     regression: VoxelwiseRegression | None = None
-    runner: SliceRunner | ResidentRunner | None = None
+    predictor: SlicePredictor | None = None
     runtime: Runtime | None = None
-    joining: FusionOptions = field(default_factory=FusionOptions)
+    fusion: FusionOptions = field(default_factory=FusionOptions)
     refiner: VolumeRefiner | None = None
     specialists: Mapping[Modality, Model] = field(default_factory=dict)
 
@@ -109,37 +97,6 @@ class Model:
         return self.intensity.predict(inputs, target)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A subject's inputs in model space.
-
-    Attributes:
-        arrays: the present sequences in the file's units, float32, axes (left, posterior, superior).
-        foreground: where the brain is, same shape.
-        measured: how the scores are made.
-        grids: where each input's voxels lie.
-        background: score of background voxels, if the scheme has one.
-    """
-
-    arrays: dict[Modality, VolumeArray]
-    foreground: MaskArray
-    measured: dict[Modality, Intensity]
-    grids: dict[Modality, Grid]
-    background: float | None
-
-    @cached_property
-    def scores(self) -> dict[Modality, VolumeArray]:
-        """Float32 per present sequence; not computed where a GPU does it."""
-        return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
-
-    @cached_property
-    def medians(self) -> dict[Modality, float]:
-        """Median score in the brain per present sequence; without the scores, which keep the intensities' order."""
-        found = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
-        return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
-                for m, v in found.items()}  # fmt: skip
-
-
 def synthesize_case(
     volumes: Mapping[Modality, Volume], target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
@@ -159,7 +116,7 @@ def synthesize_case(
     prepared = prepare(volumes, maker)
     predicted = predict(prepared, target, maker)
     refined = refine(predicted, prepared, target, maker)
-    return finish(refined.scores, prepared, target, reference, maker)
+    return finish(refined.volume, prepared, target, reference, maker)
 
 
 def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
@@ -175,16 +132,16 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
         raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
     measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
     prepared = Prepared(arrays, foreground, measured, {m: v.grid for m, v in volumes.items()}, scheme.background)
-    if model.runner is None or isinstance(model.runner, SliceRunner) or model.refiner is not None:
+    if model.predictor is None or not model.predictor.normalizes or model.refiner is not None:
         # Here, in the thread that reads, and not in the one that the network waits for.
-        _ = prepared.scores
+        _ = prepared.normalized
     if model.prior is not None and model.prior.coefficients:
         _ = prepared.medians
     return prepared
 
 
 def predict(prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:
-    """Scores of the target: slices of every view through the network, stacked and joined; or the regression.
+    """Predict the target in model space.
 
     This model makes it, whether or not it has a specialist (`Model.model_for`).
 
@@ -195,43 +152,15 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> FusedPredicti
     if target not in spec.targets:
         raise CaseError(f"model {model.identity.name!r} makes {', '.join(spec.targets)} and not {target}; "
                         "name another with --model.")  # fmt: skip
-    if model.runner is None:
+    if model.predictor is None:
         assert model.regression is not None
-        return FusedPrediction(model.regression.predict(prepared.scores, target, prepared.foreground))
+        return FusedPrediction(model.regression.predict(prepared.normalized, target, prepared.foreground))
     assert isinstance(spec, GeneratorSpec)
-    joining, prior = model.joining, model.prior
-    planned = tta_passes(prepared.foreground, spec.views, spec.canvas, joining.flip)
-    median = None
+    prior, median = model.prior, None
     if prior is not None:
         median = prior.predict(prepared.measured, prepared.medians if prior.coefficients else {}, target)
-    if not isinstance(model.runner, SliceRunner):
-        return model.runner.fuse(
-            prepared.arrays, prepared.measured, planned, joining, target, model.background, median,
-            fill=prepared.background is not None,
-        )  # fmt: skip
-    joiner, share = ViewFusion(joining.fusion), view_weights(planned)
-    for one in planned:
-        for view, made, error in _volumes(prepared, one, target, model.runner, model, median):
-            joiner.add(view, made, error, share[view])
-    return FusedPrediction.of(*joiner.result())
-
-
-def _volumes(
-    prepared: Prepared, one: TtaPass, target: Modality, runner: SliceRunner, model: Model, median: float | None
-) -> Iterator[tuple[View, VolumeArray, VolumeArray | None]]:
-    """Per view, what the network makes of the exam or of its mirror image, and the error where it is needed."""
-    scores = {m: s[::-1] for m, s in prepared.scores.items()} if one.mirrored else prepared.scores
-    asked = scores, one.windows, target, model.background, median
-    shape, turned = prepared.foreground.shape, slice(None, None, -1 if one.mirrored else 1)
-    if not model.joining.needs_error:
-        slices = runner.predict(*asked)
-        for window in one.windows:
-            yield window.view, paste(slices[window.view], window, shape, model.background)[turned], None
-        return
-    slices, errors = runner.predict_with_error(*asked)
-    for window in one.windows:
-        made = paste(slices[window.view], window, shape, model.background)
-        yield window.view, made[turned], paste(errors[window.view], window, shape, BEYOND)[turned]
+    passes = tta_passes(prepared.foreground, spec.views, spec.canvas, model.fusion.flip)
+    return model.predictor.predict(prepared, target, passes, model.fusion, median)
 
 
 def refine(predicted: FusedPrediction, prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:
@@ -245,9 +174,9 @@ def refine(predicted: FusedPrediction, prepared: Prepared, target: Modality, mod
     if model.refiner is None:
         return predicted
     # A refiner would make a smooth volume even of nothing, and nobody would know.
-    check_finite(predicted.scores, prepared.foreground, model.identity.name)
-    scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
-    return replace(predicted, scores=scores)
+    check_finite(predicted.volume, prepared.foreground, model.identity.name)
+    volume = model.refiner.refine(predicted.volume, prepared.normalized, target, prepared.foreground, model.background)
+    return replace(predicted, volume=volume)
 
 
 def finish(
@@ -285,5 +214,5 @@ def finish_confidence(
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """What an output's header says of its origin, so that nobody takes it for a scan."""
-    joined = "" if model.regression is not None else f" {model.joining.name}"
-    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{joined}"
+    fusion = "" if model.regression is not None else f" {model.fusion.name}"
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{fusion}"

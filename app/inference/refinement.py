@@ -1,7 +1,8 @@
 """The optional second stage: a 3D network over overlapping windows of what the first stage made.
 
-It works in model space, before anything is stretched or cleared: there it was trained. The paper z-scores over non-zero
-voxels; so do our scores (see `app.preprocessing.normalization`), clipped at the 99.5th percentile and with a background of -1, not 0.
+It works in model space, before anything is stretched or cleared: there it was trained. As in the paper, z-scores are
+over non-zero voxels; here they are clipped at a percentile first, and the background is not 0 (see
+`app.preprocessing.normalization`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, WeightsError
 from app.core.types import MaskArray, VolumeArray
-from app.inference.backends import tells_of_memory
+from app.inference.backends import is_memory_error
 from app.inference.device import Runtime
-from app.inference.slice_runner import members_of
+from app.inference.slice_predictor import members_of
 from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import Normalization
@@ -117,7 +118,7 @@ class VolumeRefiner:
                 made: NDArray[np.float32] = self._network(there[:, :1], images, index, members)[0].cpu().numpy()
                 return made
         except RuntimeError as error:
-            if tells_of_memory(error):
+            if is_memory_error(error):
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
                 raise MemoryError(str(error).splitlines()[0]) from None

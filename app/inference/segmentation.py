@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from app.core.config import RuntimeOptions
 from app.core.constants import CLASSES, MODALITIES, Modality
 from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
-from app.inference.backends import tells_of_memory
+from app.inference.backends import is_memory_error
 from app.inference.device import Machine, choose_runtime
 from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import vote_foreground
@@ -52,7 +53,7 @@ class TumourSegmenter:
             DeviceError: the device is not there.
         """
         spec = spec_as(entry, Segmenter3dSpec)
-        runtime = choose_runtime(entry.files, Machine.probe(), device, "torch")
+        runtime = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(device, "torch"))
         chosen = torch.device(runtime.device)
         precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         return cls(load_segmenter3d(entry).to(chosen), spec.normalization, spec.window, chosen, precision)
@@ -98,7 +99,7 @@ class TumourSegmenter:
         try:
             shares = slide(scores, run, CLASSES, self.window, brain, background, OVERLAP)
         except RuntimeError as error:
-            if not tells_of_memory(error):
+            if not is_memory_error(error):
                 raise
             reason = str(error).splitlines()[0]
             raise CaseError(f"the judge does not fit into the device's memory ({reason}); use --device cpu.") from None

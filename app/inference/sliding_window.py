@@ -39,7 +39,7 @@ def slide(
         overlap: share of a window that the next one covers again, 0 to below 1.
 
     Returns:
-        Float32 channels x X x Y x Z, 0 where no window reaches. ExtraChannels it memory holds three windows and a volume of
+        Float32 channels x X x Y x Z, 0 where no window reaches. Beside it memory holds three windows and a volume of
         one channel.
 
     Raises:

@@ -1,23 +1,22 @@
-"""Models opened, and the class that completes exams with one of them from Python."""
+"""The class that completes exams from Python."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 import nibabel as nib
 
-from app.core.config import BACKENDS, FUSIONS, PRECISIONS, WEIGHTS_DIR, BackendName, FusionName, Precision
+from app.core.config import WEIGHTS_DIR, BackendName, FusionName, ModelOptions, Precision, RuntimeOptions
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, WeightsError
 from app.data.cases import Case
 from app.data.discovery import inspect, scan
 from app.data.loading import input_warnings, load_inputs
-from app.inference.loading import choose_fusion, fusion_of, learned_fusion, open_fallback, open_model, refiner_of
+from app.inference.loading import open_fallback, open_model
 from app.inference.pipeline import Model, synthesize_case
 from app.registry.manifest import read_manifest
 
@@ -34,10 +33,9 @@ class Synthesizer:
         backend: `auto`, `torch` or `onnx`.
         precision: `auto`, `bf16`, `fp16` or `fp32`.
         batch_size: slices per network call; the device decides if not given.
-        cuda_graphs: record what the network launches on a GPU, and replay it.
         refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
         specialists: let other models make the sequences that the manifest says they make better.
-        fusion: how the views are joined: `mean`, `median` or `confidence`; the model's own way if not given.
+        fusion: how the views are fused: `mean`, `median` or `confidence`; the model's own way if not given.
         flip_average: average what is made of the exam and of its mirror image; the model's own way if not given.
         with_error: have the network say how wrong it expects to be (`predict` gives it).
 
@@ -56,55 +54,36 @@ class Synthesizer:
         backend: BackendName = "auto",
         precision: Precision = "auto",
         batch_size: int | None = None,
-        cuda_graphs: bool = False,
         refine: bool | None = None,
         specialists: bool = True,
         fusion: FusionName | None = None,
         flip_average: bool | None = None,
         with_error: bool = False,
     ) -> None:
-        if fusion is not None and fusion not in FUSIONS:
-            raise UsageError(f"fusion={fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
-        if backend not in BACKENDS or precision not in PRECISIONS or (batch_size is not None and batch_size < 1):
-            raise UsageError(f"backend={backend!r}, precision={precision!r}, batch_size={batch_size!r} do not exist.")
-        self._manifest = read_manifest(Path(weights))
-        entry = self._manifest.entry(model)
-        joining = choose_fusion(entry, fusion, flip_average, with_error)
-        refiner = refiner_of(self._manifest, entry, refine)
-        if refiner is not None and (learned := learned_fusion(refiner)) is not None:
-            given = fusion_of(entry, joining)
-            if learned != given:
-                log.warning("The refiner %s learned on views joined as %r and gets %r now.",
-                            refiner.name, learned, given)  # fmt: skip
-        others = self._manifest.specialists_of(entry) if specialists else {}
-        # A specialist is refined where its own entry says so: what is asked for is this model's refiner.
-        own = None if refine else refine
-        # One network may make several sequences, and is loaded once.
-        opened = {
-            name: replace(
-                open_model(
-                    one, device, backend, precision, batch_size, cuda_graphs, refiner_of(self._manifest, one, own)
-                ),
-                joining=choose_fusion(one, fusion, flip_average, with_error),
-            )
-            for name, one in {e.name: e for e in others.values()}.items()
-        }
-        self.model = replace(
-            open_model(entry, device, backend, precision, batch_size, cuda_graphs, refiner),
-            joining=joining,
-            specialists={target: opened[one.name] for target, one in others.items()},
-        )
+        runtime = RuntimeOptions(device, backend, precision, batch_size)
+        options = ModelOptions(Path(weights), model, refine, specialists, fusion, flip_average, with_error)
+        self._open(options, runtime)
+
+    @classmethod
+    def from_options(cls, model: ModelOptions, runtime: RuntimeOptions) -> Synthesizer:
+        """Open the model that a command line describes; raises as the class does."""
+        synthesizer = cls.__new__(cls)
+        synthesizer._open(model, runtime)
+        return synthesizer
+
+    def _open(self, options: ModelOptions, runtime: RuntimeOptions) -> None:
+        self._manifest = read_manifest(options.weights_dir)
+        self.model = open_model(self._manifest, options, runtime)
         # Somebody's own folder of networks has no regression; a subject that one breaks on must not be lost by that.
-        self._rescue = self._manifest
         if self._manifest.fallback is None:
             with contextlib.suppress(WeightsError):
-                self._rescue = read_manifest(WEIGHTS_DIR)
-        self._fallback: Model | None = self.model if entry.spec.kind == "regression" else None
+                self._manifest = read_manifest(WEIGHTS_DIR)
+        self._fallback: Model | None = self.model if self.model.spec.kind == "regression" else None
 
     @property
-    def stand_in(self) -> str | None:
+    def fallback_name(self) -> str | None:
         """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
-        return None if self.model.spec.kind == "regression" else self._rescue.fallback
+        return None if self.model.spec.kind == "regression" else self._manifest.fallback
 
     @property
     def fallback(self) -> Model:
@@ -114,7 +93,7 @@ class Synthesizer:
             WeightsError: there is none.
         """
         if self._fallback is None:
-            self._fallback = open_fallback(self._rescue)
+            self._fallback = open_fallback(self._manifest)
         return self._fallback
 
     def __call__(

@@ -139,7 +139,7 @@ class StageOne:
         out = np.full((len(MODALITIES), *subject.brain.shape), BACKGROUND, dtype=np.float16)
         for index, target in enumerate(MODALITIES):
             prepared = prepare({m: v for m, v in volumes.items() if m != target}, self.model)
-            made = predict(prepared, target, self.model).scores[box]
+            made = predict(prepared, target, self.model).volume[box]
             out[index] = np.where(subject.brain, made, BACKGROUND)
         return out
 

@@ -17,20 +17,9 @@ import pytest
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.data.phantom import Phantom, make_phantom, write_phantom
-from app.inference.view_fusion import ViewFusion
-from app.preprocessing.slices import paste
 
 SHAPE = (48, 56, 40)
 DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
-
-
-def join(slices: Any, windows: Any, shape: tuple[int, ...], shares: dict[str, float] | None = None) -> Any:
-    """Views as one volume, each pasted by itself: their mean, or by shares that add up to 1."""
-    joiner = ViewFusion("mean")
-    for window in windows:
-        share = 1 / len(windows) if shares is None else shares[window.view]
-        joiner.add(window.view, paste(slices[window.view], window, shape, -1.0), None, share)
-    return joiner.result()[0]
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,8 @@ def options_table(parser: argparse.ArgumentParser) -> str:
         if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
             continue
         spellings = ", ".join(f"`{flag}{_value(action)}`" for flag in action.option_strings)
-        rows.append(f"| {spellings} | {(action.help or '').replace('|', chr(92) + '|')} |")
+        meaning = (action.help or "").replace("|", "\\|").replace("<", "&lt;")
+        rows.append(f"| {spellings} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 

@@ -181,6 +181,7 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the form of the run record: all options on one level."""
         form = asdict(self)
-        form = {**form, **form.pop("runtime"), **form.pop("model")}
+        runtime, model = form.pop("runtime"), form.pop("model")
+        form |= {**runtime, **model}
         del form["with_error"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in form.items()}

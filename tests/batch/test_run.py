@@ -25,11 +25,11 @@ from app.batch.multi_device import MultiDeviceRunner
 from app.batch.outcomes import Summary, exit_code_of
 from app.batch.prefetch import WRITE_BEHIND
 from app.batch.run import Outcome, run
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig, RuntimeOptions
 from app.core.errors import CaseError, DeviceError, NothingToDo, OutputError, UsageError, WeightsError
 from app.data.discovery import scan
 from app.inference.device import Machine, choose_devices
-from app.inference.pipeline import Prepared
+from app.inference.prepared import Prepared
 
 #: Subjects that are in one process at a time with one reader: two read ahead, one computed, the rest to be written.
 MOST_HELD = 1 + 1 + 1 + WRITE_BEHIND
@@ -54,7 +54,10 @@ def two_of_one(tmp_path, write_subject):
 
 
 def _config(place: Path, weights: Path, **options) -> RunConfig:
-    return RunConfig(place / "in", place / "out", weights_dir=weights, **{"model": "regression", **options})
+    runtime = RuntimeOptions(**{k: options.pop(k) for k in ("device", "precision") if k in options})
+    chosen = {k: options.pop(k) for k in ("model", "flip_average") if k in options}
+    model = ModelOptions(weights, **{"model": "regression", **chosen})
+    return RunConfig(place / "in", place / "out", runtime, model, **options)
 
 
 def _names(folder: Path) -> list[str]:
@@ -95,7 +98,7 @@ class TestPolicies:
 
         def overflowing(*arguments):
             made = real(*arguments)
-            return replace(made, scores=np.where(made.scores > 0, np.inf, made.scores).astype(np.float32))
+            return replace(made, volume=np.where(made.volume > 0, np.inf, made.volume).astype(np.float32))
 
         for name in "bc":
             shutil.rmtree(three / "in" / name)
@@ -261,7 +264,7 @@ class TestParts:
 class TestFolders:
     def test_input_as_output(self, three, weights_dir):
         with pytest.raises(UsageError, match="is the input"):
-            run(RunConfig(three / "in", three / "in", weights_dir=weights_dir))
+            run(RunConfig(three / "in", three / "in", model=ModelOptions(weights_dir)))
 
     def test_report_in_the_output(self, three, weights_dir):
         with pytest.raises(UsageError, match="report folder"):

@@ -73,7 +73,7 @@ class TestSynthesis:
 
     def test_views_are_joined_as_asked_by_both(self, weights):
         model = opened(weights, fusion="median", flip_average=True).model
-        assert model.model_for("t2f").joining == model.model_for("t1c").joining
+        assert model.model_for("t2f").fusion == model.model_for("t1c").fusion
 
     @pytest.mark.parametrize("refine", [None, True])
     def test_what_a_specialist_makes_passes_through_no_refiner_of_another(self, weights, subject, refine):
@@ -111,7 +111,7 @@ class TestSynthesis:
         _, _, volumes = load_inputs(inspect("sub01", {m: [f] for m, f in subject.items()}), "skip")
         one, other = prepare(volumes, model), prepare(volumes, model.model_for("t2f"))
         maker = model.model_for("t2f")
-        assert np.array_equal(predict(one, "t2f", maker).scores, predict(other, "t2f", maker).scores)
+        assert np.array_equal(predict(one, "t2f", maker).volume, predict(other, "t2f", maker).volume)
 
 
 class TestRuns:
@@ -156,7 +156,7 @@ class TestRuns:
         def broken(*_, **__):
             raise MemoryError("none left")
 
-        monkeypatch.setattr("app.inference.backends.DeviceBackend.predict", broken)
+        monkeypatch.setattr("app.inference.backends.TorchBackend.run", broken)
         assert self._run(weights, tmp_path) == ExitCode.OK
         (told,) = self._record(tmp_path)["subjects"]
         assert told["outputs"][0]["model"] == "regression"

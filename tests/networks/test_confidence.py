@@ -11,22 +11,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.cli import main
 from app.cli.info import describe
-from app.core.config import FUSIONS
+from app.core.config import FUSIONS, RuntimeOptions
 from app.core.constants import VIEWS
 from app.core.errors import UsageError, WeightsError
 from app.data.nifti_reader import load_volume
-from app.inference.backends import TorchBackend, open_backend
+from app.inference.backends import open_backend
 from app.inference.device import Machine, choose_runtime
 from app.inference.pipeline import predict, prepare
-from app.inference.slice_predictor import ResidentRunner
-from app.inference.slice_runner import SliceRunner
+from app.inference.slice_predictor import SlicePredictor
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusionOptions, TtaPass, ViewFusion, tta_passes, view_weights
+from app.inference.view_fusion import FusionOptions
 from app.networks import config_from_json, new_generator
 from app.networks.architectures import HfGanConfig, UNetConfig
 from app.networks.confidence import ConfidenceHead
@@ -115,128 +112,25 @@ class TestHead:
         assert config_from_json({"network": "unet", "widths": [8, 8], "background": -1.0}).confidence == "none"
 
 
-def _stack(values, shape=(2, 2, 2)):
-    return [np.full(shape, v, dtype=np.float32) for v in values]
-
-
-def _join(fusion, scores, errors, library=np):
-    joiner = ViewFusion(fusion, library)
-    for view, score, error in zip(VIEWS, scores, errors, strict=False):
-        joiner.add(view, score, error, 1 / len(scores))
-    made, squares = joiner.result()
-    return made, None if squares is None else squares**0.5
-
-
-SCORES = st.lists(st.floats(-5, 5, width=32), min_size=3, max_size=3)
-ERRORS = st.lists(st.floats(0.03125, 8, width=32), min_size=3, max_size=3)
-
-
-class TestJoining:
-    @given(SCORES, st.floats(0.03125, 8, width=32))
-    def test_equal_confidence_is_the_mean(self, scores, error):
-        made, doubt = _join("confidence", _stack(scores), _stack([error] * 3))
-        np.testing.assert_allclose(made, np.mean(scores), atol=1e-5)
-        # Views of one network err together: three of them are not surer than one.
-        np.testing.assert_allclose(doubt, error, rtol=1e-3)
-
-    @given(SCORES, ERRORS)
-    def test_weights_are_inverse_squares_that_sum_to_one(self, scores, errors):
-        made, doubt = _join("confidence", _stack(scores), _stack(errors))
-        weights = 1 / (np.square(errors) + 1e-6)
-        weights /= weights.sum()
-        np.testing.assert_allclose(made, weights @ np.array(scores), atol=1e-4)
-        np.testing.assert_allclose(doubt, np.sqrt(weights @ (np.square(errors) + 1e-6)), rtol=1e-4)
-        assert min(scores) - 1e-5 <= made.min() <= max(scores) + 1e-5
-
-    @given(SCORES, st.integers(0, 2))
-    def test_a_view_that_is_certain_decides(self, scores, sure):
-        errors = [100.0] * 3
-        errors[sure] = 1e-3
-        made, doubt = _join("confidence", _stack(scores), _stack(errors))
-        np.testing.assert_allclose(made, scores[sure], atol=1e-4)
-        assert doubt.max() < 0.01
-
-    @given(SCORES, ERRORS)
-    def test_the_order_of_the_views_does_not_matter(self, scores, errors):
-        for fusion in FUSIONS:
-            one = _join(fusion, _stack(scores), _stack(errors))
-            other = _join(fusion, _stack(scores[::-1]), _stack(errors[::-1]))
-            np.testing.assert_allclose(one, other, atol=1e-4, rtol=1e-4)
-
-    @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=3))
-    def test_the_median(self, scores):
-        made, doubt = _join("median", _stack(scores), [None] * 3)
-        np.testing.assert_array_equal(made, np.float32(np.median(np.float32(scores))))
-        assert doubt is None
-
-    @pytest.mark.parametrize("fusion", FUSIONS)
-    def test_one_view_is_itself_to_the_bit(self, fusion):
-        random = np.random.default_rng(0)
-        scores, error = (random.random((5, 6, 7), dtype=np.float32) for _ in range(2))
-        made, doubt = _join(fusion, [scores], [error])
-        np.testing.assert_array_equal(made, scores)
-        np.testing.assert_allclose(doubt, np.sqrt(error**2 + (1e-6 if fusion == "confidence" else 0)), rtol=1e-5)
-
-    @pytest.mark.parametrize("fusion", FUSIONS)
-    @pytest.mark.parametrize("count", [1, 2, 3])
-    def test_torch_gives_the_same_bits(self, fusion, count):
-        random = np.random.default_rng(0)
-        scores, errors = ([random.random((9, 8, 7), dtype=np.float32) for _ in range(count)] for _ in range(2))
-        results = []
-        for library, place in ((np, np.asarray), (torch, torch.from_numpy)):
-            joiner = ViewFusion(fusion, library)
-            for view, score, error in zip(VIEWS, scores, errors, strict=False):
-                joiner.add(view, place(score), place(error), 1 / count)
-            results.append(joiner.result())
-        for one, other in zip(*results, strict=True):
-            np.testing.assert_array_equal(one, other.numpy())
-
-    def test_a_mirrored_copy_counts_half(self):
-        foreground = np.zeros((40, 44, 36), dtype=bool)
-        foreground[5:31, 8:40, 4:30] = True
-        planned = tta_passes(foreground, VIEWS, CANVAS, flip=True)
-        assert [[w.view for w in p.windows] for p in planned] == [list(VIEWS), ["axial", "coronal"]]
-        assert view_weights(planned) == pytest.approx({"axial": 1 / 6, "sagittal": 1 / 3, "coronal": 1 / 6})
-        assert view_weights([TtaPass(p.windows) for p in planned[:1]])["axial"] == pytest.approx(1 / 3)
-        assert len(tta_passes(foreground, ("sagittal",), CANVAS, flip=True)) == 1
-
-    @given(SCORES, ERRORS, ERRORS)
-    def test_it_does_not_matter_whether_copies_are_joined_first(self, scores, errors, again):
-        at_once = ViewFusion("confidence")
-        views = ViewFusion("confidence")
-        for i, view in enumerate(VIEWS):
-            pair = ViewFusion("confidence")
-            for error, shift in ((errors[i], 0.0), (again[i], 1.0)):
-                (score,), (doubt,) = _stack([scores[i] + shift]), _stack([error])
-                at_once.add(view, score, doubt, 1 / 6)
-                pair.add(view, score, doubt, 0.5)
-            score, square = pair.result()
-            views.add(view, score, np.sqrt(square), 1 / 3)
-        # Up to the least error, which is added once more on the way.
-        np.testing.assert_allclose(at_once.result()[0], views.result()[0], atol=1e-2)
-        np.testing.assert_allclose(at_once.result()[1], views.result()[1], rtol=1e-2)
-
-
 class TestRunners:
     @pytest.mark.parametrize("flip", [False, True])
     @pytest.mark.parametrize("fusion", FUSIONS)
     @pytest.mark.parametrize("name", CONFIGS)
-    def test_what_stays_on_the_device_gives_the_same_bits(self, weights, subject, name, fusion, flip):
+    def test_z_scores_of_the_device_give_the_same_bits(self, weights, subject, name, fusion, flip, monkeypatch):
         model = _open(weights, name, fusion=fusion, flip_average=flip, with_error=True)
         prepared = prepare(_volumes(subject), model)
         plain = predict(prepared, "t2f", model)
-        assert isinstance(model.runner, SliceRunner)
-        assert isinstance(model.runner.backend, TorchBackend)
-        resident = predict(prepared, "t2f", replace(model, runner=ResidentRunner(model.runner.backend, 8)))
-        np.testing.assert_array_equal(resident.scores, plain.scores)
-        np.testing.assert_array_equal(resident.error, plain.error)
+        monkeypatch.setattr(SlicePredictor, "normalizes", True)
+        on_device = predict(prepared, "t2f", model)
+        np.testing.assert_array_equal(on_device.volume, plain.volume)
+        np.testing.assert_array_equal(on_device.error, plain.error)
         assert plain.error[prepared.foreground].std() > 0
 
     def test_asking_for_the_error_leaves_the_image(self, weights, subject):
         prepared = prepare(_volumes(subject), _open(weights))
         alone, both = (predict(prepared, "t2f", _open(weights, with_error=e)) for e in (False, True))
         assert alone.error is None
-        np.testing.assert_array_equal(alone.scores, both.scores)
+        np.testing.assert_array_equal(alone.volume, both.volume)
 
     def test_without_the_wish_the_head_does_not_run(self, weights, subject, monkeypatch):
         model = _open(weights, fusion="median", flip_average=True)
@@ -250,11 +144,11 @@ class TestRunners:
         # One voxel less, so that the brain's middle moves by half a voxel against the grid's.
         volumes = {m: replace(v, data=v.data[1:]) for m, v in volumes.items()}
         one, other = (predict(prepare(v, model), "t2f", model) for v in (volumes, _mirrored(volumes)))
-        np.testing.assert_allclose(one.scores, other.scores[::-1], atol=1e-4)
+        np.testing.assert_allclose(one.volume, other.volume[::-1], atol=1e-4)
         np.testing.assert_allclose(one.error, other.error[::-1], rtol=1e-3)
-        plain = replace(model, joining=FusionOptions(fusion))
+        plain = replace(model, fusion=FusionOptions(fusion))
         one, other = (predict(prepare(v, plain), "t2f", plain) for v in (volumes, _mirrored(volumes)))
-        assert np.abs(one.scores - other.scores[::-1]).max() > 1e-2
+        assert np.abs(one.volume - other.volume[::-1]).max() > 1e-2
 
     def test_the_surer_view_weighs_more(self, weights, subject):
         """By hand from single views, each run alone."""
@@ -264,21 +158,27 @@ class TestRunners:
             predict(prepared, "t2f", replace(model, spec=model.spec.model_copy(update={"views": (v,)})))
             for v in VIEWS
         ]  # fmt: skip
-        fused = predict(prepared, "t2f", replace(model, joining=FusionOptions("confidence")))
+        fused = predict(prepared, "t2f", replace(model, fusion=FusionOptions("confidence")))
         weights_ = [1 / (np.square(s.error.astype(np.float64)) + 1e-6) for s in singles]
-        expected = sum(w * s.scores for w, s in zip(weights_, singles, strict=True)) / sum(weights_)
-        np.testing.assert_allclose(fused.scores, expected, atol=1e-3)
-        assert np.abs(fused.scores - np.mean([s.scores for s in singles], axis=0)).max() > 1e-2
+        expected = sum(w * s.volume for w, s in zip(weights_, singles, strict=True)) / sum(weights_)
+        np.testing.assert_allclose(fused.volume, expected, atol=1e-3)
+        assert np.abs(fused.volume - np.mean([s.volume for s in singles], axis=0)).max() > 1e-2
 
     @pytest.mark.parametrize("members,target", [((0, 1, 3), 2), ((2,), 1)])
     def test_onnx_gives_both_too(self, weights, members, target):
         entry = read_manifest(weights).entry("unet")
-        images = np.random.default_rng(0).normal(size=(3, 4, 48, 32)).astype(np.float32)
-        asked = images, members, target, np.array([0, 1, 2]), None
-        one, other = (open_backend(entry, choose_runtime(entry.files, Machine(), backend=b)) for b in ("torch", "onnx"))
-        for made, again in zip(one.predict_with_error(*asked), other.predict_with_error(*asked), strict=True):
-            np.testing.assert_allclose(made, again, rtol=1e-3, atol=1e-3 * np.ptp(made))
-        np.testing.assert_array_equal(other.predict(*asked), other.predict_with_error(*asked)[0])
+        batch = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 48, 32)).astype(np.float32))
+        asked = batch, members, target, torch.tensor([0, 1, 2]), None
+        one, other = (
+            open_backend(entry, choose_runtime(entry.files, Machine(), RuntimeOptions(backend=b)))
+            for b in ("torch", "onnx")
+        )
+        both = other.run(*asked, with_error=True)
+        for made, again in zip(one.run(*asked, with_error=True), both, strict=True):
+            np.testing.assert_allclose(made, again, rtol=1e-3, atol=1e-3 * np.ptp(made.numpy()))
+        alone = other.run(*asked)
+        assert torch.equal(alone.image, both.image)
+        assert alone.error is None
 
     def test_the_whole_way_by_onnx(self, weights, subject):
         options = {"fusion": "confidence", "flip_average": True, "with_error": True}
@@ -288,7 +188,7 @@ class TestRunners:
             for m in (_open(weights, backend=b, **options) for b in ("torch", "onnx"))
         )
         # An untrained network is harsh: what rounds otherwise is seen in single voxels.
-        for made, again in ((one.scores, other.scores), (one.error, other.error)):
+        for made, again in ((one.volume, other.volume), (one.error, other.error)):
             assert np.abs(made - again).mean() < 1e-3 * made.std()
             assert np.abs(made - again).max() < 0.05 * made.std()
 
@@ -300,10 +200,10 @@ class TestManifest:
         form["models"]["unet"] |= {"fusion": "confidence", "flip_average": True}
         form["models"]["plain"]["fusion"] = "guess"
         (folder / "manifest.json").write_text(json.dumps(form))
-        assert _open(folder).joining == FusionOptions("confidence", flip=True)
-        assert _open(folder, fusion="mean").joining == FusionOptions("mean", flip=True)
-        assert _open(folder, flip_average=False).joining == FusionOptions("confidence")
-        assert _open(weights).joining == FusionOptions()
+        assert _open(folder).fusion == FusionOptions("confidence", flip=True)
+        assert _open(folder, fusion="mean").fusion == FusionOptions("mean", flip=True)
+        assert _open(folder, flip_average=False).fusion == FusionOptions("confidence")
+        assert _open(weights).fusion == FusionOptions()
         assert "views axial sagittal coronal (and mirrored)" in describe(folder)
         assert "mirrored" not in describe(weights)
         with pytest.raises(WeightsError, match="'guess', which is not known"):

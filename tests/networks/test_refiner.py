@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.batch.case_processor import CaseProcessor, runtime_of
 from app.cli import main
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig, RuntimeOptions
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, WeightsError
 from app.data.discovery import inspect
@@ -20,7 +20,7 @@ from app.data.loading import load_inputs
 from app.inference.device import Runtime
 from app.inference.pipeline import predict, prepare, refine
 from app.inference.refinement import VolumeRefiner
-from app.inference.slice_predictor import ResidentRunner
+from app.inference.slice_predictor import SlicePredictor
 from app.inference.synthesizer import Synthesizer
 from app.networks.architectures import RefinerConfig
 from app.networks.refiner import CrossAttention, Refiner, attention_weights
@@ -269,15 +269,15 @@ class TestPipeline:
         header = both(case).header["descrip"].item().decode()
         assert "tiny+sharp" in header
 
-    def test_who_computes_no_scores_has_them_for_the_refiner(self, refined_weights, subject):
+    def test_who_needs_no_z_scores_has_them_for_the_refiner(self, refined_weights, subject, monkeypatch):
         model = Synthesizer("tiny", weights=refined_weights, device="cpu", precision="fp32", refine=True).model
-        resident = replace(model, runner=ResidentRunner(model.runner.backend, 8))
         _, _, volumes = load_inputs(inspect("sub01", {m: [f] for m, f in subject.items()}), "skip")
         results = []
-        for each in (model, resident):
-            prepared = prepare(volumes, each)
-            assert "scores" in vars(prepared)
-            results.append(refine(predict(prepared, "t2f", each), prepared, "t2f", each).scores)
+        for on_gpu in (False, True):
+            monkeypatch.setattr(SlicePredictor, "normalizes", on_gpu)
+            prepared = prepare(volumes, model)
+            assert "normalized" in vars(prepared)
+            results.append(refine(predict(prepared, "t2f", model), prepared, "t2f", model).volume)
         np.testing.assert_allclose(results[0], results[1], atol=2e-3)
 
     def test_the_manifest_decides_where_nobody_asks(self, refined_weights):
@@ -331,8 +331,9 @@ class TestPipeline:
         (output,) = record["subjects"][0]["outputs"]
         assert output["model"] == "tiny+sharp"
         assert output["refiner_sha256"] == read_manifest(refined_weights).entry("sharp").sha256
-        config = RunConfig(tmp_path / "in", tmp_path / "out", weights_dir=refined_weights, model="tiny", refine=True)
-        assert "refined by sharp" in runtime_of(CaseProcessor(replace(config, device="cpu")))
+        model = ModelOptions(refined_weights, "tiny", refine=True)
+        config = RunConfig(tmp_path / "in", tmp_path / "out", RuntimeOptions("cpu"), model)
+        assert "refined by sharp" in runtime_of(CaseProcessor(config))
 
     def test_info_names_it(self, refined_weights, capsys):
         assert main(["info", "--weights", str(refined_weights)]) == ExitCode.OK

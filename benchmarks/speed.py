@@ -40,7 +40,8 @@ from app.data.nifti_writer import save_image
 from app.data.phantom import write_phantom
 from app.inference.backends import TorchBackend
 from app.inference.device import CPU_BATCH, Runtime
-from app.inference.pipeline import Model, finish, prepare
+from app.inference.models import NetworkModel
+from app.inference.pipeline import finish, prepare
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions, TtaPass
 from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig
@@ -140,26 +141,20 @@ def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
     runtime = Runtime("torch", "cpu", variant.precision, variant.batch, "benchmark")  # type: ignore[arg-type]
     predictor = IntensityPredictor.from_json(json.loads(intensity))
     slices = SlicePredictor(TorchBackend(run_as, runtime), variant.batch)
-    model = Model(Identity("benchmark", "0" * 64), spec, predictor, predictor=slices, runtime=runtime)
+    model = NetworkModel(Identity("benchmark", "0" * 64), spec, predictor, slices, runtime)
     before = _clock()
     for subject in subjects:
         _one(subject, out, model, variant)
     return {**_since(before), "subjects": len(subjects)}
 
 
-def _spec_of(model: Model) -> GeneratorSpec:
-    assert isinstance(model.spec, GeneratorSpec)
-    return model.spec
-
-
-def _one(subject: Path, out: Path, model: Model, variant: Variant) -> None:
+def _one(subject: Path, out: Path, model: NetworkModel, variant: Variant) -> None:
     volumes = {m: load_volume(subject / f"{subject.name}-{m}.nii.gz") for m in INPUTS}
     prepared = prepare(volumes, model)
     shape = prepared.foreground.shape
-    window = place_window(prepared.foreground, VIEW, _spec_of(model).canvas)
+    window = place_window(prepared.foreground, VIEW, model.spec.canvas)
     if variant.every_slice:
         window = Window(VIEW, window.start, window.size, tuple(range(shape[0])))
-    assert model.predictor is not None
     predicted = model.predictor.predict(prepared, TARGET, [TtaPass((window,))], FusionOptions())
     save_image(finish(predicted.volume, prepared, TARGET, "t2w", model), out / f"{subject.name}-{TARGET}.nii.gz")
 

@@ -22,8 +22,8 @@ from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import Volume, load_volume, read_grid
 from app.data.nifti_writer import DESCRIPTION, encode_image
+from app.inference.models import Model
 from app.inference.pipeline import (
-    Model,
     describe,
     finish,
     finish_confidence,
@@ -192,7 +192,7 @@ class CaseProcessor:
             "model": made.model.name,
             "weights_sha256": made.model.identity.sha256,
             "refiner_sha256": None if made.model.refiner is None else made.model.refiner.identity.sha256,
-            "joined": None if runtime is None else made.model.fusion.name,
+            "joined": None if made.model.fusion is None else made.model.fusion.name,
             "device": "cpu" if runtime is None else runtime.device,
             **confidence,
         }

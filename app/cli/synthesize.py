@@ -90,7 +90,7 @@ def _report_beside(output_dir: Path) -> Path:
 
 
 def choose_part(part_id: int | None, num_parts: int | None, environment: Any) -> tuple[int, int]:
-    """Which share of the subjects this process does: from the options, else from Slurm or Kubernetes.
+    """Choose the share of the subjects that this process does: from the options, else from Slurm or Kubernetes.
 
     Raises:
         UsageError: only one of the two numbers is known, or the part does not exist.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from app.registry.manifest import Entry
 if TYPE_CHECKING:
     from app.networks.hf_gan import HfGan
     from app.networks.unet import UNetGenerator
+
+
+#: Type of a network's weights and slices, by precision.
+TORCH_TYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Prediction(NamedTuple):
@@ -87,7 +91,7 @@ class TorchBackend:
     """Run a network by torch: eager, channels last, in inference mode."""
 
     def __init__(self, network: HfGan | UNetGenerator, runtime: Runtime) -> None:
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
+        self.dtype = TORCH_TYPES[runtime.precision]
         self.device = torch.device(runtime.device)
         if self.device.type == "cuda":
             # The same input gives the same bytes, and float32 is float32.

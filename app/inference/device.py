@@ -1,4 +1,4 @@
-"""What a network is run on and how, settled once, with the reason in words."""
+"""The device, the backend and the precision of a run, settled once, with the reason in words."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Machine:
 
     @classmethod
     def probe(cls) -> Machine:
-        """Asks torch."""
+        """Ask torch for the hardware."""
         import torch
 
         numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -56,7 +56,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network is run, and why, in words."""
+    """How a network is run, and the reason for it in words."""
 
     backend: Literal["torch", "onnx"]
     device: str
@@ -98,7 +98,7 @@ def choose_runtime(roles: Container[str], machine: Machine, options: RuntimeOpti
 
 
 def choose_device(device: str, machine: Machine) -> tuple[str, str]:
-    """The device and why it was chosen.
+    """Choose one device, and say why.
 
     Raises:
         UsageError: no such name.
@@ -126,7 +126,7 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
 
 
 def choose_devices(device: str, machine: Machine) -> list[str]:
-    """One device or several: names separated by commas (one may come twice), or `all` GPUs that can be used.
+    """Choose one device or several: names separated by commas (one may come twice), or `all` usable GPUs.
 
     Raises:
         UsageError, DeviceError: as `choose_device`; or `all` without any GPU.
@@ -157,7 +157,7 @@ def _choose_precision(
 
 
 def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
-    """Whether a build of torch runs on a GPU of a compute capability.
+    """Tell whether a build of torch runs on a GPU of a compute capability.
 
     Code for `sm_86` runs on 8.6 and later of generation 8; `sm_90a` on 9.0 alone; `compute_90` is translated for 9.0
     and all later ones (CUDA programming guide, application compatibility).

@@ -17,14 +17,15 @@ from app.data.cases import Case
 from app.data.discovery import inspect, scan
 from app.data.loading import input_warnings, load_inputs
 from app.inference.loading import open_fallback, open_model
-from app.inference.pipeline import Model, synthesize_case
+from app.inference.models import Model, RegressionModel
+from app.inference.pipeline import synthesize_case
 from app.registry.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
 
 class Synthesizer:
-    """Completes exams with one model, loaded once.
+    """Complete exams with one model, loaded once.
 
     Args:
         model: a name in the weights folder's manifest; its default if not given.
@@ -33,11 +34,11 @@ class Synthesizer:
         backend: `auto`, `torch` or `onnx`.
         precision: `auto`, `bf16`, `fp16` or `fp32`.
         batch_size: slices per network call; the device decides if not given.
-        refine: pass what is made through the model's 3D refiner; the manifest decides if not given.
+        refine: correct predictions by the model's 3D refiner; the manifest decides if not given.
         specialists: let other models make the sequences that the manifest says they make better.
         fusion: how the views are fused: `mean`, `median` or `confidence`; the model's own way if not given.
-        flip_average: average what is made of the exam and of its mirror image; the model's own way if not given.
-        with_error: have the network say how wrong it expects to be (`predict` gives it).
+        flip_average: run the mirrored exam too, and average both; the model's own way if not given.
+        with_error: have the network expect its error too (`app.inference.pipeline.predict` returns it).
 
     Raises:
         WeightsError: the weights are missing or do not match their checksum.
@@ -78,12 +79,12 @@ class Synthesizer:
         if self._manifest.fallback is None:
             with contextlib.suppress(WeightsError):
                 self._manifest = read_manifest(WEIGHTS_DIR)
-        self._fallback: Model | None = self.model if self.model.spec.kind == "regression" else None
+        self._fallback: Model | None = self.model if isinstance(self.model, RegressionModel) else None
 
     @property
     def fallback_name(self) -> str | None:
         """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
-        return None if self.model.spec.kind == "regression" else self._manifest.fallback
+        return None if isinstance(self.model, RegressionModel) else self._manifest.fallback
 
     @property
     def fallback(self) -> Model:
@@ -99,7 +100,7 @@ class Synthesizer:
     def __call__(
         self, case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]], target: Modality | None = None
     ) -> nib.Nifti1Image:
-        """The missing sequence as an image with the header of its reference.
+        """Synthesize the missing sequence, as an image with the header of its reference.
 
         Args:
             case: a subject's folder, or a mapping from sequence to file, or a `Case` of `app.data.discovery.scan`.
@@ -115,18 +116,18 @@ class Synthesizer:
         if target is None and len(subject.absent) > 1:
             raise CaseError(f"{subject.subject} lacks {', '.join(subject.absent)}; name one of them with `target`.")
         if target is not None:
-            kept = {m: f for m, f in subject.files.items() if m != target}
-            subject = inspect(subject.subject, {m: [f] for m, f in kept.items()})
+            subject = inspect(subject.subject, {m: [f] for m, f in subject.files.items() if m != target})
         _, todo, volumes = load_inputs(subject, "skip", complete_all=target is not None)
         if not todo.targets:
             raise CaseError(f"{subject.subject} has all four sequences; name the one to make with `target`.")
-        for note in (*todo.warnings, *input_warnings(volumes)):
-            log.warning("%s", note)
+        for warning in (*todo.warnings, *input_warnings(volumes)):
+            log.warning("%s", warning)
         wanted = target or todo.targets[0]
         return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
 
 
 def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:
+    """Find the one case that the caller means."""
     if isinstance(case, Case):
         return case
     if isinstance(case, Mapping):
@@ -135,7 +136,7 @@ def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike
         if not case:
             raise UsageError("the mapping names no sequence; give at least one file.")
         return inspect("subject", {m: [Path(f)] for m, f in case.items()})
-    found = scan(Path(case)).cases
-    if len(found) != 1:
-        raise UsageError(f"{case} holds {len(found)} subjects; give the folder of one, or use `python -m app`.")
-    return found[0]
+    cases = scan(Path(case)).cases
+    if len(cases) != 1:
+        raise UsageError(f"{case} holds {len(cases)} subjects; give the folder of one, or use `python -m app`.")
+    return cases[0]

@@ -27,7 +27,8 @@ from app.evaluation.scoring import Scores
 from app.evaluation.statistics import summarise
 from app.inference.backends import TorchBackend
 from app.inference.device import GPU_BATCH, Machine, choose_runtime
-from app.inference.pipeline import Model, synthesize_case
+from app.inference.models import Model, NetworkModel
+from app.inference.pipeline import synthesize_case
 from app.inference.refinement import VolumeRefiner
 from app.inference.segmentation import TumourSegmenter
 from app.inference.slice_predictor import SlicePredictor
@@ -100,12 +101,12 @@ def candidate_model(
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
     predictor = SlicePredictor(TorchBackend(copy.deepcopy(network), runtime), runtime.batch_size)
     fusion = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
-    return Model(CANDIDATE, spec, intensity, predictor=predictor, runtime=runtime, fusion=fusion)
+    return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion)
 
 
 def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
     """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
-    assert stage_one.runtime is not None
+    assert isinstance(stage_one, NetworkModel)
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(stage_one.runtime.device))
     return replace(
         stage_one,
@@ -127,7 +128,7 @@ def score_missing_sequences(
         before, first = len(results), volumes[MODALITIES[0]]
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
-        for target in targets or model.makes:
+        for target in targets or model.targets:
             inputs = {m: v for m, v in volumes.items() if m != target}
             try:
                 image = synthesize_case(inputs, target, REFERENCE_OF[target], model)

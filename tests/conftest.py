@@ -102,22 +102,62 @@ def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _once(name: str, factory: pytest.TempPathFactory, source: Path, change: Callable[[Path], object]) -> Path:
+    """A changed copy of a folder, made once for all processes of the suite."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / name
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            copy = factory.mktemp(name)
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+            change(copy)
+            copy.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def onnx_weights_dir(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`weights_dir` with the ONNX of `tiny`, written once for all processes: it takes half a minute."""
+    """`weights_dir` with the ONNX of `tiny`; it takes half a minute."""
     from app.registry.manifest import read_manifest
     from app.registry.onnx_export import export_onnx
 
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = shared / "onnx-weights"
-    with open(shared / "onnx-weights.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            made = tmp_path_factory.mktemp("onnx")
-            shutil.copytree(weights_dir, made, dirs_exist_ok=True)
-            export_onnx(read_manifest(made).entry("tiny"))
-            made.rename(folder)
+    return _once(
+        "onnx-weights", tmp_path_factory, weights_dir, lambda folder: export_onnx(read_manifest(folder).entry("tiny"))
+    )
+
+
+@pytest.fixture(scope="session")
+def confident_weights(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`weights_dir` with untrained generators that expect their own error, and one without a head, as `plain`."""
+    from tests.networks.small_models import write_confident
+
+    return _once("confident-weights", tmp_path_factory, weights_dir, write_confident)
+
+
+@pytest.fixture
+def specialist_weights(weights_dir: Path, tmp_path: Path) -> Path:
+    """`weights_dir`, where `tiny` leaves T2-FLAIR to `expert`."""
+    from app.registry.manifest import change_spec, read_manifest
+    from tests.networks.small_models import add_expert
+
+    folder = shutil.copytree(weights_dir, tmp_path / "weights")
+    add_expert(folder)
+    change_spec(read_manifest(folder).entry("tiny"), specialists={"t2f": "expert"})
+    return folder
+
+
+@pytest.fixture
+def refined_weights(onnx_weights_dir: Path, tmp_path: Path) -> Path:
+    """`onnx_weights_dir` with a refiner of `tiny` that is off by default."""
+    from app.registry.manifest import change_spec, read_manifest
+    from tests.networks.small_models import VOLUME, new_refiner, save_refiner
+
+    folder = shutil.copytree(onnx_weights_dir, tmp_path / "weights")
+    refiner = new_refiner()
+    save_refiner(folder, "sharp", refiner.config, refiner.state_dict(), VOLUME, (32, 32, 32), 0.25, contrast=0.3)
+    change_spec(read_manifest(folder).entry("tiny"), refiner="sharp", refine=False)
     return folder
 
 

@@ -60,6 +60,20 @@ def test_onnxruntime_reads_and_writes_tensors_where_they_lie(entry):
     assert (other != strided).any()
 
 
+@pytest.mark.parametrize("members,target", [((0, 1, 3), 2), ((2,), 1)])
+def test_onnx_gives_both_too(confident_weights, members, target):
+    entry = read_manifest(confident_weights).entry("unet")
+    batch = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 48, 32)).astype(np.float32))
+    asked = batch, members, target, torch.tensor([0, 1, 2]), None
+    one, other = (open_backend(entry, _runtime(entry, backend=b)) for b in ("torch", "onnx"))
+    both = other.run(*asked, with_error=True)
+    for made, again in zip(one.run(*asked, with_error=True), both, strict=True):
+        np.testing.assert_allclose(made, again, rtol=1e-3, atol=1e-3 * np.ptp(made.numpy()))
+    alone = other.run(*asked)
+    assert torch.equal(alone.image, both.image)
+    assert alone.error is None
+
+
 def test_bf16_is_close_to_fp32(entry):
     full, half = (
         TorchBackend(load_generator(entry), _runtime(entry, device="cpu", precision=precision))

@@ -1,4 +1,4 @@
-"""Options of the command line, made from the fields that describe them, and the page of the documentation on them."""
+"""Options of the command line, made from the fields that describe them, and their page."""
 
 from __future__ import annotations
 

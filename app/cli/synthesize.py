@@ -90,7 +90,7 @@ def _report_beside(output_dir: Path) -> Path:
 
 
 def choose_part(part_id: int | None, num_parts: int | None, environment: Any) -> tuple[int, int]:
-    """Choose the share of the subjects that this process does: from the options, else from Slurm or Kubernetes.
+    """Choose this process's share of the subjects: from the options, else Slurm or Kubernetes.
 
     Raises:
         UsageError: only one of the two numbers is known, or the part does not exist.

@@ -1,6 +1,7 @@
-"""What a run was asked to do: the options, each described once. Importing this module needs no third-party package.
+"""What a run was asked to do: the options, each described once.
 
-A field described by `_option` is an option of the command line (`app.cli.options`) and a row of `docs/options.md`.
+Importing this module needs no third-party package. A field described by `_option` is an option of the command line
+(`app.cli.options`) and a row of `docs/options.md`.
 """
 
 from __future__ import annotations

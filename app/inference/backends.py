@@ -27,7 +27,7 @@ TORCH_TYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": tor
 
 
 class Prediction(NamedTuple):
-    """What a network makes of a batch of slices.
+    """Slices that a network predicts.
 
     Attributes:
         image: normalized slices of the target, float32 B x H x W.
@@ -213,7 +213,7 @@ def _presence(members: tuple[int, ...], count: int, device: torch.device) -> Ten
 
 @contextmanager
 def memory_errors(device: torch.device) -> Iterator[None]:
-    """Raise MemoryError where torch, CUDA or onnxruntime says in its own way that memory ran out."""
+    """Raise MemoryError in place of the errors of torch, CUDA and onnxruntime on exhausted memory."""
     try:
         yield
     except TetradError:

@@ -1,4 +1,4 @@
-"""The device, the backend and the precision of a run, settled once, with the reason in words."""
+"""Device, backend and precision of a run, settled once, with the reason in words."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
         return "cpu", "no CUDA device is visible"
     index = int(match[1] or 0)
     if index >= len(machine.gpus):
-        found = f"only {len(machine.gpus)}" if machine.gpus else "none"
-        raise DeviceError(f"device {device} was asked for but {found} is visible; use --device cpu or pass --gpus all.")
+        count = f"only {len(machine.gpus)}" if machine.gpus else "none"
+        raise DeviceError(f"device {device} was asked for but {count} is visible; use --device cpu or pass --gpus all.")
     if index in machine.unfit:
         name = machine.gpus[index]
         raise DeviceError(f"this build of torch has no code for {name} ({device}); use another GPU or --device cpu.")
@@ -126,7 +126,10 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
 
 
 def choose_devices(device: str, machine: Machine) -> list[str]:
-    """Choose one device or several: names separated by commas (one may come twice), or `all` usable GPUs.
+    """Choose one device or several.
+
+    Args:
+        device: names separated by commas (one may come twice), or `all` GPUs that can be used.
 
     Raises:
         UsageError, DeviceError: as `choose_device`; or `all` without any GPU.
@@ -159,8 +162,8 @@ def _choose_precision(
 def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
     """Tell whether a build of torch runs on a GPU of a compute capability.
 
-    Code for `sm_86` runs on 8.6 and later of generation 8; `sm_90a` on 9.0 alone; `compute_90` is translated for 9.0
-    and all later ones (CUDA programming guide, application compatibility).
+    Code for `sm_86` runs on 8.6 and later of generation 8, and `sm_90a` on 9.0 alone. `compute_90` is translated for
+    9.0 and all later ones (CUDA programming guide, application compatibility).
 
     Args:
         built_for: `torch.cuda.get_arch_list()`; one that says nothing is trusted.

@@ -106,7 +106,7 @@ def _generator_spec(entry: Entry) -> GeneratorSpec:
 def _open_second_stage(
     refiner: Entry, first: GeneratorSpec, runtime: Runtime, options: RuntimeOptions, machine: Machine
 ) -> VolumeRefiner:
-    """Open a refiner on the first stage's device; torch alone runs it, whatever backend the first stage has."""
+    """Open a refiner on the first stage's device, by torch whatever the backend."""
     same_device = RuntimeOptions(runtime.device, "torch", options.precision)
     return open_refiner(refiner, first.normalization, choose_runtime(refiner.files, machine, same_device))
 
@@ -131,7 +131,7 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
 
 
 def fusion_of(entry: Entry, fusion: FusionOptions) -> str:
-    """Name the views and their fusion: a refiner learns on those as much as on the weights."""
+    """Name the views and their fusion, on which a refiner behind them depends."""
     return "-".join([*spec_as(entry, GeneratorSpec).views, fusion.name])
 
 

@@ -1,4 +1,4 @@
-"""Models that are ready to run: a network over slices, and the voxel-wise regression, behind one protocol."""
+"""Models that are ready to run: a network over slices, or the voxel-wise regression."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Model(Protocol):
         ...
 
     def precompute(self, prepared: Prepared) -> None:
-        """Compute what `predict` and the refiner read of a case, in the thread that reads it."""
+        """Compute what later steps read of a case, in the thread that reads it."""
         ...
 
     def predict(self, prepared: Prepared, target: Modality) -> FusedPrediction:
@@ -124,18 +124,18 @@ class NetworkModel:
 
     @property
     def contrast(self) -> float:
-        """Share of the way to a scan's spread; the refiner's own counts first, since what it makes is less blurred."""
+        """Share of the way to a scan's spread: the refiner's, which blurs less, else the network's."""
         refined = None if self.refiner is None else self.refiner.spec.contrast
         return self.spec.contrast if refined is None else refined
 
     def model_for(self, target: Modality) -> NetworkModel:
-        """Choose the specialist of a sequence, or else this model; with its refiner where that refines the sequence."""
+        """Choose a specialist or this model, with its refiner where that refines the sequence."""
         model = self.specialists.get(target, self)
         refines = model.refiner is None or target in model.refiner.targets
         return model if refines else replace(model, refiner=None)
 
     def precompute(self, prepared: Prepared) -> None:
-        """Compute z-scores where the device does not, and medians where the network's intensity code needs them."""
+        """Compute z-scores unless the device does, and medians for an intensity code."""
         if not self.predictor.normalizes or self.refiner is not None:
             _ = prepared.normalized
         if self._needs_medians:

@@ -1,4 +1,4 @@
-"""From the present sequences of a case to the missing one. `synthesize_case` is the whole way, step by step."""
+"""From the present sequences of a case to the missing one, step by step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def synthesize_case(
         volumes: one to three present sequences on one grid.
         target: the sequence to make, not among them.
         reference: the present sequence whose geometry, header and number type the result copies.
-        model: what makes it, or has a specialist for it.
+        model: predicts it, or has a specialist for it.
 
     Raises:
         CaseError: the inputs have no brain in common, the network does not fit into memory, or the model does not make
@@ -108,13 +108,16 @@ def finish(
 def finish_confidence(
     error: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
-    """Turn an expected error into the map of confidence c = 1 / (1 + b), a float32 image in the reference's geometry.
+    """Turn an expected error b into the map of confidence 1 / (1 + b).
 
-    b is the absolute error that the network expects, in deviations of the real sequence over the brain (before
-    `stretch`): c is near 1 where it is sure, 0.5 where it expects to err by one deviation, and 0 in the background.
+    It is near 1 where the network is sure, 0.5 where it expects to err by one deviation, and 0 in the background.
 
     Args:
-        error: b, float32, axes (left, posterior, superior).
+        error: b, the expected absolute error in deviations of the real sequence over the brain (before `stretch`);
+            float32, axes (left, posterior, superior).
+
+    Returns:
+        A float32 image in the reference's geometry.
     """
     confidence = np.where(prepared.foreground, 1 / (1 + error), np.float32(0))
     text = f"confidence of {describe(model, target, inputs=len(prepared.arrays))}"
@@ -122,6 +125,6 @@ def finish_confidence(
 
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
-    """Say in an output's header where it comes from, so that nobody takes it for a scan."""
+    """Describe an output in its header, so that nobody takes it for a scan."""
     fusion = "" if model.fusion is None else f" {model.fusion.name}"
     return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{fusion}"

@@ -1,4 +1,4 @@
-"""The last steps in model space: a prediction checked, cleaned and brought to a scan's spread."""
+"""The last steps in model space: check, clean, and stretch to a scan's spread."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ def clean(volume: VolumeArray, foreground: MaskArray, intensity: Intensity, back
 
 
 def stretch(volume: VolumeArray, foreground: MaskArray, contrast: float) -> VolumeArray:
-    """Bring the brain part of the way to mean 0 and deviation 1, which a scan's z-scores have by definition.
+    """Bring the brain part of the way to mean 0 and deviation 1.
 
-    A network averages over what it cannot know, so its prediction varies less than a scan does.
+    A scan's z-scores have both by definition. A network averages over what it cannot know, so its prediction varies less
+    than a scan does.
 
     Args:
         volume: normalized, float32, any shape, finite in the foreground.

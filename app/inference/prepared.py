@@ -33,7 +33,7 @@ class Prepared:
 
     @property
     def padding(self) -> float:
-        """Normalized value of missing sequences and beyond a volume's edge; 0 where the scheme names none."""
+        """Normalized value of missing sequences and beyond a volume's edge: `background`, or 0."""
         return 0.0 if self.background is None else self.background
 
     @cached_property
@@ -43,7 +43,8 @@ class Prepared:
 
     @cached_property
     def medians(self) -> dict[Modality, float]:
-        """Median z-score in the brain of each present sequence, from the median intensity: the order is the same."""
+        """Median z-score in the brain of each present sequence."""
+        # Of the intensities: z-scores keep their order, and need not be there.
         medians = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
         return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
                 for m, v in medians.items()}  # fmt: skip

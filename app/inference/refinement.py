@@ -110,7 +110,7 @@ class VolumeRefiner:
     def _run(
         self, window: NDArray[np.float32], members: tuple[int, ...], target: int, background: float
     ) -> NDArray[np.float32]:
-        """Run the network on one window: (1 + members) x sides in, 1 x sides out."""
+        """Run the network on a window: (1 + members) x sides in, 1 x sides out."""
         with memory_errors(self._device), torch.inference_mode():
             inputs = torch.from_numpy(window).to(self._device)[None]
             images = torch.full((1, len(MODALITIES), *window.shape[1:]), background, device=self._device)

@@ -75,7 +75,7 @@ class TumourSegmenter:
         return self.segment_normalized(normalized, brain, background)
 
     def _normalize(self, volume: VolumeArray, modality: Modality, background: float) -> VolumeArray:
-        """Make z-scores; an empty volume (a system failed to make that sequence) is background all over."""
+        """Make z-scores; an empty volume, which some system failed to make, is all background."""
         if not (volume > 0).any():
             return np.full(volume.shape, background, dtype=np.float32)
         return normalize(volume, measure(volume, modality, self.normalization), background)

@@ -1,4 +1,4 @@
-"""A 2D network run over whole volumes: slices in batches, pasted and fused where the network runs.
+"""A 2D network over whole volumes: slices in batches, pasted and fused on its device.
 
 On a processor the normalized volumes are read where they lie. On a GPU the intensities cross the bus once, and z-scores
 are made there.
@@ -137,7 +137,7 @@ class SlicePredictor:
         return {i: torch.from_numpy(prepared.normalized[MODALITIES[i]]) for i in members_of(prepared.arrays)}
 
     def _normalize(self, prepared: Prepared) -> dict[int, Tensor]:
-        """Make z-scores on the device; the counterpart of `app.preprocessing.normalization.normalize`."""
+        """Make z-scores on the device, as `app.preprocessing.normalization.normalize` does in numpy."""
         volumes = {}
         for index, values in zip(members_of(prepared.arrays), self._upload(prepared.arrays), strict=True):
             intensity = prepared.measured[MODALITIES[index]]
@@ -148,7 +148,7 @@ class SlicePredictor:
         return volumes
 
     def _upload(self, arrays: Mapping[Modality, VolumeArray]) -> Tensor:
-        """Copy the present sequences to the device, through page-locked memory that is kept from case to case."""
+        """Copy the present sequences to the device, through page-locked memory kept for the next case."""
         members = members_of(arrays)
         shape = (len(members), *arrays[MODALITIES[members[0]]].shape)
         if self._staging.shape != shape:
@@ -162,7 +162,7 @@ class SlicePredictor:
         return self._staging.to(self.backend.device, non_blocking=True)
 
     def _volumes(self, request: _Request, tta_pass: TtaPass) -> Iterator[tuple[View, Tensor, Tensor | None]]:
-        """Predict view by view: its slices as a volume, and their expected error where it is wanted."""
+        """Predict view by view: a volume, and its expected error where that is wanted."""
         shape = next(iter(request.volumes.values())).shape
         for group in by_size(tta_pass.windows):
             images, errors = self._slices(request, group, tta_pass.mirrored)
@@ -177,7 +177,7 @@ class SlicePredictor:
                     yield window.view, volume, _paste(errors[part], window, errors.new_full(shape, ERROR_OUTSIDE))
 
     def _slices(self, request: _Request, group: list[Window], mirrored: bool) -> tuple[Tensor, Tensor | None]:
-        """Predict the slices of all windows of one size: images and errors, n x rows x columns each."""
+        """Predict all slices of windows of one size: images and errors, n x rows x columns."""
         count = sum(len(w.slices) for w in group)
         images = torch.empty(count, *group[0].size, device=self.backend.device)
         errors = torch.empty_like(images) if request.with_error else None
@@ -197,9 +197,11 @@ class SlicePredictor:
         return images, errors
 
     def _batch(self, request: _Request, group: list[Window], first: int, end: int) -> tuple[Tensor, Tensor]:
-        """Cut slices `first` to `end` of all windows: B x 4 x rows x columns, and their view indices (B,).
+        """Cut the slices `first` to `end` of all windows.
 
-        B is `end - first`, or the next multiple that the device wants; the last slice is repeated up to there.
+        Returns:
+            Slices, B x 4 x rows x columns, and their view indices (B,). B is `end - first`, or the next multiple that
+            the device wants; the last slice is repeated up to there.
         """
         count = -(-(end - first) // self._multiple) * self._multiple
         batch = torch.full((count, len(MODALITIES), *group[0].size), request.padding, dtype=self.backend.dtype,
@@ -237,14 +239,14 @@ def _parts(group: Sequence[Window], first: int, end: int) -> Iterator[tuple[Wind
 
 
 def _cut(volume: Tensor, window: Window, indices: Tensor, out: Tensor) -> None:
-    """Copy slices of an X x Y x Z volume into `out`, n x rows x columns (see `app.preprocessing.slices.cut`)."""
+    """Copy slices of an X x Y x Z volume into `out`, n x rows x columns."""
     stack = volume.movedim(SLICE_AXIS[window.view], 0)
     inside, outside = overlap(window, tuple(stack.shape[1:]))
     out[:, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices].to(out.dtype)
 
 
 def _paste(slices: Tensor, window: Window, volume: Tensor) -> Tensor:
-    """Put n x rows x columns into a volume's window, and return it (see `app.preprocessing.slices.paste`)."""
+    """Put slices, n x rows x columns, into a volume's window, and return the volume."""
     stack = volume.movedim(SLICE_AXIS[window.view], 0)
     inside, outside = overlap(window, tuple(stack.shape[1:]))
     stack[list(window.slices), inside[0], inside[1]] = slices[:, outside[0], outside[1]]

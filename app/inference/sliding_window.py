@@ -63,9 +63,12 @@ def slide(
 
 
 def starts(box: tuple[slice, slice, slice], window: Sides, overlap: float) -> Iterator[Sides]:
-    """Place the fewest windows that cover the box with at least that overlap, evenly spread; yield their first corners.
+    """Place the fewest windows that cover the box with at least that overlap, evenly spread.
 
     A box smaller than a window gets one, centred on it; its corner may then lie before the volume's.
+
+    Yields:
+        First corners.
     """
     rows = []
     for side, length in zip(box, window, strict=True):
@@ -90,7 +93,7 @@ def gaussian_weights(window: Sides) -> NDArray[np.float32]:
 
 
 def _overlap(start: Sides, window: Sides, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Find the part of a window that lies in the volume, in the volume's and in the window's indices."""
+    """Find the common part of window and volume: in the volume's indices, and in the window's."""
     inside, outside = [], []
     for first, length, extent in zip(start, window, shape, strict=True):
         low, high = max(first, 0), min(first + length, extent)

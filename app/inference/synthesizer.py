@@ -83,12 +83,12 @@ class Synthesizer:
 
     @property
     def fallback_name(self) -> str | None:
-        """Name of the model that is used where the chosen one breaks; None where the chosen one is it."""
+        """Name of the model for cases that the chosen one breaks on; None where it is the same."""
         return None if isinstance(self.model, RegressionModel) else self._manifest.fallback
 
     @property
     def fallback(self) -> Model:
-        """The voxel-wise regression, for what the network breaks on: the weights folder's, or else the project's own.
+        """The voxel-wise regression: the weights folder's, or else the project's own.
 
         Raises:
             WeightsError: there is none.

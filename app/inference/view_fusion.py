@@ -1,4 +1,4 @@
-"""From predictions of several views to one volume: their mean, their median, or a mean weighted by confidence.
+"""Predictions of several views fused: their mean, their median, or a mean weighted by confidence.
 
 Three predictions of one voxel with expected absolute errors b (see `app.networks.confidence`) are fused with weights
 1 / b ** 2. Those give the least variance if the errors are independent. The views of one network see the same inputs
@@ -70,7 +70,7 @@ class FusedPrediction:
 
 @dataclass(frozen=True)
 class TtaPass:
-    """One run over the exam, as it is or with every slice mirrored left to right.
+    """One run over the exam, as it is or mirrored left to right.
 
     Attributes:
         windows: one per view, in the indices of the exam as it is.
@@ -101,7 +101,7 @@ def _mirror(window: Window, extent: int) -> Window:
 
 
 def view_weights(passes: Sequence[TtaPass]) -> dict[View, float]:
-    """Weigh each single prediction of a view: all views weigh the same, a mirrored one in two halves."""
+    """Weigh the predictions of each view: all views weigh the same, a mirrored one in two halves."""
     views = [w.view for p in passes for w in p.windows]
     return {view: 1 / (len(set(views)) * views.count(view)) for view in views}
 
@@ -156,7 +156,7 @@ class ViewFusion:
         self._volume += (weight / self._errors) * (volume - self._volume)
 
     def result(self) -> FusedPrediction:
-        """Return the fused volume, and the root of the expected squared error where errors were given."""
+        """Return the fused volume, with its expected error where errors were given."""
         volume = self._median() if self._method == "median" else self._volume
         assert volume is not None
         squares = self._errors
@@ -166,7 +166,7 @@ class ViewFusion:
         return FusedPrediction(volume.cpu().numpy(), None if squares is None else np.sqrt(squares.cpu().numpy()))
 
     def _median(self) -> Tensor:
-        """Take the median of one to three views, each the mean of its prediction and its mirrored one."""
+        """Take the median of one to three views, each the mean of its predictions."""
         views = list(self._views.values())
         if len(views) == 1:
             return views[0]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from app.networks import config_from_json, new_generator
+from app.networks import new_generator
+from app.networks.architectures import GeneratorConfig
 from app.networks.confidence import ConfidenceHead
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
 from tests.networks.small_models import CONFIDENT
+
+FORM: TypeAdapter[GeneratorConfig] = TypeAdapter(GeneratorConfig)
 
 
 class TestHead:
@@ -45,10 +48,10 @@ class TestHead:
 
     @pytest.mark.parametrize("config", CONFIDENT.values(), ids=CONFIDENT)
     def test_its_kind_travels_in_the_manifests_form(self, config):
-        assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
+        assert FORM.validate_json(FORM.dump_json(config)) == config
 
     def test_a_form_written_before_there_were_heads_still_reads(self):
-        assert config_from_json({"network": "unet", "widths": [8, 8], "background": -1.0}).confidence == "none"
+        assert FORM.validate_python({"network": "unet", "widths": [8, 8], "background": -1.0}).confidence == "none"
 
 
 def test_a_head_is_loaded_with_its_lambda(confident_weights):

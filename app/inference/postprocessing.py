@@ -56,8 +56,8 @@ def clean(volume: VolumeArray, foreground: MaskArray, intensity: Intensity, back
 def stretch(volume: VolumeArray, foreground: MaskArray, contrast: float) -> VolumeArray:
     """Bring the brain part of the way to mean 0 and deviation 1.
 
-    A scan's z-scores have both by definition. A network averages over what it cannot know, so its prediction varies less
-    than a scan does.
+    A scan's z-scores have both by definition. A network averages over what it cannot know, so its prediction varies
+    less than a scan does.
 
     Args:
         volume: normalized, float32, any shape, finite in the foreground.

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo wheel test train-smoke check image image-cpu bench clean
+.PHONY: demo wheel test train-smoke check options image image-cpu bench clean
 
 demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, a picture
 	$(BIN)/python -m app demo --output demo
@@ -46,6 +46,9 @@ check: $(VENV)/dev.stamp ## style, types, and who may import whom
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+options: $(VENV)/run.stamp ## the documentation's page on the options of `synthesize`
+	$(BIN)/python -c 'from app.cli.options import options_page; print(options_page(), end="")' >docs/options.md
 
 bench: $(VENV)/dev.stamp ## time and memory per subject, each step beside the released peer's way of running (half an hour)
 	$(BIN)/python -m benchmarks speed --json bench.json

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from app.cli.argument_types import share
 from app.core.config import FUSIONS, WEIGHTS_DIR, FusionName
@@ -26,10 +27,11 @@ from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_writer import to_array
 from app.evaluation.metrics.image import image_scores
-from app.inference.pipeline import Model, Prepared, finish, predict, prepare
+from app.inference.models import NetworkModel
+from app.inference.pipeline import finish, predict, prepare
+from app.inference.prepared import Prepared
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusedPrediction, FusionOptions, ViewFusion
-from app.registry.spec import GeneratorSpec
 from benchmarks._common import machine
 
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
@@ -44,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     # What is joined is what the network makes; a refiner would see the volume after that.
     model = Synthesizer(options.model, weights=options.weights, device="cpu", refine=False).model
-    if not isinstance(model.spec, GeneratorSpec):
+    if not isinstance(model, NetworkModel):
         raise UsageError(f"model {model.identity.name!r} has no views to join; name a generator with --model.")
     contrasts: list[float] = options.contrast
     cases = [c for c in scan(options.data).cases if not c.absent]
@@ -80,7 +82,7 @@ def _shares(text: str) -> list[float]:
 
 
 def _ways(
-    prepared: Prepared, target: Modality, model: Model, contrasts: list[float]
+    prepared: Prepared, target: Modality, model: NetworkModel, contrasts: list[float]
 ) -> Iterator[tuple[str, VolumeArray, float]]:
     """Name, scores and contrast of each way to join the views."""
     views = _views(prepared, target, model)
@@ -92,7 +94,7 @@ def _ways(
     copies = _views(mirrored, target, model)
     fusions = FUSIONS if all(v.error is not None for v in views.values()) else FUSIONS[:2]
     for view, made in views.items():
-        yield f"{view} alone", made.scores, model.contrast
+        yield f"{view} alone", made.volume, model.contrast
     for fusion in fusions:
         yield fusion, _joined(fusion, views), model.contrast
     for fusion in fusions:
@@ -105,24 +107,27 @@ def _joined(
     fusion: FusionName, views: dict[View, FusedPrediction], copies: dict[View, FusedPrediction] | None = None
 ) -> VolumeArray:
     """All views in one, with what was made of the mirrored brain where it is given."""
-    joiner, share = ViewFusion(fusion), 1 / len(views) / (1 if copies is None else 2)
-    for view, made in views.items():
-        joiner.add(view, made.scores, made.error, share)
-    for view, made in (copies or {}).items():
-        joiner.add(view, made.scores[::-1], None if made.error is None else made.error[::-1], share)
-    scores: VolumeArray = joiner.result()[0]
-    return scores
+    fused, weight = ViewFusion(fusion), 1 / len(views) / (1 if copies is None else 2)
+    for view, single in views.items():
+        volume, error = map(_tensor, (single.volume, single.error))
+        fused.add(view, volume, error, weight)
+    for view, single in (copies or {}).items():
+        volume, error = map(_tensor, (single.volume, single.error))
+        fused.add(view, volume.flip(0), None if error is None else error.flip(0), weight)
+    return fused.result().volume
 
 
-def _views(prepared: Prepared, target: Modality, model: Model) -> dict[View, FusedPrediction]:
+def _tensor(volume: VolumeArray | None) -> Any:
+    return None if volume is None else torch.from_numpy(volume)
+
+
+def _views(prepared: Prepared, target: Modality, model: NetworkModel) -> dict[View, FusedPrediction]:
     """What the network makes of each view, and how wrong it expects to be where it has a head for that."""
-    spec = model.spec
-    assert isinstance(spec, GeneratorSpec)
-    alone = replace(model, joining=FusionOptions(with_error=spec.has_confidence))
-    return {view: predict(prepared, target, _with(alone, views=(view,))) for view in spec.views}
+    alone = replace(model, fusion=FusionOptions(with_error=model.spec.has_confidence))
+    return {view: predict(prepared, target, _with(alone, views=(view,))) for view in model.spec.views}
 
 
-def _with(model: Model, **changes: Any) -> Model:
+def _with(model: NetworkModel, **changes: Any) -> NetworkModel:
     """The model with other fields in its specification."""
     return replace(model, spec=model.spec.model_copy(update=changes))
 

@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.batch.run import run
-from app.core.config import WEIGHTS_DIR, RunConfig
+from app.core.config import WEIGHTS_DIR, ModelOptions, RunConfig, RuntimeOptions
 from app.core.constants import MODALITIES, Modality, View
 from app.core.startup import TUNABLES
 from app.data.nifti_reader import load_volume
@@ -40,12 +40,14 @@ from app.data.nifti_writer import save_image
 from app.data.phantom import write_phantom
 from app.inference.backends import TorchBackend
 from app.inference.device import CPU_BATCH, Runtime
-from app.inference.pipeline import Model, finish, prepare
-from app.inference.slice_runner import SliceRunner
+from app.inference.models import NetworkModel
+from app.inference.pipeline import finish, prepare
+from app.inference.slice_predictor import SlicePredictor
+from app.inference.view_fusion import FusionOptions, TtaPass
 from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig
 from app.networks.hf_gan import HfGan
 from app.preprocessing.normalization import Normalization
-from app.preprocessing.slices import Canvas, Window, paste, place_window
+from app.preprocessing.slices import Canvas, Window, place_window
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import save_network
 from app.registry.manifest import Identity, read_manifest
@@ -125,7 +127,7 @@ def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
     if variant.overlap:
         save_network(folder / "w", variant.preset, spec, network.state_dict(), intensity=intensity)
         config = RunConfig(
-            folder / "in", out, weights_dir=folder / "w", model=variant.preset, device="cpu", precision="bf16",
+            folder / "in", out, RuntimeOptions("cpu", precision="bf16"), ModelOptions(folder / "w", variant.preset),
             overwrite=True, on_error="stop", profile_file=folder / "trace.json",
         )  # fmt: skip
         before = _clock()
@@ -138,30 +140,23 @@ def measure(variant: Variant, folder: Path, small: bool) -> dict[str, float]:
     run_as: Any = _AllEncoders(network) if variant.all_encoders else network
     runtime = Runtime("torch", "cpu", variant.precision, variant.batch, "benchmark")  # type: ignore[arg-type]
     predictor = IntensityPredictor.from_json(json.loads(intensity))
-    runner = SliceRunner(TorchBackend(run_as, runtime), variant.batch)
-    model = Model(Identity("benchmark", "0" * 64), spec, predictor, runner=runner, runtime=runtime)
+    slices = SlicePredictor(TorchBackend(run_as, runtime), variant.batch)
+    model = NetworkModel(Identity("benchmark", "0" * 64), spec, predictor, slices, runtime)
     before = _clock()
     for subject in subjects:
         _one(subject, out, model, variant)
     return {**_since(before), "subjects": len(subjects)}
 
 
-def _spec_of(model: Model) -> GeneratorSpec:
-    assert isinstance(model.spec, GeneratorSpec)
-    return model.spec
-
-
-def _one(subject: Path, out: Path, model: Model, variant: Variant) -> None:
+def _one(subject: Path, out: Path, model: NetworkModel, variant: Variant) -> None:
     volumes = {m: load_volume(subject / f"{subject.name}-{m}.nii.gz") for m in INPUTS}
     prepared = prepare(volumes, model)
     shape = prepared.foreground.shape
-    window = place_window(prepared.foreground, VIEW, _spec_of(model).canvas)
+    window = place_window(prepared.foreground, VIEW, model.spec.canvas)
     if variant.every_slice:
         window = Window(VIEW, window.start, window.size, tuple(range(shape[0])))
-    assert isinstance(model.runner, SliceRunner)
-    slices = model.runner.predict(prepared.scores, [window], TARGET, model.background)
-    predicted = paste(slices[VIEW], window, shape, model.background)
-    save_image(finish(predicted, prepared, TARGET, "t2w", model), out / f"{subject.name}-{TARGET}.nii.gz")
+    predicted = model.predictor.predict(prepared, TARGET, [TtaPass((window,))], FusionOptions())
+    save_image(finish(predicted.volume, prepared, TARGET, "t2w", model), out / f"{subject.name}-{TARGET}.nii.gz")
 
 
 def _clock() -> tuple[float, float]:
@@ -229,10 +224,9 @@ def network_rates(preset: str, seconds: float = 5.0) -> Rates:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(images, present, *codes, members=members)
     backend = TorchBackend(network, Runtime("torch", "cpu", "bf16", CPU_BATCH, "benchmark"))
-    pixels, views = images.numpy(), codes[1].numpy()
 
     def whole() -> None:
-        backend.predict(pixels, members, int(codes[0][0]), views, None)
+        backend.run(images, members, int(codes[0][0]), codes[1], None)
 
     batch = images.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), _Convolutions() as noted:

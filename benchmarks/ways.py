@@ -1,9 +1,8 @@
-"""Which way of running a network is fastest on a device: torch, torch replaying CUDA graphs, or onnxruntime.
+"""Which way of running a network is fastest on a device: torch or onnxruntime.
 
 `python -m benchmarks ways [--device cuda:0] [--model NAME] [--repeats 5] [--shape small]`: one phantom of BraTS size,
 decoded and prepared beforehand, taken through each way in turn (A B C, A B C); medians. The volumes lie in the
-processor's memory before and after. The first two rounds are not counted: in them graphs are recorded and libraries
-make their plans. On a processor there are no graphs, and that line is left out.
+processor's memory before and after. The first two rounds are not counted: in them libraries make their plans.
 """
 
 from __future__ import annotations
@@ -30,11 +29,10 @@ from benchmarks._common import machine, phantom_of
 TARGET: Modality = "t2f"
 WAYS: dict[str, dict[str, Any]] = {
     "torch": {"backend": "torch"},
-    "torch, CUDA graphs": {"backend": "torch", "cuda_graphs": True},
     "torch, fp32": {"backend": "torch", "precision": "fp32"},
     "onnxruntime, fp32": {"backend": "onnx"},
 }
-#: Rounds that are not counted: a graph is recorded when a shape comes for the second time.
+#: Rounds that are not counted.
 ROUNDS_BEFORE = 2
 
 
@@ -46,18 +44,17 @@ def main() -> None:
     parser.add_argument("--shape", choices=["brats", "small"], default="brats")
     options = parser.parse_args()
     device = choose_device(options.device, Machine.probe())[0]
-    ways = {n: w for n, w in WAYS.items() if device != "cpu" or not w.get("cuda_graphs")}
     with tempfile.TemporaryDirectory() as name:
         write_phantom(phantom_of(options.shape), Path(name), "s", leave_out=(TARGET,))
         volumes = {m: load_volume(Path(name) / "s" / f"s-{m}.nii.gz") for m in MODALITIES if m != TARGET}
-    models = {n: Synthesizer(options.model, device=device, **w).model.model_for(TARGET) for n, w in ways.items()}
+    models = {n: Synthesizer(options.model, device=device, **w).model.model_for(TARGET) for n, w in WAYS.items()}
     prepared = {n: prepare(volumes, model) for n, model in models.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     made = {}
     for _ in range(ROUNDS_BEFORE + options.repeats):
         for name, model in models.items():
             began = time.perf_counter()
-            made[name] = predict(prepared[name], TARGET, model).scores
+            made[name] = predict(prepared[name], TARGET, model).volume
             seconds[name].append(time.perf_counter() - began)
     plain = made["torch, fp32"]
     medians = {name: statistics.median(spent[ROUNDS_BEFORE:]) for name, spent in seconds.items()}

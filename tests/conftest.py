@@ -18,8 +18,6 @@ from hypothesis import settings
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.data.phantom import Phantom, make_phantom, write_phantom
-from app.inference.view_fusion import ViewFusion
-from app.preprocessing.slices import paste
 
 # A busy machine must fail no law.
 settings.register_profile("tetrad", deadline=None)
@@ -27,15 +25,6 @@ settings.load_profile("tetrad")
 
 SHAPE = (48, 56, 40)
 DATA = Path(os.environ.get("TETRAD_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
-
-
-def join(slices: Any, windows: Any, shape: tuple[int, ...], shares: dict[str, float] | None = None) -> Any:
-    """Views as one volume, each pasted by itself: their mean, or by shares that add up to 1."""
-    joiner = ViewFusion("mean")
-    for window in windows:
-        share = 1 / len(windows) if shares is None else shares[window.view]
-        joiner.add(window.view, paste(slices[window.view], window, shape, -1.0), None, share)
-    return joiner.result()[0]
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +134,43 @@ def onnx_weights_dir(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory
         export_onnx(read_manifest(folder).entry("tiny"))
 
     return once(tmp_path_factory, "onnx-weights", fill)
+
+
+@pytest.fixture(scope="session")
+def confident_weights(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`weights_dir` with untrained generators that expect their own error, and one without a head, as `plain`."""
+    from tests.networks.small_models import write_confident
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(weights_dir, folder, dirs_exist_ok=True)
+        write_confident(folder)
+
+    return once(tmp_path_factory, "confident-weights", fill)
+
+
+@pytest.fixture
+def specialist_weights(weights_dir: Path, tmp_path: Path) -> Path:
+    """`weights_dir`, where `tiny` leaves T2-FLAIR to `expert`."""
+    from app.registry.manifest import change_spec, read_manifest
+    from tests.networks.small_models import add_expert
+
+    folder = shutil.copytree(weights_dir, tmp_path / "weights")
+    add_expert(folder)
+    change_spec(read_manifest(folder).entry("tiny"), specialists={"t2f": "expert"})
+    return folder
+
+
+@pytest.fixture
+def refined_weights(onnx_weights_dir: Path, tmp_path: Path) -> Path:
+    """`onnx_weights_dir` with a refiner of `tiny` that is off by default."""
+    from app.registry.manifest import change_spec, read_manifest
+    from tests.networks.small_models import VOLUME, new_refiner, save_refiner
+
+    folder = shutil.copytree(onnx_weights_dir, tmp_path / "weights")
+    refiner = new_refiner()
+    save_refiner(folder, "sharp", refiner.config, refiner.state_dict(), VOLUME, (32, 32, 32), 0.25, contrast=0.3)
+    change_spec(read_manifest(folder).entry("tiny"), refiner="sharp", refine=False)
+    return folder
 
 
 @pytest.fixture

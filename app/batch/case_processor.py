@@ -102,7 +102,7 @@ class CaseProcessor:
 
     def _keep_good(self, case: Case, first: Plan, case_log: CaseLog) -> bool:
         """Note the outputs that are there, if they are all that the subject lacks."""
-        good = self.files.find_good(case, first, self.synthesizer.stand_in)
+        good = self.files.find_good(case, first, self.synthesizer.fallback_name)
         if len(good) < len(first.targets):
             return False
         case_log.outputs.extend(good)
@@ -146,7 +146,7 @@ class CaseProcessor:
 
     @property
     def _has_fallback(self) -> bool:
-        return self.config.on_error == "fallback" and self.synthesizer.stand_in is not None
+        return self.config.on_error == "fallback" and self.synthesizer.fallback_name is not None
 
     def _fall_back(self, loaded: LoadedCase, target: Modality, error: Exception) -> Synthesis:
         """Make a sequence with the fallback after the network broke on it."""
@@ -180,7 +180,7 @@ class CaseProcessor:
         """Turn normalized voxels into the image and, where it is wanted, the confidence map."""
         target, model, fused = prediction.target, prediction.model, prediction.fused
         reference = loaded.plan.reference_of(target)
-        image = finish(fused.scores, loaded.prepared, target, reference, model)
+        image = finish(fused.volume, loaded.prepared, target, reference, model)
         confidence = None
         if fused.error is not None and self.files.confidence_folder is not None:
             confidence = finish_confidence(fused.error, loaded.prepared, target, reference, model)
@@ -197,7 +197,7 @@ class CaseProcessor:
             model=model.name,
             weights_sha256=model.identity.sha256,
             refiner_sha256=None if model.refiner is None else model.refiner.identity.sha256,
-            fusion=None if model.runtime is None else model.joining.name,
+            fusion=None if model.fusion is None else model.fusion.name,
             device="cpu" if model.runtime is None else model.runtime.device,
             confidence=confidence,
         )
@@ -222,21 +222,8 @@ class CaseProcessor:
 
 def _open_synthesizer(config: RunConfig) -> Synthesizer:
     try:
-        return Synthesizer(
-            config.model,
-            weights=config.weights_dir,
-            device=config.device,
-            backend=config.backend,
-            precision=config.precision,
-            batch_size=config.batch_size,
-            cuda_graphs=config.cuda_graphs,
-            refine=config.refine,
-            specialists=config.specialists,
-            fusion=config.fusion,
-            flip_average=config.flip_average,
-            with_error=config.confidence_dir is not None,
-        )
+        return Synthesizer.from_options(config.model, config.runtime)
     except RuntimeError as error:
         # A GPU that is full, or in another's exclusive use.
-        reason = f"the model could not be loaded on device {config.device} ({str(error).splitlines()[0]})"
+        reason = f"the model could not be loaded on device {config.runtime.device} ({str(error).splitlines()[0]})"
         raise DeviceError(f"{reason}; free it, or use --device cpu.") from None

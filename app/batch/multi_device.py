@@ -48,9 +48,9 @@ class MultiDeviceRunner:
         self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], guard: SignalGuard | None = None
     ) -> None:
         self.trace = Trace(keep=config.profile_file is not None)
-        manifest = read_manifest(config.weights_dir)
-        entry = manifest.entry(config.model)
-        specialists = manifest.specialists_of(entry) if config.specialists else {}
+        manifest = read_manifest(config.model.weights_dir)
+        entry = manifest.entry(config.model.model)
+        specialists = manifest.specialists_of(entry) if config.model.specialists else {}
         self.model = identity_record(entry.identity, {m: e.identity for m, e in specialists.items()})
         self._guard = guard or SignalGuard()
         self._cases, self._waiting = list(cases), deque(cases)
@@ -103,7 +103,7 @@ class MultiDeviceRunner:
         threads = max(1, (os.cpu_count() or 1) // len(devices))
         for number, device in enumerate(devices):
             self._connections[number], theirs = context.Pipe()
-            arguments = (replace(config, device=device), threads, theirs)
+            arguments = (replace(config, runtime=replace(config.runtime, device=device)), threads, theirs)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             # Only the process holds that end now: when it dies, the connection ends.
@@ -207,7 +207,7 @@ def _serve(config: RunConfig, threads: int, connection: Connection) -> None:
         parent.tell("broken", error)
         return
     except (RuntimeError, OSError, MemoryError, ValueError, ImportError) as error:
-        reason = f"the model could not be loaded on {config.device} ({type(error).__name__}: {error})."
+        reason = f"the model could not be loaded on {config.runtime.device} ({type(error).__name__}: {error})."
         parent.tell("broken", DeviceError(reason))
         return
     parent.tell("end", events)

@@ -57,11 +57,11 @@ def open_runner(config: RunConfig, cases: Sequence[Case], guard: SignalGuard) ->
     Raises:
         WeightsError, DeviceError, UsageError: the model cannot be loaded.
     """
-    if config.device == "all" or "," in config.device:
-        devices = choose_devices(config.device, Machine.probe())
+    if config.runtime.device == "all" or "," in config.runtime.device:
+        devices = choose_devices(config.runtime.device, Machine.probe())
         if len(devices) > 1:
             return MultiDeviceRunner(config, devices, cases, guard)
-        config = replace(config, device=devices[0])
+        config = replace(config, runtime=replace(config.runtime, device=devices[0]))
     runner = PrefetchingRunner(CaseProcessor(config), cases)
     log.info("Model %s: %s.", runner.model["name"], runner.runtime)
     return runner

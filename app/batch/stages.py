@@ -15,7 +15,8 @@ from app.batch.outcomes import Outcome, OutputRecord, Status
 from app.core.constants import Modality
 from app.data.cases import Case, Plan
 from app.data.nifti_reader import Volume
-from app.inference.pipeline import Model, Prepared
+from app.inference.models import Model
+from app.inference.prepared import Prepared
 from app.inference.view_fusion import FusedPrediction
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from app.batch.outcomes import exit_code_of
 from app.batch.run import run
 from app.core.atomic_io import save_bytes
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig, RuntimeOptions
 from app.core.constants import DISPLAY_NAMES, MODALITIES, Modality
 from app.core.errors import CaseError, ExitCode
 from app.data.nifti_reader import load_volume
@@ -35,7 +35,9 @@ def run_demo(folder: Path, drop: Modality, seed: int, device: str, model: str | 
     for old in (source / SUBJECT).glob("*.nii.gz") if source.exists() else ():
         old.unlink()
     write_phantom(phantom, source, SUBJECT, leave_out=(drop,))
-    config = RunConfig(source, output, model=model, device=device, on_error="stop", overwrite=True)
+    config = RunConfig(
+        source, output, RuntimeOptions(device), ModelOptions(model=model), on_error="stop", overwrite=True
+    )
     summary = run(config)
     if exit_code_of(summary) != ExitCode.OK:
         raise CaseError(f"the demo failed on its phantom in {source / SUBJECT}; see the message above.")

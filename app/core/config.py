@@ -1,12 +1,17 @@
-"""What a run was asked to do. Importing this module needs no third-party package."""
+"""What a run was asked to do: the options, each described once.
+
+Importing this module needs no third-party package. A field described by `_option` is an option of the command line
+(`app.cli.options`) and a row of `docs/options.md`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from app.core import weights_dir
+from app.core.errors import UsageError
 
 OnError = Literal["fallback", "skip", "stop"]
 BackendName = Literal["auto", "torch", "onnx"]
@@ -23,54 +28,162 @@ FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
 WEIGHTS_DIR: Final = weights_dir.WEIGHTS_DIR
 
 
+def _option(help: str, metavar: str | None = None, **more: Any) -> dict[str, Any]:
+    """Describe a field as an option.
+
+    Args:
+        help: the one description of it.
+        metavar: the value's name in help.
+        more: `flag`, where the option is not named as the field; `natural=True`, where 0 is allowed.
+    """
+    return {"help": help, "metavar": metavar, **more}
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How networks are run.
+
+    Raises:
+        UsageError: a value that does not exist.
+    """
+
+    device: str = field(
+        default="auto",
+        metadata=_option(
+            "auto, cpu, cuda, cuda:N, several with commas, or all GPUs; default: auto (a GPU if there is one)"
+        ),
+    )
+    backend: BackendName = field(
+        default="auto", metadata=_option("default: auto (torch if the model has weights for it)")
+    )
+    precision: Precision = field(default="auto", metadata=_option("default: auto (bf16 where it is native)"))
+    batch_size: int | None = field(
+        default=None, metadata=_option("slices per network call; default: the device's", "N")
+    )
+
+    def __post_init__(self) -> None:
+        backend, precision, batch_size = self.backend, self.precision, self.batch_size
+        if backend not in BACKENDS or precision not in PRECISIONS or (batch_size is not None and batch_size < 1):
+            raise UsageError(f"{backend=}, {precision=}, {batch_size=} do not exist.")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is run, and how its predictions become one volume.
+
+    Attributes:
+        with_error: whether the expected error of each prediction is wanted.
+
+    Raises:
+        UsageError: a value that does not exist.
+    """
+
+    weights_dir: Path = field(
+        default=WEIGHTS_DIR,
+        metadata=_option("folder with manifest.json; default: the project's own", "DIR", flag="--weights"),
+    )
+    model: str | None = field(
+        default=None, metadata=_option("a model of `info`; default: the manifest's default", "NAME")
+    )
+    refine: bool | None = field(
+        default=None,
+        metadata=_option(
+            "correct what is made with the model's 3D refiner; default: as the model's manifest entry says"
+        ),
+    )
+    specialists: bool = field(
+        default=True,
+        metadata=_option(
+            "let other models make the sequences that the model's manifest entry leaves to them; default: yes"
+        ),
+    )
+    fusion: FusionName | None = field(
+        default=None,
+        metadata=_option(
+            "how the views become one volume: their mean, their median, or the mean weighted by how sure each is "
+            "(inverse squares of the errors that the model expects); default: the model's own way, else mean"
+        ),
+    )
+    flip_average: bool | None = field(
+        default=None,
+        metadata=_option(
+            "also run the exam mirrored left to right and average both: axial and coronal slices are run twice; "
+            "default: the model's own way, else not"
+        ),
+    )
+    with_error: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fusion is not None and self.fusion not in FUSIONS:
+            raise UsageError(f"fusion={self.fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One `synthesize` run.
 
     Attributes:
-        input_dir, output_dir: folders.
-        report_dir: where the run record goes; None writes none.
-        weights_dir, model: which model; None is the manifest's default.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        backend, precision: see `app.inference.device.choose_runtime`.
-        batch_size: slices per network call; None lets the device decide.
-        cuda_graphs: record what the network launches on a GPU, and replay it.
-        refine: pass what is made through the model's 3D refiner; None leaves it to the manifest.
-        specialists: let other models make the sequences that the manifest says they make better.
-        jobs: threads that decode subjects beside the network; None lets the machine decide.
-        fusion: how the views are joined; None is the model's own way.
-        flip_average: average what is made of the exam and of its mirror image; None is the model's own way.
-        confidence_dir: gets a map of confidence per output; None writes none.
-        on_error: what a subject that cannot be done normally becomes.
-        complete_all: make every sequence that a subject lacks, not just one.
-        overwrite: make outputs again that are already there and good.
-        profile_file: gets a Chrome trace of the run.
-        part_id, num_parts: this process does every `num_parts`-th subject, from `part_id` (0-based).
+        runtime: how networks are run.
+        model: which model; its `with_error` belongs to `confidence_dir`.
+
+    Raises:
+        ValueError: maps of confidence are wanted of a model that is not asked for its error.
     """
 
-    input_dir: Path
-    output_dir: Path
-    report_dir: Path | None = None
-    weights_dir: Path = WEIGHTS_DIR
-    model: str | None = None
-    device: str = "auto"
-    backend: BackendName = "auto"
-    precision: Precision = "auto"
-    batch_size: int | None = None
-    cuda_graphs: bool = False
-    refine: bool | None = None
-    specialists: bool = True
-    jobs: int | None = None
-    fusion: FusionName | None = None
-    flip_average: bool | None = None
-    confidence_dir: Path | None = None
-    on_error: OnError = "fallback"
-    complete_all: bool = False
-    overwrite: bool = False
-    profile_file: Path | None = None
-    part_id: int = 0
-    num_parts: int = 1
+    input_dir: Path = field(
+        default=Path("/input"), metadata=_option("folder of the subjects; default: /input", "DIR", flag="--input")
+    )
+    output_dir: Path = field(
+        default=Path("/output"), metadata=_option("folder of the images made; default: /output", "DIR", flag="--output")
+    )
+    runtime: RuntimeOptions = RuntimeOptions()
+    model: ModelOptions = ModelOptions()
+    confidence_dir: Path | None = field(
+        default=None,
+        metadata=_option(
+            "write <ID>-<sequence>-confidence.nii.gz there (not in the output), on the output's grid: 1 / (1 + the "
+            "error that the model expects, in deviations of the real sequence), so near 1 where it is sure, 0.5 at an "
+            "expected error of one deviation, 0 in the background; needs a model with a confidence head",
+            "DIR",
+        ),
+    )
+    jobs: int | None = field(
+        default=None,
+        metadata=_option(
+            "threads that decode the next subjects while the network runs; default: 1 per 16 cores, beside a GPU half "
+            "the cores, 2 to 8 (1 with --on-error stop)",
+            "N",
+        ),
+    )
+    on_error: OnError = field(
+        default="fallback",
+        metadata=_option(
+            "a subject that cannot be done normally is made by the voxel-wise regression from what can be read "
+            "(fallback, the default), left out (skip), or ends the run (stop)"
+        ),
+    )
+    profile_file: Path | None = field(
+        default=None,
+        metadata=_option("write a Chrome trace: seconds per stage and subject", "FILE", flag="--profile-run"),
+    )
+    complete_all: bool = field(default=False, metadata=_option("make all that a subject lacks, one file each"))
+    overwrite: bool = field(default=False, metadata=_option("make outputs again that are there and good"))
+    part_id: int = field(
+        default=0, metadata=_option("which part, from 0; default: from the scheduler", "I", natural=True)
+    )
+    num_parts: int = field(default=1, metadata=_option("of how many; 1 ignores the scheduler", "N"))
+    report_dir: Path | None = field(
+        default=None, metadata=_option("where the run record (JSON) goes; not in the output", "DIR")
+    )
+
+    def __post_init__(self) -> None:
+        if self.confidence_dir is not None and not self.model.with_error:
+            raise ValueError("confidence_dir needs a model that is asked for its error (ModelOptions.with_error)")
 
     def to_json(self) -> dict[str, Any]:
-        """For the run record."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        """Return the form of the run record: all options on one level."""
+        form = asdict(self)
+        runtime, model = form.pop("runtime"), form.pop("model")
+        form |= {**runtime, **model}
+        del form["with_error"]
+        return {k: str(v) if isinstance(v, Path) else v for k, v in form.items()}

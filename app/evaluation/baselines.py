@@ -20,7 +20,8 @@ from app.data.nifti_writer import to_array
 from app.evaluation.metrics.image import image_scores
 from app.evaluation.scoring import VolumeScores
 from app.inference.loading import open_fallback
-from app.inference.pipeline import Model, synthesize_case
+from app.inference.models import Model
+from app.inference.pipeline import synthesize_case
 from app.registry.manifest import read_manifest
 
 log = logging.getLogger(__name__)

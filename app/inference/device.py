@@ -1,4 +1,4 @@
-"""What a network is run on and how, settled once, with the reason in words."""
+"""Device, backend and precision of a run, settled once, with the reason in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
-from app.core.config import BackendName, Precision
+from app.core.config import Precision, RuntimeOptions
 from app.core.errors import DeviceError, UsageError
 
 #: Slices per call: on a processor few stay near its caches (`python -m benchmarks speed`); a GPU wants many.
@@ -38,7 +38,7 @@ class Machine:
 
     @classmethod
     def probe(cls) -> Machine:
-        """Asks torch."""
+        """Ask torch for the hardware."""
         import torch
 
         numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -56,66 +56,49 @@ class Machine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network is run, and why, in words.
-
-    Attributes:
-        cuda_graphs: whether what torch launches on the GPU is recorded and replayed (`app.inference.graphs`).
-    """
+    """How a network is run, and the reason for it in words."""
 
     backend: Literal["torch", "onnx"]
     device: str
     precision: Literal["bf16", "fp16", "fp32"]
     batch_size: int
     reason: str
-    cuda_graphs: bool = False
 
     def __str__(self) -> str:
-        how = ", CUDA graphs" if self.cuda_graphs else ""
-        return f"{self.backend} on {self.device} in {self.precision}, batch {self.batch_size}{how} ({self.reason})"
+        return f"{self.backend} on {self.device} in {self.precision}, batch {self.batch_size} ({self.reason})"
 
 
-def choose_runtime(
-    roles: Container[str],
-    machine: Machine,
-    device: str = "auto",
-    backend: BackendName = "auto",
-    precision: Precision = "auto",
-    batch_size: int | None = None,
-    cuda_graphs: bool = False,
-) -> Runtime:
-    """Settles every `auto`; prefers torch, and a GPU over the processor.
+def choose_runtime(roles: Container[str], machine: Machine, options: RuntimeOptions) -> Runtime:
+    """Settle every `auto`; torch is preferred, and a GPU over the processor.
 
     Args:
         roles: the files that the model has (`torch`, `onnx`).
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        options: of one device.
 
     Raises:
         UsageError: a value or combination that does not exist.
         DeviceError: a GPU was asked for and is not there.
     """
-    chosen, why_device = choose_device(device, machine)
+    chosen, why_device = choose_device(options.device, machine)
     on_gpu = chosen.startswith("cuda")
-    if backend == "auto":
+    if options.backend == "auto":
         name: Literal["torch", "onnx"] = "torch" if "torch" in roles else "onnx"
         why_backend = f"the model has {' and '.join(r for r in ('torch', 'onnx') if r in roles)} weights"
     else:
-        name, why_backend = backend, f"{backend} as asked"
+        name, why_backend = options.backend, f"{options.backend} as asked"
     if name not in roles:
         raise UsageError(f"this model has no {name} weights; use another --backend, or `python -m app export`.")
-    if cuda_graphs and not (on_gpu and name == "torch"):
-        raise UsageError(f"CUDA graphs need torch on a GPU, not {name} on {chosen}; leave out --cuda-graphs.")
     return Runtime(
         backend=name,
         device=chosen,
-        precision=_choose_precision(precision, name, on_gpu, machine),
-        batch_size=batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
+        precision=_choose_precision(options.precision, name, on_gpu, machine),
+        batch_size=options.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         reason=f"{why_device}; {why_backend}",
-        cuda_graphs=cuda_graphs,
     )
 
 
 def choose_device(device: str, machine: Machine) -> tuple[str, str]:
-    """The device and why it was chosen.
+    """Choose one device, and say why.
 
     Raises:
         UsageError: no such name.
@@ -134,8 +117,8 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
         return "cpu", "no CUDA device is visible"
     index = int(match[1] or 0)
     if index >= len(machine.gpus):
-        found = f"only {len(machine.gpus)}" if machine.gpus else "none"
-        raise DeviceError(f"device {device} was asked for but {found} is visible; use --device cpu or pass --gpus all.")
+        count = f"only {len(machine.gpus)}" if machine.gpus else "none"
+        raise DeviceError(f"device {device} was asked for but {count} is visible; use --device cpu or pass --gpus all.")
     if index in machine.unfit:
         name = machine.gpus[index]
         raise DeviceError(f"this build of torch has no code for {name} ({device}); use another GPU or --device cpu.")
@@ -143,7 +126,10 @@ def choose_device(device: str, machine: Machine) -> tuple[str, str]:
 
 
 def choose_devices(device: str, machine: Machine) -> list[str]:
-    """One device or several: names separated by commas (one may come twice), or `all` GPUs that can be used.
+    """Choose one device or several.
+
+    Args:
+        device: names separated by commas (one may come twice), or `all` GPUs that can be used.
 
     Raises:
         UsageError, DeviceError: as `choose_device`; or `all` without any GPU.
@@ -174,10 +160,10 @@ def _choose_precision(
 
 
 def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
-    """Whether a build of torch runs on a GPU of a compute capability.
+    """Tell whether a build of torch runs on a GPU of a compute capability.
 
-    Code for `sm_86` runs on 8.6 and later of generation 8; `sm_90a` on 9.0 alone; `compute_90` is translated for 9.0
-    and all later ones (CUDA programming guide, application compatibility).
+    Code for `sm_86` runs on 8.6 and later of generation 8, and `sm_90a` on 9.0 alone. `compute_90` is translated for
+    9.0 and all later ones (CUDA programming guide, application compatibility).
 
     Args:
         built_for: `torch.cuda.get_arch_list()`; one that says nothing is trusted.

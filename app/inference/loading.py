@@ -1,74 +1,149 @@
-"""Opens models: from manifest entries to what the pipeline runs."""
+"""Models opened: from a manifest to what the pipeline runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import replace
 
-from app.core.config import BackendName, FusionName, Precision
+from app.core.config import ModelOptions, RuntimeOptions
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError, WeightsError
-from app.inference.backends import DeviceBackend, open_backend
+from app.inference.backends import open_backend
 from app.inference.device import Machine, Runtime, choose_device, choose_runtime
-from app.inference.pipeline import Model
+from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
-from app.inference.slice_runner import SliceRunner
+from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
 from app.registry.checkpoints import load_intensity, load_regression
 from app.registry.manifest import Entry, Manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec, RegressionSpec, Segmenter2dSpec, Segmenter3dSpec
 
-if TYPE_CHECKING:
-    from app.inference.slice_predictor import ResidentRunner
+log = logging.getLogger(__name__)
 
 
-def choose_fusion(entry: Entry, fusion: FusionName | None, flip: bool | None, with_error: bool) -> FusionOptions:
-    """How a model's views are joined: as asked, else as its manifest entry says, else by their mean, unmirrored.
+def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOptions) -> Model:
+    """Open a model of a manifest, with its refiner and its specialists.
 
     Raises:
-        UsageError: the model has no views, or no head for confidence where one is needed.
-        WeightsError: the manifest names a way that is not known here.
+        WeightsError: the weights are missing or do not match their checksum, or the model makes no sequence.
+        DeviceError: the device is not there.
+        UsageError: a combination that does not exist.
     """
-    spec = entry.spec
-    if not isinstance(spec, GeneratorSpec):
-        if fusion is not None or flip or with_error:
-            raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
-                             "leave out the fusion, the flip average and the confidence.")  # fmt: skip
-        return FusionOptions()
-    joining = FusionOptions(fusion or spec.fusion, spec.flip_average if flip is None else flip, with_error)
-    if joining.needs_error and not spec.has_confidence:
-        raise UsageError(
-            f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
-            "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence"
-            + ("." if set(spec.targets) == set(MODALITIES) else "; --no-specialists does without this model.")
-        )
-    return joining
-
-
-def fusion_of(entry: Entry, joining: FusionOptions) -> str:
-    """What a refiner is taught on, beside the weights: the views and how they are joined."""
-    return "-".join([*spec_as(entry, GeneratorSpec).views, joining.name])
+    entry = manifest.entry(options.model)
+    refiner = choose_refiner(manifest, entry, options.refine)
+    if isinstance(entry.spec, RegressionSpec):
+        return open_regression(entry, entry.spec, options, runtime)
+    others = manifest.specialists_of(entry) if options.specialists else {}
+    model = open_network(entry, refiner, options, runtime)
+    if model.refiner is not None:
+        _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
+    # The options ask for this model's refiner. A specialist is refined where its own entry says so.
+    own = replace(options, refine=None) if options.refine else options
+    # One network may make several sequences, and is loaded once.
+    specialists = {
+        other.name: open_network(other, choose_refiner(manifest, other, own.refine), own, runtime)
+        for other in others.values()
+    }
+    return replace(model, specialists={target: specialists[other.name] for target, other in others.items()})
 
 
 def open_fallback(manifest: Manifest) -> Model:
-    """The model that needs no network.
+    """Open the model that needs no network.
 
     Raises:
         WeightsError: the weights folder has none.
     """
     if manifest.fallback is None:
         raise WeightsError(f"{manifest.folder} has no fallback model; add the regression to it.")
-    return open_model(manifest.entry(manifest.fallback), "cpu", "auto", "auto")
+    return open_model(manifest, ModelOptions(model=manifest.fallback), RuntimeOptions(device="cpu"))
 
 
-def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
-    """The refiner that a model is to be run with; None for none.
+def open_regression(
+    entry: Entry, spec: RegressionSpec, options: ModelOptions, runtime: RuntimeOptions
+) -> RegressionModel:
+    """Open the voxel-wise regression.
+
+    Raises:
+        UsageError: an option that only a network has.
+        DeviceError: the device is not there.
+        WeightsError: its files are missing or damaged.
+    """
+    if options.fusion is not None or options.flip_average or options.with_error:
+        raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
+                         "leave out the fusion, the flip average and the confidence.")  # fmt: skip
+    if runtime.backend == "onnx" or runtime.precision not in {"auto", "fp32"}:
+        raise UsageError(f"model {entry.name!r} is no network; leave out backend and precision.")
+    if runtime.device not in {"auto", "cpu"}:
+        # It runs on the processor, but a device that is not there is never passed over in silence.
+        choose_device(runtime.device, Machine.probe())
+    return RegressionModel(entry.identity, spec, load_intensity(entry), load_regression(entry))
+
+
+def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, runtime: RuntimeOptions) -> NetworkModel:
+    """Open a network that makes sequences, with a refiner where one is given; without specialists.
+
+    Raises:
+        WeightsError, DeviceError, UsageError: as `open_model`.
+    """
+    spec = _generator_spec(entry)
+    fusion = choose_fusion(entry, options)
+    machine = Machine.probe()
+    chosen = choose_runtime(entry.files, machine, runtime)
+    second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
+    predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size)
+    return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second)
+
+
+def _generator_spec(entry: Entry) -> GeneratorSpec:
+    """Return a generator's specification; of other networks, say how they are used."""
+    if isinstance(entry.spec, Segmenter2dSpec | Segmenter3dSpec):
+        raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
+    if isinstance(entry.spec, RefinerSpec):
+        raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
+    return spec_as(entry, GeneratorSpec)
+
+
+def _open_second_stage(
+    refiner: Entry, first: GeneratorSpec, runtime: Runtime, options: RuntimeOptions, machine: Machine
+) -> VolumeRefiner:
+    """Open a refiner on the first stage's device, by torch whatever the backend."""
+    same_device = RuntimeOptions(runtime.device, "torch", options.precision)
+    return open_refiner(refiner, first.normalization, choose_runtime(refiner.files, machine, same_device))
+
+
+def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
+    """Choose how a generator's views are fused: as asked, else as its manifest entry says.
+
+    Raises:
+        UsageError: the model has no head for confidence where one is needed.
+        WeightsError: the model is no generator.
+    """
+    spec = spec_as(entry, GeneratorSpec)
+    flip = spec.flip_average if options.flip_average is None else options.flip_average
+    fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error)
+    if fusion.needs_error and not spec.has_confidence:
+        raise UsageError(
+            f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
+            "(`train confidence --start ...`), or leave out --confidence-dir and --fusion confidence"
+            + ("." if set(spec.targets) == set(MODALITIES) else "; --no-specialists does without this model.")
+        )
+    return fusion
+
+
+def fusion_of(entry: Entry, fusion: FusionOptions) -> str:
+    """Name the views and their fusion, on which a refiner behind them depends."""
+    return "-".join([*spec_as(entry, GeneratorSpec).views, fusion.name])
+
+
+def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
+    """Choose the refiner that a model is run with; None for none.
 
     Args:
-        refine: whether it is asked for; None leaves it to the model's entry (`refine`, off where it says nothing).
+        refine: whether it is asked for; None leaves it to the model's entry.
 
     Raises:
         UsageError: it is asked for, and the model has none.
-        WeightsError: the one that the model names is not there, or was trained on other weights of the model.
+        WeightsError: the named one is not there, or was trained on other weights of the model.
     """
     spec = entry.spec
     by_default, name = (spec.refine, spec.refiner) if isinstance(spec, GeneratorSpec) else (False, None)
@@ -87,55 +162,9 @@ def refiner_of(manifest: Manifest, entry: Entry, refine: bool | None = None) -> 
     return refiner
 
 
-def learned_fusion(refiner: Entry) -> str | None:
-    """Give the views and the fusion that a refiner learnt behind; None where it was not noted."""
-    first = spec_as(refiner, RefinerSpec).first_stage
-    return None if first is None else first.fusion
-
-
-def open_model(
-    entry: Entry,
-    device: str,
-    backend: BackendName,
-    precision: Precision,
-    batch_size: int | None = None,
-    cuda_graphs: bool = False,
-    refiner: Entry | None = None,
-) -> Model:
-    """Load a model with its refiner for a device.
-
-    Raises:
-        WeightsError: the weights are missing or damaged, or the model makes no sequence.
-        DeviceError, UsageError: as `app.inference.device.choose_runtime`.
-    """
-    spec = entry.spec
-    if isinstance(spec, Segmenter2dSpec | Segmenter3dSpec):
-        raise WeightsError(f"model {entry.name!r} finds tumours and makes no sequence; name another with --model.")
-    if isinstance(spec, RefinerSpec):
-        raise WeightsError(f"model {entry.name!r} refines what another makes; name that one, and --refine.")
-    intensity = load_intensity(entry)
-    if isinstance(spec, RegressionSpec):
-        if backend == "onnx" or precision not in {"auto", "fp32"} or cuda_graphs:
-            raise UsageError(f"model {entry.name!r} is no network; leave out backend, precision and CUDA graphs.")
-        if device not in {"auto", "cpu"}:
-            # It runs on the processor, but a device that is not there is never passed over in silence.
-            choose_device(device, Machine.probe())
-        return Model(entry.identity, spec, intensity, regression=load_regression(entry))
-    machine = Machine.probe()
-    runtime = choose_runtime(entry.files, machine, device, backend, precision, batch_size, cuda_graphs)
-    second: VolumeRefiner | None = None
-    if refiner is not None:
-        # Torch alone runs it, on the first stage's device, whatever backend that one has.
-        beside = choose_runtime(refiner.files, machine, runtime.device, "torch", precision)
-        second = open_refiner(refiner, entry.spec.normalization, beside)
-    runner = runner_of(open_backend(entry, runtime), runtime)
-    return Model(entry.identity, spec, intensity, runner=runner, runtime=runtime, refiner=second)
-
-
-def runner_of(backend: DeviceBackend, runtime: Runtime) -> SliceRunner | ResidentRunner:
-    """What takes volumes through a backend: on a GPU they stay there."""
-    if runtime.device.startswith("cuda"):
-        from app.inference.slice_predictor import ResidentRunner
-
-        return ResidentRunner(backend, runtime.batch_size)
-    return SliceRunner(backend, runtime.batch_size)
+def _warn_of_other_fusion(refiner: VolumeRefiner, fusion: str) -> None:
+    """Warn where a refiner learnt on views that were fused in another way."""
+    first = refiner.spec.first_stage
+    if first is not None and first.fusion is not None and first.fusion != fusion:
+        log.warning("The refiner %s learned on views joined as %r and gets %r now.",
+                    refiner.identity.name, first.fusion, fusion)  # fmt: skip

@@ -1,169 +1,51 @@
-"""From a subject's present sequences to the missing one. `synthesize_case` is the whole way, step by step."""
+"""From the present sequences of a case to the missing one, step by step."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 
 from app import __version__
-from app.core.constants import MODALITIES, Modality, View
+from app.core.constants import Modality
 from app.core.errors import CaseError
-from app.core.types import MaskArray, VolumeArray
-from app.data.nifti_reader import Grid, Volume
+from app.core.types import VolumeArray
+from app.data.nifti_reader import Volume
 from app.data.nifti_writer import scale_to_type, to_image
-from app.inference.device import Runtime
+from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
-from app.inference.refinement import VolumeRefiner
-from app.inference.slice_runner import SliceRunner
-from app.inference.view_fusion import (
-    BEYOND,
-    FusedPrediction,
-    FusionOptions,
-    TtaPass,
-    ViewFusion,
-    tta_passes,
-    view_weights,
-)
-from app.networks.voxelwise_regression import VoxelwiseRegression
+from app.inference.prepared import Prepared
+from app.inference.view_fusion import FusedPrediction
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import Intensity, denormalize, measure, normalize
-from app.preprocessing.slices import paste
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
-from app.registry.manifest import Identity
-from app.registry.spec import GeneratorSpec, RegressionSpec
-
-if TYPE_CHECKING:
-    from app.inference.slice_predictor import ResidentRunner
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that is ready to run: a network behind a `runner`, or else the voxel-wise `regression`.
-
-    What a network makes passes through the `refiner`, if there is one.
-
-    Attributes:
-        joining: how the network's views become one volume.
-        specialists: models that make some of the sequences in its place.
-    """
-
-    identity: Identity
-    spec: GeneratorSpec | RegressionSpec
-    intensity: IntensityPredictor | None
-    regression: VoxelwiseRegression | None = None
-    runner: SliceRunner | ResidentRunner | None = None
-    runtime: Runtime | None = None
-    joining: FusionOptions = field(default_factory=FusionOptions)
-    refiner: VolumeRefiner | None = None
-    specialists: Mapping[Modality, Model] = field(default_factory=dict)
-
-    @property
-    def makes(self) -> tuple[Modality, ...]:
-        """The sequences that it makes, specialists included."""
-        return tuple(m for m in MODALITIES if m in self.spec.targets or m in self.specialists)
-
-    def model_for(self, target: Modality) -> Model:
-        """The model that makes a sequence: its specialist, or else this one; with its refiner if that refines it."""
-        maker = self.specialists.get(target, self)
-        refined = maker.refiner is None or target in maker.refiner.makes
-        return maker if refined else replace(maker, refiner=None)
-
-    @property
-    def name(self) -> str:
-        """What is said of it: its name, and its refiner's."""
-        return self.identity.name if self.refiner is None else f"{self.identity.name}+{self.refiner.identity.name}"
-
-    @property
-    def background(self) -> float:
-        """Score of background voxels; any where the scheme names none, since they are set to 0 in the end."""
-        stated = self.spec.normalization.background
-        return 0.0 if stated is None else stated
-
-    @property
-    def contrast(self) -> float:
-        """How far what the network makes is brought to a scan's spread (`app.inference.postprocessing.stretch`).
-
-        A refined volume is less blurred, so the refiner's own word on it counts before the first stage's.
-        """
-        stated = self.spec.contrast if isinstance(self.spec, GeneratorSpec) else 0.0
-        refined = None if self.refiner is None else self.refiner.spec.contrast
-        return stated if refined is None else refined
-
-    @cached_property
-    def prior(self) -> MedianPredictor | None:
-        """What the network is told of the target's median; None where it takes no such thing."""
-        return self.spec.intensity_conditioning if isinstance(self.spec, GeneratorSpec) else None
-
-    def intensity_of(self, target: Modality, inputs: Mapping[Modality, Intensity]) -> Intensity:
-        """How bright the sequence to be made is, in the file's units."""
-        if self.intensity is None:
-            return self.spec.normalization.intensities[target]
-        return self.intensity.predict(inputs, target)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A subject's inputs in model space.
-
-    Attributes:
-        arrays: the present sequences in the file's units, float32, axes (left, posterior, superior).
-        foreground: where the brain is, same shape.
-        measured: how the scores are made.
-        grids: where each input's voxels lie.
-        background: score of background voxels, if the scheme has one.
-    """
-
-    arrays: dict[Modality, VolumeArray]
-    foreground: MaskArray
-    measured: dict[Modality, Intensity]
-    grids: dict[Modality, Grid]
-    background: float | None
-
-    @cached_property
-    def scores(self) -> dict[Modality, VolumeArray]:
-        """Float32 per present sequence; not computed where a GPU does it."""
-        return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
-
-    @cached_property
-    def medians(self) -> dict[Modality, float]:
-        """Median score in the brain per present sequence; without the scores, which keep the intensities' order."""
-        found = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
-        return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
-                for m, v in found.items()}  # fmt: skip
+from app.preprocessing.normalization import denormalize, measure
 
 
 def synthesize_case(
     volumes: Mapping[Modality, Volume], target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
-    """Makes one sequence of one subject.
+    """Synthesize one sequence of one case.
 
     Args:
         volumes: one to three present sequences on one grid.
         target: the sequence to make, not among them.
         reference: the present sequence whose geometry, header and number type the result copies.
-        model: what makes it.
+        model: predicts it, or has a specialist for it.
 
     Raises:
         CaseError: the inputs have no brain in common, the network does not fit into memory, or the model does not make
             that sequence.
     """
-    maker = model.model_for(target)
-    prepared = prepare(volumes, maker)
-    predicted = predict(prepared, target, maker)
-    refined = refine(predicted, prepared, target, maker)
-    return finish(refined.scores, prepared, target, reference, maker)
+    chosen = model.model_for(target)
+    prepared = prepare(volumes, chosen)
+    predicted = predict(prepared, target, chosen)
+    refined = refine(predicted, prepared, target, chosen)
+    return finish(refined.volume, prepared, target, reference, chosen)
 
 
 def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
-    """Finds the brain and brings the inputs into model space.
+    """Find the brain and bring the inputs into model space.
 
     Raises:
         CaseError: the inputs have no brain in common.
@@ -175,93 +57,49 @@ def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
         raise CaseError("the inputs have no voxel that is bright in most of them; check that they show one brain.")
     measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
     prepared = Prepared(arrays, foreground, measured, {m: v.grid for m, v in volumes.items()}, scheme.background)
-    if model.runner is None or isinstance(model.runner, SliceRunner) or model.refiner is not None:
-        # Here, in the thread that reads, and not in the one that the network waits for.
-        _ = prepared.scores
-    if model.prior is not None and model.prior.coefficients:
-        _ = prepared.medians
+    model.precompute(prepared)
     return prepared
 
 
 def predict(prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:
-    """Scores of the target: slices of every view through the network, stacked and joined; or the regression.
+    """Predict the target in model space.
 
-    This model makes it, whether or not it has a specialist (`Model.model_for`).
+    This model predicts it, whether or not it has a specialist (`Model.model_for`).
 
     Raises:
         CaseError: the network does not fit into memory, or makes other sequences only.
     """
-    spec = model.spec
-    if target not in spec.targets:
-        raise CaseError(f"model {model.identity.name!r} makes {', '.join(spec.targets)} and not {target}; "
-                        "name another with --model.")  # fmt: skip
-    if model.runner is None:
-        assert model.regression is not None
-        return FusedPrediction(model.regression.predict(prepared.scores, target, prepared.foreground))
-    assert isinstance(spec, GeneratorSpec)
-    joining, prior = model.joining, model.prior
-    planned = tta_passes(prepared.foreground, spec.views, spec.canvas, joining.flip)
-    median = None
-    if prior is not None:
-        median = prior.predict(prepared.measured, prepared.medians if prior.coefficients else {}, target)
-    if not isinstance(model.runner, SliceRunner):
-        return model.runner.fuse(
-            prepared.arrays, prepared.measured, planned, joining, target, model.background, median,
-            fill=prepared.background is not None,
-        )  # fmt: skip
-    joiner, share = ViewFusion(joining.fusion), view_weights(planned)
-    for one in planned:
-        for view, made, error in _volumes(prepared, one, target, model.runner, model, median):
-            joiner.add(view, made, error, share[view])
-    return FusedPrediction.of(*joiner.result())
-
-
-def _volumes(
-    prepared: Prepared, one: TtaPass, target: Modality, runner: SliceRunner, model: Model, median: float | None
-) -> Iterator[tuple[View, VolumeArray, VolumeArray | None]]:
-    """Per view, what the network makes of the exam or of its mirror image, and the error where it is needed."""
-    scores = {m: s[::-1] for m, s in prepared.scores.items()} if one.mirrored else prepared.scores
-    asked = scores, one.windows, target, model.background, median
-    shape, turned = prepared.foreground.shape, slice(None, None, -1 if one.mirrored else 1)
-    if not model.joining.needs_error:
-        slices = runner.predict(*asked)
-        for window in one.windows:
-            yield window.view, paste(slices[window.view], window, shape, model.background)[turned], None
-        return
-    slices, errors = runner.predict_with_error(*asked)
-    for window in one.windows:
-        made = paste(slices[window.view], window, shape, model.background)
-        yield window.view, made[turned], paste(errors[window.view], window, shape, BEYOND)[turned]
+    return model.predict(prepared, target)
 
 
 def refine(predicted: FusedPrediction, prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:
-    """`predict`'s result after the second, three-dimensional stage; itself where the model has none.
+    """Correct a prediction by the second, three-dimensional stage; unchanged where the model has none.
 
-    How wrong the network expects to be stays what it is: the refiner has no opinion on it.
+    The expected error stays: the refiner has no opinion on it.
 
     Raises:
-        CaseError: what would be refined is not finite, or the refiner does not fit into memory.
+        CaseError: the prediction is not finite, or the refiner does not fit into memory.
     """
     if model.refiner is None:
         return predicted
     # A refiner would make a smooth volume even of nothing, and nobody would know.
-    check_finite(predicted.scores, prepared.foreground, model.identity.name)
-    scores = model.refiner.refine(predicted.scores, prepared.scores, target, prepared.foreground, model.background)
-    return replace(predicted, scores=scores)
+    check_finite(predicted.volume, prepared.foreground, model.identity.name)
+    volume = model.refiner.refine(predicted.volume, prepared.normalized, target, prepared.foreground, prepared.padding)
+    return replace(predicted, volume=volume)
 
 
 def finish(
     predicted: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
-    """Clears the background, brings scores back to intensities and puts them into the reference's geometry.
+    """Clear the background, restore intensities, and put the volume into the reference's geometry.
 
     Raises:
-        CaseError: the scores are not finite (`app.inference.postprocessing.check_finite`).
+        CaseError: the prediction is not finite (`app.inference.postprocessing.check_finite`).
     """
     check_finite(predicted, prepared.foreground, model.identity.name)
     intensity = model.intensity_of(target, prepared.measured)
     stretched = stretch(predicted, prepared.foreground, model.contrast)
-    cleaned = clean(stretched, prepared.foreground, intensity, model.background)
+    cleaned = clean(stretched, prepared.foreground, intensity, prepared.padding)
     restored = denormalize(cleaned, intensity, prepared.foreground)
     grid = prepared.grids[reference]
     return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.arrays)))
@@ -270,13 +108,16 @@ def finish(
 def finish_confidence(
     error: VolumeArray, prepared: Prepared, target: Modality, reference: Modality, model: Model
 ) -> nib.Nifti1Image:
-    """The map of confidence c = 1 / (1 + b) as a float32 image in the reference's geometry.
+    """Turn an expected error b into the map of confidence 1 / (1 + b).
 
-    b is the absolute error that the network expects, in deviations of the real sequence over the brain (before
-    `stretch`): c is near 1 where it is sure, 0.5 where it expects to err by one deviation, and 0 in the background.
+    It is near 1 where the network is sure, 0.5 where it expects to err by one deviation, and 0 in the background.
 
     Args:
-        error: b, float32, axes (left, posterior, superior).
+        error: b, the expected absolute error in deviations of the real sequence over the brain (before `stretch`);
+            float32, axes (left, posterior, superior).
+
+    Returns:
+        A float32 image in the reference's geometry.
     """
     confidence = np.where(prepared.foreground, 1 / (1 + error), np.float32(0))
     text = f"confidence of {describe(model, target, inputs=len(prepared.arrays))}"
@@ -284,6 +125,6 @@ def finish_confidence(
 
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
-    """What an output's header says of its origin, so that nobody takes it for a scan."""
-    joined = "" if model.regression is not None else f" {model.joining.name}"
-    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{joined}"
+    """Describe an output in its header, so that nobody takes it for a scan."""
+    fusion = "" if model.fusion is None else f" {model.fusion.name}"
+    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{fusion}"

@@ -1,4 +1,4 @@
-"""What a network's volume must obey before it becomes intensities again; all in model space."""
+"""The last steps in model space: check, clean, and stretch to a scan's spread."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from app.preprocessing.normalization import Intensity
 MAX_NOT_FINITE: Final = 0.001
 
 
-def check_finite(scores: VolumeArray, foreground: MaskArray, name: str) -> None:
-    """Whether a network's volume can be used at all.
+def check_finite(volume: VolumeArray, foreground: MaskArray, name: str) -> None:
+    """Refuse a prediction that is not finite in too much of the brain.
 
     Args:
-        scores: float32, any shape.
+        volume: normalized, float32, any shape.
         foreground: where the brain is, same shape.
         name: the model's, for the message.
 
     Raises:
         CaseError: more than a thousandth of the brain is not finite.
     """
-    brain = scores[foreground]
+    brain = volume[foreground]
     broken = brain.size - np.count_nonzero(np.isfinite(brain))
     if broken > MAX_NOT_FINITE * brain.size:
         share = 100 * broken / brain.size
@@ -35,41 +35,42 @@ def check_finite(scores: VolumeArray, foreground: MaskArray, name: str) -> None:
         )
 
 
-def clean(scores: VolumeArray, foreground: MaskArray, intensity: Intensity, background: float) -> VolumeArray:
-    """Background where the inputs voted so, nothing that is not finite, nothing below zero intensity.
+def clean(volume: VolumeArray, foreground: MaskArray, intensity: Intensity, background: float) -> VolumeArray:
+    """Clear the background, mend voxels that are not finite, and leave nothing below zero intensity.
 
     Args:
-        scores: float32, any shape.
+        volume: normalized, float32, any shape.
         foreground: the majority vote of the inputs, same shape (`app.preprocessing.foreground.vote_foreground`).
-        intensity: of the target; its zero is at score -mean / std.
-        background: score of background voxels.
+        intensity: of the target; its zero is at -mean / std.
+        background: normalized value of background voxels.
 
     Returns:
-        A new array; a voxel that was not finite gets the lowest score.
+        A new array; a voxel that was not finite gets the lowest value.
     """
     lowest = np.float32(-intensity.mean / intensity.std)
-    cleaned = np.where(np.isfinite(scores), scores, lowest)
+    cleaned = np.where(np.isfinite(volume), volume, lowest)
     np.maximum(cleaned, lowest, out=cleaned)
     return np.where(foreground, cleaned, np.float32(background))
 
 
-def stretch(scores: VolumeArray, foreground: MaskArray, contrast: float) -> VolumeArray:
-    """Brings the brain's scores part of the way to mean 0 and deviation 1, which those of a scan have by definition.
+def stretch(volume: VolumeArray, foreground: MaskArray, contrast: float) -> VolumeArray:
+    """Bring the brain part of the way to mean 0 and deviation 1.
 
-    A network averages over what it cannot know, so what it makes varies less than a scan does.
+    A scan's z-scores have both by definition. A network averages over what it cannot know, so its prediction varies
+    less than a scan does.
 
     Args:
-        scores: float32, any shape, finite in the foreground.
+        volume: normalized, float32, any shape, finite in the foreground.
         foreground: where the brain is, same shape.
         contrast: share of the way: 0 changes nothing, 1 gives deviation 1.
 
     Returns:
-        The scores themselves where there is nothing to do (no contrast asked, a constant brain), else a new array.
+        The volume itself where there is nothing to do (no contrast asked, a constant brain), else a new array.
     """
     if contrast == 0:
-        return scores
-    brain = scores[foreground]
+        return volume
+    brain = volume[foreground]
     mean, std = float(brain.mean(dtype=np.float64)), float(brain.std(dtype=np.float64))
     if not std > 1e-6:
-        return scores
-    return np.asarray((scores - np.float32(contrast * mean)) / np.float32(std**contrast), dtype=np.float32)
+        return volume
+    return np.asarray((volume - np.float32(contrast * mean)) / np.float32(std**contrast), dtype=np.float32)

@@ -1,24 +1,26 @@
-"""The optional second stage: a 3D network over overlapping windows of what the first stage made.
+"""The optional second stage: a 3D network over overlapping windows of the first stage's volume.
 
-It works in model space, before anything is stretched or cleared: there it was trained. The paper z-scores over non-zero
-voxels; so do our scores (see `app.preprocessing.normalization`), clipped at the 99.5th percentile and with a background of -1, not 0.
+It works in model space, before anything is stretched or cleared: there it was trained. As in the paper, z-scores are
+over non-zero voxels; here they are clipped at a percentile first, and the background is not 0 (see
+`app.preprocessing.normalization`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, WeightsError
 from app.core.types import MaskArray, VolumeArray
-from app.inference.backends import tells_of_memory
+from app.inference.backends import TORCH_TYPES, memory_errors
 from app.inference.device import Runtime
-from app.inference.slice_runner import members_of
+from app.inference.slice_predictor import members_of
 from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import Normalization
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: A window below this sees too little to be worth its name.
-LEAST_WINDOW = 32
+LEAST_WINDOW: Final = 32
 
 
 class VolumeRefiner:
-    """A refiner that is ready to run.
+    """Run a refiner over volumes.
 
     Args:
         identity: its name and checksum.
@@ -46,35 +48,36 @@ class VolumeRefiner:
         runtime: device and precision; it is torch's whatever the first stage runs on.
 
     Attributes:
-        makes: the sequences that it refines.
+        targets: the sequences that it refines.
+        window: sides of what it sees at once.
     """
 
     def __init__(self, identity: Identity, spec: RefinerSpec, network: Refiner | Enhancer, runtime: Runtime) -> None:
-        import torch
-
-        self._torch, self.identity, self.spec = torch, identity, spec
+        self.identity, self.spec = identity, spec
         self._device = torch.device(runtime.device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[runtime.precision]
-        network = network.eval().to(self._device, dtype)
+        network = network.eval().to(self._device, TORCH_TYPES[runtime.precision])
         self._network: Refiner | Enhancer = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self._overlap = spec.overlap
         self.window: Sides = spec.window
-        self.makes: tuple[Modality, ...] = network.makes
+        self.targets: tuple[Modality, ...] = network.makes
 
     def refine(
         self,
         volume: VolumeArray,
-        scores: Mapping[Modality, VolumeArray],
+        normalized: Mapping[Modality, VolumeArray],
         target: Modality,
         foreground: MaskArray,
         background: float,
     ) -> VolumeArray:
-        """Float32 scores of the target, axes (left, posterior, superior); `background` outside the foreground.
+        """Correct the first stage's volume.
 
         Args:
-            volume: what the first stage made, float32 scores, same axes; a voxel that is not finite is not looked at.
-            scores: the present sequences, float32.
+            volume: normalized, float32, axes (left, posterior, superior); a voxel that is not finite is not looked at.
+            normalized: the present sequences, float32, same shape.
             foreground: where the brain is; windows cover the box around it.
+            background: normalized value of background voxels.
+
+        Returns:
+            Normalized, float32, same shape; `background` outside the foreground.
 
         Raises:
             CaseError: not even the smallest window fits into memory.
@@ -82,49 +85,42 @@ class VolumeRefiner:
         box = bounding_box(foreground)
         inside = foreground[box]
         first = np.where(inside & np.isfinite(volume[box]), volume[box], np.float32(background))
-        members = members_of(scores)
-        seen = np.stack([first, *(scores[MODALITIES[i]][box] for i in members)])
-        made = self._slide(seen, members, MODALITIES.index(target), inside, background)
+        members = members_of(normalized)
+        inputs = np.stack([first, *(normalized[MODALITIES[i]][box] for i in members)])
+        refined = self._slide(inputs, members, MODALITIES.index(target), inside, background)
         out = np.full(volume.shape, background, dtype=np.float32)
-        out[box][inside] = made[inside]
+        out[box][inside] = refined[inside]
         return out
 
     def _slide(
-        self, seen: NDArray[np.float32], members: tuple[int, ...], target: int, inside: MaskArray, background: float
+        self, inputs: NDArray[np.float32], members: tuple[int, ...], target: int, inside: MaskArray, background: float
     ) -> VolumeArray:
-        """`seen` through the network, with smaller windows once memory ran out; they stay so."""
+        """Run the network over windows, which are smaller from then on once memory ran out."""
 
         def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
             return self._run(window, members, target, background)
 
         while True:
             try:
-                made: VolumeArray = slide(seen, run, 1, self.window, inside, background, self._overlap)[0]
-                return made
+                refined: VolumeArray = slide(inputs, run, 1, self.window, inside, background, self.spec.overlap)[0]
+                return refined
             except MemoryError as error:
                 self._halve(error)
 
     def _run(
         self, window: NDArray[np.float32], members: tuple[int, ...], target: int, background: float
     ) -> NDArray[np.float32]:
-        torch = self._torch
-        try:
-            with torch.inference_mode():
-                there = torch.from_numpy(window).to(self._device)[None]
-                images = torch.full((1, len(MODALITIES), *window.shape[1:]), background, device=self._device)
-                images[:, list(members)] = there[:, 1:]
-                index = torch.full((1,), target, device=self._device)
-                made: NDArray[np.float32] = self._network(there[:, :1], images, index, members)[0].cpu().numpy()
-                return made
-        except RuntimeError as error:
-            if tells_of_memory(error):
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-                raise MemoryError(str(error).splitlines()[0]) from None
-            raise
+        """Run the network on a window: (1 + members) x sides in, 1 x sides out."""
+        with memory_errors(self._device), torch.inference_mode():
+            inputs = torch.from_numpy(window).to(self._device)[None]
+            images = torch.full((1, len(MODALITIES), *window.shape[1:]), background, device=self._device)
+            images[:, list(members)] = inputs[:, 1:]
+            index = torch.full((1,), target, device=self._device)
+            refined: NDArray[np.float32] = self._network(inputs[:, :1], images, index, members)[0].cpu().numpy()
+            return refined
 
     def _halve(self, error: MemoryError) -> None:
-        # A single voxel in the deepest layer could not be normalised.
+        # A single voxel in the deepest layer could not be normalized.
         least = max(LEAST_WINDOW, 2 * self._network.factor)
         if max(self.window) <= least:
             raise CaseError(
@@ -137,10 +133,10 @@ class VolumeRefiner:
 
 
 def open_refiner(entry: Entry, normalization: Normalization, runtime: Runtime) -> VolumeRefiner:
-    """Loads a refiner for a first stage.
+    """Load a refiner for a first stage.
 
     Args:
-        normalization: the first stage's; both must see the same scores.
+        normalization: the first stage's; both must see the same z-scores.
 
     Raises:
         WeightsError: the weights are missing or damaged, or the normalisations differ.

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from app.core.config import RuntimeOptions
 from app.core.constants import CLASSES, MODALITIES, Modality
 from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
-from app.inference.backends import tells_of_memory
+from app.inference.backends import memory_errors
 from app.inference.device import Machine, choose_runtime
 from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import vote_foreground
@@ -23,7 +24,7 @@ from app.registry.checkpoints import load_segmenter3d
 from app.registry.manifest import Entry, spec_as
 from app.registry.spec import Segmenter3dSpec
 
-#: How much of a window the next one covers again.
+#: Share of a window that the next one covers again.
 OVERLAP: Final = 0.5
 
 
@@ -45,20 +46,20 @@ class TumourSegmenter:
 
     @classmethod
     def open(cls, entry: Entry, device: str = "auto") -> TumourSegmenter:
-        """Loads the judge of a manifest.
+        """Load a 3D segmenter of a manifest.
 
         Raises:
-            WeightsError: the entry is no judge, or its file is missing or damaged.
+            WeightsError: the entry is of another kind, or its file is missing or damaged.
             DeviceError: the device is not there.
         """
         spec = spec_as(entry, Segmenter3dSpec)
-        runtime = choose_runtime(entry.files, Machine.probe(), device, "torch")
+        runtime = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(device, "torch"))
         chosen = torch.device(runtime.device)
         precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         return cls(load_segmenter3d(entry).to(chosen), spec.normalization, spec.window, chosen, precision)
 
     def segment(self, volumes: Mapping[Modality, VolumeArray]) -> NDArray[np.uint8]:
-        """Label map: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.
+        """Find the tumour: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.
 
         Args:
             volumes: all four sequences in the file's units, float32, background 0, one shape.
@@ -70,17 +71,24 @@ class TumourSegmenter:
         if not brain.any():
             raise CaseError("the sequences show no common brain.")
         background = -1.0 if self.normalization.background is None else self.normalization.background
-        scores = np.stack([self._scores(volumes[m], m, background) for m in MODALITIES])
-        return self.segment_scores(scores, brain, background)
+        normalized = np.stack([self._normalize(volumes[m], m, background) for m in MODALITIES])
+        return self.segment_normalized(normalized, brain, background)
 
-    def _scores(self, volume: VolumeArray, modality: Modality, background: float) -> VolumeArray:
-        """Z-scores; an empty volume (the sequence that a system failed to make) is background all over."""
+    def _normalize(self, volume: VolumeArray, modality: Modality, background: float) -> VolumeArray:
+        """Make z-scores; an empty volume, which some system failed to make, is all background."""
         if not (volume > 0).any():
             return np.full(volume.shape, background, dtype=np.float32)
         return normalize(volume, measure(volume, modality, self.normalization), background)
 
-    def segment_scores(self, scores: NDArray[np.float32], brain: MaskArray, background: float) -> NDArray[np.uint8]:
-        """As `segment`, from float32 4 x X x Y x Z scores in challenge order.
+    def segment_normalized(
+        self, normalized: NDArray[np.float32], brain: MaskArray, background: float
+    ) -> NDArray[np.uint8]:
+        """Find the tumour as `segment` does, in z-scores.
+
+        Args:
+            normalized: float32 4 x X x Y x Z, in challenge order.
+            brain: bool X x Y x Z; nothing is found outside.
+            background: normalized value beyond the volume's edge.
 
         Raises:
             CaseError: a window does not fit into memory.
@@ -92,14 +100,14 @@ class TumourSegmenter:
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16),
             ):
                 logits = self.network(torch.from_numpy(window)[None].to(self.device))
-            shares: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
-            return shares
+            probabilities: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
+            return probabilities
 
         try:
-            shares = slide(scores, run, CLASSES, self.window, brain, background, OVERLAP)
-        except RuntimeError as error:
-            if not tells_of_memory(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise CaseError(f"the judge does not fit into the device's memory ({reason}); use --device cpu.") from None
-        return np.where(brain, shares.argmax(axis=0), 0).astype(np.uint8)
+            with memory_errors(self.device):
+                probabilities = slide(normalized, run, CLASSES, self.window, brain, background, OVERLAP)
+        except MemoryError as error:
+            raise CaseError(
+                f"the tumour segmenter does not fit into the device's memory ({error}); use --device cpu."
+            ) from None
+        return np.where(brain, probabilities.argmax(axis=0), 0).astype(np.uint8)

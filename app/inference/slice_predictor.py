@@ -1,13 +1,14 @@
-"""Whole volumes on a GPU: they cross the bus once each way; z-scores, slices and the fusion of views are made there.
+"""A 2D network over whole volumes: slices in batches, pasted and fused on its device.
 
-The counterpart of `app.inference.slice_runner.SliceRunner` and `app.inference.view_fusion` on numpy volumes: the same result, but for the rounding
-of a GPU.
+On a processor the normalized volumes are read where they lie. On a GPU the intensities cross the bus once, and z-scores
+are made there.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,167 +16,238 @@ from torch import Tensor
 from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import CaseError
 from app.core.types import VolumeArray
-from app.inference.backends import DeviceBackend
-from app.inference.slice_runner import Batches, by_size, members_of
-from app.inference.view_fusion import BEYOND, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
-from app.preprocessing.normalization import Intensity
+from app.inference.backends import Backend, memory_errors
+from app.inference.prepared import Prepared
+from app.inference.view_fusion import ERROR_OUTSIDE, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
 from app.preprocessing.slices import SLICE_AXIS, Window, overlap
 
 log = logging.getLogger(__name__)
 
 #: On a GPU a batch is filled up to a multiple of this: cuDNN plans every convolution anew for each size.
-FILLED = 16
+GPU_MULTIPLE = 16
 
 
-class ResidentRunner:
-    """Runs a network over volumes that stay on its device."""
+class Batches:
+    """The number of slices per call, halved for good whenever memory runs out.
 
-    def __init__(self, backend: DeviceBackend, batch_size: int) -> None:
+    Attributes:
+        size: slices per call.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def each(self, count: int, step: Callable[[int, int], None]) -> None:
+        """Call `step(first, end)` until all of `count` are done.
+
+        Raises:
+            CaseError: not even one slice fits into memory.
+        """
+        done = 0
+        while done < count:
+            end = min(done + self.size, count)
+            try:
+                step(done, end)
+            except MemoryError as error:
+                self._halve(error)
+                continue
+            done = end
+
+    def _halve(self, error: MemoryError) -> None:
+        if self.size == 1:
+            raise CaseError(f"not even one slice fits into the device's memory ({error}); use --device cpu.") from None
+        self.size //= 2
+        log.warning("Memory ran out: batches are now of %d slices.", self.size)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One case on the network's device.
+
+    Attributes:
+        volumes: normalized, X x Y x Z each, by the index of their sequence.
+        target: index of the sequence to make.
+        padding: value of missing sequences and of what no window reaches.
+        intensity: the target's median in the brain, for networks with an intensity code.
+        with_error: whether the expected error is wanted.
+    """
+
+    volumes: dict[int, Tensor]
+    target: int
+    padding: float
+    intensity: float | None
+    with_error: bool
+
+
+class SlicePredictor:
+    """Predict whole volumes by a network that sees slices.
+
+    Args:
+        backend: the network.
+        batch_size: slices per call, to begin with.
+    """
+
+    def __init__(self, backend: Backend, batch_size: int) -> None:
         self.backend, self.batches = backend, Batches(batch_size)
+        self._multiple = GPU_MULTIPLE if self.normalizes else 1
         self._staging = torch.empty(0)
-        self._filled = FILLED if backend.device.type == "cuda" else 1
 
-    def fuse(
+    @property
+    def normalizes(self) -> bool:
+        """Whether z-scores are made on the device, so that `Prepared.normalized` is not needed."""
+        return self.backend.device.type == "cuda"
+
+    def predict(
         self,
-        volumes: Mapping[Modality, VolumeArray],
-        measured: Mapping[Modality, Intensity],
-        planned: Sequence[TtaPass],
-        joining: FusionOptions,
+        prepared: Prepared,
         target: Modality,
-        background: float,
+        passes: Sequence[TtaPass],
+        options: FusionOptions,
         intensity: float | None = None,
-        *,
-        fill: bool = True,
     ) -> FusedPrediction:
-        """Scores of the target and, where asked for, how wrong they are expected to be.
+        """Predict one sequence, all passes and views fused.
 
         Args:
-            volumes: one to three sequences in the file's units, float32, background 0, axes (left, posterior,
-                superior).
-            measured: how each becomes scores.
-            planned: what is run (`app.inference.view_fusion.passes`).
-            joining: how it becomes one volume; where it needs errors, the network must have the head.
-            background: score of background voxels, of missing sequences and of what no window reaches.
-            fill: False where background voxels keep the score of their intensity (schemes that name no background).
+            prepared: one to three sequences; other than `target`.
+            target: the sequence to make.
+            passes: the windows to run (`app.inference.view_fusion.tta_passes`).
+            options: how the views become one volume; where that needs errors, the network must have the head.
+            intensity: the target's median in the brain, for networks with an intensity code.
 
         Raises:
             CaseError: the volumes, or one slice, do not fit into the device's memory.
         """
         try:
-            with self.backend.telling_of_memory(), torch.inference_mode():
-                scores = self._scores(volumes, measured, background, fill)
-                joiner, share = ViewFusion(joining.fusion, torch), view_weights(planned)
-                for one in planned:
-                    seen = scores.flip(1) if one.mirrored else scores
-                    for view, made, error in self._volumes(
-                        seen, one.windows, members_of(volumes), target, background, intensity, joining.needs_error
-                    ):
-                        turned = [v if v is None or not one.mirrored else v.flip(0) for v in (made, error)]
-                        joiner.add(view, turned[0], turned[1], share[view])
-                fused, squares = joiner.result()
-                return FusedPrediction.of(fused.cpu().numpy(), None if squares is None else squares.cpu().numpy())
+            with memory_errors(self.backend.device), torch.inference_mode():
+                request = _Request(
+                    self._load(prepared), MODALITIES.index(target), prepared.padding, intensity, options.needs_error
+                )
+                fusion, weights = ViewFusion(options.method), view_weights(passes)
+                for tta_pass in passes:
+                    for view, volume, error in self._volumes(request, tta_pass):
+                        fusion.add(view, volume, error, weights[view])
+                return fusion.result()
         except MemoryError as error:
             raise CaseError(f"the subject does not fit into the device's memory ({error}); use --device cpu.") from None
 
-    def _volumes(
-        self,
-        scores: Tensor,
-        windows: Sequence[Window],
-        members: tuple[int, ...],
-        target: Modality,
-        background: float,
-        intensity: float | None,
-        with_error: bool,
-    ) -> Iterator[tuple[View, Tensor, Tensor | None]]:
-        """Per view: what the network makes of its slices as a volume, and the expected error where it is wanted."""
-        for group in by_size(windows):
-            counts = [len(w.slices) for w in group]
-            made, errors = self._run(scores, group, members, target, background, intensity, with_error)
-            doubts = [None] * len(group) if errors is None else torch.split(errors, counts)
-            for window, stack, doubt in zip(group, torch.split(made, counts), doubts, strict=True):
-                image = torch.full(scores.shape[1:], background, device=self.backend.device)
-                _paste(stack, window, image)
-                if doubt is None:
-                    yield window.view, image, None
-                    continue
-                error = torch.full_like(image, BEYOND)
-                _paste(doubt, window, error)
-                yield window.view, image, error
+    def _load(self, prepared: Prepared) -> dict[int, Tensor]:
+        """Bring the normalized sequences to the device, by index."""
+        if self.normalizes:
+            return self._normalize(prepared)
+        return {i: torch.from_numpy(prepared.normalized[MODALITIES[i]]) for i in members_of(prepared.arrays)}
 
-    def _scores(
-        self,
-        volumes: Mapping[Modality, VolumeArray],
-        measured: Mapping[Modality, Intensity],
-        background: float,
-        fill: bool,
-    ) -> Tensor:
-        """4 x X x Y x Z on the device; a missing sequence is all `background`."""
-        raw = self._upload(list(volumes.values()))
-        scores = torch.full((len(MODALITIES), *raw.shape[1:]), background, device=self.backend.device)
-        for volume, modality in zip(raw, volumes, strict=True):
-            m = measured[modality]
-            score = (volume.clamp(max=m.clip) - m.mean) / m.std
-            scores[MODALITIES.index(modality)] = torch.where(volume > 0, score, background) if fill else score
-        return scores
+    def _normalize(self, prepared: Prepared) -> dict[int, Tensor]:
+        """Make z-scores on the device, as `app.preprocessing.normalization.normalize` does in numpy."""
+        volumes = {}
+        for index, values in zip(members_of(prepared.arrays), self._upload(prepared.arrays), strict=True):
+            intensity = prepared.measured[MODALITIES[index]]
+            normalized = (values.clamp(max=intensity.clip) - intensity.mean) / intensity.std
+            if prepared.background is not None:
+                normalized = torch.where(values > 0, normalized, prepared.background)
+            volumes[index] = normalized
+        return volumes
 
-    def _upload(self, arrays: list[VolumeArray]) -> Tensor:
-        """The arrays as one tensor on the device, through page-locked memory that is kept from subject to subject."""
-        shape = (len(arrays), *arrays[0].shape)
-        on_gpu = self.backend.device.type == "cuda"
+    def _upload(self, arrays: Mapping[Modality, VolumeArray]) -> Tensor:
+        """Copy the present sequences to the device, through page-locked memory kept for the next case."""
+        members = members_of(arrays)
+        shape = (len(members), *arrays[MODALITIES[members[0]]].shape)
         if self._staging.shape != shape:
             try:
-                self._staging = torch.empty(shape, pin_memory=on_gpu)
+                self._staging = torch.empty(shape, pin_memory=self.normalizes)
             except RuntimeError as error:
                 log.debug("No page-locked memory (%s): volumes reach the GPU more slowly.", error)
                 self._staging = torch.empty(shape)
-        for slot, array in zip(self._staging, arrays, strict=True):
-            slot.numpy()[...] = array
+        for slot, index in zip(self._staging, members, strict=True):
+            slot.numpy()[...] = arrays[MODALITIES[index]]
         return self._staging.to(self.backend.device, non_blocking=True)
 
-    def _run(
-        self,
-        scores: Tensor,
-        group: list[Window],
-        members: tuple[int, ...],
-        target: Modality,
-        background: float,
-        intensity: float | None,
-        with_error: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the network makes of the slices of all windows of one size, n x rows x columns, and the errors."""
-        images = torch.cat([_cut(scores, w, background) for w in group]).to(self.backend.dtype)
-        views = torch.tensor([VIEWS.index(w.view) for w in group for _ in w.slices]).to(self.backend.device)
-        made = torch.empty(len(images), *group[0].size, device=self.backend.device)
-        errors = torch.empty_like(made) if with_error else None
-        index = MODALITIES.index(target)
+    def _volumes(self, request: _Request, tta_pass: TtaPass) -> Iterator[tuple[View, Tensor, Tensor | None]]:
+        """Predict view by view: a volume, and its expected error where that is wanted."""
+        shape = next(iter(request.volumes.values())).shape
+        for group in by_size(tta_pass.windows):
+            images, errors = self._slices(request, group, tta_pass.mirrored)
+            first = 0
+            for window in group:
+                part = slice(first, first + len(window.slices))
+                first = part.stop
+                volume = _paste(images[part], window, images.new_full(shape, request.padding))
+                if errors is None:
+                    yield window.view, volume, None
+                else:
+                    yield window.view, volume, _paste(errors[part], window, errors.new_full(shape, ERROR_OUTSIDE))
+
+    def _slices(self, request: _Request, group: list[Window], mirrored: bool) -> tuple[Tensor, Tensor | None]:
+        """Predict all slices of windows of one size: images and errors, n x rows x columns."""
+        count = sum(len(w.slices) for w in group)
+        images = torch.empty(count, *group[0].size, device=self.backend.device)
+        errors = torch.empty_like(images) if request.with_error else None
 
         def step(first: int, end: int) -> None:
-            with self.backend.telling_of_memory():
-                chunk, codes = images[first:end], views[first:end]
-                if lacking := -len(chunk) % self._filled:
-                    chunk = torch.cat([chunk, chunk[-1:].expand(lacking, -1, -1, -1)])
-                    codes = torch.cat([codes, codes[-1:].expand(lacking)])
-                if errors is None:
-                    made[first:end] = self.backend.run(chunk, members, index, codes, intensity)[: end - first]
-                    return
-                scores, doubts = self.backend.run_with_error(chunk, members, index, codes, intensity)
-                made[first:end], errors[first:end] = scores[: end - first], doubts[: end - first]
+            with memory_errors(self.backend.device):
+                batch, views = self._batch(request, group, first, end)
+                image, error = self.backend.run(
+                    batch.flip(2) if mirrored else batch, tuple(request.volumes), request.target, views,
+                    request.intensity, with_error=request.with_error,
+                )  # fmt: skip
+                for slices, out in ((image, images), (error, errors)):
+                    if slices is not None and out is not None:
+                        out[first:end] = (slices.flip(1) if mirrored else slices)[: end - first]
 
-        self.batches.each(len(images), step)
-        return made, errors
+        self.batches.each(count, step)
+        return images, errors
+
+    def _batch(self, request: _Request, group: list[Window], first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Cut the slices `first` to `end` of all windows.
+
+        Returns:
+            Slices, B x 4 x rows x columns, and their view indices (B,). B is `end - first`, or the next multiple that
+            the device wants; the last slice is repeated up to there.
+        """
+        count = -(-(end - first) // self._multiple) * self._multiple
+        batch = torch.full((count, len(MODALITIES), *group[0].size), request.padding, dtype=self.backend.dtype,
+                           device=self.backend.device)  # fmt: skip
+        views: list[int] = []
+        for window, indices in _parts(group, first, end):
+            rows = slice(len(views), len(views) + len(indices))
+            views += [VIEWS.index(window.view)] * len(indices)
+            where = torch.tensor(indices, device=self.backend.device)
+            for member, volume in request.volumes.items():
+                _cut(volume, window, where, batch[rows, member])
+        batch[len(views) :] = batch[len(views) - 1]
+        views += views[-1:] * (count - len(views))
+        return batch, torch.tensor(views, device=self.backend.device)
 
 
-def _cut(scores: Tensor, window: Window, background: float) -> Tensor:
-    """The window's slices, n x 4 x rows x columns, of volumes 4 x X x Y x Z (see `app.preprocessing.slices.crop`)."""
-    stack = scores.movedim(1 + SLICE_AXIS[window.view], 0)[list(window.slices)]
-    out = scores.new_full((*stack.shape[:2], *window.size), background)
-    inside, outside = overlap(window, tuple(stack.shape[2:]))
-    out[:, :, outside[0], outside[1]] = stack[:, :, inside[0], inside[1]]
-    return out
+def members_of(present: Iterable[Modality]) -> tuple[int, ...]:
+    """List the indices of the present sequences, in challenge order."""
+    names = set(present)
+    return tuple(i for i, m in enumerate(MODALITIES) if m in names)
 
 
-def _paste(slices: Tensor, window: Window, volume: Tensor) -> None:
-    """Puts n x rows x columns into a volume's window, the overhang left out (see `app.preprocessing.slices.paste`)."""
+def by_size(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Group the windows that can share a batch."""
+    for size in dict.fromkeys(w.size for w in windows):
+        yield [w for w in windows if w.size == size]
+
+
+def _parts(group: Sequence[Window], first: int, end: int) -> Iterator[tuple[Window, tuple[int, ...]]]:
+    """Find the slices `first` to `end` among those of all windows, one after the other."""
+    for window in group:
+        if indices := window.slices[max(first, 0) : max(end, 0)]:
+            yield window, indices
+        first, end = first - len(window.slices), end - len(window.slices)
+
+
+def _cut(volume: Tensor, window: Window, indices: Tensor, out: Tensor) -> None:
+    """Copy slices of an X x Y x Z volume into `out`, n x rows x columns."""
+    stack = volume.movedim(SLICE_AXIS[window.view], 0)
+    inside, outside = overlap(window, tuple(stack.shape[1:]))
+    out[:, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices].to(out.dtype)
+
+
+def _paste(slices: Tensor, window: Window, volume: Tensor) -> Tensor:
+    """Put slices, n x rows x columns, into a volume's window, and return the volume."""
     stack = volume.movedim(SLICE_AXIS[window.view], 0)
     inside, outside = overlap(window, tuple(stack.shape[1:]))
     stack[list(window.slices), inside[0], inside[1]] = slices[:, outside[0], outside[1]]
+    return volume

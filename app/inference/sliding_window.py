@@ -1,4 +1,4 @@
-"""Networks over volumes larger than what they see at once: overlapping windows, joined with Gaussian weights."""
+"""Networks over volumes larger than their window: overlapping windows, averaged with Gaussian weights."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def slide(
     fill: float,
     overlap: float = 0.5,
 ) -> NDArray[np.float32]:
-    """What `run` makes of a volume, window by window.
+    """Run a network over a volume, window by window.
 
     Args:
         volumes: float32 C x X x Y x Z.
         run: from float32 C x window to float32 channels x window.
-        window: sides of what `run` sees.
+        window: sides of one window.
         foreground: bool X x Y x Z; windows cover the box around it and nothing else.
         fill: value of `volumes` beyond their borders, where the box is smaller than a window.
         overlap: share of a window that the next one covers again, 0 to below 1.
 
     Returns:
-        Float32 channels x X x Y x Z, 0 where no window reaches. ExtraChannels it memory holds three windows and a volume of
+        Float32 channels x X x Y x Z, 0 where no window reaches. Beside it memory holds three windows and a volume of
         one channel.
 
     Raises:
@@ -52,10 +52,9 @@ def slide(
     gaussian = gaussian_weights(window)
     for start in starts(box, window, overlap):
         inside, outside = _overlap(start, window, shape)
-        seen = np.full((len(volumes), *window), fill, dtype=np.float32)
-        seen[(slice(None), *outside)] = volumes[(slice(None), *inside)]
-        made = run(seen)
-        total[(slice(None), *inside)] += (made * gaussian)[(slice(None), *outside)]
+        inputs = np.full((len(volumes), *window), fill, dtype=np.float32)
+        inputs[(slice(None), *outside)] = volumes[(slice(None), *inside)]
+        total[(slice(None), *inside)] += (run(inputs) * gaussian)[(slice(None), *outside)]
         weights[inside] += gaussian[outside]
     # Where no window reaches there is 0 to divide.
     weights[weights == 0] = 1
@@ -64,9 +63,12 @@ def slide(
 
 
 def starts(box: tuple[slice, slice, slice], window: Sides, overlap: float) -> Iterator[Sides]:
-    """First corners of the windows: the fewest that cover the box with at least that overlap, evenly spread.
+    """Place the fewest windows that cover the box with at least that overlap, evenly spread.
 
     A box smaller than a window gets one, centred on it; its corner may then lie before the volume's.
+
+    Yields:
+        First corners.
     """
     rows = []
     for side, length in zip(box, window, strict=True):
@@ -81,7 +83,7 @@ def starts(box: tuple[slice, slice, slice], window: Sides, overlap: float) -> It
 
 
 def gaussian_weights(window: Sides) -> NDArray[np.float32]:
-    """Float32, shape `window`: 1 in the middle, never below a thousandth."""
+    """Weigh the voxels of a window: float32, 1 in the middle, never below a thousandth."""
     weights: NDArray[np.float32] = np.ones(window, dtype=np.float32)
     for axis, length in enumerate(window):
         at = np.arange(length, dtype=np.float32) - (length - 1) / 2
@@ -91,7 +93,7 @@ def gaussian_weights(window: Sides) -> NDArray[np.float32]:
 
 
 def _overlap(start: Sides, window: Sides, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The part of a window that lies in the volume, in the volume's and in the window's coordinates."""
+    """Find the common part of window and volume: in the volume's indices, and in the window's."""
     inside, outside = [], []
     for first, length, extent in zip(start, window, shape, strict=True):
         low, high = max(first, 0), min(first + length, extent)

@@ -181,10 +181,10 @@ def _publish_generator(
         predictor = IntensityPredictor.from_json(intensity)
         model = candidate_model(network, state.recipe, views, predictor, device, prior)
         found = score_missing_sequences(model, cases, masks)
-        scores = scores_of(found, model.makes)
+        scores = scores_of(found, model.targets)
         if not force:
             for replaced in replaced_by(weights, name, make_default, specialist_of):
-                check_better(name, scores, replaced, cases, masks, str(device), model.makes)
+                check_better(name, scores, replaced, cases, masks, str(device), model.targets)
     specialists: dict[Modality, str] = {}
     for _, old in replaced_by(weights, name, make_default=False):
         if refiner := refiner_name(old):

@@ -10,7 +10,7 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.evaluation.scoring import VolumeScores
-from app.inference.loading import refiner_of
+from app.inference.loading import choose_refiner
 from app.inference.synthesizer import Synthesizer
 from app.registry.checkpoints import load_refiner
 from app.registry.lineage import ModelScores
@@ -100,7 +100,7 @@ def check_better(
     targets = [m for m in targets if m not in left] or targets
     specialists = {} if entry.name == name else manifest.specialists_of(entry)
     makers = {m: specialists.get(m, entry) for m in targets}
-    known = {m: _known_scores(manifest, refiner_of(manifest, e) or e, m, scores) for m, e in makers.items()}
+    known = {m: _known_scores(manifest, choose_refiner(manifest, e) or e, m, scores) for m, e in makers.items()}
     if any(row is None for row in known.values()):
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
         model = Synthesizer(entry.name, weights=manifest.folder, device=device, specialists=entry.name != name).model

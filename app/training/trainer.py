@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from app.core.errors import CaseError, UsageError
 from app.core.signals import Interrupted, SignalGuard
-from app.inference.backends import tells_of_memory
+from app.inference.backends import is_memory_error
 from app.registry.lineage import Lineage
 from app.registry.manifest import Entry, Identity
 from app.training.checkpoint import BEST, LAST, State, save_state
@@ -292,7 +292,7 @@ class _Run:
 
     def _make_room(self, error: RuntimeError) -> None:
         """Cuts batches into more pieces after memory ran out; another error goes on."""
-        if not tells_of_memory(error):
+        if not is_memory_error(error):
             raise error
         if self.updated:
             raise CaseError(

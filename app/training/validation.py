@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from app.core.config import RuntimeOptions
 from app.core.constants import MODALITIES, REFERENCE_OF, TUMOUR_TYPES, VIEWS, Modality, View
 from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
@@ -26,10 +27,11 @@ from app.evaluation.scoring import VolumeScores
 from app.evaluation.statistics import summarise
 from app.inference.backends import TorchBackend
 from app.inference.device import GPU_BATCH, Machine, choose_runtime
-from app.inference.loading import runner_of
-from app.inference.pipeline import Model, synthesize_case
+from app.inference.models import Model, NetworkModel
+from app.inference.pipeline import synthesize_case
 from app.inference.refinement import VolumeRefiner
 from app.inference.segmentation import TumourSegmenter
+from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
 from app.networks.architectures import EnhancerConfig, GeneratorConfig, RefinerConfig
 from app.networks.enhancer import Enhancer
@@ -96,16 +98,16 @@ def candidate_model(
 ) -> Model:
     """A copy of a generator as the pipeline runs it."""
     spec = generator_spec(recipe, network.config, views, prior)
-    runtime = choose_runtime({"torch"}, Machine.probe(), str(device))
-    backend = TorchBackend(copy.deepcopy(network), runtime)
-    joining = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
-    return Model(CANDIDATE, spec, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
+    runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
+    predictor = SlicePredictor(TorchBackend(copy.deepcopy(network), runtime), runtime.batch_size)
+    fusion = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
+    return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion)
 
 
 def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
     """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
-    assert stage_one.runtime is not None
-    runtime = choose_runtime({"torch"}, Machine.probe(), stage_one.runtime.device)
+    assert isinstance(stage_one, NetworkModel)
+    runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(stage_one.runtime.device))
     return replace(
         stage_one,
         refiner=VolumeRefiner(CANDIDATE, refiner_spec(recipe, network.config), copy.deepcopy(network), runtime),
@@ -126,7 +128,7 @@ def score_missing_sequences(
         before, first = len(results), volumes[MODALITIES[0]]
         labels = load_labels(masks.get(subject), first.grid, subject)
         tumour = None if labels is None else np.asarray(labels > 0)
-        for target in targets or model.makes:
+        for target in targets or model.targets:
             inputs = {m: v for m, v in volumes.items() if m != target}
             try:
                 image = synthesize_case(inputs, target, REFERENCE_OF[target], model)

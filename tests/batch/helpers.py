@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.batch.prefetch import WRITE_BEHIND
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig, RuntimeOptions
 
 #: Subjects that are in one process at a time with one reader: two read ahead, one computed, the rest to be written.
 MOST_HELD = 1 + 1 + 1 + WRITE_BEHIND
 
 
 def config_of(place: Path, weights: Path, **options) -> RunConfig:
-    return RunConfig(place / "in", place / "out", weights_dir=weights, **{"model": "regression", **options})
+    runtime = RuntimeOptions(**{k: options.pop(k) for k in ("device", "precision", "batch_size") if k in options})
+    chosen = {k: options.pop(k) for k in ("model", "flip_average", "fusion", "refine", "specialists") if k in options}
+    model = ModelOptions(weights, **{"model": "regression", **chosen}, with_error="confidence_dir" in options)
+    return RunConfig(place / "in", place / "out", runtime, model, **options)
 
 
 def names_in(folder: Path) -> list[str]:

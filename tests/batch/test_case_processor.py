@@ -34,7 +34,7 @@ class TestFallback:
 
         def overflowing(*arguments):
             made = real(*arguments)
-            return replace(made, scores=np.where(made.scores > 0, np.inf, made.scores).astype(np.float32))
+            return replace(made, volume=np.where(made.volume > 0, np.inf, made.volume).astype(np.float32))
 
         for name in "bc":
             shutil.rmtree(three / "in" / name)

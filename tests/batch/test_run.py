@@ -15,7 +15,7 @@ import pytest
 
 from app.batch.outcomes import exit_code_of
 from app.batch.run import run
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig
 from app.core.errors import NothingToDo, UsageError
 from tests.batch.helpers import config_of, names_in, write_copies
 
@@ -54,7 +54,7 @@ class TestParts:
 class TestFolders:
     def test_input_as_output(self, three, weights_dir):
         with pytest.raises(UsageError, match="is the input"):
-            run(RunConfig(three / "in", three / "in", weights_dir=weights_dir))
+            run(RunConfig(three / "in", three / "in", model=ModelOptions(weights_dir)))
 
     def test_report_in_the_output(self, three, weights_dir):
         with pytest.raises(UsageError, match="report folder"):

@@ -15,7 +15,7 @@ import nibabel as nib
 import pytest
 
 from app.batch.run import run
-from app.core.config import WEIGHTS_DIR, RunConfig
+from app.core.config import WEIGHTS_DIR, ModelOptions, RunConfig
 from app.core.constants import MODALITIES
 from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.ssim import ssim_map
@@ -48,7 +48,7 @@ def challenge(tmp_path, write_subject):
 
 
 def test_the_callers_output_check_passes_and_would_notice_a_missing_output(challenge):
-    run(RunConfig(challenge / "in", challenge / "out", model="regression"))
+    run(RunConfig(challenge / "in", challenge / "out", model=ModelOptions(model="regression")))
     _brats_check(challenge / "in", challenge / "out")
     next((challenge / "out").iterdir()).unlink()
     with pytest.raises(_brats()[1]):

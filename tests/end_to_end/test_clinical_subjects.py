@@ -12,7 +12,7 @@ import pytest
 from app import Synthesizer
 from app.batch.outcomes import exit_code_of
 from app.batch.run import run
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig
 from app.data.nifti_reader import load_volume
 from app.inference.pipeline import prepare
 
@@ -44,7 +44,11 @@ def test_a_flipped_copy_gives_the_same_anatomy(data_dir, tmp_path):
         for modality in ("t1c", "t1n", "t2w"):
             name = f"{subject}-{modality}.nii.gz"
             _reorient(data_dir / "val" / subject / name, place / name, axes)
-        run(RunConfig(tmp_path / axes, tmp_path / f"{axes}-out", model="regression", on_error="stop"))
+        run(
+            RunConfig(
+                tmp_path / axes, tmp_path / f"{axes}-out", model=ModelOptions(model="regression"), on_error="stop"
+            )
+        )
     name = f"{subject}-t2f.nii.gz"
     straight, flipped = nib.load(tmp_path / "LPS-out" / name), nib.load(tmp_path / "RAS-out" / name)
     assert nib.aff2axcodes(flipped.affine) == ("R", "A", "S")
@@ -55,7 +59,7 @@ class TestClinical:
     def test_another_disease_grid_and_orientation(self, data_dir, tmp_path):
         names = [f"ms07-mni-{m}.nii.gz" for m in ("t1c", "t1n", "t2w")]
         place = _linked(data_dir, tmp_path, "ms07-mni", names)
-        config = RunConfig(tmp_path / "in", tmp_path / "out", on_error="stop", flip_average=False)
+        config = RunConfig(tmp_path / "in", tmp_path / "out", model=ModelOptions(flip_average=False), on_error="stop")
         assert exit_code_of(run(config)) == 0
         made = nib.load(tmp_path / "out" / "ms07-mni-t2f.nii.gz")
         reference = nib.load(place / "ms07-mni-t2w.nii.gz")
@@ -74,7 +78,7 @@ class TestClinical:
             volumes = {m: load_volume(place / f"{place.name}-{m}.nii.gz") for m in ("t1n", "t2w", "t2f")}
             prepared = prepare(volumes, maker)
             plain = np.where(prepared.foreground, np.float32(0), np.float32(maker.background))
-            made = maker.refiner.refine(plain, prepared.scores, "t1c", prepared.foreground, maker.background)
+            made = maker.refiner.refine(plain, prepared.normalized, "t1c", prepared.foreground, maker.background)
             brighter[place.name] = int((made - plain > 0.5).sum())
         without, *gliomas = brighter.values()
         assert without < 200, "a fifth of a millilitre"

@@ -11,13 +11,14 @@ from app.core.constants import MODALITIES, VIEWS
 from app.core.types import VolumeArray
 from app.inference.backends import TorchBackend
 from app.inference.device import Runtime
-from app.inference.slice_runner import SliceRunner
+from app.inference.prepared import Prepared
+from app.inference.slice_predictor import SlicePredictor
+from app.inference.view_fusion import FusionOptions, TtaPass
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.normalization import measure
 from app.preprocessing.slices import Canvas, Window, place_window
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
-from tests.conftest import join
 
 TARGET = "t2f"
 PRESENT = tuple(m for m in MODALITIES if m != TARGET)
@@ -39,11 +40,12 @@ class _AllEncoders(nn.Module):
 
 @pytest.fixture(scope="module")
 def make(phantom):
-    """Scores of the target over the whole volume, by the shortcuts that are asked for."""
+    """The target in model space, by the shortcuts that are asked for."""
     entry = read_manifest(WEIGHTS_DIR).entry("compact")
     arrays = {m: phantom.volumes[m].astype(np.float32) for m in PRESENT}
     brain = vote_foreground(arrays)
-    scores = {m: normalize(a, measure(a, m, entry.spec.normalization), -1.0) for m, a in arrays.items()}
+    measured = {m: measure(a, m, entry.spec.normalization) for m, a in arrays.items()}
+    prepared = Prepared(arrays, brain, measured, {}, -1.0)
 
     def run(
         precision: str = "fp32",
@@ -59,9 +61,8 @@ def make(phantom):
         if not skip_empty:
             extents = {"axial": 2, "sagittal": 0, "coronal": 1}
             windows = [Window(w.view, w.start, w.size, tuple(range(brain.shape[extents[w.view]]))) for w in windows]
-        slices = SliceRunner(backend, batch).predict(scores, windows, TARGET, -1.0)
-        made: VolumeArray = join(slices, windows, brain.shape)[brain]
-        return made
+        predictor = SlicePredictor(backend, batch)
+        return predictor.predict(prepared, TARGET, [TtaPass(tuple(windows))], FusionOptions()).volume[brain]
 
     return run
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.batch.outcomes import exit_code_of
 from app.batch.run import run
-from app.core.config import RunConfig
+from app.core.config import ModelOptions, RunConfig
 from app.core.constants import MODALITIES, REFERENCE_OF
 from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.ssim import official_score, ssim_map
@@ -37,7 +37,10 @@ def _drop_one(subject: Path, place: Path, target: str) -> None:
 @pytest.mark.parametrize("target", MODALITIES)
 def test_every_validation_subject_gets_a_valid_output(data_dir, tmp_path, target):
     source = _drop(data_dir / "val", tmp_path / "in", target)
-    assert exit_code_of(run(RunConfig(source, tmp_path / "out", model="regression", on_error="stop"))) == 0
+    assert (
+        exit_code_of(run(RunConfig(source, tmp_path / "out", model=ModelOptions(model="regression"), on_error="stop")))
+        == 0
+    )
     outputs = sorted((tmp_path / "out").iterdir())
     assert [p.name for p in outputs] == [f"{p.name}-{target}.nii.gz" for p in sorted(source.iterdir())]
     for path in outputs:
@@ -64,7 +67,8 @@ def _scores(data_dir: Path, tmp_path: Path, model: str | None) -> np.ndarray:
         # Named after what they lack: one run makes all four.
         _drop_one(folder, exams / f"{target}-{subject}", target)
     # Without the mirrored pass, which averages errors out but costs as much again.
-    run(RunConfig(exams, tmp_path / "out", model=model, on_error="stop", flip_average=False))
+    options = ModelOptions(model=model, flip_average=False)
+    run(RunConfig(exams, tmp_path / "out", model=options, on_error="stop"))
     tumour = load_volume(folder / f"{subject}-seg.nii.gz").data > 0
     rows = []
     for target in MODALITIES:

@@ -1,3 +1,5 @@
+"""The whole way of a case: valid outputs, whatever the orientation, the brightness or the number of inputs."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -8,8 +10,9 @@ import pytest
 
 from app import Synthesizer
 from app.core.constants import MODALITIES, REFERENCE_OF
-from app.core.errors import CaseError, DeviceError, UsageError, WeightsError
-from app.data.discovery import scan
+from app.data.nifti_reader import load_volume
+from app.inference.pipeline import predict, prepare, refine
+from app.inference.slice_predictor import SlicePredictor
 
 MODELS = ["regression", "tiny"]
 
@@ -91,76 +94,6 @@ def test_fewer_inputs_are_enough(tmp_path, write_subject, weights_dir, count):
         assert np.asarray(image.dataobj).max() > 0
 
 
-class TestSynthesizer:
-    def test_it_takes_a_folder_a_mapping_or_a_case(self, subject, weights_dir, tmp_path):
-        synthesizer = _synthesizer(weights_dir)
-        results = [synthesizer(c) for c in (subject["t1n"].parent, subject, scan(tmp_path / "in").cases[0])]
-        for result in results[1:]:
-            np.testing.assert_array_equal(np.asarray(result.dataobj), np.asarray(results[0].dataobj))
-
-    def test_a_present_sequence_can_be_made_again(self, tmp_path, write_subject, weights_dir):
-        complete = write_subject(tmp_path / "a" / "s", lacks=())
-        without = write_subject(tmp_path / "b" / "s", lacks=("t2w",))
-        synthesizer = _synthesizer(weights_dir)
-        np.testing.assert_array_equal(
-            np.asarray(synthesizer(complete, target="t2w").dataobj), np.asarray(synthesizer(without).dataobj)
-        )
-
-    def test_a_complete_subject_asks_for_a_target(self, tmp_path, write_subject, weights_dir):
-        with pytest.raises(CaseError, match="all four"):
-            _synthesizer(weights_dir)(write_subject(tmp_path / "s", lacks=()))
-
-    @pytest.mark.parametrize("case", [{"t3": "x.nii.gz"}, {}])
-    def test_no_such_sequence_or_none(self, weights_dir, case):
-        with pytest.raises((UsageError, CaseError)):
-            _synthesizer(weights_dir)(case)
-
-    def test_a_folder_of_many_is_refused(self, tmp_path, write_subject, weights_dir):
-        for name in ("a", "b"):
-            write_subject(tmp_path / name)
-        with pytest.raises(UsageError, match="2 subjects"):
-            _synthesizer(weights_dir)(tmp_path)
-
-    @pytest.mark.parametrize("model", MODELS)
-    def test_a_gpu_that_is_not_there_is_never_passed_over(self, weights_dir, model, monkeypatch):
-        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-        with pytest.raises(DeviceError):
-            Synthesizer(model, weights=weights_dir, device="cuda")
-
-    @pytest.mark.parametrize("options", [{"precision": "q"}, {"backend": "zz"}, {"batch_size": -1}])
-    def test_arguments_that_do_not_exist(self, weights_dir, options):
-        with pytest.raises(UsageError, match="do not exist"):
-            Synthesizer("regression", weights=weights_dir, **options)
-
-    @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"backend": "onnx"}])
-    def test_a_regression_takes_no_backend_and_no_precision(self, weights_dir, options):
-        with pytest.raises(UsageError, match="is no network"):
-            Synthesizer("regression", weights=weights_dir, **options)
-
-    def test_several_lacking_ask_for_a_target(self, tmp_path, write_subject, weights_dir):
-        with pytest.raises(CaseError, match="`target`"):
-            _synthesizer(weights_dir)(write_subject(tmp_path / "s", lacks=("t1c", "t2f")))
-
-    def test_unknown_model(self, weights_dir):
-        with pytest.raises(WeightsError):
-            Synthesizer("huge", weights=weights_dir)
-
-    def test_remarks_on_what_models_were_not_made_for(self, tmp_path, write_subject, weights_dir, caplog):
-        write_subject(tmp_path / "s", affine=np.diag([-0.5, -0.5, 3.0, 1.0]))
-        _synthesizer(weights_dir)(tmp_path / "s")
-        assert "0.5x0.5x3 mm" in caplog.text
-
-    def test_onnx_gives_what_torch_gives(self, subject, onnx_weights_dir):
-        one = np.asarray(_synthesizer(onnx_weights_dir, "tiny", backend="torch")(subject).dataobj).astype(int)
-        two = np.asarray(_synthesizer(onnx_weights_dir, "tiny", backend="onnx")(subject).dataobj).astype(int)
-        assert np.abs(one - two).max() <= max(1, 1e-3 * np.ptp(one))
-
-    def test_batch_size_does_not_change_the_result(self, subject, weights_dir):
-        one = np.asarray(_synthesizer(weights_dir, "tiny", batch_size=1)(subject).dataobj).astype(int)
-        two = np.asarray(_synthesizer(weights_dir, "tiny", batch_size=16)(subject).dataobj).astype(int)
-        assert np.abs(one - two).max() <= 1
-
-
 def test_the_manifests_contrast_spreads_what_the_network_makes(subject, weights_dir):
     synthesizer = _synthesizer(weights_dir, "tiny")
     spreads = {}
@@ -172,3 +105,33 @@ def test_the_manifests_contrast_spreads_what_the_network_makes(subject, weights_
         spreads[contrast] = values[values > 0].std() / values[values > 0].mean()
     # An untrained network makes next to a constant; stretched, the image varies as a scan does.
     assert spreads[1.0] > 2 * spreads[0.0]
+
+
+class TestRefine:
+    @pytest.mark.parametrize("backend", ["torch", "onnx"])
+    def test_it_stands_between_the_network_and_the_end(self, refined_weights, subject, backend):
+        plain, both = (
+            Synthesizer("tiny", weights=refined_weights, device="cpu", backend=backend, precision="fp32", refine=r)
+            for r in (False, True)
+        )
+        assert plain.model.refiner is None
+        assert plain.model.contrast == 0
+        assert both.model.contrast == 0.3
+        case = {m: str(f) for m, f in subject.items()}
+        first, second = (np.asarray(s(case).dataobj) for s in (plain, both))
+        assert first.shape == second.shape
+        assert np.array_equal(first == 0, second == 0)
+        assert not np.array_equal(first, second)
+        header = both(case).header["descrip"].item().decode()
+        assert "tiny+sharp" in header
+
+    def test_who_needs_no_z_scores_has_them_for_the_refiner(self, refined_weights, subject, monkeypatch):
+        model = Synthesizer("tiny", weights=refined_weights, device="cpu", precision="fp32", refine=True).model
+        volumes = {m: load_volume(f) for m, f in subject.items()}
+        results = []
+        for on_gpu in (False, True):
+            monkeypatch.setattr(SlicePredictor, "normalizes", on_gpu)
+            prepared = prepare(volumes, model)
+            assert "normalized" in vars(prepared)
+            results.append(refine(predict(prepared, "t2f", model), prepared, "t2f", model).volume)
+        np.testing.assert_allclose(results[0], results[1], atol=2e-3)

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import torch
 
-from app.networks.architectures import Segmenter2dConfig, Segmenter3dConfig
+from app.core.constants import VIEWS
+from app.networks import new_generator
+from app.networks.architectures import (
+    HfGanConfig,
+    RefinerConfig,
+    Segmenter2dConfig,
+    Segmenter3dConfig,
+    UNetConfig,
+)
 from app.networks.hf_gan import HfGan
+from app.networks.refiner import Refiner
 from app.preprocessing.normalization import Normalization
+from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import save_network
 from app.registry.manifest import read_manifest
+from app.registry.onnx_export import export_onnx
 from app.registry.spec import GeneratorSpec, RefinerSpec, Segmenter2dSpec, Segmenter3dSpec
 
 VOLUME = Normalization("volume", background=-1.0)
+#: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.
+_CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 32), "coronal": (32, 48)})
+_WIDTHS = (8, 16, 16, 16)
+#: Generators that expect their own error.
+CONFIDENT = {
+    "unet": UNetConfig(_WIDTHS, confidence="likelihood"),
+    "bounded": UNetConfig(_WIDTHS, confidence="bounded", confidence_scale=0.1),
+    "hybrid": HfGanConfig(width=16, confidence="likelihood"),
+}
 
 
 def save_generator(folder, name, config, state, normalization, canvas, views, *, intensity=None, onnx=None,
@@ -55,3 +75,28 @@ def record_of(folder, name):
     """The training of a model, as the lineage of its folder has it."""
     manifest = read_manifest(folder)
     return manifest.lineage.trainings[manifest.entry(name).sha256]
+
+
+def new_refiner(seed: int = 0, *, trained: bool = True, **config) -> Refiner:
+    """A small refiner; untrained ones change nothing."""
+    torch.manual_seed(seed)
+    refiner = Refiner(RefinerConfig((8, 8, 8), **config)).eval()
+    if trained:
+        torch.nn.init.normal_(refiner.head.weight, std=0.3)
+    return refiner
+
+
+def write_confident(folder) -> None:
+    """Adds the generators of `CONFIDENT`, `unet` with its ONNX, and one without a head, as `plain`."""
+    intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()
+    for name, config in {**CONFIDENT, "plain": UNetConfig(_WIDTHS)}.items():
+        torch.manual_seed(1)
+        network = new_generator(config)
+        if network.confidence is not None:
+            # An untrained head says nearly the same everywhere.
+            with torch.no_grad():
+                network.confidence[2].weight *= 4
+        entry = save_generator(folder, name, config, network.state_dict(), Normalization("volume"), _CANVAS, VIEWS,
+                               intensity=intensity)  # fmt: skip
+        if name == "unet":
+            export_onnx(entry)

@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.atomic_io import save_bytes
+from app.core.config import ModelOptions
 from app.core.constants import MODALITIES, VIEWS, Modality
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.data.nifti_reader import Volume
 from app.inference.loading import choose_fusion, fusion_of
-from app.inference.pipeline import Model, predict, prepare
+from app.inference.models import Model
+from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions
 from app.preprocessing.foreground import bounding_box, vote_foreground
@@ -86,7 +88,7 @@ class StageOne:
     @property
     def joined(self) -> str:
         """Its views and how they are joined; a refiner learns on that as much as on the weights."""
-        return fusion_of(self.entry, choose_fusion(self.entry, None, None, with_error=False))
+        return fusion_of(self.entry, choose_fusion(self.entry, ModelOptions()))
 
     def check_fusion(self, before: FirstStage) -> None:
         """Refuses a run that learned on the same views joined in another way.
@@ -139,7 +141,7 @@ class StageOne:
         out = np.full((len(MODALITIES), *subject.brain.shape), BACKGROUND, dtype=np.float16)
         for index, target in enumerate(MODALITIES):
             prepared = prepare({m: v for m, v in volumes.items() if m != target}, self.model)
-            made = predict(prepared, target, self.model).scores[box]
+            made = predict(prepared, target, self.model).volume[box]
             out[index] = np.where(subject.brain, made, BACKGROUND)
         return out
 

@@ -13,7 +13,7 @@ import torch
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.cases import Case
-from app.inference.pipeline import Model
+from app.inference.models import Model
 from app.networks.confidence import ConfidenceHead
 from app.networks.enhancer import Blinded
 from app.networks.unet import Segmenter2d

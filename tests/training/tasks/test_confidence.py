@@ -195,7 +195,7 @@ class TestHeadAlone:
         made = []
         for name in ("unet", "sure"):
             model = Synthesizer(name, weights=weights, device="cpu", precision="fp32").model
-            made.append(predict(prepare(volumes, model), "t2f", model).scores)
+            made.append(predict(prepare(volumes, model), "t2f", model).volume)
         np.testing.assert_array_equal(*made)
         model = Synthesizer("sure", weights=weights, device="cpu", with_error=True, fusion="confidence").model
         assert predict(prepare(volumes, model), "t2f", model).error.min() > 0
@@ -325,11 +325,11 @@ class TestPrior:
         made = {}
         for backend in ("torch", "onnx"):
             model = Synthesizer("told", weights=weights, device="cpu", precision="fp32", backend=backend).model
-            made[backend] = predict(prepare(volumes, model), "t2f", model).scores
+            made[backend] = predict(prepare(volumes, model), "t2f", model).volume
         assert np.abs(made["torch"] - made["onnx"]).mean() < 1e-3 * made["torch"].std()
         conditioning = MedianPredictor(dict.fromkeys(MODALITIES, 3.0))
         other = replace(model, spec=model.spec.model_copy(update={"intensity_conditioning": conditioning}))
-        assert np.abs(predict(prepare(volumes, other), "t2f", other).scores - made["onnx"]).max() > 1e-3
+        assert np.abs(predict(prepare(volumes, other), "t2f", other).volume - made["onnx"]).max() > 1e-3
 
     def test_a_manifest_without_the_medians(self, weights, paths):
         train(small(*UNET, "network.intensity_prior='mean'", recipe="smoke"), paths)

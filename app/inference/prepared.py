@@ -1,0 +1,50 @@
+"""A case in model space: what every kind of model predicts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from app.core.constants import Modality
+from app.core.types import MaskArray, VolumeArray
+from app.data.nifti_reader import Grid
+from app.preprocessing.normalization import Intensity, normalize
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The inputs of one case, with all that brings them into model space.
+
+    Attributes:
+        arrays: the present sequences in the file's units, float32, axes (left, posterior, superior).
+        foreground: where the brain is, same shape.
+        measured: mean, deviation and clip of each sequence.
+        grids: where each input's voxels lie.
+        background: normalized value of background voxels; None where the scheme names none.
+    """
+
+    arrays: dict[Modality, VolumeArray]
+    foreground: MaskArray
+    measured: dict[Modality, Intensity]
+    grids: dict[Modality, Grid]
+    background: float | None
+
+    @property
+    def padding(self) -> float:
+        """Normalized value of missing sequences and beyond a volume's edge: `background`, or 0."""
+        return 0.0 if self.background is None else self.background
+
+    @cached_property
+    def normalized(self) -> dict[Modality, VolumeArray]:
+        """Z-scores of each present sequence, float32; not computed where a GPU does it."""
+        return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
+
+    @cached_property
+    def medians(self) -> dict[Modality, float]:
+        """Median z-score in the brain of each present sequence."""
+        # Of the intensities: z-scores keep their order, and need not be there.
+        medians = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
+        return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
+                for m, v in medians.items()}  # fmt: skip

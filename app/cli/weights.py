@@ -45,7 +45,7 @@ def add_export(commands: Any) -> None:
     p.add_argument(
         "--specialist-of",
         metavar="NAME",
-        help="for a run that makes some of the sequences only (data.makes): model NAME leaves them to it from now on",
+        help="for a run that makes some of the sequences only (data.targets): model NAME leaves them to it from now on",
     )
     p.add_argument("--refines", metavar="NAME", help="for an enhancer: the model whose T1c it is for")
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")

@@ -176,7 +176,16 @@ def medians_of(subject: CachedSubject) -> dict[Modality, float]:
 def fit_intensity_conditioning(
     subjects: Sequence[CachedSubject], kind: Literal["none", "mean", "predicted"]
 ) -> tuple[MedianPredictor, list[dict[Modality, float]]] | None:
-    """The prior that a recipe asks for, and the medians that it was fitted on, one per subject; None for `none`."""
+    """Fit the predictor of the target's median that a recipe asks for; None for `none`.
+
+    It is one function, fitted once on all training subjects and stored with the weights. A training subject gets what
+    that function says of its present sequences: exactly what the network gets in use. Leaving each subject out of its
+    own prediction looks cleaner and is not: what is then predicted moves against the subject's own median, and a
+    network could read it off.
+
+    Returns:
+        The predictor, and the medians that it was fitted on, one per subject.
+    """
     if kind == "none":
         return None
     medians = [medians_of(s) for s in subjects]
@@ -196,7 +205,7 @@ def fit_intensity_conditioning(
 
 
 class IntensityCodes:
-    """What every training subject's network is told, for every target and every set of present sequences.
+    """Medians that the network gets with each training subject, for every target and set of present sequences.
 
     Args:
         subjects: those that batches are drawn from, in the sampler's order.

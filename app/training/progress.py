@@ -1,4 +1,4 @@
-"""The clock of one sitting of a run, the means of its losses, and what is said of them."""
+"""Track elapsed time, mean losses and throughput of a training run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG_SECONDS = 20.0
 
 
 class TrainingProgress:
-    """Clock and running sums of one sitting."""
+    """Clock and running sums of a run, from its start or from where it is resumed."""
 
     def __init__(self, state: State, recipe: Recipe, group: Processes, clock: Callable[[], float]) -> None:
         self._state, self._recipe, self._group, self._clock = state, recipe, group, clock
@@ -32,7 +32,7 @@ class TrainingProgress:
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._count, self._said = 0, self._clock()
 
-    def progress(self) -> float:
+    def share(self) -> float:
         """How much of the run is over, 0 to 1, by steps or by minutes, whichever is further; the same everywhere."""
         schedule = self._recipe.schedule
         by_steps = self._state.step / schedule.steps if schedule.steps else 0.0
@@ -48,9 +48,7 @@ class TrainingProgress:
     def bar(self, shown: bool) -> Iterator[Any]:
         """A progress bar with images per second and the time left; silent where nobody watches."""
         layout = "{percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}"
-        with tqdm(
-            total=100.0, initial=100 * self.progress(), bar_format=layout, disable=None if shown else True
-        ) as bar:
+        with tqdm(total=100.0, initial=100 * self.share(), bar_format=layout, disable=None if shown else True) as bar:
             yield bar
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
@@ -70,7 +68,7 @@ class TrainingProgress:
             return
         now = self._clock()
         schedule = self._recipe.schedule
-        seen = self._count * schedule.batch_size * schedule.targets * self._group.count
+        seen = self._count * schedule.images_per_step * self._group.count
         values = {name: float(total) / count for name, (total, count) in self._sums.items()}
         values["images_per_second"] = seen / max(now - self._said, 1e-9)
         if board is not None:

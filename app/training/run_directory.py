@@ -5,15 +5,15 @@ from __future__ import annotations
 import fcntl
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from app.core.errors import UsageError
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.config import Recipe
 from app.training.distributed import Processes
-from app.training.rules import differences
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def previous_state(run: Path, recipe: Recipe, processes: int, resume: bool) -> S
             )
         return None
     before = load_state(path)
-    for key, (old, new) in differences(before.recipe.to_json(), recipe.to_json()).items():
+    for key, (old, new) in _differences(before.recipe.to_json(), recipe.to_json()).items():
         if not _CHANGEABLE.fullmatch(key):
             raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
         log.info("The run goes on with %s = %s instead of %s.", key, new, old)
@@ -80,3 +80,15 @@ def previous_state(run: Path, recipe: Recipe, processes: int, resume: bool) -> S
         raise UsageError(f"{path} was made by {before.processes} processes, not {processes}; use as many.")
     before.recipe = recipe
     return before
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    """List what two recipes' plain forms say otherwise: per key, with its section, the old and the new value."""
+    changes: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            changes |= _differences(a, b, f"{where}{key}.")
+        elif a != b:
+            changes[where + key] = (a, b)
+    return changes

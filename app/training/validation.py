@@ -31,7 +31,6 @@ from app.inference.pipeline import Model, synthesize_case
 from app.inference.refinement import VolumeRefiner
 from app.inference.segmentation import TumourSegmenter
 from app.inference.view_fusion import FusionOptions
-from app.networks.architectures import EnhancerConfig, GeneratorConfig, RefinerConfig
 from app.networks.enhancer import Enhancer
 from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
@@ -39,12 +38,11 @@ from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.slices import Canvas, cut, paste, place_window
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import Identity
-from app.registry.spec import FirstStage, GeneratorSpec, RefinerSpec
-from app.training.config import DataRecipe, Recipe
-from app.training.data.cache import NORMALIZATION
-from app.training.tasks.synthesis import BACKGROUND, precision_of
+from app.registry.spec import GeneratorSpec, RefinerSpec
+from app.training.config import SliceData
+from app.training.data.cache import BACKGROUND, NORMALIZATION
 
 log = logging.getLogger(__name__)
 
@@ -55,61 +53,21 @@ SELECTION_METRICS = ("official_healthy", "official_tumour", "ssim_brain")
 SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 
 
-def generator_spec(
-    recipe: Recipe, architecture: GeneratorConfig, views: Sequence[View], prior: MedianPredictor | None
-) -> GeneratorSpec:
-    """Describe a generator that a recipe trains."""
-    return GeneratorSpec(
-        architecture=architecture,
-        normalization=NORMALIZATION,
-        canvas=recipe.data.canvas,
-        views=tuple(views),
-        targets=recipe.data.makes,
-        fusion=recipe.output.fusion,
-        flip_average=recipe.output.flip_average,
-        contrast=recipe.output.contrast,
-        intensity_conditioning=prior,
-    )
-
-
-def refiner_spec(
-    recipe: Recipe, architecture: RefinerConfig | EnhancerConfig, first_stage: FirstStage | None = None
-) -> RefinerSpec:
-    """Describe a refiner, or an enhancer, that a recipe trains."""
-    return RefinerSpec(
-        architecture=architecture,
-        normalization=NORMALIZATION,
-        window=recipe.data.patch,
-        overlap=recipe.refinement.overlap,
-        contrast=recipe.output.contrast if isinstance(architecture, RefinerConfig) else None,
-        first_stage=first_stage,
-    )
-
-
 def candidate_model(
-    network: HfGan | UNetGenerator,
-    recipe: Recipe,
-    views: Sequence[View],
-    intensity: IntensityPredictor,
-    device: torch.device,
-    prior: MedianPredictor | None = None,
+    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor, device: torch.device
 ) -> Model:
-    """A copy of a generator as the pipeline runs it."""
-    spec = generator_spec(recipe, network.config, views, prior)
+    """Build the model that the pipeline would run of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), str(device))
-    backend = TorchBackend(copy.deepcopy(network), runtime)
-    joining = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
-    return Model(CANDIDATE, spec, intensity, runner=runner_of(backend, runtime), runtime=runtime, joining=joining)
+    runner = runner_of(TorchBackend(copy.deepcopy(network), runtime), runtime)
+    fusion = FusionOptions(spec.fusion, spec.flip_average)
+    return Model(CANDIDATE, spec, intensity, runner=runner, runtime=runtime, joining=fusion)
 
 
-def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
-    """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
+def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:
+    """Build the model that the pipeline would run of a first stage with a refiner; its network is a copy."""
     assert stage_one.runtime is not None
     runtime = choose_runtime({"torch"}, Machine.probe(), stage_one.runtime.device)
-    return replace(
-        stage_one,
-        refiner=VolumeRefiner(CANDIDATE, refiner_spec(recipe, network.config), copy.deepcopy(network), runtime),
-    )
+    return replace(stage_one, refiner=VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime))
 
 
 def score_missing_sequences(
@@ -141,7 +99,7 @@ def score_missing_sequences(
 
 
 def score_segmenter2d(
-    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: DataRecipe, device: torch.device
+    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
 ) -> list[Scores]:
     """Segments each complete subject from its four real sequences, all views of the recipe averaged, and scores it."""
     results = []
@@ -159,20 +117,26 @@ def score_segmenter2d(
 
 
 def score_segmenter3d(
-    network: nn.Module, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
+    network: nn.Module,
+    cases: Iterable[Case],
+    masks: Mapping[str, Path],
+    window: tuple[int, int, int],
+    device: torch.device,
+    precision: torch.dtype,
 ) -> list[Scores]:
-    """Segments each complete subject from its four real sequences, as the finished judge does, and scores it.
+    """Segment each complete subject from its four real sequences, as the finished 3D segmenter does, and score it.
 
     Args:
         network: a 3D segmenter.
+        window: sides in voxels of what it sees at once.
     """
-    judge = TumourSegmenter(network.eval(), NORMALIZATION, recipe.data.patch, device, precision_of(recipe, device))
+    segmenter = TumourSegmenter(network.eval(), NORMALIZATION, window, device, precision)
     results = []
     for subject, volumes in load_complete(cases):
         first = volumes[MODALITIES[0]]
         truth = load_labels(masks.get(subject), first.grid, subject)
         if truth is not None:
-            found = judge.segment({m: v.data for m, v in volumes.items()})
+            found = segmenter.segment({m: v.data for m, v in volumes.items()})
             results.append(Scores(subject, "seg", segmentation_scores(found, truth, first.grid.lps_spacing)))
     return results
 

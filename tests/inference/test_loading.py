@@ -24,7 +24,6 @@ from app.preprocessing.normalization import Normalization
 from app.registry.manifest import change_spec, read_manifest
 from app.training.config import load_recipe
 from app.training.data.first_stage import StageOne
-from app.training.tasks.base import load_initial_weights
 from app.training.tasks.synthesis import SynthesisTask
 from tests.networks.small_models import VOLUME, add_expert, save_refiner
 from tests.training.helpers import SMALL
@@ -35,7 +34,7 @@ def weights(weights_dir, tmp_path):
     """The weights of all tests, where `tiny` leaves T2-FLAIR to `expert`."""
     folder = shutil.copytree(weights_dir, tmp_path / "weights")
     add_expert(folder)
-    change_spec(read_manifest(folder).entry("tiny"), {"specialists": {"t2f": "expert"}})
+    change_spec(read_manifest(folder).entry("tiny"), specialists={"t2f": "expert"})
     return folder
 
 
@@ -65,7 +64,7 @@ class TestSynthesis:
 
     def test_a_network_that_makes_several_is_loaded_once(self, weights):
         add_expert(weights, makes=("t2f", "t2w"))
-        change_spec(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": "expert", "t2w": "expert"}})
+        change_spec(read_manifest(weights).entry("tiny"), specialists={"t2f": "expert", "t2w": "expert"})
         model = opened(weights).model
         assert model.specialists["t2f"] is model.specialists["t2w"]
         assert model.makes == MODALITIES
@@ -101,7 +100,7 @@ class TestSynthesis:
     def test_one_that_cannot_do_it_is_named(self, weights, subject, entry, reason):
         name = entry.pop("name", "expert")
         add_expert(weights, **entry)
-        change_spec(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": name}})
+        change_spec(read_manifest(weights).entry("tiny"), specialists={"t2f": name})
         with pytest.raises(WeightsError, match=reason):
             opened(weights)
         assert opened(weights, specialists=False)({m: str(f) for m, f in subject.items()}) is not None
@@ -174,9 +173,9 @@ def trained(training_data, training_cache, tmp_path_factory):
     """Two runs of two steps, `run` of T2-FLAIR alone and `all`, and a subject that they have not seen."""
     folder = tmp_path_factory.mktemp("expert")
     write_phantom(make_phantom((40, 44, 36), 7), folder / "unseen", "phantom-7")
-    changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets=1", "data.views=['axial']"]
+    changes = [*SMALL, "losses.tversky=0", "schedule.steps=2", "schedule.targets_per_batch=1", "data.views=['axial']"]
     for run, makes in (("run", '["t2f"]'), ("all", '["t1c", "t1n", "t2f", "t2w"]')):
-        settings = [part for change in [*changes, f"data.makes={makes}"] for part in ("--set", change)]
+        settings = [part for change in [*changes, f"data.targets={makes}"] for part in ("--set", change)]
         code = main(["train", "smoke", "--data", str(training_data), "--run", str(folder / run), "--cache",
                      str(training_cache), "--device", "cpu", *settings])  # fmt: skip
         assert code == ExitCode.OK
@@ -197,9 +196,8 @@ class TestExport:
                 rows.append(Scores("phantom-7", m, values))
             return rows
 
-        for module in ("export", "promotion"):
-            monkeypatch.setattr(f"app.training.{module}.score_missing_sequences", scores)
-        monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
+        monkeypatch.setattr("app.training.validation.score_missing_sequences", scores)
+        monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
         return similarity
 
     @pytest.fixture(autouse=True)
@@ -215,7 +213,7 @@ class TestExport:
         return shutil.copytree(weights_dir, tmp_path / "w")
 
     def test_from_data_to_an_exam_that_it_completes(self, trained, plain, subject, monkeypatch):
-        monkeypatch.setattr("app.training.export.to_onnx", lambda *_: b"graph")
+        monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
         assert self._export(trained, plain, "--specialist-of", "tiny", "--force") == ExitCode.OK
         manifest = read_manifest(plain)
         mine, tiny = manifest.entry("mine"), manifest.entry("tiny")
@@ -277,7 +275,7 @@ class TestExport:
     def test_a_head_is_taught_on_what_its_network_makes(self, weights):
         recipe = load_recipe("confidence", SMALL)
         with pytest.raises(UsageError, match=r"'expert' makes t2f and not t1c, t1n, t2w; .*data\.makes"):
-            load_initial_weights(SynthesisTask(recipe, torch.device("cpu")), read_manifest(weights).entry("expert"))
+            SynthesisTask(recipe, torch.device("cpu")).load_initial_weights(read_manifest(weights).entry("expert"))
 
     @pytest.mark.parametrize(
         ("run", "arguments", "reason"),

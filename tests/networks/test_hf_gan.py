@@ -52,16 +52,14 @@ def test_every_width_takes_any_canvas_of_sixteens(preset, size):
 
 
 @pytest.mark.parametrize("members", [(0,), (2,), (0, 3), (0, 2, 3), (1, 2, 3)])
-def test_encoders_grouped_masked_or_left_out_agree(network, members):
+def test_encoders_masked_or_left_out_agree(network, members):
     images, _, target, view = _inputs()
     present = torch.zeros(2, 4)
     present[:, list(members)] = 1
     with torch.inference_mode():
         masked = network(images, present, target, view)
-        grouped = network(images, present, target, view, grouped=True)
         skipped = network(images, present, target, view, members=members)
     torch.testing.assert_close(masked, skipped, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(masked, grouped, rtol=1e-4, atol=1e-5)
 
 
 def test_missing_encoder_is_not_run(network, monkeypatch):
@@ -252,19 +250,3 @@ def test_mixed_precision_learns_what_float32_does(network):
         made.float().square().mean().backward()
         grads.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     assert torch.nn.functional.cosine_similarity(*grads, dim=0) > 0.98
-
-
-def test_a_skip_at_full_resolution_is_an_option_that_reaches_the_result():
-    torch.manual_seed(0)
-    network = HfGan(HfGanConfig(width=16, fine_skip=True)).eval()
-    images, present, target, view = _inputs()
-    assert HfGanConfig(**network.config.to_json()) == network.config
-    with torch.inference_mode():
-        fused, skips = network.encode(images, present)
-        assert [s.shape[1:] for s in skips[:2]] == [(16, *images.shape[2:]), (32, *(n // 2 for n in images.shape[2:]))]
-        whole = network.decode(fused, skips, target, view)
-        without = network.decode(fused, [torch.zeros_like(skips[0]), *skips[1:]], target, view)
-        members = tuple(range(4))
-        torch.testing.assert_close(network(images, torch.ones_like(present), target, view, members=members),
-                                   network(images, torch.ones_like(present), target, view))  # fmt: skip
-    assert (whole - without).abs().max() > 1e-4

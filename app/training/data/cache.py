@@ -36,8 +36,10 @@ from app.preprocessing.slices import SLICE_AXIS, stack_slices
 
 log = logging.getLogger(__name__)
 
+#: Normalized value of background voxels and of every voxel of a missing sequence.
+BACKGROUND: Final = -1.0
 #: How every model that is trained here sees intensities.
-NORMALIZATION: Final = Normalization("volume", background=-1.0)
+NORMALIZATION: Final = Normalization("volume", background=BACKGROUND)
 _INDEX = "index.json"
 _BEGUN = "begun.jsonl"
 _SCHEMA = 3

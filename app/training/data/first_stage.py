@@ -1,9 +1,9 @@
-"""What a first stage makes of the subjects of a cache: made once, kept beside their scores, cut into patches with them.
+"""Volumes that a first stage makes of the subjects of a cache, kept beside them and cut into patches with them.
 
-Each sequence of each subject, made from the other three, as `app.inference.pipeline.predict` gives it: scores, before anything is
-stretched or cleared; background outside the brain. The file is `<subject>-stage1-<the model's sha256, 8 digits>.npy`
-(and then, where it is not the plain mean of all three, the views and how they are joined), float16 (sequence, left,
-posterior, superior) on the subject's box.
+Each sequence of each subject is made once, from the other three, as `app.inference.pipeline.predict` gives it:
+normalized, before anything is stretched or cleared; background outside the brain. The file is
+`<subject>-stage1-<the model's sha256, 8 digits>.npy`, where views are not the plain mean of all three with the
+views and their fusion in its name. It is float16 (sequence, left, posterior, superior) on the subject's box.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ from app.registry.lineage import read_lineage
 from app.registry.manifest import Entry
 from app.registry.spec import FirstStage, GeneratorSpec
 from app.training.checkpoint import State
-from app.training.data.cache import NORMALIZATION, CachedSubject, mapped
+from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject, mapped
 from app.training.distributed import Processes
-from app.training.tasks.synthesis import BACKGROUND
 
 log = logging.getLogger(__name__)
 
 
 class StageOne:
-    """The first stage of a refinement; called with a subject, it gives what `PatchSampler` takes as `beside`.
+    """The first stage of a refinement; called with a subject, it gives what `PatchSampler` takes as `extra_channels`.
 
     Args:
         entry: a generator that sees scores as the cache holds them.
@@ -55,8 +54,10 @@ class StageOne:
                 f"model {entry.name!r} is no generator that sees scores as training does; name one with --stage-one."
             )
         if entry.spec.targets != MODALITIES:
-            raise UsageError(f"model {entry.name!r} makes {', '.join(entry.spec.targets)} only; name one that makes all four "
-                             "with --stage-one.")  # fmt: skip
+            targets = ", ".join(entry.spec.targets)
+            raise UsageError(
+                f"model {entry.name!r} makes {targets} only; name one that makes all four with --stage-one."
+            )
         self.entry, self._device = entry, device
         self._model: Model | None = None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
-from app.training.config import DataRecipe
+from app.training.config import PatchData
 from app.training.data.cache import CachedSubject
 from app.training.data.slices import Prefetcher
 
@@ -35,7 +35,7 @@ class Patches:
         labels: int64 B x X x Y x Z, tumour classes; zeros where the subject has no segmentation.
         labelled: bool (B,), whether the subject has one.
         scale: float32 B x 4 x 2, as in `app.training.data.slices.Batch`.
-        beside: float32 B x C x X x Y x Z, what the sampler's `beside` gave; C is 0 without.
+        extra_channels: float32 B x C x X x Y x Z, what the sampler's `extra_channels` gave; C is 0 without.
     """
 
     images: Tensor
@@ -43,7 +43,7 @@ class Patches:
     labels: Tensor
     labelled: Tensor
     scale: Tensor
-    beside: Tensor
+    extra_channels: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,7 +66,7 @@ class PatchSampler:
         recipe: its `patch` and `tumour_share` count: the probability that a patch is centred on a tumour voxel.
         background: fills what lies beyond the box around the brain.
         rank: number of this process; each draws other patches.
-        beside: more volumes to cut along, all of the same background.
+        extra_channels: more volumes to cut along, all of the same background.
 
     Raises:
         UsageError: there is no subject.
@@ -75,17 +75,17 @@ class PatchSampler:
     def __init__(
         self,
         subjects: Sequence[CachedSubject],
-        recipe: DataRecipe,
+        recipe: PatchData,
         background: float,
         *,
         seed: int = 0,
         rank: int = 0,
-        beside: ExtraChannels | None = None,
+        extra_channels: ExtraChannels | None = None,
     ) -> None:
         if not subjects:
             raise UsageError("there is no subject to draw patches from.")
         self._subjects, self._recipe, self._background = list(subjects), recipe, background
-        self._seed, self._rank, self._beside = seed, rank, beside
+        self._seed, self._rank, self._extra = seed, rank, extra_channels
         self._tumours: dict[str, NDArray[np.int64]] = {}
 
     @property
@@ -101,19 +101,19 @@ class PatchSampler:
     def draw(self, random: np.random.Generator, size: int) -> Patches:
         """`size` patches of random subjects."""
         rows = [self._patch(random) for _ in range(size)]
-        images, brain, labels, labelled, scale, beside = (np.stack(part) for part in zip(*rows, strict=True))
+        images, brain, labels, labelled, scale, extra_channels = (np.stack(part) for part in zip(*rows, strict=True))
         return Patches(
             torch.from_numpy(images),
             torch.from_numpy(brain),
             torch.from_numpy(labels[:, 0].astype(np.int64)),
             torch.from_numpy(labelled),
             torch.from_numpy(scale),
-            torch.from_numpy(beside),
+            torch.from_numpy(extra_channels),
         )
 
     def _patch(self, random: np.random.Generator) -> tuple[NDArray[Any], ...]:
         subject = self._subjects[int(random.integers(len(self._subjects)))]
-        # SampledStep in any case, so that a subject without tumour leaves the later numbers as they are.
+        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
         among_tumour, at = random.random() < self._recipe.tumour_share, random.random(4)
         shape, patch = subject.brain.shape, self._recipe.patch
         tumour = self._tumour(subject) if among_tumour else np.empty(0, np.int64)
@@ -129,7 +129,7 @@ class PatchSampler:
         ]
         labels = np.zeros(shape, np.uint8) if subject.labels is None else subject.labels
         pairs = [subject.intensities[m] for m in MODALITIES]
-        more = self._beside(subject) if self._beside is not None else np.empty((0, *shape), np.float16)
+        more = self._extra(subject) if self._extra is not None else np.empty((0, *shape), np.float16)
         return (
             self._cut(subject.scores, start, self._background).astype(np.float32),
             self._cut(subject.brain[None], start, 0).astype(np.float32),
@@ -158,15 +158,19 @@ class PatchSampler:
 
 
 class PatchSource:
-    """A sampler's patches of one size; `ahead` as in `app.training.data.slices.Prefetcher`."""
+    """Patches of one size from a sampler.
 
-    def __init__(self, sampler: PatchSampler, size: int, ahead: bool = False) -> None:
+    Args:
+        prefetch: as `ahead` of `app.training.data.slices.Prefetcher`.
+    """
+
+    def __init__(self, sampler: PatchSampler, size: int, prefetch: bool = False) -> None:
         self.sampler, self._size = sampler, size
-        self._drawn = Prefetcher(self._draw, ahead)
+        self._samples = Prefetcher(self._draw, prefetch)
 
     def at(self, step: int) -> tuple[Patches, np.random.Generator]:
         """The patches of a step, and its random generator where drawing left it."""
-        return self._drawn.at(step)
+        return self._samples.at(step)
 
     def _draw(self, step: int) -> tuple[Patches, np.random.Generator]:
         random = self.sampler.own(step)

@@ -36,6 +36,18 @@ def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[
     return [s for s in subjects if s.name not in kept], kept
 
 
+def labelled_subjects(subjects: Sequence[CachedSubject]) -> list[CachedSubject]:
+    """Choose the subjects with a segmentation.
+
+    Raises:
+        UsageError: they are fewer than two.
+    """
+    labelled = [s for s in subjects if s.labelled]
+    if len(labelled) < 2:
+        raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
+    return labelled
+
+
 def validation_cases(
     data: Path, elsewhere: Path | None, schedule: ScheduleRecipe, state: State, *, say: bool = True
 ) -> tuple[list[Case], dict[str, Path]]:

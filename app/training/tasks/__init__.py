@@ -1,1 +1,1 @@
-"""What a recipe can teach, one task a file."""
+"""What a recipe can train, one task a file: its recipe, batches, networks, steps, validation and export."""

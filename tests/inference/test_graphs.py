@@ -170,7 +170,7 @@ def networks():
     return {
         "unet": UNetGenerator(UNetConfig(widths=(8, 16), confidence="likelihood")),
         "unet told the median": UNetGenerator(UNetConfig(widths=(8, 16), intensity_code=True, confidence="bounded")),
-        "hybrid": HfGan(HfGanConfig(width=8, intensity_code=True, confidence="likelihood", fine_skip=True)),
+        "hybrid": HfGan(HfGanConfig(width=8, intensity_code=True, confidence="likelihood")),
         "released": HfGan(HfGanConfig(width=8, position="learned", confidence="likelihood")),
     }
 

@@ -75,7 +75,10 @@ class State:
         return {k: v.half() for k, v in self.average.items()}
 
     def load_into(self, network: nn.Module) -> None:
-        """Give a network the weights that a user's machine will load, so that what is scored is what is written."""
+        """Give a network the weights that a user's machine will load.
+
+        So the network that is scored is the one that is written.
+        """
         network.load_state_dict({k: v.float() for k, v in self.rounded_average.items()})
 
     def record(self, name: str, scores: ModelScores | None) -> TrainingRecord:
@@ -101,7 +104,7 @@ class State:
 
 
 def save_state(state: State, path: Path) -> None:
-    """Writes a checkpoint.
+    """Write a checkpoint.
 
     Raises:
         OutputError: it cannot be written; the one before is still there.
@@ -117,7 +120,9 @@ def save_state(state: State, path: Path) -> None:
 
 
 def load_state(path: Path) -> State:
-    """Reads a checkpoint; only plain values and tensors are accepted, nothing is executed.
+    """Read a checkpoint.
+
+    Only plain values and tensors are accepted, nothing is executed.
 
     Raises:
         UsageError: it is missing, damaged or of another version.

@@ -1,4 +1,7 @@
-"""Recipes: everything that decides a training run, checked. What every task has; each task declares the rest."""
+"""Recipes: everything that decides a training run, checked.
+
+This module has the keys of every task; each task declares its own.
+"""
 
 from __future__ import annotations
 
@@ -330,7 +333,9 @@ class TargetsSchedule(ScheduleRecipe):
 
 
 class Recipe(Section):
-    """One training run: what every task has. A task's own recipe adds sections, and keys to these.
+    """One training run, as every task has it.
+
+    The recipe of a task adds sections, and keys to these.
 
     Attributes:
         task: what is trained (`app.training.tasks`).
@@ -356,12 +361,17 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
     def changes(self) -> dict[str, Any]:
-        """Give what the recipe says otherwise than the defaults of its task, for records; the task is not in it."""
+        """List the values that differ from the defaults of the task, for records.
+
+        The task itself is not among them.
+        """
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"task"})
 
 
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a file, or a built-in one by name, with `section.key=value` changes applied.
+    """Read and check a recipe, with `section.key=value` changes applied.
+
+    It is a file, or a built-in recipe by name.
 
     A file may say `extends = "NAME"`: it then changes that recipe (built in, or a path beside the file).
 

@@ -1,4 +1,4 @@
-"""From a run to a model of a weights folder, if it is better than the one it replaces."""
+"""Export of a run as a model of a weights folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a trained network to a model of a weights folder: which place it takes, and whether it is better than before."""
+"""Promotion of a trained network to a model: its place, and comparisons with the one before."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def _check_better_than(
 def check_better_refiner(
     request: ExportRequest, scores: ModelScores, first: Entry, targets: Sequence[Modality]
 ) -> None:
-    """Refuse a refiner of `targets` that is worse than the one that its first stage has.
+    """Refuse a refiner that is worse than the one that its first stage has.
 
     Raises:
         UsageError: it is worse.
@@ -246,7 +246,7 @@ def check_no_refiner_conflict(first: Entry, name: str) -> None:
 
 
 def scores_of(rows: Sequence[Scores], targets: Sequence[Modality] = ()) -> ModelScores:
-    """Give what a lineage keeps of a model's scores: on whom, the means over all, and those of each target.
+    """Summarise a model's scores for the lineage: subjects, overall means, means of each target.
 
     Raises:
         UsageError: there are none.
@@ -264,7 +264,7 @@ def rounded_means(rows: Sequence[Scores]) -> dict[str, float]:
 
 
 def check_not_worse(now: Mapping[str, float], before: Mapping[str, float], metrics: Sequence[str], name: str) -> None:
-    """Refuse what is worse by any of the metrics, or has none of them in common with what was before.
+    """Refuse a model that is worse by any of the metrics, or shares none of them.
 
     Raises:
         UsageError: it is worse, or cannot be compared.
@@ -371,7 +371,9 @@ def promote_refiner(
     spec: RefinerSpec,
     stage_one: Model | None,
 ) -> Entry:
-    """Write a refiner and name it in its first stage's entry, if neither that one alone nor its refiner is better.
+    """Write a refiner and name it in its first stage's entry, unless it is worse.
+
+    It is compared with the first stage alone, and with the refiner that this one has.
 
     Args:
         stage_one: the first stage alone, ready to run; None where nothing is scored.

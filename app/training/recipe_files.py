@@ -1,4 +1,4 @@
-"""Recipes as people write them: TOML that extends TOML, changes on the command line, and mistakes in both.
+"""Recipes as people write them: TOML files, changes on the command line, and mistakes.
 
 Importing this module needs no third-party package: the help of `train` lists the built-in recipes.
 """
@@ -39,7 +39,9 @@ def built_in() -> dict[str, str]:
 
 
 def read_recipe(name: str, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a recipe and all that it extends, with `section.key=value` changes; its values are not checked.
+    """Read a recipe and all that it extends, with `section.key=value` changes.
+
+    Its values are not checked here.
 
     Args:
         name: a TOML file, or a built-in recipe.

@@ -1,4 +1,4 @@
-"""The run folder: written to by one run at a time, and gone on with by the same run only."""
+"""The run folder: one run writes to it at a time, and only the same run resumes in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _CHANGEABLE = re.compile(
 
 @contextmanager
 def alone(run: Path, group: Processes, resume: bool) -> Iterator[None]:
-    """Inside, no other `train` writes to the run folder; a run that is refused before its first file leaves none.
+    """Lock a run folder against other runs.
+
+    A run that is refused before its first file leaves no folder.
 
     Raises:
         UsageError: another one writes to it.
@@ -53,7 +55,9 @@ def _remove_if_alone(file: Path) -> None:
 
 
 def previous_state(run: Path, recipe: Recipe, processes: int, resume: bool) -> State | None:
-    """Where the run of a folder stands, with `recipe` from now on; None for a new run.
+    """Read where the run of a folder stands, with `recipe` from now on.
+
+    None is a new run.
 
     Args:
         processes: how many take part now.

@@ -1,4 +1,4 @@
-"""The loop: from a recipe and a folder of subjects to a run folder with checkpoints, logs and pictures."""
+"""The training loop: from a recipe and subjects to checkpoints, logs and pictures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TrainingPaths:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: where it stands, and the signal that stopped it, if one did."""
+    """End of a run: where it stands, and the signal that stopped it, if one did."""
 
     state: State
     signal_number: int | None = None
@@ -74,7 +74,9 @@ def train(
     stage_one: Entry | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Trains until the recipe's steps or minutes are over, or a signal comes; saves the whole state either way.
+    """Train until the recipe's steps or minutes are over, or a signal comes.
+
+    The whole state is saved either way.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`.
@@ -156,8 +158,8 @@ class _Run:
     def _subjects(self) -> list[CachedSubject]:
         cache = self.paths.cache or self.paths.run / "cache"
         with self.group.first_alone() as chosen:
-            found = build_cache(self.paths.data, cache) if chosen else []
-        return found or build_cache(self.paths.data, cache)
+            subjects = build_cache(self.paths.data, cache) if chosen else []
+        return subjects or build_cache(self.paths.data, cache)
 
     def _new_state(self, subjects: list[str], held_out: list[str], sources: Mapping[str, Entry | None]) -> State:
         """The state of a run that begins, with the models that it is made from."""
@@ -195,7 +197,10 @@ class _Run:
     # ------------------------------------------------------------ running
 
     def go(self, clock: Callable[[], float]) -> Outcome:
-        """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
+        """Run steps and epochs to the end.
+
+        A signal waits for the end of its step and for the checkpoint.
+        """
         board = RunLog(self.paths.run, self.state.step) if self.group.first else None
         signals, number = SignalGuard(), 0
         try:

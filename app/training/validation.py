@@ -1,4 +1,4 @@
-"""Scores of a model that is still in memory, by the same way and the same metrics as a finished one's."""
+"""Scores of a model that is still in training, by the pipeline and metrics of finished ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 def candidate_model(
     network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor, device: torch.device
 ) -> Model:
-    """Build the model that the pipeline would run of a generator; its network is a copy."""
+    """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), str(device))
     runner = runner_of(TorchBackend(copy.deepcopy(network), runtime), runtime)
     fusion = FusionOptions(spec.fusion, spec.flip_average)
@@ -64,7 +64,7 @@ def candidate_model(
 
 
 def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:
-    """Build the model that the pipeline would run of a first stage with a refiner; its network is a copy."""
+    """Build the pipeline's model of a refined first stage; the refiner is a copy."""
     assert stage_one.runtime is not None
     runtime = choose_runtime({"torch"}, Machine.probe(), stage_one.runtime.device)
     return replace(stage_one, refiner=VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime))
@@ -73,7 +73,9 @@ def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stag
 def score_missing_sequences(
     model: Model, cases: Iterable[Case], masks: Mapping[str, Path], targets: Sequence[Modality] | None = None
 ) -> list[Scores]:
-    """Drops each sequence of each complete subject in turn, makes it, and scores it; the rest is left out by name.
+    """Drop each sequence of each complete subject in turn, make it, and score it.
+
+    A sequence that cannot be made is left out by name.
 
     Args:
         masks: per subject, its segmentation; without one the tumour scores are NaN.
@@ -101,7 +103,7 @@ def score_missing_sequences(
 def score_segmenter2d(
     network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
 ) -> list[Scores]:
-    """Segments each complete subject from its four real sequences, all views of the recipe averaged, and scores it."""
+    """Segment each complete subject from its real sequences, views averaged, and score it."""
     results = []
     for subject, volumes in load_complete(cases):
         truth = load_labels(masks.get(subject), volumes[MODALITIES[0]].grid, subject)
@@ -109,10 +111,10 @@ def score_segmenter2d(
             continue
         arrays = {m: v.data for m, v in volumes.items()}
         intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
-        scores = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
-        found = segment(network, scores, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
+        normalized = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
+        labels = segment(network, normalized, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
         spacing = volumes[MODALITIES[0]].grid.lps_spacing
-        results.append(Scores(subject, "seg", segmentation_scores(found, truth, spacing)))
+        results.append(Scores(subject, "seg", segmentation_scores(labels, truth, spacing)))
     return results
 
 
@@ -124,7 +126,7 @@ def score_segmenter3d(
     device: torch.device,
     precision: torch.dtype,
 ) -> list[Scores]:
-    """Segment each complete subject from its four real sequences, as the finished 3D segmenter does, and score it.
+    """Segment each complete subject in 3D from its real sequences, and score it.
 
     Args:
         network: a 3D segmenter.
@@ -136,25 +138,25 @@ def score_segmenter3d(
         first = volumes[MODALITIES[0]]
         truth = load_labels(masks.get(subject), first.grid, subject)
         if truth is not None:
-            found = segmenter.segment({m: v.data for m, v in volumes.items()})
-            results.append(Scores(subject, "seg", segmentation_scores(found, truth, first.grid.lps_spacing)))
+            labels = segmenter.segment({m: v.data for m, v in volumes.items()})
+            results.append(Scores(subject, "seg", segmentation_scores(labels, truth, first.grid.lps_spacing)))
     return results
 
 
 @torch.inference_mode()
 def segment(
     network: Segmenter2d,
-    scores: Sequence[VolumeArray],
+    volumes: Sequence[VolumeArray],
     brain: MaskArray,
     views: Sequence[View],
     canvas: Canvas,
     subject: str,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    """Label map (0 to 3), axes (left, posterior, superior).
+    """Segment one subject: labels 0 to 3, axes (left, posterior, superior).
 
     Args:
-        scores: four normalised sequences in challenge order.
+        volumes: four normalized sequences in challenge order.
         brain: bool, same shape.
         views: whose probabilities are averaged.
         subject: its name may state the tumour type.
@@ -165,7 +167,7 @@ def segment(
     shares: NDArray[np.float32] = np.zeros((3, *brain.shape), dtype=np.float32)
     for view in views:
         window = place_window(brain, view, canvas)
-        stacks = np.stack([cut(volume, window, BACKGROUND) for volume in scores], axis=1)
+        stacks = np.stack([cut(volume, window, BACKGROUND) for volume in volumes], axis=1)
         made = []
         for images in torch.split(torch.from_numpy(stacks), GPU_BATCH if device.type == "cuda" else 4):
             index = torch.full((len(images),), VIEWS.index(view), device=device)
@@ -180,7 +182,7 @@ def segment(
 
 
 def means(scores: Sequence[Scores]) -> dict[str, float]:
-    """Mean of every metric over all volumes; those that are NaN everywhere are left out."""
+    """Average every metric over all volumes; those that are NaN everywhere are left out."""
     summary = summarise(scores).get("all", {})
     return {name: float(values["mean"]) for name, values in summary.items() if values["n"]}
 

@@ -103,7 +103,7 @@ class TestConditioning:
     def test_medians_are_of_the_brain_in_scores(self, subjects):
         subject = subjects[0]
         found = medians_of(subject)
-        scores = np.asarray(subject.scores, dtype=np.float32)[:, np.asarray(subject.brain)]
+        scores = np.asarray(subject.normalized, dtype=np.float32)[:, np.asarray(subject.brain)]
         np.testing.assert_allclose([found[m] for m in MODALITIES], np.median(scores, axis=1), atol=1e-6)
         assert all(-1 < v < 1 for v in found.values())
 

@@ -24,12 +24,12 @@ from app.training.data.slices import Batch
 _BIAS_NODES = 4
 #: What is left of a faded tumour's contrast, at least and at most.
 _LEFT = (-0.5, 1.0)
-#: How much lighter or darker each part of a recoloured tumour gets at most, in scores.
+#: How much lighter or darker each part of a recoloured tumour gets at most, in normalized units.
 _SHADE = 0.6
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
-    """Flips, turns and resizes each slice; shifts are the sampler's.
+    """Flip, turn and resize each slice; shifts are the sampler's.
 
     Args:
         background: fills what comes in from outside.
@@ -56,7 +56,9 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Ge
 
 
 def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Tensor:
-    """The batch's images, same shape, whose tumours stand out less from the brain around, not at all, or inversely.
+    """Let tumours stand out less from the brain around, not at all, or inversely.
+
+    Returns the batch's images, same shape.
 
     Each sequence for itself, so that a network learns to believe the one that shows the tumour against those that do
     not. Only the contrast of areas changes, a few pixels wide; texture stays. Without tumour nothing changes.
@@ -80,7 +82,9 @@ def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Ten
 
 
 def recolour_slices(batch: Batch, recipe: RecolouringRecipe, random: np.random.Generator, background: float) -> Tensor:
-    """Give the tumours of a share of T1n and T2-FLAIR any shade; the batch's images, same shape.
+    """Give the tumours of a share of T1n and T2-FLAIR any shade.
+
+    Returns the batch's images, same shape.
 
     A network learns from it which sequence to believe.
 
@@ -96,7 +100,10 @@ def recolour_slices(batch: Batch, recipe: RecolouringRecipe, random: np.random.G
 
 
 def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
-    """The batch's images, same shape, their tumours faded and then each part lighter or darker by chance."""
+    """Fade all tumours, then make each part lighter or darker by chance.
+
+    Returns the batch's images, same shape.
+    """
     faded = fade_tumours(batch, 1.0, random)
     parts = torch.stack([(batch.labels == part).to(faded) for part in range(1, CLASSES)], dim=1)
     shades = random.uniform(-_SHADE, _SHADE, (*faded.shape[:2], parts.shape[1])).astype(np.float32)
@@ -107,7 +114,9 @@ def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
 
 
 def recolour_patches(patches: Patches, recipe: RecolouringRecipe, random: np.random.Generator) -> Tensor:
-    """The patches' images, same shape; the tumours of a share of T1n and T2-FLAIR stand out otherwise than they do.
+    """Give the tumours of a share of T1n and T2-FLAIR patches another shade.
+
+    Returns the patches' images, same shape.
 
     Each part loses some of its contrast to the healthy brain of its patch, or gets it inversely, and gets lighter or
     darker by chance. Patches without tumour or without healthy brain stay as they are.
@@ -151,7 +160,7 @@ def _around(images: Tensor) -> Tensor:
 def vary_patches(
     patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
 ) -> Patches:
-    """Flips left and right, turns about a random axis and resizes each patch.
+    """Flip left and right, turn about a random axis and resize each patch.
 
     Args:
         background: fills what comes in from outside.
@@ -182,7 +191,10 @@ def vary_patches(
 def vary_intensities(
     batch: Batch | Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
 ) -> Tensor:
-    """The batch's images as another scanner might have made them, same shape; background stays as it is."""
+    """Vary brightness as other scanners do; background stays as it is.
+
+    Returns the batch's images, same shape.
+    """
     images = batch.images
 
     def draw(reach: float) -> Tensor:
@@ -205,7 +217,7 @@ def vary_intensities(
 
 
 def _bent(batch: Batch | Patches, log_gamma: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    """The batch's images after a change of gamma, and then of gain, of scores mapped to [0, 1] by their limits."""
+    """The batch's images after a change of gamma, and then of gain, of voxels mapped to [0, 1] by their limits."""
     low, high = _limits(batch)
     return low + ((batch.images - low) / (high - low)).clamp(0, 1) ** log_gamma.exp() * gain * (high - low)
 

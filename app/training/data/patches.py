@@ -1,4 +1,4 @@
-"""Random 3D patches from a cache, for the networks that see volumes; `app.training.data.slices` is the same for slices.
+"""Random 3D patches from a cache, for the networks that see volumes.
 
 As there, every random number of step k comes from a generator seeded by (seed, k, process): a resumed run draws what an
 unbroken one would.
@@ -21,7 +21,7 @@ from app.training.config import PatchData
 from app.training.data.cache import CachedSubject
 from app.training.data.slices import Prefetcher
 
-#: More volumes of a subject to cut along with its scores, C x X x Y x Z on the cache's box; float.
+#: More volumes of a subject to cut along with its own, C x X x Y x Z on the cache's box; float.
 ExtraChannels = Callable[[CachedSubject], NDArray[Any]]
 
 
@@ -30,7 +30,7 @@ class Patches:
     """Patches of several subjects, on one device.
 
     Attributes:
-        images: float32 B x 4 x X x Y x Z scores, all four real sequences.
+        images: float32 B x 4 x X x Y x Z, all four real sequences, normalized.
         brain: float32 B x 1 x X x Y x Z, 1 in the brain.
         labels: int64 B x X x Y x Z, tumour classes; zeros where the subject has no segmentation.
         labelled: bool (B,), whether the subject has one.
@@ -49,17 +49,17 @@ class Patches:
         return len(self.images)
 
     def to(self, device: torch.device) -> Patches:
-        """The same on a device."""
+        """Move the patches to a device."""
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in vars(self).items()})
 
     def pieces(self, count: int) -> list[Patches]:
-        """At most `count` parts that together are these."""
+        """Cut the patches into at most `count` parts."""
         chunks = zip(*(t.chunk(count) for t in vars(self).values()), strict=True)
         return [Patches(*chunk) for chunk in chunks]
 
 
 class PatchSampler:
-    """Draws the patches of any step.
+    """Draw the patches of any step.
 
     Args:
         subjects: of a cache.
@@ -95,11 +95,11 @@ class PatchSampler:
         return sum(max(1, round(float(np.prod(s.brain.shape)) / volume)) for s in self._subjects)
 
     def own(self, step: int) -> np.random.Generator:
-        """Random numbers of this process at a step."""
+        """Give the random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
 
     def draw(self, random: np.random.Generator, size: int) -> Patches:
-        """`size` patches of random subjects."""
+        """Draw `size` patches of random subjects."""
         rows = [self._patch(random) for _ in range(size)]
         images, brain, labels, labelled, scale, extra_channels = (np.stack(part) for part in zip(*rows, strict=True))
         return Patches(
@@ -131,7 +131,7 @@ class PatchSampler:
         pairs = [subject.intensities[m] for m in MODALITIES]
         more = self._extra(subject) if self._extra is not None else np.empty((0, *shape), np.float16)
         return (
-            self._cut(subject.scores, start, self._background).astype(np.float32),
+            self._cut(subject.normalized, start, self._background).astype(np.float32),
             self._cut(subject.brain[None], start, 0).astype(np.float32),
             self._cut(labels[None], start, 0),
             np.array(subject.labelled),
@@ -169,7 +169,7 @@ class PatchSource:
         self._samples = Prefetcher(self._draw, prefetch)
 
     def at(self, step: int) -> tuple[Patches, np.random.Generator]:
-        """The patches of a step, and its random generator where drawing left it."""
+        """Give the patches of a step, and its random generator where drawing left it."""
         return self._samples.at(step)
 
     def _draw(self, step: int) -> tuple[Patches, np.random.Generator]:

@@ -32,12 +32,12 @@ class Batch:
     """Slices of one view, on one device.
 
     Attributes:
-        images: float32 B x 4 x H x W scores, all four real sequences.
+        images: float32 B x 4 x H x W, all four real sequences, normalized.
         brain: float32 B x 1 x H x W, 1 in the brain.
         labels: int64 B x H x W, tumour classes; zeros where the subject has no segmentation.
         labelled: bool (B,), whether the subject has one.
-        scale: float32 B x 4 x 2: per sequence the scores of zero intensity and of the clip, the range that the
-            challenge scores.
+        scale: float32 B x 4 x 2: per sequence the normalized values of zero intensity and of the clip, the range of
+            the challenge's metrics.
         types: int64 (B,), index in `TUMOUR_TYPES` or -1.
         subjects: int64 (B,), index among the subjects that the sampler draws from.
         view: index in `VIEWS`.
@@ -61,11 +61,11 @@ class Batch:
         return torch.full((len(self),), self.view, device=self.images.device)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Move the batch to a device."""
         return self._of([t.to(device, non_blocking=True) for t in self._tensors()])
 
     def pieces(self, count: int) -> list[Batch]:
-        """At most `count` batches that together are this one."""
+        """Cut the batch into at most `count` parts."""
         chunks = zip(*(t.chunk(count) for t in self._tensors()), strict=True)
         return [self._of(chunk) for chunk in chunks]
 
@@ -79,7 +79,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class SampledStep:
-    """A batch on the processor, and the random generators of its step (shared, own) where drawing left them."""
+    """A batch on the processor, and its step's random generators where drawing left them.
+
+    Attributes:     plan, own: shared by all processes, and of this one.
+    """
 
     batch: Batch
     plan: np.random.Generator
@@ -87,7 +90,7 @@ class SampledStep:
 
 
 class Sampler:
-    """Draws the batch of any step.
+    """Draw the batch of any step.
 
     Where `data.tumour_share` is 1, a subject is not drawn in views in which none of its slices shows enough tumour.
 
@@ -107,12 +110,12 @@ class Sampler:
         for view in recipe.views:
             rows, columns = recipe.canvas.sizes[view]
             enough = max(1, round(recipe.min_tumour_share * rows * columns))
-            found = [
+            choices = [
                 (s, s.slices(view, recipe.min_brain_pixels), s.slices(view, recipe.min_brain_pixels, enough))
                 for s in subjects
             ]
             always = recipe.tumour_share == 1
-            rows_of = [(s, whole, ill) for s, whole, ill in found if (ill if always else whole).size]
+            rows_of = [(s, whole, ill) for s, whole, ill in choices if (ill if always else whole).size]
             if not rows_of:
                 ill_too = f" and {enough} tumour pixels" if always else ""
                 raise UsageError(f"no subject has a slice ({view}) of {recipe.min_brain_pixels} brain pixels{ill_too}.")
@@ -130,20 +133,20 @@ class Sampler:
         return sum(whole.size for rows in self._slices.values() for _, whole, _ in rows)
 
     def plan(self, step: int) -> np.random.Generator:
-        """Random numbers that all processes share at a step."""
+        """Give the random numbers that all processes share at a step."""
         return np.random.default_rng([self._seed, step])
 
     def own(self, step: int) -> np.random.Generator:
-        """Random numbers of this process at a step."""
+        """Give the random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
 
     def at(self, step: int, size: int, max_shift: int) -> SampledStep:
-        """Draw the batch of a step, with the generators for what is still to be decided about it."""
+        """Draw the batch of a step, with its random generators for what follows."""
         plan, own = self.plan(step), self.own(step)
         return SampledStep(self.draw(plan, own, size, max_shift), plan, own)
 
     def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
-        """Draw a batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
+        """Draw `size` slices of a random view, each moved by up to `max_shift` pixels."""
         views = self._recipe.views
         view = views[int(plan.integers(len(views)))]
         rows = [self._slice(view, own, max_shift) for _ in range(size)]
@@ -166,7 +169,7 @@ class Sampler:
         among_ill = own.random() < self._recipe.tumour_share
         index = int(own.choice(ill if among_ill and ill.size else whole))
         shift = own.integers(-max_shift, max_shift + 1, 2)
-        scores = slice_of(subject.scores, view, index).astype(np.float32)
+        images = slice_of(subject.normalized, view, index).astype(np.float32)
         brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
         labels = (
             np.zeros(brain.shape[1:], np.uint8) if subject.labels is None else slice_of(subject.labels, view, index)
@@ -175,7 +178,7 @@ class Sampler:
         scale = np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32)
         kind = TUMOUR_TYPES.index(subject.tumour_type) if subject.tumour_type in TUMOUR_TYPES else -1
         return (
-            self._place(scores, view, shift, self._background),
+            self._place(images, view, shift, self._background),
             self._place(brain, view, shift, 0.0),
             self._place(labels[None], view, shift, 0),
             np.array(subject.labelled),
@@ -201,7 +204,7 @@ class Sampler:
 
 
 class Prefetcher(Generic[T]):
-    """Give what `draw` draws for each step; with `ahead`, a thread draws the next one while a device computes."""
+    """Give the sample of each step, drawn ahead by a thread if asked for."""
 
     def __init__(self, draw: Callable[[int], T], ahead: bool) -> None:
         self._draw = draw

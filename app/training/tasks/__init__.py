@@ -1,1 +1,1 @@
-"""What a recipe can train, one task a file: its recipe, batches, networks, steps, validation and export."""
+"""Tasks that a recipe can train, one a file."""

@@ -1,4 +1,4 @@
-"""What a task is to the loop and to the export, and where tasks are found: `NAME.py` here holds the task `NAME`.
+"""The base of all tasks, and where they are found: `NAME.py` here holds the task `NAME`.
 
 A task owns its life: its recipe, where its batches come from, its networks and their steps, how they are validated,
 and what an export writes of them. Nothing outside names a task.
@@ -221,7 +221,7 @@ class Task(Generic[R]):
         raise NotImplementedError
 
     def pictures(self, sampler: Any) -> list[list[NDArray[np.float32]]]:
-        """Draw what the averaged network makes of one sample, as rows of images of one size."""
+        """Draw results of the averaged network on one sample, as rows of equal images."""
         raise NotImplementedError
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
@@ -240,7 +240,7 @@ class Task(Generic[R]):
 
     @classmethod
     def check_export(cls, request: ExportRequest) -> None:
-        """Check that a run's result can become the model that is asked for, before it is scored.
+        """Check that a run's result can become the model that is asked for.
 
         Raises:
             UsageError: it cannot.
@@ -250,12 +250,12 @@ class Task(Generic[R]):
 
     @classmethod
     def export_hosts(cls, request: ExportRequest) -> list[Entry]:
-        """List the published models that the result is for, beside those that the run was made from."""
+        """List the published models that the result is for."""
         return []
 
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
-        """Write a run's result as a model, unless it is worse than what it would replace.
+        """Write a run's result as a model, unless it is worse than the one before.
 
         Raises:
             UsageError: it is worse.
@@ -272,7 +272,7 @@ def task_names() -> list[str]:
 
 
 def find_task(name: str) -> type[Task[Any]] | None:
-    """Find the task that the module `name` of this package offers as `TASK`; None where there is none."""
+    """Find the task that a module of this package offers as `TASK`, if there is one."""
     try:
         module = importlib.import_module(f"{__package__}.{name}")
     except ModuleNotFoundError:
@@ -313,7 +313,7 @@ def choose_volume_precision(wanted: str, device: torch.device, depth: int) -> to
 
 @functools.cache
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 natively."""
+    """Check whether a device computes in bfloat16 natively."""
     machine = Machine.probe()
     return machine.gpu_bf16 if device.type == "cuda" else machine.cpu_bf16
 
@@ -340,5 +340,5 @@ def masked(images: Tensor, brain: Tensor) -> Tensor:
 
 
 def lineage_of(entry: Entry) -> Lineage:
-    """Give the trainings of a model and of all that it was made from, as its folder knows them."""
+    """Give the trainings of a model and of all that it was made from."""
     return read_lineage(entry.folder).ancestry([entry.sha256])

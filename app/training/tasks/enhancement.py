@@ -1,4 +1,4 @@
-"""Training of the 3D enhancer: what would enhance, and how brightly, from the sequences beside the T1c."""
+"""Training of the 3D enhancer: where a T1c would enhance, and how brightly."""
 
 from __future__ import annotations
 
@@ -89,7 +89,10 @@ class EnhancementLosses(LossRecipe):
 
 
 class EnhancementRecipe(Recipe):
-    """One training of the enhancer. On a processor, patches less than 96 deep are computed in float32."""
+    """One training of the enhancer.
+
+    On a processor, patches less than 96 deep are computed in float32.
+    """
 
     task: Literal["enhancement"] = "enhancement"
     data: EnhancementData = EnhancementData()
@@ -99,7 +102,7 @@ class EnhancementRecipe(Recipe):
 
 
 class EnhancementTask(Task[EnhancementRecipe]):
-    """A 3D network that learns the tumour's parts without the T1c, and how bright a T1c is where it enhances.
+    """A 3D network that learns tumour parts and enhancement without the T1c.
 
     No first stage teaches it: a generator makes its own training subjects' enhancement better than any other's, and
     one that learnt to correct that would learn to leave it alone. So it also serves any generator that makes T1c.
@@ -169,7 +172,7 @@ class EnhancementTask(Task[EnhancementRecipe]):
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
-        """Draw the middle slice of one patch: the other sequences; the T1c, its enhancement, the expected one."""
+        """Draw one slice: the other sequences; the T1c, its enhancement, the expected one."""
         patches = halved(sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device))
         middle = patches.images.shape[-1] // 2
         logits, level = self.average.parts(self.average.shown(patches.images, _OTHERS))
@@ -180,7 +183,7 @@ class EnhancementTask(Task[EnhancementRecipe]):
         return [[real[i] for i in _OTHERS], [real[TARGET], *rows]]
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
-        """Score the parts of the tumour that the averaged network finds, whatever makes the T1c that it enhances."""
+        """Score the parts of the tumour that the averaged network finds."""
         network, patch = Blinded(self.average), self.recipe.data.patch
         return validation.means(validation.score_segmenter3d(network, cases, masks, patch, self.device, self.precision))
 
@@ -190,7 +193,7 @@ class EnhancementTask(Task[EnhancementRecipe]):
 
     @classmethod
     def check_export(cls, request: ExportRequest) -> None:
-        """Check that the enhancer is for a generator that makes T1c, and that nothing else is asked for."""
+        """Check that the enhancer is for a generator that makes T1c."""
         check_no_specialist(request)
         host_of(request)
         if request.output:
@@ -204,7 +207,7 @@ class EnhancementTask(Task[EnhancementRecipe]):
 
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
-        """Write the enhancer, unless its host's T1c is better without it or with the one before."""
+        """Write the enhancer, unless its host makes a better T1c without it."""
         recipe, host, network = request.recipe_of(EnhancementRecipe), host_of(request), Enhancer(_CONFIG)
         request.state.load_into(network)
         spec = RefinerSpec(architecture=_CONFIG, normalization=NORMALIZATION, window=recipe.data.patch,
@@ -240,7 +243,7 @@ def host_of(request: ExportRequest) -> Entry:
 
 
 def halved(patches: Patches) -> Patches:
-    """Halve the resolution of patches: means of blocks of voxels, and of labels what most of a block is."""
+    """Halve the resolution of patches: block means, and the most frequent label."""
     classes = F.one_hot(patches.labels, CLASSES).movedim(-1, 1).float()
     return replace(
         patches,

@@ -1,4 +1,4 @@
-"""Training of the 3D refiner on patches of what a first stage made."""
+"""Training of the 3D refiner on patches of a first stage's volumes."""
 
 from __future__ import annotations
 
@@ -147,7 +147,10 @@ class _Job:
 
 
 class RefinementTask(Task[RefinementRecipe]):
-    """A refiner, and the frozen 2D segmenter if it teaches: never the 3D one, which measures what was taught."""
+    """A refiner, and the frozen 2D segmenter if it teaches.
+
+    The 3D segmenter never teaches: it measures the result.
+    """
 
     recipe_type = RefinementRecipe
     kind = "refiner"
@@ -192,7 +195,7 @@ class RefinementTask(Task[RefinementRecipe]):
         return load_refiner(entry)
 
     def new_source(self, context: TrainingContext[RefinementRecipe]) -> PatchSource:
-        """Build what batches of patches come from, with the first stage's volumes of the same places."""
+        """Build the source of batches of patches, with the first stage's volumes."""
         recipe = self.recipe
         sampler = PatchSampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=context.group.rank,
                                extra_channels=self.stage_one)  # fmt: skip
@@ -215,10 +218,10 @@ class RefinementTask(Task[RefinementRecipe]):
         self.refiner.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         parts = zip(patches.pieces(pieces), seen.chunk(pieces), stage.chunk(pieces), strict=True)
-        for part, shown, made in parts:
+        for part, shown, before in parts:
             share = len(part) / len(patches)
             for job in jobs:
-                losses = self._losses_of(part, shown, made, job, first_slice=step)
+                losses = self._losses_of(part, shown, before, job, first_slice=step)
                 weighted = torch.stack([getattr(recipe.losses, name) * value for name, value in losses.items()]).sum()
                 # One backward pass per sequence: the gradients add up while memory holds one graph only.
                 (share * weighted).backward()  # type: ignore[no-untyped-call]
@@ -226,12 +229,14 @@ class RefinementTask(Task[RefinementRecipe]):
         update("refiner")
         return totals
 
-    def _losses_of(self, part: Patches, shown: Tensor, made: Tensor, job: _Job, first_slice: int) -> dict[str, Tensor]:
+    def _losses_of(
+        self, part: Patches, shown: Tensor, before: Tensor, job: _Job, first_slice: int
+    ) -> dict[str, Tensor]:
         weights, target = self.recipe.losses, slice(job.target, job.target + 1)
         truth = part.images[:, target]
         index = torch.full((len(part),), job.target, device=self.device)
         with self.mixed_precision():
-            refined = self.refiner(made[:, target], shown, index, job.members)
+            refined = self.refiner(before[:, target], shown, index, job.members)
         losses: dict[str, Tensor] = {}
         if weights.l1 > 0:
             losses["l1"] = L.l1_loss(refined, truth, part.brain)
@@ -258,15 +263,15 @@ class RefinementTask(Task[RefinementRecipe]):
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
-        """Draw truth, first stage and refined: the middle axial slice of one patch, every sequence in turn."""
+        """Draw truth, first stage and refined slice of one patch, every sequence in turn."""
         patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
         rows = []
         for target in range(len(MODALITIES)):
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
-            made = patches.extra_channels[:, target : target + 1]
+            before = patches.extra_channels[:, target : target + 1]
             index = torch.full((1,), target, device=self.device)
-            refined = masked(self.average(made, patches.images, index, members), patches.brain)
-            volumes = (patches.images[:, target : target + 1], made, refined)
+            refined = masked(self.average(before, patches.images, index, members), patches.brain)
+            volumes = (patches.images[:, target : target + 1], before, refined)
             rows.append([v[0, 0, :, :, v.shape[-1] // 2].cpu().numpy() for v in volumes])
         return rows
 
@@ -286,7 +291,7 @@ class RefinementTask(Task[RefinementRecipe]):
 
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
-        """Write the refiner, unless its first stage is better without it or with the one before."""
+        """Write the refiner, unless its first stage is better without it."""
         recipe, first = request.recipe_of(RefinementRecipe), _first_stage_of(request)
         network = Refiner(refiner_config(recipe))
         request.state.load_into(network)
@@ -310,7 +315,7 @@ def _first_stage_of(request: ExportRequest) -> Entry:
 
 
 def degrade(stage: Tensor, brain: Tensor, recipe: NetworkRecipe, random: np.random.Generator) -> Tensor:
-    """Make first-stage patches as bad as those of subjects that the first stage has not seen; same shape, masked.
+    """Make first-stage patches as bad as those of unseen subjects; same shape, masked.
 
     Args:
         stage: float32 B x C x X x Y x Z, normalized.

@@ -42,7 +42,10 @@ class Segmentation3dLosses(LossRecipe):
 
 
 class Segmentation3dRecipe(Recipe):
-    """One training of the 3D segmenter. On a processor, patches less than 48 deep are computed in float32."""
+    """One training of the 3D segmenter.
+
+    On a processor, patches less than 48 deep are computed in float32.
+    """
 
     task: Literal["segmentation3d"] = "segmentation3d"
     data: PatchData = PatchData()
@@ -50,7 +53,7 @@ class Segmentation3dRecipe(Recipe):
 
 
 class Segmentation3dTask(Task[Segmentation3dRecipe]):
-    """A 3D segmenter, taught on the four real sequences as nnU-Net is: Dice and cross-entropy, deeply supervised."""
+    """A 3D segmenter, taught on the four real sequences as nnU-Net is."""
 
     recipe_type = Segmentation3dRecipe
     kind = "segmenter3d"
@@ -109,7 +112,7 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[np.ndarray]]:
-        """Draw the middle slice of one patch: its sequences, the truth, and the averaged network's answer."""
+        """Draw one slice: its sequences, the truth, and the averaged network's answer."""
         patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
         middle = patches.images.shape[-1] // 2
         answer = self.average(patches.images).argmax(dim=1)
@@ -150,7 +153,9 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
 
 
 def deep_losses(levels: list[Tensor], patches: Patches) -> dict[str, Tensor]:
-    """Compute Dice and cross-entropy, each level counting half of the finer one; together the levels count 1.
+    """Compute Dice and cross-entropy of all levels.
+
+    Each level counts half of the finer one; together they count 1.
 
     Args:
         levels: logits at full resolution, at half ....

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class SynthesisTask(SynthesisStep):
-    """A generator with what teaches it: where its batches come from, how it is scored, and what it becomes."""
+    """A generator: its batches, its beginning, its validation and its export."""
 
     recipe_type = SynthesisRecipe
     kind = "generator"
@@ -90,7 +90,9 @@ class SynthesisTask(SynthesisStep):
         return load_generator(entry)
 
     def load_initial_weights(self, start: Entry) -> None:
-        """Take the weights of a published generator, with as much of a confidence head as the recipe asks for.
+        """Take the weights of a published generator.
+
+        Of a confidence head it takes as much as the recipe asks for.
 
         Raises:
             UsageError: it has another architecture, or does not make what a frozen one shall; or a head of another
@@ -133,7 +135,7 @@ class SynthesisTask(SynthesisStep):
 
     @torch.no_grad()
     def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
-        """Draw truth and result of the averaged network: one slice without variation, each target in turn."""
+        """Draw truth and result of one slice without variation, each target in turn."""
         draw = np.random.default_rng([self.recipe.seed, 2**32])
         batch = sampler.draw(draw, draw, 1).to(self.device)
         rows = []
@@ -142,8 +144,8 @@ class SynthesisTask(SynthesisStep):
             present = self._present(1, members)
             index = torch.full((1,), target, device=self.device)
             median = None if self.codes is None else self.codes.of(batch.subjects, members, target)
-            made = self.average(batch.images, present, index, batch.views, median, members=members)
-            shown = masked(made.float(), batch.brain)[0, 0]
+            image = self.average(batch.images, present, index, batch.views, median, members=members)
+            shown = masked(image.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows
 
@@ -164,7 +166,7 @@ class SynthesisTask(SynthesisStep):
 
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
-        """Write the generator with its ONNX, unless it is worse than one whose place it takes."""
+        """Write the generator with its ONNX, unless it is worse than one before."""
         check_onnx_packages()
         recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, _subjects_of(request)
         intensity = fit_intensity([s.intensities for s in subjects])

@@ -212,7 +212,10 @@ class SynthesisRecipe(Recipe):
 
 
 def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
-    """Give the generator's shape that a recipe asks for; a confidence head begins with the first lambda."""
+    """Give the generator's shape that a recipe asks for.
+
+    A confidence head begins with the first lambda.
+    """
     network = recipe.network
     has_code = network.intensity_conditioning != "none"
     scale = CONFIDENCE_WEIGHTS[0] if network.confidence == "bounded" else 1.0

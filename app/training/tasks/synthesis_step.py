@@ -1,4 +1,4 @@
-"""The networks of the task `synthesis` and one step of them: Algorithm 1 of the BraSyn 2025 entry.
+"""Networks of the task `synthesis` and one step: Algorithm 1 of the BraSyn 2025 entry.
 
 Every part of it can be left out by the recipe.
 """
@@ -48,7 +48,10 @@ class Job:
 
 
 def draw_jobs(plan: np.random.Generator, data: SynthesisData, count: int) -> list[Job]:
-    """Draw `count` different sequences to make, in challenge order, each with what is present and a second one."""
+    """Draw `count` different sequences to make, in challenge order.
+
+    Each comes with the present sequences and a second one.
+    """
     targets = [MODALITIES.index(m) for m in data.targets]
     return [_job(plan, data, target) for target in sorted(plan.choice(targets, count, replace=False).tolist())]
 
@@ -61,7 +64,7 @@ def _job(plan: np.random.Generator, data: SynthesisData, target: int) -> Job:
 
 
 class SynthesisStep(Task[SynthesisRecipe]):
-    """A generator, its discriminator if the recipe has one, and the frozen segmenter if it teaches.
+    """A generator, the discriminator if there is one, the frozen segmenter if it teaches.
 
     Args:
         codes: medians of the targets of all training subjects, for a network that gets them.
@@ -115,7 +118,7 @@ class SynthesisStep(Task[SynthesisRecipe]):
         return networks
 
     def prepare(self, source: Source, step: int) -> tuple[Batch, Tensor, list[Job]]:
-        """Give the augmented batch of a step on the device, what the network sees of it, and what is made."""
+        """Give a step's batch on the device, the images that the network sees, and its jobs."""
         recipe, sample = self.recipe.augmentation, source.at(step)
         jobs = draw_jobs(sample.plan, self.recipe.data, self.recipe.schedule.targets_per_batch)
         batch = vary_geometry(sample.batch.to(self.device), recipe, sample.own, BACKGROUND)
@@ -137,15 +140,15 @@ class SynthesisStep(Task[SynthesisRecipe]):
             network.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         parts = list(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
-        made = []
+        results = []
         for part, shown in parts:
-            made.append(self._generate(part, shown, jobs, len(part) / len(batch), totals))
+            results.append(self._generate(part, shown, jobs, len(part) / len(batch), totals))
         if not update("generator"):
             return totals
         if self.task_state:
             self._grow_sure(float(totals["mean_confidence"]))
         if self.discriminator is not None:
-            for (part, _), images in zip(parts, made, strict=True):
+            for (part, _), images in zip(parts, results, strict=True):
                 self._discriminate(part, images, len(part) / len(batch), totals)
             update("discriminator")
         return totals
@@ -160,40 +163,40 @@ class SynthesisStep(Task[SynthesisRecipe]):
     def _generate(
         self, batch: Batch, seen: Tensor, jobs: Sequence[Job], share: float, totals: dict[str, Tensor]
     ) -> list[tuple[int, Tensor]]:
-        """Adds the generator's gradients on a part of the batch; returns what was made."""
+        """Adds the generator's gradients on a part of the batch; returns what it made."""
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         results = []
         for job in jobs:
             with self.mixed_precision():
-                losses, made, sure = self._losses_of(batch, seen, job)
+                losses, image, sure = self._losses_of(batch, seen, job)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
             _weighted(losses, self.losses, share).backward()  # type: ignore[no-untyped-call]
             add_to(totals, {**losses, **sure}, share / len(jobs))
-            results.append((job.target, made))
+            results.append((job.target, image))
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
         return results
 
     def _losses_of(self, batch: Batch, seen: Tensor, job: Job) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """The losses of one sequence, the sequence made, detached, and what else is logged."""
+        """The losses of one sequence, the image, detached, and what else is logged."""
         weights = self.losses
         truth = batch.images[:, job.target : job.target + 1]
         with torch.set_grad_enabled(not self.recipe.network.frozen):
             features, code = self._features(seen, batch, job.target, job.members)
-            made = self.generator.image(features)
+            image = self.generator.image(features)
         # Outside the brain the generator is free; nobody may judge what is never shown.
-        shown = masked(made, batch.brain)
-        doubt, sure = self._doubt(features, made, truth, batch)
+        shown = masked(image, batch.brain)
+        doubt, sure = self._doubt(features, image, truth, batch)
         if self.recipe.network.frozen:
-            return doubt, shown, {**sure, "l1": L.l1_loss(made, truth, batch.brain)}
-        losses = {"l1": L.l1_loss(made, truth, batch.brain), **doubt}
+            return doubt, shown, {**sure, "l1": L.l1_loss(image, truth, batch.brain)}
+        losses = {"l1": L.l1_loss(image, truth, batch.brain), **doubt}
         if weights.ssim > 0:
             tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
-            losses["ssim"] = L.ssim_loss(made, truth, batch.brain, batch.scale[:, job.target], tumour)
+            losses["ssim"] = L.ssim_loss(image, truth, batch.brain, batch.scale[:, job.target], tumour)
         if weights.enhancing > 0 and job.target == T1C:
             region = (batch.labels[:, None] == ENHANCING).float()
-            losses["enhancing"] = L.region_loss(made, truth, batch.brain, region)
+            losses["enhancing"] = L.region_loss(image, truth, batch.brain, region)
         if self.discriminator is not None:
             patches, classes = self.discriminator(shown)
             losses["adversarial"] = L.adversarial_loss(patches, real=True)
@@ -217,14 +220,14 @@ class SynthesisStep(Task[SynthesisRecipe]):
         return losses, shown.detach(), sure
 
     def _doubt(
-        self, features: Tensor, made: Tensor, truth: Tensor, batch: Batch
+        self, features: Tensor, image: Tensor, truth: Tensor, batch: Batch
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The confidence loss, and the mean confidence; nothing of a network without the head."""
         head = self.generator.confidence
         if head is None:
             return {}, {}
         expected = self.generator.error(features)
-        loss = L.confidence_loss(made, truth, batch.brain, expected, head.scale)
+        loss = L.confidence_loss(image, truth, batch.brain, expected, head.scale)
         return {"confidence": loss}, {"mean_confidence": L.brain_mean(head.scale / expected, batch.brain)}
 
     def _features(
@@ -252,11 +255,11 @@ class SynthesisStep(Task[SynthesisRecipe]):
         return present
 
     def _discriminate(
-        self, batch: Batch, made: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]
+        self, batch: Batch, images: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]
     ) -> None:
         """Adds the discriminator's gradients on real images and on what the generator has just made."""
         assert self.discriminator is not None
-        for target, image in made:
+        for target, image in images:
             with self.mixed_precision():
                 real, classes = self.discriminator(masked(batch.images[:, target : target + 1], batch.brain))
                 fake, _ = self.discriminator(image)
@@ -264,7 +267,7 @@ class SynthesisStep(Task[SynthesisRecipe]):
                 named = L.classification_loss(classes, target)
             losses = {"discriminator": opinion, "discriminator_class": named}
             _weighted(losses, self.losses, share).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, losses, share / len(made))
+            add_to(totals, losses, share / len(images))
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class TestCache:
         volume = load_volume(data / "s0" / "s0-t2w.nii.gz").data
         intensity = measure(volume, "t2w", NORMALIZATION)
         assert subject.intensities["t2w"].mean == pytest.approx(intensity.mean)
-        inside = np.asarray(subject.scores[3], dtype=np.float32)[subject.brain]
+        inside = np.asarray(subject.normalized[3], dtype=np.float32)[subject.brain]
         assert inside.mean() == pytest.approx(0, abs=0.02)
         assert inside.std() == pytest.approx(1, abs=0.02)
 
@@ -137,7 +137,7 @@ class TestCache:
         assert written == ["s1"]
         assert [s.name for s in found] == ["s0", "s1"]
         for one, other in zip(found, whole, strict=True):
-            np.testing.assert_array_equal(one.scores, other.scores)
+            np.testing.assert_array_equal(one.normalized, other.normalized)
             assert one.intensities == other.intensities
         # Of another folder's build nothing is taken over.
         begun.write_text('{"schema": 0}\n{"name": "s0"}\n')
@@ -198,7 +198,7 @@ class TestCache:
             damage()
             cache.mapped.cache_clear()
             with pytest.raises(UsageError, match=r"s1\.npy is damaged or missing; delete"):
-                _ = next(s for s in found if s.name == "s1").scores
+                _ = next(s for s in found if s.name == "s1").normalized
         (tmp_path / "cache" / "index.json").write_text("{")
         with pytest.raises(UsageError, match=r"index\.json is damaged or missing; delete"):
             build_cache(folder, tmp_path / "cache")

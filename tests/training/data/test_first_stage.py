@@ -26,7 +26,7 @@ class TestStageOne:
         name, volumes = next(load_complete(scan(training_data).cases))
         kept = stage_one(subjects[name])
         assert kept.dtype == np.float16
-        assert kept.shape == subjects[name].scores.shape
+        assert kept.shape == subjects[name].normalized.shape
         model = Synthesizer("tiny", weights=first.folder, device="cpu").model
         inputs = {m: v for m, v in volumes.items() if m != "t2f"}
         made = predict(prepare(inputs, model), "t2f", model)

@@ -9,9 +9,11 @@ from app.training.data.patches import PatchSampler, PatchSource
 
 class TestPatches:
     def test_they_are_cut_from_the_volumes_and_filled_beyond(self, subjects):
-        sampler = PatchSampler(subjects[:1], PatchData(patch=(48, 16, 16)), -1.0, extra_channels=lambda s: s.scores[:1])
+        sampler = PatchSampler(
+            subjects[:1], PatchData(patch=(48, 16, 16)), -1.0, extra_channels=lambda s: s.normalized[:1]
+        )
         patches = sampler.draw(np.random.default_rng(0), 1)
-        scores = np.asarray(subjects[0].scores, np.float32)
+        scores = np.asarray(subjects[0].normalized, np.float32)
         # Broader than the box: all of it is there, in the middle, and nothing else.
         first = (48 - scores.shape[1]) // 2 + (48 - scores.shape[1]) % 2
         inner = patches.images[0, :, first : first + scores.shape[1]].numpy()

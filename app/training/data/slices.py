@@ -81,7 +81,8 @@ class Batch:
 class SampledStep:
     """A batch on the processor, and its step's random generators where drawing left them.
 
-    Attributes:     plan, own: shared by all processes, and of this one.
+    Attributes:
+        plan, own: random numbers that all processes share, and those of this one.
     """
 
     batch: Batch

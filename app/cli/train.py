@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def add_train(commands: Any) -> None:
-    """Declares the command `train`."""
+    """Declare the command `train`."""
     from app.training.recipe_files import built_in
 
     p = commands.add_parser(
@@ -48,8 +48,8 @@ def add_train(commands: Any) -> None:
     p.add_argument(
         "--stage-one",
         metavar="NAME",
-        help="the generator that a refiner refines; default: the manifest's default. What it makes of every subject "
-        "is kept in the cache",
+        help="the generator that a refiner refines; default: the manifest's default. Its volumes of every subject "
+        "are kept in the cache",
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
     p.set_defaults(command=_train)

@@ -17,6 +17,7 @@ from app.core.config import WEIGHTS_DIR
 from app.registry.manifest import read_manifest
 from app.training.checkpoint import LAST, load_state
 from app.training.config import load_recipe
+from app.training.tasks.base import task_of
 from app.training.trainer import TrainingPaths, train
 from benchmarks._common import choose
 
@@ -29,21 +30,19 @@ VARIANTS: dict[str, list[str]] = {
     "plain U-Net": UNET,
     "U-Net with adversary and classification": [*UNET, *ADVERSARY],
     "U-Net with focal Tversky": [*UNET, "losses.tversky=0.5"],
-    "U-Net with every sequence in turn": [*UNET, "schedule.targets=4", "schedule.batch_size=2"],
+    "U-Net with every sequence in turn": [*UNET, "schedule.targets_per_batch=4", "schedule.batch_size=2"],
     "wide U-Net with every sequence in turn": [
-        *UNET, "network.widths=[64,128,256,512]", "schedule.targets=4", "schedule.batch_size=2"
+        *UNET, "network.widths=[64,128,256,512]", "schedule.targets_per_batch=4", "schedule.batch_size=2"
     ],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
-    "U-Net with transplanted tumours": [*UNET, "augmentation.transplant=0.5"],
-    "U-Net told the mean median": [*UNET, "network.intensity_prior='mean'"],
-    "U-Net told the predicted median": [*UNET, "network.intensity_prior='predicted'"],
+    "U-Net told the mean median": [*UNET, "network.intensity_conditioning='mean'"],
+    "U-Net told the predicted median": [*UNET, "network.intensity_conditioning='predicted'"],
     "U-Net with confidence by likelihood": [*UNET, "network.confidence='likelihood'", "losses.confidence=0.1"],
     "U-Net with bounded confidence": [*UNET, "network.confidence='bounded'"],
-    "skip at full resolution": ["network.fine_skip=true"],
     "the paper's Algorithm 1 with all losses": [
         "losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25", "losses.cycle=1",
-        "losses.feature=1", "losses.tversky=5", "schedule.targets=4", "schedule.batch_size=2",
+        "losses.feature=1", "losses.tversky=5", "schedule.targets_per_batch=4", "schedule.batch_size=2",
         "network.discriminator_width=16",
     ],
     "adversary and classification": ADVERSARY,
@@ -57,9 +56,8 @@ VARIANTS: dict[str, list[str]] = {
     "axial slices only": ["data.views=['axial']"],
     "cycle and feature": ["losses.cycle=0.1", "losses.feature=0.1"],
     "half width": ["network.preset='half'"],
-    "half width with skip at full resolution": ["network.preset='half'", "network.fine_skip=true"],
     "gradient norm 0.1": ["optimizer.clip_norm=0.1"],
-    "every sequence in turn": ["schedule.targets=4", "schedule.batch_size=2"],
+    "every sequence in turn": ["schedule.targets_per_batch=4", "schedule.batch_size=2"],
     "no SSIM": ["losses.ssim=0"],
     "no weight on enhancement": ["losses.enhancing=0"],
     "float32": ["schedule.precision=fp32"],
@@ -97,7 +95,7 @@ def _run(name: str, options: argparse.Namespace) -> bool:
     settings = [*COMMON, *VARIANTS[name], f"schedule.steps={options.steps}", f"seed={options.seed}"]
     recipe = load_recipe("compact", settings)
     paths = TrainingPaths(options.data, run, options.out / "cache")
-    teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if recipe.losses.tversky > 0 else None
+    teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if task_of(recipe).teaching_loss(recipe) else None
     outcome = train(recipe, paths, segmenter=teacher, resume=begun, clock=time.process_time)
     return outcome.signal_number is None
 

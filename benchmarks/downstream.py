@@ -23,13 +23,13 @@ from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import find_pairs
+from app.networks.enhancer import ENHANCING
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import read_manifest, spec_as
 from app.registry.spec import Segmenter2dSpec
-from app.training.data.cache import NORMALIZATION
-from app.training.tasks.synthesis import BACKGROUND, ENHANCING
+from app.training.data.cache import BACKGROUND, NORMALIZATION
 from app.training.validation import segment
 
 REGIONS = ("dice_WT", "dice_TC", "dice_ET")

@@ -18,7 +18,7 @@ def add_train(commands: Any) -> None:
     """Declare the command `train`."""
     p = commands.add_parser(
         "train",
-        help="train a generator, a refiner, an enhancer, the segmenter or the judge by a recipe",
+        help="train a generator, a refiner, an enhancer or a segmenter by a recipe",
         description="Trains by a recipe. `torchrun --nproc-per-node N -m -- app train ...` uses N GPUs.",
     )
     p.late_epilog = _list_recipes
@@ -46,15 +46,15 @@ def add_train(commands: Any) -> None:
     p.add_argument(
         "--stage-one",
         metavar="NAME",
-        help="the generator that a refiner refines; default: the manifest's default. What it makes of every subject "
-        "is kept in the cache",
+        help="the generator that a refiner refines; default: the manifest's default. Its volumes of every subject "
+        "are kept in the cache",
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
     p.set_defaults(command=_train)
 
 
 def _list_recipes() -> str:
-    from app.training.config import built_in
+    from app.training.recipe_files import built_in
 
     return "recipes: " + "; ".join(f"{name}: {note}" for name, note in built_in().items())
 
@@ -63,29 +63,31 @@ def _train(options: argparse.Namespace) -> int:
     from app.inference.device import Machine, choose_device
     from app.registry.manifest import read_manifest
     from app.training.config import load_recipe
-    from app.training.tasks.base import taught_by
+    from app.training.tasks.base import task_of
     from app.training.trainer import TrainingPaths, train
 
     changes = list(options.set)
     if options.budget_minutes is not None:
         changes.append(f"schedule.budget_minutes={options.budget_minutes}")
     recipe = load_recipe(options.recipe, changes)
+    task = task_of(recipe)
     outcome = train(
         recipe,
         TrainingPaths(options.data, options.run, options.cache, options.validation),
         device=choose_device(options.device, Machine.probe())[0],
         resume=options.resume,
-        segmenter=read_manifest(options.weights).entry(options.segmenter) if taught_by(recipe) else None,
+        segmenter=read_manifest(options.weights).entry(options.segmenter) if task.teaching_loss(recipe) else None,
         start=read_manifest(options.weights).entry(options.start) if options.start else None,
-        stage_one=read_manifest(options.weights).entry(options.stage_one) if recipe.task == "refinement" else None,
+        stage_one=read_manifest(options.weights).entry(options.stage_one) if task.needs_stage_one else None,
     )
     if outcome.signal_number is not None:
         log.warning("Stopped after step %d; the same command with --resume goes on.", outcome.state.step)
         return 128 + outcome.signal_number
     places = {"data": options.data, "cache": options.cache}
     given = " ".join(f"--{option} {shlex.quote(str(path))}" for option, path in places.items() if path is not None)
-    refines = " --refines GENERATOR" if recipe.task == "enhancement" else ""
-    command = f"python -m app export {shlex.quote(str(options.run))} {given} --model NAME{refines} --score-on UNSEEN"
+    command = (
+        f"python -m app export {shlex.quote(str(options.run))} {given} --model NAME{task.export_hint} --score-on UNSEEN"
+    )
     log.info("Trained: %d steps, %.1f minutes; `%s` makes a model of it.",
              outcome.state.step, outcome.state.minutes, command)  # fmt: skip
     return ExitCode.OK

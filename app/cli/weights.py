@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 def add_export(commands: Any) -> None:
-    """Declares the command `export`."""
+    """Declare the command `export`."""
     p = commands.add_parser(
         "export",
         help="write a trained run as a model, or a model's ONNX",
         description="With RUN: writes its averaged weights as safetensors and ONNX with their manifest entry, unless "
-        "they score worse than the model that they would replace. Without: adds the ONNX file to a model.",
+        "they score worse than the model before. Without: adds the ONNX file to a model.",
     )
     p.add_argument("run", type=path, nargs="?", metavar="RUN", help="a run folder of `train`")
     p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
@@ -31,7 +31,7 @@ def add_export(commands: Any) -> None:
         "--contrast",
         type=share,
         metavar="C",
-        help="how far what it makes is brought to a scan's spread, 0 to 1; default: the recipe's",
+        help="how far its result is brought to a scan's spread, 0 to 1; default: the recipe's",
     )
     p.add_argument("--fusion", choices=FUSIONS, help="how its views become one volume; default: the recipe's")
     p.add_argument(
@@ -45,7 +45,7 @@ def add_export(commands: Any) -> None:
     p.add_argument(
         "--specialist-of",
         metavar="NAME",
-        help="for a run that makes some of the sequences only (data.makes): model NAME leaves them to it from now on",
+        help="for a run that makes some of the sequences only (data.targets): model NAME leaves them to it from now on",
     )
     p.add_argument("--refines", metavar="NAME", help="for an enhancer: the model whose T1c it is for")
     p.add_argument("--force", action="store_true", help="also without scores, or with worse ones")

@@ -1,8 +1,8 @@
 """Build the blocks of the generator.
 
-A grouped block holds the parameters of parallel, independent blocks, one per sequence. They lie side by side along the
-channel axis, as in the released weights. It runs either all of them in one grouped operation (`member=None`), or a
-single one with its share of the parameters (`member=i`). The numbers are the same.
+A grouped block holds the parameters of several parallel, independent blocks (one per sequence) side by side along the
+channel axis, as in the released weights. It runs one of them at a time, with its share of the parameters (`member=i`).
+A block of one member needs no number.
 """
 
 from __future__ import annotations
@@ -82,19 +82,15 @@ class GroupedConv2d(nn.Module):
         template = nn.Conv2d(members * in_channels, members * out_channels, kernel_size, groups=members)
         self.weight = template.weight
         self.bias = template.bias
-        self.members, self.out_channels, self.stride, self.padding = members, out_channels, stride, padding
+        self.out_channels, self.stride, self.padding = out_channels, stride, padding
 
     def forward(self, x: Tensor, member: int | None = None) -> Tensor:
-        """Convolve all members, or one.
-
-        Args:
-            x: B x (members * in) x H x W with `member=None`, else B x in x H x W; the result's channels likewise.
-        """
-        weight, bias, groups = self.weight, self.bias, self.members
+        """Convolve B x in x H x W to B x out x H' x W'."""
+        weight, bias = self.weight, self.bias
         if member is not None:
             share = slice(member * self.out_channels, (member + 1) * self.out_channels)
-            weight, bias, groups = weight[share], None if bias is None else bias[share], 1
-        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding, groups=groups)
+            weight, bias = weight[share], None if bias is None else bias[share]
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
 
 
 class GroupedNorm(nn.Module):
@@ -104,12 +100,12 @@ class GroupedNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(members * channels))
         self.bias = nn.Parameter(torch.zeros(members * channels))
-        self.members, self.channels = members, channels
+        self.channels = channels
 
     def forward(self, x: Tensor, member: int | None = None) -> Tensor:
         """Same shape out as in."""
         if member is None:
-            return group_norm(x, NORM_GROUPS * self.members, self.weight, self.bias)
+            return group_norm(x, NORM_GROUPS, self.weight, self.bias)
         share = slice(member * self.channels, (member + 1) * self.channels)
         return group_norm(x, NORM_GROUPS, self.weight[share], self.bias[share])
 
@@ -191,7 +187,7 @@ class Encoder(nn.Module):
         """Return the five stages' outputs before down-sampling, finest first, the bottleneck last.
 
         Args:
-            x: B x in_channels x H x W for one member, B x (members * in_channels) x H x W for all.
+            x: B x in_channels x H x W.
         """
         x = self.conv_initial(x, member)
         features = []

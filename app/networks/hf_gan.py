@@ -98,7 +98,6 @@ class HfGan(SliceNetwork):
         view: Tensor | None = None,
         intensity: Tensor | None = None,
         members: tuple[int, ...] | None = None,
-        grouped: bool = False,
     ) -> Tensor:
         """Return the normalized target, B x 1 x H x W.
 
@@ -108,18 +107,17 @@ class HfGan(SliceNetwork):
             target, view, intensity: (B,), see `Infuser`.
             members: the sequences present in every slice of the batch. Only their encoders are run. None runs all
                 four and masks, for batches that mix subsets and for export.
-            grouped: with `members=None`, run the four encoders as one grouped convolution.
         """
-        fused, skips = self.encode(images, present, members, grouped)
+        fused, skips = self.encode(images, present, members)
         return self.decode(fused, skips, target, view, intensity)
 
     def encode(
-        self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None, grouped: bool = False
+        self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the fused bottleneck (B x C x H/16 x W/16), before any target, and the skips."""
         there = present[:, :, None, None].to(images)
         images = images * there + self.config.background * (1 - there)
-        stages, features, run = self._run_encoders(images, members, grouped)
+        stages, features, run = self._run_encoders(images, members)
         early = self.early(images)
         # A list as index would be copied to the device at every call, which a CUDA graph cannot hold.
         shares = torch.stack([present[:, m] for m in run], dim=1)
@@ -169,16 +167,12 @@ class HfGan(SliceNetwork):
         return out
 
     def _run_encoders(
-        self, images: Tensor, members: tuple[int, ...] | None, grouped: bool
+        self, images: Tensor, members: tuple[int, ...] | None
     ) -> tuple[list[list[Tensor]], Tensor, tuple[int, ...]]:
         """Return features per stage and member, and stacked bottlenecks, B x n x C x h x w."""
-        if members is None and grouped:
-            members = tuple(range(len(MODALITIES)))
-            stages = [list(stage.chunk(len(members), dim=1)) for stage in self.encoders(images)]
-        else:
-            members = tuple(range(len(MODALITIES))) if members is None else members
-            per_member = [self.encoders(images[:, m : m + 1], m) for m in members]
-            stages = [list(stage) for stage in zip(*per_member, strict=True)]
+        members = tuple(range(len(MODALITIES))) if members is None else members
+        per_member = [self.encoders(images[:, m : m + 1], m) for m in members]
+        stages = [list(stage) for stage in zip(*per_member, strict=True)]
         return stages, torch.stack(stages[-1], dim=1), members
 
 

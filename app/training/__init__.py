@@ -1,1 +1,1 @@
-"""How models are made. Only the command line imports this package."""
+"""Training of models, from recipes to exports. Only the command line imports this package."""

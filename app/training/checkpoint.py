@@ -1,27 +1,26 @@
 """The whole state of a run in one file, written whole or not at all.
 
-Random numbers need no state of their own: those of step k are seeded by k (see `app.training.data.slices`), so the step is
-the position in the data, in the schedule and in every random sequence.
+Random numbers need no state of their own: those of step k are seeded by k (see `app.training.data.slices`). So the step
+is the position in the data, in the schedule and in every random sequence.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from app.core.atomic_io import save_bytes
 from app.core.errors import UsageError
-from app.registry.lineage import Lineage
+from app.registry.lineage import Lineage, ModelScores, TrainingRecord
 from app.registry.manifest import Identity
 from app.registry.spec import FirstStage
-from app.training.config import Recipe
+from app.training.config import Recipe, recipe_from_json
 
 LAST, BEST = "last.pt", "best.pt"
 _SCHEMA = 3
@@ -35,9 +34,9 @@ class State:
 
     Attributes:
         recipe: what it follows.
-        step: updates done; minutes: of training, over all sittings.
+        step: updates done; minutes: of training, over all resumptions.
         networks, average, optimizers: torch's state dicts.
-        memory: what the task keeps beside its weights (`SynthesisTask.memory`).
+        task_state: what the task keeps beside its weights (`app.training.tasks.base.Task.task_state`).
         best: score of the best validation so far; None before the first.
         pieces: parts into which batches are cut for memory.
         processes: how many shared each step.
@@ -55,7 +54,7 @@ class State:
     networks: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
-    memory: dict[str, float] = field(default_factory=dict)
+    task_state: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     pieces: int = 1
     processes: int = 1
@@ -67,18 +66,45 @@ class State:
     lineage: Lineage = field(default_factory=Lineage)
     validated: list[str] | None = None
 
+    @property
+    def rounded_average(self) -> dict[str, Tensor]:
+        """The averaged weights as they are published: half the size.
 
-class Memoryless:
-    """A task that carries nothing from step to step but its networks; see `SynthesisTask.memory` for one that does."""
+        The rounding is below that of the bfloat16 in which most machines run them.
+        """
+        return {k: v.half() for k, v in self.average.items()}
 
-    memory: Mapping[str, float] = MappingProxyType({})
+    def load_into(self, network: nn.Module) -> None:
+        """Give a network the weights that a user's machine will load.
 
-    def remember(self, memory: Mapping[str, float]) -> None:
-        """There is nothing to keep."""
+        So the network that is scored is the one that is written.
+        """
+        network.load_state_dict({k: v.float() for k, v in self.rounded_average.items()})
+
+    def record(self, name: str, scores: ModelScores | None) -> TrainingRecord:
+        """Give what a lineage keeps of the training of a model.
+
+        Args:
+            name: of the model.
+        """
+        return TrainingRecord(
+            model=name,
+            task=self.recipe.task,
+            recipe=self.recipe.changes(),
+            subjects=tuple(self.subjects),
+            seed=self.recipe.seed,
+            steps=self.step,
+            slices=self.step * self.recipe.schedule.batch_size * self.processes,
+            minutes=round(self.minutes, 1),
+            started_from=None if self.started_from is None else self.started_from.sha256,
+            first_stage=None if self.first_stage is None else self.first_stage.sha256,
+            teacher=None if self.teacher is None else self.teacher.sha256,
+            scores=scores,
+        )
 
 
 def save_state(state: State, path: Path) -> None:
-    """Writes a checkpoint.
+    """Write a checkpoint.
 
     Raises:
         OutputError: it cannot be written; the one before is still there.
@@ -94,7 +120,9 @@ def save_state(state: State, path: Path) -> None:
 
 
 def load_state(path: Path) -> State:
-    """Reads a checkpoint; only plain values and tensors are accepted, nothing is executed.
+    """Read a checkpoint.
+
+    Only plain values and tensors are accepted, nothing is executed.
 
     Raises:
         UsageError: it is missing, damaged or of another version.
@@ -111,7 +139,7 @@ def load_state(path: Path) -> State:
     needed, known = {"recipe", "networks", "average", "optimizers"}, {f.name for f in fields(State)}
     if not needed <= form.keys() <= known:
         raise UsageError(f"{path} is no whole checkpoint; start the run again.")
-    form["recipe"] = Recipe.from_json(form["recipe"], str(path))
+    form["recipe"] = recipe_from_json(form["recipe"], str(path))
     try:
         form["lineage"] = Lineage.from_json(form["lineage"])
         for name, kind in (("started_from", Identity), ("teacher", Identity), ("first_stage", FirstStage)):

@@ -1,4 +1,7 @@
-"""One process, or several that `torchrun` started: gradients are averaged, everything else is the same on each."""
+"""One process, or several that `torchrun` started.
+
+Their gradients are averaged, everything else is the same on each.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Processes:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces each gradient by its mean over the processes; one that a process lacks counts as zero."""
+        """Average each gradient over the processes; a missing one counts as zero."""
         if self.count == 1:
             return
         held = list(parameters)
@@ -45,7 +48,7 @@ class Processes:
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def agree(self, value: float) -> float:
-        """The first process's value, on all of them."""
+        """Give the first process's value on all of them."""
         if self.count == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -53,7 +56,7 @@ class Processes:
         return float(shared.item())
 
     def largest(self, value: int) -> int:
-        """The largest of all processes' values, on all of them."""
+        """Give the largest of all processes' values on all of them."""
         if self.count == 1:
             return value
         shared: Tensor = torch.tensor([value], device=self.device)
@@ -62,7 +65,7 @@ class Processes:
 
     @contextmanager
     def first_alone(self) -> Iterator[bool]:
-        """Inside, the first process does what the others wait for; what it raises ends them all.
+        """Let the first process work while the others wait; its error ends them all.
 
         Yields:
             Whether this is the first process.
@@ -83,14 +86,14 @@ class Processes:
                 raise UsageError(f"process {self.rank} ends because the first one did; its message says why.")
 
     def wait(self) -> None:
-        """Returns when all processes have come here."""
+        """Wait until all processes have come here."""
         if self.count > 1:
             dist.barrier()
 
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Joins the others that `torchrun` started, if it did.
+    """Join the other processes that `torchrun` started, if it did.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`; with several processes each takes the GPU of its local rank.

@@ -44,7 +44,7 @@ STRIDE = 3
 
 
 def subsets() -> Iterator[tuple[tuple[Modality, ...], Modality]]:
-    """Every non-empty set of present sequences with every target outside it: 28 pairs."""
+    """List every non-empty set of present sequences with every target outside it."""
     for target in MODALITIES:
         others = [m for m in MODALITIES if m != target]
         for count in (1, 2, 3):
@@ -62,25 +62,25 @@ class RegressionFit:
         self.intensities: list[dict[Modality, Intensity]] = []
 
     def add(self, subject: str, volumes: dict[Modality, VolumeArray]) -> None:
-        """Adds one complete subject; four float32 arrays of one shape, background 0."""
+        """Add one complete subject: four float32 arrays of one shape, background 0."""
         intensities = {m: measure(v, m, NORMALIZATION) for m, v in volumes.items()}
         brain = vote_foreground(volumes)
-        scores = {
+        volumes_in_brain = {
             m: np.clip(normalize(volumes[m], intensities[m], None)[brain][::STRIDE], *INPUT_RANGE) for m in MODALITIES
         }
         for inputs in {i for i, _ in subsets()}:
-            terms = monomials(np.stack([scores[m] for m in inputs])).astype(np.float64)
+            terms = monomials(np.stack([volumes_in_brain[m] for m in inputs])).astype(np.float64)
             gram = terms @ terms.T / terms.shape[1]
             for target in (m for m in MODALITIES if m not in inputs):
                 key = subset_key(inputs, target)
-                right = terms @ scores[target] / terms.shape[1]
+                right = terms @ volumes_in_brain[target] / terms.shape[1]
                 self._grams[key] = self._grams.get(key, 0) + gram
                 self._rights[key] = self._rights.get(key, 0) + right
         self.subjects.append(subject)
         self.intensities.append(intensities)
 
     def voxelwise(self) -> dict[str, Any]:
-        """The form that `VoxelwiseRegression.from_json` reads."""
+        """Give the form that `VoxelwiseRegression.from_json` reads."""
         coefficients = {}
         for key, gram in self._grams.items():
             jitter = 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
@@ -89,12 +89,12 @@ class RegressionFit:
         return {"input_range": list(INPUT_RANGE), "contrast": CONTRAST, "coefficients": coefficients}
 
     def intensity(self) -> dict[str, Any]:
-        """The form that `IntensityPredictor.from_json` reads."""
+        """Give the form that `IntensityPredictor.from_json` reads."""
         return fit_intensity(self.intensities)
 
 
 def fit_intensity(subjects: Sequence[dict[Modality, Intensity]], ridge: float = RIDGE) -> dict[str, Any]:
-    """Ridge regressions of ratio and log deviation, slopes penalised after standardising, constant free."""
+    """Fit ridge regressions of ratio and log deviation for every set of present sequences."""
     coefficients = {}
     for inputs, target in subsets():
         rows = [intensity_features({m: s[m] for m in inputs}) for s in subjects]
@@ -114,7 +114,7 @@ def fit_intensity(subjects: Sequence[dict[Modality, Intensity]], ridge: float = 
 
 
 def penalised_fit(features: NDArray[np.float64], goals: NDArray[np.float64], ridge: float) -> list[list[float]]:
-    """Rows [constant, one slope per feature], six digits each: slopes penalised after standardising, constant free.
+    """Fit slopes, penalised after standardising, and a free constant, to six digits.
 
     Args:
         features: subjects x (1 + features), the first column 1.
@@ -130,7 +130,7 @@ def penalised_fit(features: NDArray[np.float64], goals: NDArray[np.float64], rid
 
 
 def fit(cases: Iterable[Case]) -> RegressionFit:
-    """Fits on every complete readable subject; the others are left out by name.
+    """Fit on every complete readable subject; the others are left out by name.
 
     Raises:
         UsageError: fewer than two subjects can be used.
@@ -145,7 +145,7 @@ def fit(cases: Iterable[Case]) -> RegressionFit:
 
 
 def fit_and_write(data: Path, folder: Path) -> Entry:
-    """Fits on `data` and writes the model `regression` and its manifest entry.
+    """Fit on `data` and write the model `regression` with its manifest entry.
 
     Raises:
         UsageError: fewer than two subjects can be used, or `data` is no folder.
@@ -163,40 +163,51 @@ def fit_and_write(data: Path, folder: Path) -> Entry:
 
 
 def encode(form: dict[str, Any]) -> bytes:
-    """JSON as it is stored beside weights."""
+    """Give JSON as it is stored beside weights."""
     return (json.dumps(form, indent=1) + "\n").encode()
 
 
 def medians_of(subject: CachedSubject) -> dict[Modality, float]:
-    """Median score in the brain per sequence."""
+    """Measure the median in the brain of each normalized sequence."""
     brain = np.asarray(subject.brain)
-    return {m: float(np.median(subject.scores[i][brain].astype(np.float32))) for i, m in enumerate(MODALITIES)}
+    return {m: float(np.median(subject.normalized[i][brain].astype(np.float32))) for i, m in enumerate(MODALITIES)}
 
 
 def fit_intensity_conditioning(
     subjects: Sequence[CachedSubject], kind: Literal["none", "mean", "predicted"]
 ) -> tuple[MedianPredictor, list[dict[Modality, float]]] | None:
-    """The prior that a recipe asks for, and the medians that it was fitted on, one per subject; None for `none`."""
+    """Fit the predictor of the target's median that a recipe asks for; None for `none`.
+
+    It is one function, fitted once on all training subjects and stored with the weights. A training subject gets what
+    that function says of its present sequences: exactly what the network gets in use. Leaving each subject out of its
+    own prediction looks cleaner and is not: what is then predicted moves against the subject's own median, and a
+    network could read it off.
+
+    Returns:
+        The predictor, and the medians that it was fitted on, one per subject.
+    """
     if kind == "none":
         return None
     medians = [medians_of(s) for s in subjects]
-    means = {m: round(float(np.mean([found[m] for found in medians])), 6) for m in MODALITIES}
+    means = {m: round(float(np.mean([row[m] for row in medians])), 6) for m in MODALITIES}
     if kind == "mean":
         return MedianPredictor(means), medians
     coefficients = {}
     for inputs, target in subsets():
         features = np.stack(
-            [median_features({m: s.intensities[m] for m in inputs}, {m: found[m] for m in inputs})
-             for s, found in zip(subjects, medians, strict=True)]
+            [median_features({m: s.intensities[m] for m in inputs}, {m: row[m] for m in inputs})
+             for s, row in zip(subjects, medians, strict=True)]
         )  # fmt: skip
-        (row,) = penalised_fit(features, np.array([[found[target] for found in medians]]), RIDGE)
+        (row,) = penalised_fit(features, np.array([[row[target] for row in medians]]), RIDGE)
         coefficients[subset_key(inputs, target)] = tuple(row)
     span = {m: (min(f[m] for f in medians), max(f[m] for f in medians)) for m in MODALITIES}
     return MedianPredictor(means, coefficients, span), medians
 
 
 class IntensityCodes:
-    """What every training subject's network is told, for every target and every set of present sequences.
+    """Medians that the network gets with each training subject.
+
+    There is one for every target and every set of present sequences.
 
     Args:
         subjects: those that batches are drawn from, in the sampler's order.
@@ -208,15 +219,15 @@ class IntensityCodes:
         self._table = {
             subset_key(inputs, target): torch.tensor(
                 [
-                    prior.predict({m: s.intensities[m] for m in inputs}, {m: found[m] for m in inputs}, target)
-                    for s, found in zip(subjects, medians, strict=True)
+                    prior.predict({m: s.intensities[m] for m in inputs}, {m: row[m] for m in inputs}, target)
+                    for s, row in zip(subjects, medians, strict=True)
                 ]
             )
             for inputs, target in subsets()
         }
 
     def of(self, subjects: Tensor, members: tuple[int, ...], target: int) -> Tensor:
-        """(B,) medians of the target.
+        """Give the medians of the target, (B,).
 
         Args:
             subjects: (B,) indices among the training subjects.

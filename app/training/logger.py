@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: `log.csv`, TensorBoard events where tensorboard is installed, sample pictures."""
+"""Logs of a run: `log.csv`, sample pictures, and TensorBoard events where tensorboard is installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunLog:
             save_bytes("".join(kept).encode(), self._csv)
 
     def write(self, step: int, minutes: float, values: Mapping[str, float]) -> None:
-        """One row per value: step, minutes, name, value."""
+        """Write one row per value: step, minutes, name, value."""
         new = not self._csv.exists()
         try:
             with self._csv.open("a", newline="") as stream:
@@ -65,7 +65,10 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def picture(self, rows: Sequence[Sequence[NDArray[np.float32]]], path: Path, step: int) -> None:
-        """A PNG of equally large images, each from its row's first image's range; what is not finite is black."""
+        """Draw equally large images as a PNG.
+
+        Each is shown in the range of its row's first image; values that are not finite are black.
+        """
         lines = []
         for row in rows:
             low, high = np.percentile(row[0], [1, 99.5])
@@ -84,6 +87,6 @@ class RunLog:
             self._board.add_image("sample", sheet[None], step)
 
     def close(self) -> None:
-        """Flushes what is held."""
+        """Flush the events that are held."""
         if self._board is not None:
             self._board.close()

@@ -1,5 +1,7 @@
-"""Losses, one function each. Image losses take B x 1 x H x W scores and average over brain pixels only; those of
-`l1_loss` and `ssim_loss` may be volumes, B x 1 x X x Y x Z.
+"""Losses, one function each.
+
+Image losses take normalized images, B x 1 x H x W, and average over brain pixels only. `l1_loss` and `ssim_loss` take
+volumes too, B x 1 x X x Y x Z.
 
 Sources: the BraSyn 2025 entry ("No More Slice Wars") and the thesis behind it (SSIM per tissue: Appendix A); HF-GAN
 (adversarial, classification, feature, cycle); Abraham and Khan, ISBI 2019 (focal Tversky); CG-SAMR (confidence).
@@ -22,18 +24,19 @@ TVERSKY_GAMMA = 4.0 / 3.0
 
 
 def brain_mean(values: Tensor, brain: Tensor) -> Tensor:
-    """Mean of `values` over pixels where `brain` is 1; 0 for an empty brain."""
+    """Average `values` over pixels where `brain` is 1; 0 for an empty brain."""
     return (values * brain).sum() / brain.sum().clamp(min=1)
 
 
 def l1_loss(prediction: Tensor, truth: Tensor, brain: Tensor) -> Tensor:
-    """Mean absolute difference inside the brain."""
+    """Compute the mean absolute difference inside the brain."""
     return brain_mean((prediction.float() - truth).abs(), brain)
 
 
 def region_loss(prediction: Tensor, truth: Tensor, brain: Tensor, region: Tensor) -> Tensor:
-    """Absolute difference inside a region, as its share of the brain's mean: with weight w added to `l1_loss`, a pixel
-    of the region counts 1 + w times.
+    """Compute the absolute difference inside a region, as its share of the brain's mean.
+
+    Added with weight w to `l1_loss`, it lets a pixel of the region count 1 + w times.
 
     Args:
         region: B x 1 x H x W, 1 in the region; no pixel of it costs nothing.
@@ -42,7 +45,7 @@ def region_loss(prediction: Tensor, truth: Tensor, brain: Tensor, region: Tensor
 
 
 def confidence_loss(prediction: Tensor, truth: Tensor, brain: Tensor, expected: Tensor, weight: float) -> Tensor:
-    """Mean of c * |error| - weight * log(c) inside the brain, with c = weight / expected; in float32.
+    """Average c * |error| - weight * log(c) in the brain, with c = weight / expected.
 
     CG-SAMR's confidence loss, least at c = weight / |error|, which is to say at expected = |error|. With a weight of 1
     it is the negative log-likelihood of a Laplace distribution (less log 2); see `app.networks.confidence`.
@@ -58,10 +61,12 @@ def confidence_loss(prediction: Tensor, truth: Tensor, brain: Tensor, expected: 
 
 
 def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, tumour: Tensor | None = None) -> Tensor:
-    """One minus SSIM, averaged over the brain: the challenge's window and constants, in 2D for slices, 3D for volumes.
+    """Compute one minus SSIM, averaged over the brain.
+
+    Window and constants are the challenge's, in 2D for slices and in 3D for volumes.
 
     Args:
-        scale: B x 2, scores that the challenge maps to 0 and 1 (zero intensity and the clip).
+        scale: B x 2, normalized values that the challenge maps to 0 and 1 (zero intensity and the clip).
         tumour: B x 1 x H x W, 1 in the tumour. If given, healthy brain and tumour count as equal halves; without a
             tumour pixel in the batch, all of it is healthy.
     """
@@ -75,7 +80,7 @@ def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, t
 
 
 def ssim_pixels(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -> Tensor:
-    """SSIM of every pixel or voxel in float32, shaped as the prediction; arguments as `ssim_loss`."""
+    """Compute SSIM of every pixel or voxel in float32; arguments as `ssim_loss`."""
     # The variances are small differences of large numbers, which bfloat16 cannot hold.
     with torch.autocast(prediction.device.type, enabled=False):
         return _ssim_pixels(prediction.float(), truth.float(), brain, scale)
@@ -94,7 +99,7 @@ def _ssim_pixels(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor
 
 
 def adversarial_loss(patches: Tensor, real: bool) -> Tensor:
-    """Binary cross-entropy of the discriminator's logits against all real or all made.
+    """Compute the cross-entropy of the discriminator's logits against all real or all synthetic.
 
     Args:
         patches: logits of any shape.
@@ -103,7 +108,7 @@ def adversarial_loss(patches: Tensor, real: bool) -> Tensor:
 
 
 def classification_loss(classes: Tensor, sequence: int) -> Tensor:
-    """Cross-entropy of the discriminator's sequence head.
+    """Compute the cross-entropy of the discriminator's sequence head.
 
     Args:
         classes: B x 4 logits.
@@ -113,12 +118,15 @@ def classification_loss(classes: Tensor, sequence: int) -> Tensor:
 
 
 def feature_loss(first: Tensor, second: Tensor) -> Tensor:
-    """One minus the cosine between two bottlenecks (B x C x h x w) along the channels, averaged over positions."""
+    """Compute one minus the cosine between two bottlenecks along their channels.
+
+    The bottlenecks are B x C x h x w; the positions are averaged.
+    """
     return 1 - F.cosine_similarity(first.float(), second.float(), dim=1).mean()
 
 
 def focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over the tumour classes of (1 - Tversky index) ** (1 / gamma), divided by their number (equation 4).
+    """Average (1 - Tversky index) ** (1 / gamma) over the tumour classes (equation 4).
 
     Args:
         logits: B x 4 x H x W.
@@ -135,7 +143,7 @@ def focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the soft Dice of each tumour class over the whole batch, averaged over the classes.
+    """Compute one minus the soft Dice of each tumour class over the batch, averaged.
 
     Args:
         logits: B x 4 x ... (any number of axes).

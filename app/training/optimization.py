@@ -12,7 +12,7 @@ from app.training.config import OptimizerRecipe, ScheduleRecipe
 
 
 def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: float, processes_: int = 1) -> float:
-    """Linear warm-up, then one cosine down to 0.
+    """Compute the learning rate: linear warm-up, then one cosine down to 0.
 
     Args:
         progress: how much of the run is over, 0 to 1.
@@ -26,7 +26,7 @@ def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: f
 
 
 def new_optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """Adam or AdamW, as the recipe says, over what is not frozen."""
+    """Build Adam or AdamW, as the recipe says, over the weights that are not frozen."""
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if recipe.name == "adamw" else torch.optim.Adam
     return kind(
         [p for p in network.parameters() if p.requires_grad],

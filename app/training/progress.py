@@ -1,4 +1,4 @@
-"""The clock of one sitting of a run, the means of its losses, and what is said of them."""
+"""Track elapsed time, mean losses and throughput of a training run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG_SECONDS = 20.0
 
 
 class TrainingProgress:
-    """Clock and running sums of one sitting."""
+    """Clock and running sums of a run, from its start or its resumption."""
 
     def __init__(self, state: State, recipe: Recipe, group: Processes, clock: Callable[[], float]) -> None:
         self._state, self._recipe, self._group, self._clock = state, recipe, group, clock
@@ -32,8 +32,11 @@ class TrainingProgress:
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._count, self._said = 0, self._clock()
 
-    def progress(self) -> float:
-        """How much of the run is over, 0 to 1, by steps or by minutes, whichever is further; the same everywhere."""
+    def share(self) -> float:
+        """Give the share of the run that is over, 0 to 1, the same on all processes.
+
+        It is that of the steps or that of the minutes, whichever is further.
+        """
         schedule = self._recipe.schedule
         by_steps = self._state.step / schedule.steps if schedule.steps else 0.0
         self._state.minutes = self._earlier + (self._clock() - self._began - self._paused) / 60
@@ -46,31 +49,32 @@ class TrainingProgress:
 
     @contextlib.contextmanager
     def bar(self, shown: bool) -> Iterator[Any]:
-        """A progress bar with images per second and the time left; silent where nobody watches."""
+        """Show a progress bar with images per second and the time left.
+
+        It is silent where nobody watches.
+        """
         layout = "{percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}"
-        with tqdm(
-            total=100.0, initial=100 * self.progress(), bar_format=layout, disable=None if shown else True
-        ) as bar:
+        with tqdm(total=100.0, initial=100 * self.share(), bar_format=layout, disable=None if shown else True) as bar:
             yield bar
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Counts one step."""
+        """Count one step."""
         for name, value in losses.items():
             total, count = self._sums.get(name, (torch.zeros_like(value), 0))
             self._sums[name] = total + value, count + 1
         self._count += 1
 
     def due(self) -> bool:
-        """Whether it is time to say something."""
+        """Say whether it is time for a report."""
         return self._clock() - self._said > _LOG_SECONDS
 
     def report(self, board: RunLog | None, bar: Any) -> None:
-        """Logs the means since the last report."""
+        """Log the means since the last report."""
         if not self._count:
             return
         now = self._clock()
         schedule = self._recipe.schedule
-        seen = self._count * schedule.batch_size * schedule.targets * self._group.count
+        seen = self._count * schedule.images_per_step * self._group.count
         values = {name: float(total) / count for name, (total, count) in self._sums.items()}
         values["images_per_second"] = seen / max(now - self._said, 1e-9)
         if board is not None:
@@ -85,7 +89,7 @@ class TrainingProgress:
         self._sums, self._count, self._said = {}, 0, now
 
     def restart(self) -> None:
-        """Validation and saving are not training: the clock leaves them out."""
+        """Leave the time since the last report out of the clock: it was not training."""
         # What has passed since the last report was spent on them.
         now = self._clock()
         self._paused += now - self._said

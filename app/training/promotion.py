@@ -1,75 +1,175 @@
-"""Whether a trained model may take its place in a weights folder: who was there, and who makes better images."""
+"""Promotion of a trained network to a model: its place, and comparisons with the one before."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.evaluation.scoring import VolumeScores
+from app.inference.device import Machine, choose_device
 from app.inference.loading import choose_refiner
+from app.inference.models import Model
 from app.inference.synthesizer import Synthesizer
-from app.registry.checkpoints import load_refiner
+from app.networks.enhancer import Enhancer
+from app.networks.refiner import Refiner
+from app.registry.checkpoints import load_refiner, save_network
 from app.registry.lineage import ModelScores
-from app.registry.manifest import MANIFEST, Entry, Manifest, read_manifest
-from app.registry.spec import GeneratorSpec
+from app.registry.manifest import MANIFEST, Entry, Manifest, change_spec, read_manifest, spec_as
+from app.registry.spec import GeneratorSpec, ModelSpec, RefinerSpec
+from app.training import validation
 from app.training.checkpoint import State
+from app.training.config import Recipe, recipe_from_json
 from app.training.data.cache import NORMALIZATION
-from app.training.validation import SELECTION_METRICS, means, score_missing_sequences
+from app.training.validation import SEGMENTATION_METRICS, SELECTION_METRICS
 
 log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is asked for of a run's result.
+
+    Attributes:
+        run: folder of the run; state: the checkpoint of it that is taken.
+        weights, name: the folder that gets the model, and the model's name.
+        data, cache: what the run was trained on.
+        output: values of the recipe's section `output` that are to be others.
+        cases, masks: complete subjects to score on, and their segmentations; none where nothing is scored.
+        make_default, specialist_of, refines, force, device: as in `app.training.export.export_run`.
+    """
+
+    run: Path
+    state: State
+    weights: Path
+    name: str
+    data: Path
+    cache: Path
+    output: Mapping[str, Any] = field(default_factory=dict)
+    cases: Sequence[Case] = ()
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    make_default: bool = False
+    specialist_of: str | None = None
+    refines: str | None = None
+    force: bool = False
+    device: str = "auto"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that scores."""
+        return torch.device(choose_device(self.device, Machine.probe())[0])
+
+    def recipe_of(self, kind: type[R]) -> R:
+        """Give the run's recipe with the output that is asked for.
+
+        Args:
+            kind: its class.
+
+        Raises:
+            UsageError: a value cannot be.
+        """
+        recipe: Recipe = self.state.recipe
+        if self.output:
+            form = recipe.to_json()
+            form["output"] |= self.output
+            recipe = recipe_from_json(form, f"the recipe of {self.run}")
+        assert isinstance(recipe, kind)
+        return recipe
 
 
 def check_kind(weights: Path, name: str, kind: str) -> None:
-    """Refuses to put a model in the place of one that does something else."""
+    """Refuse to put a model in the place of one that does something else.
+
+    Raises:
+        UsageError: there is one of that name.
+    """
     entries = read_manifest(weights).entries if (weights / MANIFEST).exists() else {}
     if name in entries and entries[name].spec.kind != kind:
         raise UsageError(f"{name!r} of {weights} is a {entries[name].spec.kind}; give the {kind} another name.")
 
 
-def check_slot(state: State, weights: Path, name: str, make_default: bool, specialist_of: str | None) -> None:
-    """Refuses what would leave sequences to nobody, and a specialist of what cannot have one.
+def check_slot(request: ExportRequest, targets: Sequence[Modality]) -> None:
+    """Refuse what would leave sequences to nobody, and a specialist of what cannot have one.
+
+    Args:
+        targets: the sequences that the run's generator makes.
 
     Raises:
         UsageError: the default, or the only model, would not make every sequence; or one of this name makes a sequence
-            that the run does not; or `specialist_of` cannot leave it any.
+            that the run does not; or the request's host cannot leave it any.
     """
-    makes, task = state.recipe.data.makes, state.recipe.task
+    weights, name, host_name = request.weights, request.name, request.specialist_of
     manifest = read_manifest(weights) if (weights / MANIFEST).exists() else None
-    there = None if manifest is None or task != "synthesis" else manifest.entries.get(name)
+    there = None if manifest is None else manifest.entries.get(name)
     before = there.spec.targets if there is not None and isinstance(there.spec, GeneratorSpec) else ()
-    if lost := [m for m in before if m not in makes]:
+    if lost := [m for m in before if m not in targets]:
         raise UsageError(f"{name!r} of {weights} makes {', '.join(lost)} and the run does not; give it another name.")
-    if specialist_of is None:
-        without = make_default or manifest is None or manifest.default is None
-        if task == "synthesis" and len(makes) < len(MODALITIES) and without:
+    if host_name is None:
+        alone = request.make_default or manifest is None or manifest.default is None
+        if len(targets) < len(MODALITIES) and alone:
             raise UsageError(
-                f"the run makes {', '.join(makes)} only and cannot be the default; name the model that shall leave "
+                f"the run makes {', '.join(targets)} only and cannot be the default; name the model that shall leave "
                 "it to this one with --specialist-of."
             )
         return
-    if task != "synthesis" or len(makes) == len(MODALITIES):
-        raise UsageError("a specialist makes some of the four sequences (data.makes); leave out --specialist-of.")
-    host = read_manifest(weights).entry(specialist_of)
-    if (
-        not isinstance(host.spec, GeneratorSpec)
-        or host.spec.normalization != NORMALIZATION
-        or host.name == name
-        or make_default
-    ):
+    if len(targets) == len(MODALITIES):
+        raise UsageError(_NO_SPECIALIST)
+    host = read_manifest(weights).entry(host_name)
+    fits = isinstance(host.spec, GeneratorSpec) and host.spec.normalization == NORMALIZATION
+    if not fits or host.name == name or request.make_default:
         raise UsageError(
             f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "
             "does, and leave out --make-default."
         )
 
 
+_NO_SPECIALIST = "a specialist makes some of the four sequences (data.targets); leave out --specialist-of."
+
+
+def check_no_specialist(request: ExportRequest) -> None:
+    """Refuse a specialist that makes no sequence by itself.
+
+    Raises:
+        UsageError: one is asked for.
+    """
+    if request.specialist_of is not None:
+        raise UsageError(_NO_SPECIALIST)
+
+
+def check_no_host(request: ExportRequest) -> None:
+    """Refuse another model's T1c to what is no enhancer.
+
+    Raises:
+        UsageError: it is asked for.
+    """
+    if request.refines is not None:
+        raise UsageError("an enhancer, and nothing else, is for another model's T1c: leave out --refines.")
+
+
+def check_no_images(request: ExportRequest) -> None:
+    """Refuse the options of models that make images.
+
+    Raises:
+        UsageError: one is given.
+    """
+    if request.output or request.make_default:
+        raise UsageError(
+            "a segmenter makes no images; leave out --contrast, --fusion, --flip-average and --make-default."
+        )
+
+
 def replaced_by(
     weights: Path, name: str, make_default: bool, specialist_of: str | None = None
 ) -> list[tuple[Manifest, Entry]]:
-    """The models whose place the new one would take, at least in part.
+    """List the models whose place the new one would take, at least in part.
 
     That of its name, the default if it shall be it, and who leaves it sequences if it shall be a specialist.
     """
@@ -80,45 +180,46 @@ def replaced_by(
     return [(manifest, manifest.entries[n]) for n in names if n is not None and n in manifest.entries]
 
 
-def check_better(
-    name: str,
-    scores: ModelScores,
-    replaced: tuple[Manifest, Entry],
-    cases: list[Case],
-    masks: Mapping[str, Path],
-    device: str,
-    targets: Sequence[Modality],
-) -> None:
-    """Refuses a model that makes `targets` worse than another does by default: refined, and with its specialists.
+def check_better(request: ExportRequest, scores: ModelScores, targets: Sequence[Modality]) -> None:
+    """Refuse a generator that makes `targets` worse than one whose place it would take.
 
-    Args:
-        name: the new model's. It keeps the specialists of the one of its name, and is compared by the sequences that
-            they do not make.
+    That one counts as it is used by default: refined, and with its specialists. The new model keeps the specialists of
+    the one of its name, and is compared by the sequences that they do not make.
+
+    Raises:
+        UsageError: it is worse.
     """
-    manifest, entry = replaced
+    for replaced in replaced_by(request.weights, request.name, request.make_default, request.specialist_of):
+        _check_better_than(request, scores, replaced, targets)
+
+
+def _check_better_than(
+    request: ExportRequest, scores: ModelScores, replaced: tuple[Manifest, Entry], targets: Sequence[Modality]
+) -> None:
+    name, (manifest, entry) = request.name, replaced
     left = entry.spec.specialists if isinstance(entry.spec, GeneratorSpec) and entry.name == name else {}
     targets = [m for m in targets if m not in left] or targets
     specialists = {} if entry.name == name else manifest.specialists_of(entry)
-    makers = {m: specialists.get(m, entry) for m in targets}
-    known = {m: _known_scores(manifest, choose_refiner(manifest, e) or e, m, scores) for m, e in makers.items()}
+    models = {m: specialists.get(m, entry) for m in targets}
+    known = {m: _known_scores(manifest, choose_refiner(manifest, e) or e, m, scores) for m, e in models.items()}
     if any(row is None for row in known.values()):
         log.info("%s has no scores on these subjects yet; it is scored first.", entry.name)
+        device = str(request.torch_device)
         model = Synthesizer(entry.name, weights=manifest.folder, device=device, specialists=entry.name != name).model
-        found = score_missing_sequences(model, cases, masks, targets)
-        known = {m: rounded_means([s for s in found if s.modality == m]) for m in targets}
+        rows = validation.score_missing_sequences(model, request.cases, request.masks, targets)
+        known = {m: rounded_means([s for s in rows if s.modality == m]) for m in targets}
     before = _mean_over([row for row in known.values() if row is not None])
     check_not_worse(_mean_over([scores.by_target[m] for m in targets]), before, SELECTION_METRICS, entry.name)
 
 
 def check_better_refiner(
-    scores: ModelScores,
-    first: Entry,
-    cases: list[Case],
-    masks: Mapping[str, Path],
-    device: str,
-    targets: Sequence[Modality],
+    request: ExportRequest, scores: ModelScores, first: Entry, targets: Sequence[Modality]
 ) -> None:
-    """Refuses a refiner of `targets` that is worse than the one that its first stage has."""
+    """Refuse a refiner that is worse than the one that its first stage has.
+
+    Raises:
+        UsageError: it is worse.
+    """
     manifest = read_manifest(first.folder)
     if (before := manifest.entries.get(refiner_name(first) or "")) is None:
         return
@@ -126,15 +227,15 @@ def check_better_refiner(
     common = [m for m in targets if m in load_refiner(before).makes]
     known = {m: _known_scores(manifest, before, m, scores) for m in common}
     if any(row is None for row in known.values()):
-        model = Synthesizer(first.name, weights=first.folder, device=device, refine=True, specialists=False).model
-        found = score_missing_sequences(model, cases, masks, common)
-        known = {m: rounded_means([s for s in found if s.modality == m]) for m in common}
+        opened = Synthesizer(first.name, weights=first.folder, device=request.device, refine=True, specialists=False)
+        rows = validation.score_missing_sequences(opened.model, request.cases, request.masks, common)
+        known = {m: rounded_means([s for s in rows if s.modality == m]) for m in common}
     new, old = ([scores.by_target[m] for m in common], [row for row in known.values() if row is not None])
     check_not_worse(_mean_over(new), _mean_over(old), SELECTION_METRICS, before.name)
 
 
 def check_no_refiner_conflict(first: Entry, name: str) -> None:
-    """Refuses a name under which another model's refiner, or that of several, would be overwritten.
+    """Refuse a name under which another model's refiner, or that of several, would be overwritten.
 
     Raises:
         UsageError: a model other than `first` is refined by what has that name.
@@ -144,27 +245,31 @@ def check_no_refiner_conflict(first: Entry, name: str) -> None:
         raise UsageError(f"{name!r} of {first.folder} refines {others[0]!r}; give the new one another name.")
 
 
-def scores_of(found: Sequence[VolumeScores], targets: Sequence[Modality] = ()) -> ModelScores:
-    """Give what a lineage keeps of a model's scores: on whom, the means over all, and those of each target.
+def scores_of(rows: Sequence[VolumeScores], targets: Sequence[Modality] = ()) -> ModelScores:
+    """Summarise a model's scores for the lineage: subjects, overall means, means of each target.
 
     Raises:
         UsageError: there are none.
     """
-    if not found:
+    if not rows:
         raise UsageError("no subject of --score-on could be scored; see the messages above.")
-    subjects = tuple(dict.fromkeys(s.subject for s in found))
-    by_target = {m: rounded_means([s for s in found if s.modality == m]) for m in targets}
-    return ModelScores(subjects=subjects, mean=rounded_means(found), by_target=by_target)
+    subjects = tuple(dict.fromkeys(s.subject for s in rows))
+    by_target = {m: rounded_means([s for s in rows if s.modality == m]) for m in targets}
+    return ModelScores(subjects=subjects, mean=rounded_means(rows), by_target=by_target)
 
 
-def rounded_means(found: Sequence[VolumeScores]) -> dict[str, float]:
-    """As a manifest keeps them."""
-    return _rounded(means(found))
+def rounded_means(rows: Sequence[VolumeScores]) -> dict[str, float]:
+    """Give the means of every metric as a lineage keeps them."""
+    return _rounded(validation.means(rows))
 
 
-def check_not_worse(now: Mapping[str, float], before: Mapping[str, float], judged: Sequence[str], name: str) -> None:
-    """Refuses what is worse by any of the metrics `judged`, or has none of them in common with what was before."""
-    both = [k for k in judged if k in before and k in now]
+def check_not_worse(now: Mapping[str, float], before: Mapping[str, float], metrics: Sequence[str], name: str) -> None:
+    """Refuse a model that is worse by any of the metrics, or shares none of them.
+
+    Raises:
+        UsageError: it is worse, or cannot be compared.
+    """
+    both = [k for k in metrics if k in before and k in now]
     if not both:
         raise UsageError(f"{name!r} has no scores to compare with; --force replaces it.")
     behind = [k for k in both if now[k] < round(before[k], 6)]
@@ -179,7 +284,7 @@ def check_not_worse(now: Mapping[str, float], before: Mapping[str, float], judge
 
 
 def _against(metric: str, now: float, before: float) -> str:
-    """Both values, with as many digits as a manifest keeps where four would not tell them apart."""
+    """Both values, with as many digits as a lineage keeps where four would not tell them apart."""
     digits = 6 if f"{now:.4f}" == f"{before:.4f}" and now != before else 4
     return f"{metric} {now:.{digits}f} (before {before:.{digits}f})"
 
@@ -203,3 +308,94 @@ def _mean_over(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {k: round(v, 6) for k, v in values.items()}
+
+
+def write_model(
+    request: ExportRequest,
+    spec: ModelSpec,
+    scores: ModelScores | None,
+    *,
+    folder: Path | None = None,
+    intensity: bytes | None = None,
+    onnx: bytes | None = None,
+    make_default: bool = False,
+) -> Entry:
+    """Write a run's averaged weights with their specification and the record of their training.
+
+    Args:
+        folder: gets the model; that of the request if not given.
+        intensity, onnx, make_default: as `app.registry.checkpoints.save_network`.
+
+    Raises:
+        WeightsError: the folder cannot be made, or its manifest cannot be read.
+        OutputError: it cannot be written to; it stays as it was.
+    """
+    state = request.state
+    return save_network(
+        folder or request.weights,
+        request.name,
+        spec,
+        state.rounded_average,
+        intensity=intensity,
+        onnx=onnx,
+        training=state.record(request.name, scores),
+        ancestors=state.lineage,
+        make_default=make_default,
+    )
+
+
+def promote_segmenter(request: ExportRequest, spec: ModelSpec, rows: Sequence[VolumeScores] | None) -> Entry:
+    """Write a segmenter, unless it finds less than the one of its name.
+
+    Args:
+        rows: its scores; None where it is not scored.
+
+    Raises:
+        UsageError: it is worse, or the one of its name has no scores on the same subjects.
+    """
+    scores = None if rows is None else scores_of(rows)
+    replaced = [] if scores is None or request.force else replaced_by(request.weights, request.name, make_default=False)
+    for manifest, entry in replaced:
+        assert scores is not None
+        before = manifest.lineage.scores_of(entry.sha256)
+        if before is None or before.subjects != scores.subjects:
+            raise UsageError(f"{request.name!r} has no scores on these subjects to compare with; --force replaces it.")
+        check_not_worse(scores.mean, before.mean, SEGMENTATION_METRICS, request.name)
+    return write_model(request, spec, scores)
+
+
+def promote_refiner(
+    request: ExportRequest,
+    first: Entry,
+    network: Refiner | Enhancer,
+    spec: RefinerSpec,
+    stage_one: Model | None,
+) -> Entry:
+    """Write a refiner and name it in its first stage's entry, unless it is worse.
+
+    It is compared with the first stage alone, and with the refiner that this one has.
+
+    Args:
+        stage_one: the first stage alone, ready to run; None where nothing is scored.
+
+    Raises:
+        UsageError: it is worse.
+    """
+    check_no_refiner_conflict(first, request.name)
+    scores, targets = None, network.makes
+    if stage_one is not None:
+        model = validation.candidate_refined_model(network, spec, stage_one)
+        scores = scores_of(validation.score_missing_sequences(model, request.cases, request.masks, targets), targets)
+        known = read_manifest(first.folder).lineage.scores_of(first.sha256)
+        if targets == MODALITIES and known is not None and known.subjects == scores.subjects:
+            unrefined = known.mean
+        else:
+            rows = validation.score_missing_sequences(stage_one, request.cases, request.masks, targets)
+            unrefined = rounded_means(rows)
+        scores = scores.model_copy(update={"unrefined": unrefined})
+        if not request.force:
+            check_not_worse(scores.mean, unrefined, SELECTION_METRICS, first.name)
+            check_better_refiner(request, scores, first, targets)
+    entry = write_model(request, spec, scores, folder=first.folder)
+    change_spec(first, refiner=request.name, refine=request.make_default or spec_as(first, GeneratorSpec).refine)
+    return entry

@@ -1,19 +1,19 @@
-"""The run folder: written to by one run at a time, and gone on with by the same run only."""
+"""The run folder: one run writes to it at a time, and only the same run resumes in it."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from app.core.errors import UsageError
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.config import Recipe
 from app.training.distributed import Processes
-from app.training.rules import differences
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,9 @@ _CHANGEABLE = re.compile(
 
 @contextmanager
 def alone(run: Path, group: Processes, resume: bool) -> Iterator[None]:
-    """Inside, no other `train` writes to the run folder; a run that is refused before its first file leaves none.
+    """Lock a run folder against other runs.
+
+    A run that is refused before its first file leaves no folder.
 
     Raises:
         UsageError: another one writes to it.
@@ -53,7 +55,9 @@ def _remove_if_alone(file: Path) -> None:
 
 
 def previous_state(run: Path, recipe: Recipe, processes: int, resume: bool) -> State | None:
-    """Where the run of a folder stands, with `recipe` from now on; None for a new run.
+    """Read where the run of a folder stands, with `recipe` from now on.
+
+    None is a new run.
 
     Args:
         processes: how many take part now.
@@ -72,7 +76,7 @@ def previous_state(run: Path, recipe: Recipe, processes: int, resume: bool) -> S
             )
         return None
     before = load_state(path)
-    for key, (old, new) in differences(before.recipe.to_json(), recipe.to_json()).items():
+    for key, (old, new) in _differences(before.recipe.to_json(), recipe.to_json()).items():
         if not _CHANGEABLE.fullmatch(key):
             raise UsageError(f"{path} was made with {key} = {old!r}, not {new!r}; resume with the same recipe.")
         log.info("The run goes on with %s = %s instead of %s.", key, new, old)
@@ -80,3 +84,15 @@ def previous_state(run: Path, recipe: Recipe, processes: int, resume: bool) -> S
         raise UsageError(f"{path} was made by {before.processes} processes, not {processes}; use as many.")
     before.recipe = recipe
     return before
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    """List what two recipes' plain forms say otherwise: per key, with its section, the old and the new value."""
+    changes: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            changes |= _differences(a, b, f"{where}{key}.")
+        elif a != b:
+            changes[where + key] = (a, b)
+    return changes

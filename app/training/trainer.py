@@ -1,4 +1,4 @@
-"""The loop: from a recipe and a folder of subjects to a run folder with checkpoints, logs and pictures."""
+"""The training loop: from a recipe and subjects to checkpoints, logs and pictures."""
 
 from __future__ import annotations
 
@@ -20,24 +20,13 @@ from app.registry.manifest import Entry, Identity
 from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject, build_cache
-from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.splits import split, validation_cases
 from app.training.distributed import Processes, processes
-from app.training.intensity_fit import IntensityCodes, fit_intensity_conditioning
 from app.training.logger import RunLog
 from app.training.optimization import learning_rate, new_optimizer
 from app.training.progress import TrainingProgress
 from app.training.run_directory import alone, previous_state
-from app.training.tasks.base import (
-    lineage_of,
-    load_initial_weights,
-    new_source,
-    new_task,
-    taught_by,
-    validate,
-    validate_generator,
-)
-from app.training.tasks.synthesis import SynthesisTask
+from app.training.tasks.base import TrainingContext, lineage_of, task_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +57,7 @@ class TrainingPaths:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: where it stands, and the signal that stopped it, if one did."""
+    """End of a run: where it stands, and the signal that stopped it, if one did."""
 
     state: State
     signal_number: int | None = None
@@ -85,7 +74,9 @@ def train(
     stage_one: Entry | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Trains until the recipe's steps or minutes are over, or a signal comes; saves the whole state either way.
+    """Train until the recipe's steps or minutes are over, or a signal comes.
+
+    The whole state is saved either way.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`.
@@ -112,7 +103,7 @@ def train(
 
 
 class _Run:
-    """One sitting of one run."""
+    """One run from its start, or from where it stood, to its end."""
 
     def __init__(
         self,
@@ -129,31 +120,26 @@ class _Run:
         # What is seen at once is said before hours of preparing.
         if paths.validation is not None and not paths.validation.is_dir():
             raise UsageError(f"--validation {paths.validation} does not exist.")
-        if recipe.network.frozen and start is None and before is None:
-            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
+        kind = task_of(recipe)
+        if before is None:
+            kind.check_start(recipe, start)
         subjects = self._subjects()
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
-        if recipe.task in {"segmentation", "judging", "enhancement"}:
-            self.training = [s for s in self.training if s.labelled]
-            if len(self.training) < 2:
-                raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
-        self.stage_one: StageOne | None = None
-        if recipe.task == "refinement":
-            self.stage_one = open_stage_one(stage_one, before, group, paths.data, self.training)
-        self.source: Any = new_source(
-            recipe, self.training, group.rank, ahead=group.device.type == "cuda", beside=self.stage_one
-        )
-        torch.manual_seed(recipe.seed)
-        fitted = fit_intensity_conditioning(self.training, recipe.network.intensity_prior)
-        self.prior = None if fitted is None else fitted[0]
-        told = None if fitted is None else IntensityCodes(fitted[0], self.training, fitted[1])
-        self.task = new_task(recipe, group.device, segmenter, told)
-        teacher = segmenter if taught_by(recipe) else None
+        self.training = kind.usable(self.training)
+        context = TrainingContext(recipe, self.training, paths.data, group, segmenter, stage_one, before)
+        self.task = kind.open(context)
+        self.source: Any = self.task.new_source(context)
+        teacher = segmenter if kind.teaching_loss(recipe) else None
         if start is not None and before is None:
-            load_initial_weights(self.task, start)
+            self.task.load_initial_weights(start)
         self.optimizers = {name: new_optimizer(n, recipe.optimizer) for name, n in self.task.networks.items()}
         names = [s.name for s in self.training]
-        self.state = before or self._new_state(names, held_out, start, teacher)
+        sources = {
+            "started_from": start,
+            "first_stage": stage_one if kind.needs_stage_one else None,
+            "teacher": teacher,
+        }
+        self.state = before or self._new_state(names, held_out, sources)
         if before is not None:
             self._restore(before, names, None if teacher is None else teacher.identity)
         # Looked for before the first step, not after hours.
@@ -172,21 +158,22 @@ class _Run:
     def _subjects(self) -> list[CachedSubject]:
         cache = self.paths.cache or self.paths.run / "cache"
         with self.group.first_alone() as chosen:
-            found = build_cache(self.paths.data, cache) if chosen else []
-        return found or build_cache(self.paths.data, cache)
+            subjects = build_cache(self.paths.data, cache) if chosen else []
+        return subjects or build_cache(self.paths.data, cache)
 
-    def _new_state(self, subjects: list[str], held_out: list[str], start: Entry | None, teacher: Entry | None) -> State:
-        first_stage = None if self.stage_one is None else self.stage_one.entry
+    def _new_state(self, subjects: list[str], held_out: list[str], sources: Mapping[str, Entry | None]) -> State:
+        """The state of a run that begins, with the models that it is made from."""
         lineage = Lineage()
-        for entry in filter(None, (start, first_stage, teacher)):
-            lineage = lineage.joined(lineage_of(entry))
+        for entry in sources.values():
+            lineage = lineage if entry is None else lineage.joined(lineage_of(entry))
+        start, teacher = (None if (e := sources[k]) is None else e.identity for k in ("started_from", "teacher"))
         return State(
             self.recipe,
             subjects=subjects,
             held_out=held_out,
-            started_from=None if start is None else start.identity,
-            first_stage=None if self.stage_one is None else self.stage_one.described,
-            teacher=None if teacher is None else teacher.identity,
+            started_from=start,
+            first_stage=self.task.first_stage,
+            teacher=teacher,
             lineage=lineage,
             processes=self.group.count,
         )
@@ -204,18 +191,21 @@ class _Run:
             network.load_state_dict(before.networks[name])
             self.optimizers[name].load_state_dict(before.optimizers[name])
         self.task.average.load_state_dict(before.average)
-        if before.memory:
-            self.task.remember(before.memory)
+        if before.task_state:
+            self.task.restore_task_state(before.task_state)
 
     # ------------------------------------------------------------ running
 
     def go(self, clock: Callable[[], float]) -> Outcome:
-        """Steps, epochs, end; a signal waits for the end of its step and for the checkpoint."""
+        """Run steps and epochs to the end.
+
+        A signal waits for the end of its step and for the checkpoint.
+        """
         board = RunLog(self.paths.run, self.state.step) if self.group.first else None
-        interrupts, number = SignalGuard(), 0
+        signals, number = SignalGuard(), 0
         try:
-            with interrupts.installed(), interrupts.shielded():
-                number = self._train(board, TrainingProgress(self.state, self.recipe, self.group, clock), interrupts)
+            with signals.installed(), signals.shielded():
+                number = self._train(board, TrainingProgress(self.state, self.recipe, self.group, clock), signals)
         except Interrupted as interruption:
             # One that came to this process alone, after the others had ended by themselves.
             number = number or interruption.number
@@ -223,27 +213,27 @@ class _Run:
             board.close()
         return Outcome(self.state, number or None)
 
-    def _train(self, board: RunLog | None, sitting: TrainingProgress, interrupts: SignalGuard) -> int:
+    def _train(self, board: RunLog | None, progress: TrainingProgress, signals: SignalGuard) -> int:
         """The steps; returns the signal that ended them on whichever process, or 0."""
         stopped, every = 0, self.recipe.schedule.validate_every
-        with sitting.bar(self.group.first) as bar:
-            share, saved = sitting.progress(), self.state.minutes
-            while share < 1 and not (stopped := self.group.largest(interrupts.waiting)):
-                sitting.add(self._step(share))
-                share = sitting.progress()
+        with progress.bar(self.group.first) as bar:
+            share, saved = progress.share(), self.state.minutes
+            while share < 1 and not (stopped := self.group.largest(signals.waiting)):
+                progress.add(self._step(share))
+                share = progress.share()
                 bar.update(100 * share - bar.n)
                 if self.state.step % self.epoch_steps == 0:
                     epoch = self.state.step // self.epoch_steps
                     validate = share >= 1 or (every > 0 and epoch % every == 0)
-                    self._end_epoch(board, sitting, bar, validate, over=share >= 1)
+                    self._end_epoch(board, progress, bar, validate, over=share >= 1)
                     saved = self.state.minutes
-                elif sitting.due():
-                    sitting.report(board, bar)
+                elif progress.due():
+                    progress.report(board, bar)
                     if board is not None and self.state.minutes - saved >= _SAVE_MINUTES:
                         self._save_last()
                         saved = self.state.minutes
-                        sitting.restart()
-            self._end_epoch(board, sitting, bar, validate=share >= 1, over=True)
+                        progress.restart()
+            self._end_epoch(board, progress, bar, validate=share >= 1, over=True)
         return stopped
 
     def _step(self, progress: float) -> dict[str, Tensor]:
@@ -258,9 +248,9 @@ class _Run:
                 break
             except RuntimeError as error:
                 self._make_room(error)
-        if self.task.memory:
+        if self.task.task_state:
             # Each process has seen other slices; what they go by must be one thing.
-            self.task.remember({k: self.group.agree(v) for k, v in self.task.memory.items()})
+            self.task.restore_task_state({k: self.group.agree(v) for k, v in self.task.task_state.items()})
         self._average()
         state.step += 1
         return losses
@@ -286,7 +276,7 @@ class _Run:
             return False
         self.skipped[name], self.moved = 0, True
         for group in self.optimizers[name].param_groups:
-            group["lr"] = rate * (recipe.discriminator_rate if name == "discriminator" else 1.0)
+            group["lr"] = rate * self.task.rate_factor(name)
         self.optimizers[name].step()
         return True
 
@@ -317,13 +307,13 @@ class _Run:
     # ------------------------------------------------------------ epochs
 
     def _end_epoch(
-        self, board: RunLog | None, sitting: TrainingProgress, bar: Any, validate: bool, *, over: bool
+        self, board: RunLog | None, progress: TrainingProgress, bar: Any, validate: bool, *, over: bool
     ) -> None:
         """Saves, draws, validates; the first process does, the others wait."""
         if self.ended == self.state.step:
             return
         self.ended = self.state.step
-        sitting.report(board, bar)
+        progress.report(board, bar)
         if board is not None:
             self._save_last(over)
             board.picture(
@@ -335,7 +325,7 @@ class _Run:
                 board.write(self.state.step, self.state.minutes, {f"val_{k}": v for k, v in scores.items()})
                 self._keep_if_best(scores, over)
         self.group.wait()
-        sitting.restart()
+        progress.restart()
 
     def _save_last(self, over: bool = False) -> None:
         """Saves, unless the last update was skipped: the weights may be broken already.
@@ -355,13 +345,12 @@ class _Run:
         state.networks = {n: network.state_dict() for n, network in self.task.networks.items()}
         state.optimizers = {n: optimizer.state_dict() for n, optimizer in self.optimizers.items()}
         state.average = self.task.average.state_dict()
-        state.memory = dict(self.task.memory)
+        state.task_state = dict(self.task.task_state)
         save_state(state, self.paths.run / name)
         self.moved = False
 
     def _keep_if_best(self, scores: Mapping[str, float], over: bool) -> None:
-        found = "dice_ET" if self.recipe.task == "enhancement" else "dice_WT"
-        score = scores["ssim_brain"] if "ssim_brain" in scores else scores["dice_TC"] + scores[found]
+        score = self.task.selection_score(scores)
         log.info("validation at step %d: %s", self.state.step,
                  ", ".join(f"{k} {v:.4f}" for k, v in scores.items() if k in _SHOWN))  # fmt: skip
         if self.state.best is None or score > self.state.best:
@@ -373,7 +362,4 @@ class _Run:
         if not self.cases:
             return {}
         self.state.validated = [c.subject for c in self.cases]
-        if isinstance(self.task, SynthesisTask):
-            return validate_generator(self.task, self.training, self.cases, self.masks, self.prior)
-        stage_one = None if self.stage_one is None else self.stage_one.model
-        return validate(self.task, self.cases, self.masks, stage_one)
+        return self.task.validate(self.cases, self.masks)

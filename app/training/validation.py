@@ -1,4 +1,4 @@
-"""Scores of a model that is still in memory, by the same way and the same metrics as a finished one's."""
+"""Scores of a model that is still in training, by the pipeline and metrics of finished ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from app.inference.refinement import VolumeRefiner
 from app.inference.segmentation import TumourSegmenter
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
-from app.networks.architectures import EnhancerConfig, GeneratorConfig, RefinerConfig
 from app.networks.enhancer import Enhancer
 from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
@@ -41,12 +40,11 @@ from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.slices import Canvas, crop, paste, place_window
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import Identity
-from app.registry.spec import FirstStage, GeneratorSpec, RefinerSpec
-from app.training.config import DataRecipe, Recipe
-from app.training.data.cache import NORMALIZATION
-from app.training.tasks.synthesis import BACKGROUND, precision_of
+from app.registry.spec import GeneratorSpec, RefinerSpec
+from app.training.config import SliceData
+from app.training.data.cache import BACKGROUND, NORMALIZATION
 
 log = logging.getLogger(__name__)
 
@@ -57,67 +55,29 @@ SELECTION_METRICS = ("official_healthy", "official_tumour", "ssim_brain")
 SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 
 
-def generator_spec(
-    recipe: Recipe, architecture: GeneratorConfig, views: Sequence[View], prior: MedianPredictor | None
-) -> GeneratorSpec:
-    """Describe a generator that a recipe trains."""
-    return GeneratorSpec(
-        architecture=architecture,
-        normalization=NORMALIZATION,
-        canvas=recipe.data.canvas,
-        views=tuple(views),
-        targets=recipe.data.makes,
-        fusion=recipe.output.fusion,
-        flip_average=recipe.output.flip_average,
-        contrast=recipe.output.contrast,
-        intensity_conditioning=prior,
-    )
-
-
-def refiner_spec(
-    recipe: Recipe, architecture: RefinerConfig | EnhancerConfig, first_stage: FirstStage | None = None
-) -> RefinerSpec:
-    """Describe a refiner, or an enhancer, that a recipe trains."""
-    return RefinerSpec(
-        architecture=architecture,
-        normalization=NORMALIZATION,
-        window=recipe.data.patch,
-        overlap=recipe.refinement.overlap,
-        contrast=recipe.output.contrast if isinstance(architecture, RefinerConfig) else None,
-        first_stage=first_stage,
-    )
-
-
 def candidate_model(
-    network: HfGan | UNetGenerator,
-    recipe: Recipe,
-    views: Sequence[View],
-    intensity: IntensityPredictor,
-    device: torch.device,
-    prior: MedianPredictor | None = None,
+    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor, device: torch.device
 ) -> Model:
-    """A copy of a generator as the pipeline runs it."""
-    spec = generator_spec(recipe, network.config, views, prior)
+    """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
     predictor = SlicePredictor(TorchBackend(copy.deepcopy(network), runtime), runtime.batch_size)
-    fusion = FusionOptions(recipe.output.fusion, recipe.output.flip_average)
+    fusion = FusionOptions(spec.fusion, spec.flip_average)
     return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion)
 
 
-def candidate_refined_model(network: Refiner | Enhancer, recipe: Recipe, stage_one: Model) -> Model:
-    """A first stage with a copy of a refiner behind it, as the pipeline runs both."""
+def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:
+    """Build the pipeline's model of a refined first stage; the refiner is a copy."""
     assert isinstance(stage_one, NetworkModel)
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(stage_one.runtime.device))
-    return replace(
-        stage_one,
-        refiner=VolumeRefiner(CANDIDATE, refiner_spec(recipe, network.config), copy.deepcopy(network), runtime),
-    )
+    return replace(stage_one, refiner=VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime))
 
 
 def score_missing_sequences(
     model: Model, cases: Iterable[Case], masks: Mapping[str, Path], targets: Sequence[Modality] | None = None
 ) -> list[VolumeScores]:
-    """Drops each sequence of each complete subject in turn, makes it, and scores it; the rest is left out by name.
+    """Drop each sequence of each complete subject in turn, make it, and score it.
+
+    A sequence that cannot be made is left out by name.
 
     Args:
         masks: per subject, its segmentation; without one the tumour scores are NaN.
@@ -143,9 +103,9 @@ def score_missing_sequences(
 
 
 def score_segmenter2d(
-    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: DataRecipe, device: torch.device
+    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
 ) -> list[VolumeScores]:
-    """Segments each complete subject from its four real sequences, all views of the recipe averaged, and scores it."""
+    """Segment each complete subject from its real sequences, views averaged, and score it."""
     results = []
     for subject, volumes in load_complete(cases):
         truth = load_labels(masks.get(subject), volumes[MODALITIES[0]].grid, subject)
@@ -153,46 +113,52 @@ def score_segmenter2d(
             continue
         arrays = {m: v.data for m, v in volumes.items()}
         intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
-        scores = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
-        found = segment(network, scores, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
+        normalized = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
+        labels = segment(network, normalized, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
         spacing = volumes[MODALITIES[0]].grid.lps_spacing
-        results.append(VolumeScores(subject, "seg", segmentation_scores(found, truth, spacing)))
+        results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, spacing)))
     return results
 
 
 def score_segmenter3d(
-    network: nn.Module, cases: Iterable[Case], masks: Mapping[str, Path], recipe: Recipe, device: torch.device
+    network: nn.Module,
+    cases: Iterable[Case],
+    masks: Mapping[str, Path],
+    window: tuple[int, int, int],
+    device: torch.device,
+    precision: torch.dtype,
 ) -> list[VolumeScores]:
-    """Segments each complete subject from its four real sequences, as the finished judge does, and scores it.
+    """Segment each complete subject in 3D from its real sequences, and score it.
 
     Args:
         network: a 3D segmenter.
+        window: sides in voxels of what it sees at once.
     """
-    judge = TumourSegmenter(network.eval(), NORMALIZATION, recipe.data.patch, device, precision_of(recipe, device))
+    segmenter = TumourSegmenter(network.eval(), NORMALIZATION, window, device, precision)
     results = []
     for subject, volumes in load_complete(cases):
         first = volumes[MODALITIES[0]]
         truth = load_labels(masks.get(subject), first.grid, subject)
         if truth is not None:
-            found = judge.segment({m: v.data for m, v in volumes.items()})
-            results.append(VolumeScores(subject, "seg", segmentation_scores(found, truth, first.grid.lps_spacing)))
+            labels = segmenter.segment({m: v.data for m, v in volumes.items()})
+            results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, first.grid.lps_spacing)))
     return results
 
 
 @torch.inference_mode()
 def segment(
     network: Segmenter2d,
-    scores: Sequence[VolumeArray],
+    volumes: Sequence[VolumeArray],
     brain: MaskArray,
     views: Sequence[View],
     canvas: Canvas,
     subject: str,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    """Label map (0 to 3), axes (left, posterior, superior).
+    """Segment one subject: labels 0 to 3, axes (left, posterior, superior).
 
     Args:
-        scores: four normalised sequences in challenge order.
+        volumes: four normalized sequences in challenge order.
         brain: bool, same shape.
         views: whose probabilities are averaged.
         subject: its name may state the tumour type.
@@ -203,7 +169,7 @@ def segment(
     shares: NDArray[np.float32] = np.zeros((3, *brain.shape), dtype=np.float32)
     for view in views:
         window = place_window(brain, view, canvas)
-        stacks = np.stack([crop(volume, window, BACKGROUND) for volume in scores], axis=1)
+        stacks = np.stack([crop(volume, window, BACKGROUND) for volume in volumes], axis=1)
         made = []
         for images in torch.split(torch.from_numpy(stacks), GPU_BATCH if device.type == "cuda" else 4):
             index = torch.full((len(images),), VIEWS.index(view), device=device)
@@ -218,7 +184,7 @@ def segment(
 
 
 def means(scores: Sequence[VolumeScores]) -> dict[str, float]:
-    """Mean of every metric over all volumes; those that are NaN everywhere are left out."""
+    """Average every metric over all volumes; those that are NaN everywhere are left out."""
     summary = summarise(scores).get("all", {})
     return {name: float(values["mean"]) for name, values in summary.items() if values["n"]}
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app.batch.case_processor import CaseProcessor, runtime_of
+from app.batch.case_processor import CaseProcessor
 from app.cli import main
 from app.core.config import ModelOptions, RunConfig, RuntimeOptions
 from app.core.errors import ExitCode
@@ -192,7 +192,7 @@ class TestRefiner:
         assert output["refiner_sha256"] == read_manifest(refined_weights).entry("sharp").sha256
         model = ModelOptions(refined_weights, "tiny", refine=True)
         config = RunConfig(tmp_path / "in", tmp_path / "out", RuntimeOptions("cpu"), model)
-        assert "refined by sharp" in runtime_of(CaseProcessor(config))
+        assert "refined by sharp" in CaseProcessor(config).runtime
 
     def test_info_names_it(self, refined_weights, capsys):
         assert main(["info", "--weights", str(refined_weights)]) == ExitCode.OK

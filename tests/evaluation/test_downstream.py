@@ -1,40 +1,38 @@
-"""The 3D judge: its network, its patches, its training, and what `evaluate --downstream` reports."""
+"""What `evaluate --downstream` reports of the 3D tumour segmenter."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from app.cli import main
 from app.core.constants import MODALITIES
-from app.core.errors import ExitCode, WeightsError
+from app.core.errors import ExitCode
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.downstream import REAL, downstream_summary, score_downstream
 from app.evaluation.scoring import VolumeScores, find_pairs
 from app.inference.segmentation import TumourSegmenter
 from app.networks.unet3d import Segmenter3d
 from app.registry.manifest import read_manifest, write_entry
-from app.training.config import AugmentationRecipe, DataRecipe, load_recipe
-from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import NORMALIZATION, build_cache
-from app.training.data.patches import Patches, PatchSampler, PatchSource
-from app.training.losses import dice_loss
-from app.training.tasks.base import load_initial_weights
-from app.training.tasks.segmentation3d import Segmentation3dTask, deep_losses
+from app.training.data.cache import NORMALIZATION
 from tests.networks.small_models import save_segmenter3d
 
-STILL = AugmentationRecipe(flip=0, shift=0, contrast=0, brightness=0)
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]
+
+
+class TestNetwork:
+    def test_it_gives_classes_of_every_voxel_at_every_level(self):
+        network = Segmenter3d((4, 8, 8))
+        assert network.factor == 4
+        levels = network.deep(torch.zeros(2, 4, 16, 8, 12))
+        assert [tuple(v.shape) for v in levels] == [(2, 4, 16, 8, 12), (2, 4, 8, 4, 6)]
+        assert torch.equal(network(torch.zeros(2, 4, 16, 8, 12)), levels[0])
 
 
 @pytest.fixture(scope="module")
@@ -43,142 +41,6 @@ def data(tmp_path_factory) -> Path:
     for seed in range(2):
         write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
     return folder
-
-
-@pytest.fixture(scope="module")
-def subjects(data, tmp_path_factory):
-    return build_cache(data, tmp_path_factory.mktemp("cache"))
-
-
-def patches_of(size=(8, 8, 8), count=2, seed=0) -> Patches:
-    random = np.random.default_rng(seed)
-    images = torch.from_numpy(random.normal(size=(count, 4, *size)).astype(np.float32))
-    brain = torch.ones(count, 1, *size)
-    labels = torch.from_numpy(random.integers(0, 4, (count, *size)))
-    scale = torch.tensor([-2.0, 3.0]).expand(count, 4, 2)
-    # What lies beside is the labels themselves, so that a test sees whether both move together.
-    return Patches(images, brain, labels, torch.ones(count, dtype=torch.bool), scale, labels[:, None].float())
-
-
-class TestPatches:
-    def test_they_are_cut_from_the_volumes_and_filled_beyond(self, subjects):
-        sampler = PatchSampler(subjects[:1], DataRecipe(patch=(48, 16, 16)), -1.0, beside=lambda s: s.scores[:1])
-        patches = sampler.draw(np.random.default_rng(0), 1)
-        scores = np.asarray(subjects[0].scores, np.float32)
-        # Broader than the box: all of it is there, in the middle, and nothing else.
-        first = (48 - scores.shape[1]) // 2 + (48 - scores.shape[1]) % 2
-        inner = patches.images[0, :, first : first + scores.shape[1]].numpy()
-        assert (patches.images[0, :, :first] == -1).all()
-        found = [
-            (y, z)
-            for y in range(scores.shape[2] - 15)
-            for z in range(scores.shape[3] - 15)
-            if np.array_equal(scores[:, :, y : y + 16, z : z + 16], inner)
-        ]
-        assert len(found) == 1
-        assert torch.equal(patches.beside[0, 0], patches.images[0, 0])
-
-    def test_a_step_always_draws_the_same_and_another_step_another(self, subjects):
-        sources = [PatchSource(PatchSampler(subjects, DataRecipe(patch=(16, 16, 16)), -1.0, seed=4), 2, a)
-                   for a in (False, True)]  # fmt: skip
-        for step in (0, 1, 5):
-            (a, random_a), (b, random_b) = (s.at(step) for s in sources)
-            assert torch.equal(a.images, b.images)
-            assert random_a.random() == random_b.random()
-        assert not torch.equal(sources[0].at(0)[0].images, sources[0].at(1)[0].images)
-
-    def test_tumours_are_sought_where_asked(self, subjects):
-        shares = []
-        for share in (0.0, 1.0):
-            sampler = PatchSampler(subjects, DataRecipe(patch=(16, 16, 16), tumour_share=share), -1.0)
-            shares.append(float((sampler.draw(np.random.default_rng(0), 24).labels > 0).float().mean()))
-            if share == 1:
-                assert (sampler.draw(np.random.default_rng(1), 8).labels > 0).flatten(1).any(1).all()
-        assert shares[1] > 2 * shares[0]
-
-    def test_without_variation_nothing_changes(self):
-        patches = patches_of()
-        same = vary_patches(patches, STILL, np.random.default_rng(0), -1.0)
-        assert all(torch.equal(v, getattr(same, k)) for k, v in vars(patches).items())
-        assert torch.equal(vary_intensities(patches, STILL, np.random.default_rng(0), -1.0), patches.images)
-
-    @given(st.integers(0, 50), st.sampled_from(["flip", "rotate", "zoom"]))
-    @settings(max_examples=20, deadline=None)
-    def test_images_and_labels_move_together(self, seed, which):
-        ramp = torch.zeros(12, 12, 12, dtype=torch.int64)
-        ramp[2:7, 3:9, 4:10] = 3
-        patches = patches_of((12, 12, 12), 1)
-        images = (ramp.float() * 2 - 1).expand(1, 4, -1, -1, -1)
-        patches = Patches(images, patches.brain, ramp[None], patches.labelled, patches.scale, images[:, :1])
-        recipe = AugmentationRecipe(**{**vars(STILL), which: {"flip": 1.0, "rotate": 30.0, "zoom": 0.3}[which]})
-        moved = vary_patches(patches, recipe, np.random.default_rng(seed), -1.0)
-        inside = moved.labels == 3
-        assert inside.any()
-        # Linear and nearest sampling agree on which side of an edge a voxel lies, but for voxels on the edge.
-        agree = ((moved.images[:, 0] > 2) == inside).float().mean()
-        assert agree > 0.97
-        assert torch.equal(moved.beside[:, 0], moved.images[:, 0])
-        if which == "flip":
-            assert torch.equal(moved.labels, ramp[None].flip(1))
-
-    def test_variation_of_brightness_leaves_background_alone(self):
-        patches = patches_of()
-        patches.brain[:, :, :4] = 0
-        recipe = AugmentationRecipe(contrast=0.3, brightness=0.3, gamma=0.3, bias=0.3, noise=0.1)
-        varied = vary_intensities(patches, recipe, np.random.default_rng(0), -1.0)
-        assert torch.equal(varied[:, :, :4], patches.images[:, :, :4])
-        assert not torch.isclose(varied[:, :, 4:], patches.images[:, :, 4:]).any(dim=-1).all()
-
-
-class TestLosses:
-    def test_dice_of_the_truth_is_nothing_and_of_the_wrong_class_is_one(self):
-        labels = torch.arange(4).repeat(16).reshape(1, 4, 4, 4)
-        right = 50 * F.one_hot(labels, 4).movedim(-1, 1).float()
-        assert dice_loss(right, labels) == pytest.approx(0, abs=1e-3)
-        assert dice_loss(right.roll(1, dims=1), labels) > 0.9
-
-    def test_every_level_counts_half_of_the_finer_one(self):
-        patches = patches_of()
-        torch.manual_seed(0)
-        fine, coarse = torch.randn(2, 4, 8, 8, 8), torch.randn(2, 4, 4, 4, 4)
-        both = deep_losses([fine, coarse], patches)["entropy"]
-        alone = F.cross_entropy(fine, patches.labels), F.cross_entropy(coarse, patches.labels[:, ::2, ::2, ::2])
-        assert both == pytest.approx(float(alone[0]) * 2 / 3 + float(alone[1]) / 3, rel=1e-5)
-
-    def test_the_judge_learns_one_batch_by_heart(self, subjects):
-        recipe = load_recipe("judge", [*SMALL, "augmentation.rotate=0", "augmentation.zoom=0"])
-        torch.manual_seed(0)
-        task = Segmentation3dTask(recipe, torch.device("cpu"))
-        source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)
-        optimizer = torch.optim.AdamW(task.judge.parameters(), lr=4e-3)
-        losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(25)]
-        assert losses[-1]["dice"] < 0.8 * losses[0]["dice"]
-        assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
-
-    @pytest.mark.parametrize("precision", ["auto", "bf16"])
-    def test_gradients_of_small_patches_are_those_of_float32(self, subjects, precision):
-        def gradients(precision: str) -> list[torch.Tensor]:
-            recipe = load_recipe("judge", [*SMALL, f"schedule.precision={precision}"])
-            torch.manual_seed(0)
-            task = Segmentation3dTask(recipe, torch.device("cpu"))
-            task.step(PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1), 0, 1, lambda _: False)
-            return [p.grad for p in task.judge.parameters() if p.grad is not None]
-
-        pairs = list(zip(gradients(precision), gradients("fp32"), strict=True))
-        assert pairs
-        assert all(F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99 for a, b in pairs if b.norm() > 1e-6)
-
-    def test_it_starts_from_another_judge_and_from_nothing_else(self, tmp_path):
-        recipe = load_recipe("judge", SMALL)
-        task, other = (Segmentation3dTask(recipe, torch.device("cpu")) for _ in range(2))
-        entry = save_segmenter3d(
-            tmp_path, "j", other.judge.widths, other.judge.state_dict(), NORMALIZATION, (32, 32, 32)
-        )
-        load_initial_weights(task, entry)
-        for network in (task.judge, task.average):
-            assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.judge.parameters(), strict=True))
-        with pytest.raises(WeightsError, match="not a judge"):
-            load_initial_weights(task, replace(entry, kind="segmenter"))
 
 
 def segmenter_of(seed=0, window=(32, 32, 32)) -> TumourSegmenter:
@@ -272,12 +134,12 @@ class TestCommands:
 
     def test_it_is_in_the_manifest_and_nobodys_default(self, weights, tmp_path, capsys):
         manifest = read_manifest(weights / "w")
-        entry = manifest.entries["judge"]
+        entry = manifest.entries["discriminator"]
         assert (entry.spec.kind, manifest.default, entry.spec.window) == ("segmenter3d", None, (32, 32, 32))
         assert "dice_ET" in manifest.lineage.scores_of(entry.sha256).mean
         write_phantom(make_phantom((40, 44, 36)), tmp_path / "in", "new", leave_out=("t1n",))
         code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights",
-                     str(weights / "w"), "--model", "judge"])  # fmt: skip
+                     str(weights / "w"), "--model", "discriminator"])  # fmt: skip
         assert code == ExitCode.WEIGHTS
         assert "makes no sequence" in capsys.readouterr().err
         assert main(["info", "--weights", str(weights / "w")]) == ExitCode.OK

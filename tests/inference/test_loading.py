@@ -141,7 +141,7 @@ class TestSpecialists:
 
     def test_a_network_that_makes_several_is_loaded_once(self, weights):
         add_expert(weights, makes=("t2f", "t2w"))
-        change_spec(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": "expert", "t2w": "expert"}})
+        change_spec(read_manifest(weights).entry("tiny"), specialists={"t2f": "expert", "t2w": "expert"})
         model = opened(weights).model
         assert model.specialists["t2f"] is model.specialists["t2w"]
         assert model.targets == MODALITIES
@@ -164,7 +164,7 @@ class TestSpecialists:
     def test_one_that_cannot_do_it_is_named(self, weights, subject, entry, reason):
         name = entry.pop("name", "expert")
         add_expert(weights, **entry)
-        change_spec(read_manifest(weights).entry("tiny"), {"specialists": {"t2f": name}})
+        change_spec(read_manifest(weights).entry("tiny"), specialists={"t2f": name})
         with pytest.raises(WeightsError, match=reason):
             opened(weights)
         assert opened(weights, specialists=False)({m: str(f) for m, f in subject.items()}) is not None

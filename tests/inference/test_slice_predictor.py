@@ -21,7 +21,7 @@ from app.networks.architectures import HfGanConfig
 from app.networks.hf_gan import HfGan
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Normalization, measure
-from app.preprocessing.slices import Canvas, cut, paste, place_window
+from app.preprocessing.slices import Canvas, crop, paste, place_window
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
 
@@ -82,7 +82,7 @@ def _plain(backend, prepared: Prepared, target="t2w", sizes=SIZES):
         for window in group:
             stack = np.full((len(window.slices), 4, *window.size), prepared.padding, dtype=np.float32)
             for member in members:
-                stack[:, member] = cut(prepared.normalized[MODALITIES[member]], window, prepared.padding)
+                stack[:, member] = crop(prepared.normalized[MODALITIES[member]], window, prepared.padding)
             stacks.append(stack)
         views = torch.tensor([VIEWS.index(w.view) for w in group for _ in w.slices])
         batch = torch.from_numpy(np.concatenate(stacks))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.core.config import FUSIONS
 from app.core.constants import VIEWS
 from app.inference.view_fusion import TtaPass, ViewFusion, tta_passes, view_weights
-from app.preprocessing.slices import Canvas, cut, place_window
+from app.preprocessing.slices import Canvas, place_window
 
 #: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.
 CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 32), "coronal": (32, 48)})
@@ -159,5 +159,5 @@ class TestPasses:
         foreground = foreground[crop:]
         volume = np.random.default_rng(0).random(foreground.shape, dtype=np.float32)
         for window in tta_passes(foreground, VIEWS, CANVAS, flip=True)[1].windows:
-            expected = cut(volume[::-1], place_window(foreground[::-1], window.view, CANVAS), -1.0)
-            np.testing.assert_array_equal(cut(volume, window, -1.0)[:, ::-1], expected)
+            expected = crop(volume[::-1], place_window(foreground[::-1], window.view, CANVAS), -1.0)
+            np.testing.assert_array_equal(crop(volume, window, -1.0)[:, ::-1], expected)

@@ -49,16 +49,14 @@ def test_every_width_takes_any_canvas_of_sixteens(preset, size):
 
 
 @pytest.mark.parametrize("members", [(0,), (2,), (0, 3), (0, 2, 3), (1, 2, 3)])
-def test_encoders_grouped_masked_or_left_out_agree(network, members):
+def test_encoders_masked_or_left_out_agree(network, members):
     images, _, target, view = _inputs()
     present = torch.zeros(2, 4)
     present[:, list(members)] = 1
     with torch.inference_mode():
         masked = network(images, present, target, view)
-        grouped = network(images, present, target, view, grouped=True)
         skipped = network(images, present, target, view, members=members)
     torch.testing.assert_close(masked, skipped, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(masked, grouped, rtol=1e-4, atol=1e-5)
 
 
 def test_missing_encoder_is_not_run(network, monkeypatch):
@@ -170,14 +168,3 @@ def test_mixed_precision_learns_what_float32_does(network):
         made.float().square().mean().backward()
         grads.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     assert torch.nn.functional.cosine_similarity(*grads, dim=0) > 0.98
-
-
-def test_skips_begin_at_half_resolution_and_reach_the_result(network):
-    images, present, target, view = _inputs()
-    with torch.inference_mode():
-        fused, skips = network.encode(images, present)
-        assert [s.shape[1:] for s in skips[:2]] == [(32, 16, 24), (64, 8, 12)]
-        whole = network.decode(fused, skips, target, view)
-        without = network.decode(fused, [torch.zeros_like(skips[0]), *skips[1:]], target, view)
-        torch.testing.assert_close(whole, network(images, present, target, view), rtol=0, atol=0)
-    assert (whole - without).abs().max() > 1e-4

@@ -141,3 +141,64 @@ class TestFocalTversky:
         logits = self._logits(labels).requires_grad_()
         L.focal_tversky_loss(logits, labels).backward()
         assert torch.isfinite(logits.grad).all()
+
+
+class TestConfidence:
+    @pytest.mark.parametrize("weight", [0.03, 0.1, 1.0])
+    def test_it_is_least_where_the_error_is_expected(self, weight):
+        """That is at c = lambda / |error|."""
+        error = torch.rand(1, 1, 8, 8) + 0.2
+        brain = torch.ones_like(error)
+        log = torch.zeros_like(error, requires_grad=True)
+        optimizer = torch.optim.Adam([log], lr=0.05)
+        for _ in range(400):
+            optimizer.zero_grad()
+            L.confidence_loss(error, torch.zeros_like(error), brain, log.exp(), weight).backward()
+            optimizer.step()
+        torch.testing.assert_close(log.detach().exp(), error, rtol=1e-2, atol=1e-3)
+
+    def test_with_a_weight_of_one_it_is_the_laplace_likelihood(self):
+        truth, scale = torch.zeros(2, 1, 4, 4), torch.rand(2, 1, 4, 4) + 0.1
+        made = torch.randn_like(truth)
+        likely = torch.distributions.Laplace(made, scale).log_prob(truth).mean()
+        ours = L.confidence_loss(made, truth, torch.ones_like(truth), scale, 1.0)
+        torch.testing.assert_close(ours, -likely - float(np.log(2)))
+
+    def test_only_the_brain_counts_and_bfloat16_is_not_summed(self):
+        brain = torch.zeros(1, 1, 4, 4)
+        brain[..., 1, 1] = 1
+        made = torch.full((1, 1, 4, 4), 9.0).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = L.confidence_loss(made, torch.zeros(1, 1, 4, 4), brain, torch.full((1, 1, 4, 4), 3.0), 1.0)
+        assert loss.dtype == torch.float32
+        assert float(loss) == pytest.approx(3 + np.log(3))
+
+
+class TestSsimOfVolumes:
+    def test_it_is_the_metrics_own(self):
+        random = np.random.default_rng(0)
+        truth, made = (torch.from_numpy(random.random((2, 1, 20, 24, 16))).float() for _ in range(2))
+        brain = torch.zeros(2, 1, 20, 24, 16)
+        brain[..., 3:18, 2:20, 4:14] = 1
+        maps = [
+            ssim_map(*((v * brain)[i, 0].numpy().astype(float) for v in (made, truth)), extent=1.0)[brain[i, 0] > 0]
+            for i in range(2)
+        ]
+        ours = L.ssim_loss(made, truth, brain, torch.tensor([[0.0, 1.0]]).repeat(2, 1))
+        assert float(ours) == pytest.approx(1 - np.concatenate(maps).mean(), abs=1e-4)
+
+    def test_it_can_be_learned_from_in_every_axis(self):
+        truth = torch.rand(1, 1, 16, 20, 24)
+        for axis in (2, 3, 4):
+            made = truth.roll(1, dims=axis).requires_grad_()
+            loss = L.ssim_loss(made, truth, torch.ones_like(truth), torch.tensor([[0.0, 1.0]]))
+            loss.backward()
+            assert float(loss.detach()) > 0.1
+            assert (made.grad.abs().amax(dim=[d for d in range(5) if d != axis]) > 0).all()
+
+
+def test_dice_of_the_truth_is_nothing_and_of_the_wrong_class_is_one():
+    labels = torch.arange(4).repeat(16).reshape(1, 4, 4, 4)
+    right = 50 * F.one_hot(labels, 4).movedim(-1, 1).float()
+    assert L.dice_loss(right, labels) == pytest.approx(0, abs=1e-3)
+    assert L.dice_loss(right.roll(1, dims=1), labels) > 0.9

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from app.training.config import OptimizerRecipe, load_recipe
 from app.training.optimization import learning_rate, new_optimizer
+from tests.training.helpers import changed
 
 
 class TestSchedule:
@@ -36,7 +35,7 @@ class TestOptimizer:
 
     def test_adamw_shrinks_weights_by_their_size(self):
         shrunk = 1 - 0.01 * 0.5
-        assert self._moved(replace(self.RECIPE, name="adamw"), [0.0, 0.0]) == pytest.approx([4 * shrunk, -2 * shrunk])
+        assert self._moved(changed(self.RECIPE, name="adamw"), [0.0, 0.0]) == pytest.approx([4 * shrunk, -2 * shrunk])
 
     def test_adam_takes_the_decay_for_a_part_of_the_gradient(self):
         # The first step is as long as the rate, whatever the gradient; 0.5 * 4 < 3 leaves the first weight to grow.
@@ -45,11 +44,11 @@ class TestOptimizer:
 
     @pytest.mark.parametrize("name", ["adam", "adamw"])
     def test_without_decay_only_the_gradient_moves(self, name):
-        recipe = replace(self.RECIPE, name=name, weight_decay=0.0)
+        recipe = changed(self.RECIPE, name=name, weight_decay=0.0)
         assert self._moved(recipe, [0.0, 5.0]) == pytest.approx([4.0, -2.01])
 
     def test_its_memory_is_the_recipes(self):
-        optimizer = new_optimizer(torch.nn.Linear(2, 1), replace(self.RECIPE, beta1=0.5, beta2=0.9))
+        optimizer = new_optimizer(torch.nn.Linear(2, 1), changed(self.RECIPE, beta1=0.5, beta2=0.9))
         assert optimizer.defaults["betas"] == (0.5, 0.9)
 
     def test_what_is_frozen_is_left_out(self):

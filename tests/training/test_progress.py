@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 
-from app.training import trainer as loop
 from app.training.checkpoint import State
 from app.training.distributed import Processes
 from app.training.progress import TrainingProgress
@@ -57,7 +56,7 @@ def paths(training_data, training_cache, tmp_path):
     return TrainingPaths(training_data, tmp_path / "run", training_cache)
 
 
-def new_sitting(clock, *changes: str, minutes: float = 0.0):
+def new_progress(clock, *changes: str, minutes: float = 0.0):
     recipe = small("schedule.steps=0", "schedule.budget_minutes=10", *changes)
     state = State(recipe, minutes=minutes)
     return TrainingProgress(state, recipe, Processes(0, 1, torch.device("cpu")), clock), state
@@ -75,27 +74,27 @@ def each_step_takes(monkeypatch, clock, seconds):
 
 class TestClock:
     def test_minutes_count_towards_the_budget(self, clock):
-        sitting, state = new_sitting(clock, minutes=2)
+        progress, state = new_progress(clock, minutes=2)
         clock.now += 180
-        assert sitting.progress() == pytest.approx(0.5)
+        assert progress.share() == pytest.approx(0.5)
         assert state.minutes == pytest.approx(5)
         clock.now += 3600
-        assert sitting.progress() == 1
+        assert progress.share() == 1
 
     def test_steps_end_it_too(self, clock):
-        sitting, state = new_sitting(clock, "schedule.steps=8")
+        progress, state = new_progress(clock, "schedule.steps=8")
         state.step = 6
-        assert sitting.progress() == 0.75
+        assert progress.share() == 0.75
 
     def test_validation_does_not_count(self, clock):
-        sitting, state = new_sitting(clock)
+        progress, state = new_progress(clock)
         for minute in (1, 2):
-            sitting.add({"l1": torch.tensor(0.5)})
+            progress.add({"l1": torch.tensor(0.5)})
             clock.now += 60
-            sitting.report(None, None)
+            progress.report(None, None)
             clock.now += 3000
-            sitting.restart()
-            assert sitting.progress() == pytest.approx(minute / 10)
+            progress.restart()
+            assert progress.share() == pytest.approx(minute / 10)
             assert state.minutes == pytest.approx(minute)
 
     def test_a_run_gets_its_whole_budget_of_training(self, monkeypatch, paths, clock):
@@ -112,7 +111,7 @@ class TestClock:
             return {"ssim_brain": 0.5}
 
         monkeypatch.setattr(SynthesisTask, "pictures", slow_pictures)
-        monkeypatch.setattr(loop, "validate_generator", slow_validation)
+        monkeypatch.setattr(SynthesisTask, "validate", slow_validation)
         recipe = small("schedule.steps=0", "schedule.budget_minutes=0.1", "schedule.epoch_steps=3",
                        "schedule.validate_every=1", "data.held_out=1")  # fmt: skip
         state = train(recipe, paths, clock=clock).state
@@ -124,25 +123,25 @@ class TestClock:
 class TestBar:
     def test_it_tells_the_speed_and_the_time_left(self, clock, screen):
         watched = screen(True)
-        sitting, _ = new_sitting(clock, "schedule.batch_size=3", "schedule.targets=4")
-        with sitting.bar(True) as bar:
+        progress, _ = new_progress(clock, "schedule.batch_size=3", "schedule.targets_per_batch=4")
+        with progress.bar(True) as bar:
             for _ in range(2):
-                sitting.add({"l1": torch.tensor(0.5)})
+                progress.add({"l1": torch.tensor(0.5)})
             clock.now += 60
-            bar.update(100 * sitting.progress() - bar.n)
-            sitting.report(None, bar)
+            bar.update(100 * progress.share() - bar.n)
+            progress.report(None, bar)
         # Two steps of three slices, each made in four sequences, in a minute.
         assert re.search(r" 10 %\|.*\| \d\d:\d\d gone, \d\d:\d\d left, 0\.4 images/s", watched.getvalue())
 
     @pytest.mark.parametrize(("watched", "shown"), [(True, False), (False, True)])
     def test_it_is_silent_where_nobody_watches(self, clock, screen, watched, shown):
         output = screen(watched)
-        sitting, _ = new_sitting(clock)
-        with sitting.bar(shown) as bar:
-            sitting.add({"l1": torch.tensor(0.5)})
+        progress, _ = new_progress(clock)
+        with progress.bar(shown) as bar:
+            progress.add({"l1": torch.tensor(0.5)})
             clock.now += 60
             bar.update(10)
-            sitting.report(None, bar)
+            progress.report(None, bar)
         assert not output.getvalue()
 
     def test_a_run_shows_it(self, monkeypatch, paths, clock, screen):

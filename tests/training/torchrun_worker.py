@@ -47,8 +47,8 @@ original = loop._Run.go
 def go(self, clock):
     check(self.group)
     outcome = original(self, clock)
-    assert self.task.memory["mean_confidence"] > 0
-    remembered = torch.tensor(list(self.task.memory.values()))
+    assert self.task.task_state["mean_confidence"] > 0
+    remembered = torch.tensor(list(self.task.task_state.values()))
     flat = torch.cat([p.detach().flatten() for p in (*self.task.average.parameters(), remembered)])
     gathered = [torch.zeros_like(flat) for _ in range(self.group.count)]
     dist.all_gather(gathered, flat)

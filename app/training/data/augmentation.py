@@ -13,52 +13,23 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from app.core.constants import CLASSES, MODALITIES, VIEWS
-from app.training.config import AugmentationRecipe
+from app.training.config import AugmentationRecipe, RecolouringRecipe
 from app.training.data.patches import Patches
-from app.training.data.slices import Batch, SampledStep
+from app.training.data.slices import Batch
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
 _BIAS_NODES = 4
-#: Pixels around a transplanted tumour that come with it, at most.
-_MARGIN = 6
 #: What is left of a faded tumour's contrast, at least and at most.
 _LEFT = (-0.5, 1.0)
-#: How much lighter or darker each part of a recoloured tumour gets at most, in scores.
+#: How much lighter or darker each part of a recoloured tumour gets at most, in normalized units.
 _SHADE = 0.6
-#: A poor image: slices of so many voxels, a share of its contrast, the log of an exponent, and how much its slices
-#: differ where they show as steps, in scores.
-_POOR_EXTENT, _POOR_CONTRAST, _POOR_GAMMA, _POOR_STEPS = (3.0, 8.0), (0.3, 1.0), (-0.6, 0.6), 0.25
-
-
-def vary_slices(
-    drawn: SampledStep, recipe: AugmentationRecipe, device: torch.device, background: float
-) -> tuple[Batch, Tensor]:
-    """A step's batch on the device, in other places and sizes and with other tumours, and what a network sees of it.
-
-    Args:
-        background: what is outside the brain.
-    """
-    random = drawn.own
-    batch = vary_geometry(drawn.batch.to(device), recipe, random, background)
-    own, shown = batch.images, None
-    if drawn.donors is not None:
-        donors = vary_geometry(drawn.donors.to(device), recipe, random, background)
-        batch = transplant_tumours(batch, donors, recipe.transplant, random)
-        shown = ~torch.from_numpy(_one_hidden(len(batch), own.shape[1], recipe.hidden, random)).to(device)
-    images = fade_tumours(batch, recipe.fade, random) if recipe.fade > 0 else batch.images
-    if max(recipe.poor, recipe.recolour_t1n, recipe.recolour_t2f) > 0:
-        images = spoil_images(replace(batch, images=images), recipe, random, background)
-    if shown is not None:
-        images = torch.where(shown[:, :, None, None], images, own)
-    return batch, vary_intensities(replace(batch, images=images), recipe, random, background)
 
 
 def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
-    """Flips, turns and resizes each slice; shifts are the sampler's.
+    """Flip, turn and resize each slice; shifts are the sampler's.
 
     Args:
         background: fills what comes in from outside.
@@ -84,39 +55,10 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Ge
     return replace(batch, images=images, brain=brain, labels=labels)
 
 
-def transplant_tumours(batch: Batch, donors: Batch, share: float, random: np.random.Generator) -> Batch:
-    """Puts each donor's tumour, with some of what surrounds it, where it is, into the slice of the same number.
-
-    All sequences and the labels go together. As CarveMix (Zhang et al., NeuroImage 2023), in two dimensions and with an
-    edge that fades.
-
-    Args:
-        donors: slices of the same view, as many.
-        share: probability of each slice to get one.
-    """
-    chosen, margin = random.random(len(batch)) < share, int(random.integers(1, _MARGIN + 1))
-    tumour = (donors.labels[:, None] > 0).float() * torch.from_numpy(chosen)[:, None, None, None].to(batch.brain)
-    # Two averages of 3 x 3 reach two pixels each way: the edge fades over four, outside of the margin.
-    weight = F.max_pool2d(tumour, 2 * margin + 5, 1, margin + 2)
-    for _ in range(2):
-        weight = F.avg_pool2d(weight, 3, 1, 1, count_include_pad=False)
-    weight = weight * batch.brain * donors.brain
-    # Nothing is brighter or darker than the receiver's own volume can be.
-    low, high = _limits(batch)
-    images = torch.where(
-        weight > 0, (1 - weight) * batch.images + weight * donors.images.clamp(low, high), batch.images
-    )
-    return replace(batch, images=images, labels=torch.where(weight[:, 0] > 0.5, donors.labels, batch.labels))
-
-
-def _one_hidden(count: int, sequences: int, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Bool (count, sequences): in a share of the rows one True, anywhere."""
-    chosen, which = random.random(count) < share, random.integers(0, sequences, count)
-    return np.asarray(chosen[:, None] & (which[:, None] == np.arange(sequences)))
-
-
 def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Tensor:
-    """The batch's images, same shape, whose tumours stand out less from the brain around, not at all, or inversely.
+    """Let tumours stand out less from the brain around, not at all, or inversely.
+
+    Returns the batch's images, same shape.
 
     Each sequence for itself, so that a network learns to believe the one that shows the tumour against those that do
     not. Only the contrast of areas changes, a few pixels wide; texture stays. Without tumour nothing changes.
@@ -139,33 +81,29 @@ def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Ten
     return torch.where((weight > 0) & (lost > 0), faded, images)
 
 
-def spoil_images(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Tensor:
-    """The batch's images, same shape, some as a poor acquisition shows them, or with tumours of any shade.
+def recolour_slices(batch: Batch, recipe: RecolouringRecipe, random: np.random.Generator, background: float) -> Tensor:
+    """Give the tumours of a share of T1n and T2-FLAIR any shade.
 
-    What looks poor then says little of the tumour, and what looks good says the truth: a network learns to tell which
-    sequence to believe. A poor slice has two or three such sequences of the four.
+    Returns the batch's images, same shape.
+
+    A network learns from it which sequence to believe.
 
     Args:
         background: what is outside the brain, and inside where a scan does not reach; it stays.
     """
-    shape = batch.images.shape[:2]
-    chosen = random.random(shape[0]) < recipe.poor
-    rank = np.argsort(random.random(shape), axis=1)
-    poor = chosen[:, None] & (rank < random.integers(2, 4, shape[0])[:, None])
-    recoloured = poor.copy()
+    recoloured = np.zeros(batch.images.shape[:2], dtype=bool)
     for modality, share in (("t1n", recipe.recolour_t1n), ("t2f", recipe.recolour_t2f)):
-        recoloured[:, MODALITIES.index(modality)] |= random.random(shape[0]) < share
-    there = (batch.brain > 0) & (batch.images != background)
-
-    def where(mask: NDArray[np.bool_], values: Tensor, others: Tensor) -> Tensor:
-        return torch.where(torch.from_numpy(mask).to(others.device)[:, :, None, None] & there, values, others)
-
-    images = where(recoloured, recolour_tumours(batch, random), batch.images)
-    return where(poor, _coarse(_flat(replace(batch, images=images), random), poor, random), images)
+        recoloured[:, MODALITIES.index(modality)] = random.random(len(batch)) < share
+    where = torch.from_numpy(recoloured).to(batch.images.device)[:, :, None, None]
+    inside = (batch.brain > 0) & (batch.images != background)
+    return torch.where(where & inside, recolour_tumours(batch, random), batch.images)
 
 
 def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
-    """The batch's images, same shape, their tumours faded and then each part lighter or darker by chance."""
+    """Fade all tumours, then make each part lighter or darker by chance.
+
+    Returns the batch's images, same shape.
+    """
     faded = fade_tumours(batch, 1.0, random)
     parts = torch.stack([(batch.labels == part).to(faded) for part in range(1, CLASSES)], dim=1)
     shades = random.uniform(-_SHADE, _SHADE, (*faded.shape[:2], parts.shape[1])).astype(np.float32)
@@ -175,8 +113,10 @@ def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
     return torch.where(edges.sum(1, keepdim=True) > 0, recoloured.clamp(low, high), faded)
 
 
-def recolour_patches(patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator) -> Tensor:
-    """The patches' images, same shape; the tumours of a share of T1n and T2-FLAIR stand out otherwise than they do.
+def recolour_patches(patches: Patches, recipe: RecolouringRecipe, random: np.random.Generator) -> Tensor:
+    """Give the tumours of a share of T1n and T2-FLAIR patches another shade.
+
+    Returns the patches' images, same shape.
 
     Each part loses some of its contrast to the healthy brain of its patch, or gets it inversely, and gets lighter or
     darker by chance. Patches without tumour or without healthy brain stay as they are.
@@ -197,29 +137,6 @@ def recolour_patches(patches: Patches, recipe: AugmentationRecipe, random: np.ra
                 image += weight * (lost * (around - mean) + shade)
     low, high = _limits(patches)
     return torch.where(images != patches.images, images.clamp(low, high), images)
-
-
-def _flat(batch: Batch, random: np.random.Generator) -> Tensor:
-    """The batch's images with less contrast around their mean in the brain, after a change of gamma."""
-    images = _bent(batch, _per_image(random, _POOR_GAMMA, batch.images))
-    inside = batch.brain.sum((2, 3), keepdim=True).clamp(min=1)
-    mean = (images * batch.brain).sum((2, 3), keepdim=True) / inside
-    return mean + _per_image(random, _POOR_CONTRAST, images) * (images - mean)
-
-
-def _coarse(images: Tensor, which: NDArray[np.bool_], random: np.random.Generator) -> Tensor:
-    """Images that `which`, bool (count, sequences), names as if cut across slices: smooth, or in steps that differ."""
-    result = images.clone()
-    for i, j in np.argwhere(which):
-        axis, extent = int(random.integers(0, 2)), random.uniform(*_POOR_EXTENT)
-        coarse = _resliced(images[i, j], axis, extent)
-        if random.random() < 0.5:
-            steps = random.uniform(-_POOR_STEPS, _POOR_STEPS, coarse.shape[axis]).astype(np.float32)
-            coarse = coarse + torch.from_numpy(steps).to(coarse).unsqueeze(1 - axis)
-            result[i, j] = F.interpolate(coarse[None, None], size=images.shape[2:], mode="nearest")[0, 0]
-        else:
-            result[i, j] = F.interpolate(coarse[None, None], size=images.shape[2:], mode="bilinear")[0, 0]
-    return result
 
 
 def _resliced(image: Tensor, axis: int, extent: float) -> Tensor:
@@ -243,7 +160,7 @@ def _around(images: Tensor) -> Tensor:
 def vary_patches(
     patches: Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
 ) -> Patches:
-    """Flips left and right, turns about a random axis and resizes each patch.
+    """Flip left and right, turn about a random axis and resize each patch.
 
     Args:
         background: fills what comes in from outside.
@@ -254,7 +171,7 @@ def vary_patches(
     axes, angles = random.integers(0, 3, count), np.radians(random.uniform(-recipe.rotate, recipe.rotate, count))
     zooms = 1 + random.uniform(-recipe.zoom, recipe.zoom, count)
     where = torch.from_numpy(flips).to(patches.images.device)
-    for name in ("images", "brain", "beside"):
+    for name in ("images", "brain", "extra_channels"):
         values = getattr(patches, name)
         turned[name] = torch.where(where[:, None, None, None, None], values.flip(2), values) if flips.any() else values
     labels = torch.where(where[:, None, None, None], patches.labels.flip(1), patches.labels)
@@ -263,7 +180,7 @@ def vary_patches(
         nearest = torch.cat([turned["brain"], labels[:, None].to(turned["brain"])], dim=1)
         nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
         turned["brain"], labels = nearest[:, :1], nearest[:, 1].round().long()
-        for name in ("images", "beside"):
+        for name in ("images", "extra_channels"):
             values = turned[name]
             if values.shape[1]:
                 values = F.grid_sample(values - background, grid, mode="bilinear", align_corners=False) + background
@@ -274,7 +191,10 @@ def vary_patches(
 def vary_intensities(
     batch: Batch | Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
 ) -> Tensor:
-    """The batch's images as another scanner might have made them, same shape; background stays as it is."""
+    """Vary brightness as other scanners do; background stays as it is.
+
+    Returns the batch's images, same shape.
+    """
     images = batch.images
 
     def draw(reach: float) -> Tensor:
@@ -297,7 +217,7 @@ def vary_intensities(
 
 
 def _bent(batch: Batch | Patches, log_gamma: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    """The batch's images after a change of gamma, and then of gain, of scores mapped to [0, 1] by their limits."""
+    """The batch's images after a change of gamma, and then of gain, of voxels mapped to [0, 1] by their limits."""
     low, high = _limits(batch)
     return low + ((batch.images - low) / (high - low)).clamp(0, 1) ** log_gamma.exp() * gain * (high - low)
 

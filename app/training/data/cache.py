@@ -1,7 +1,8 @@
 """Complete subjects as normalised arrays on disk, so that an epoch never decodes gzip.
 
-One `<subject>.npy` each: float16 (sequence, left, posterior, superior) scores, cropped to the brain, memory-mapped
-when read; a volume serves all three views. `index.json` holds the rest and is written last: a cache without it is none.
+One `<subject>.npy` each: float16 (sequence, left, posterior, superior), normalized and cropped to the brain. It is
+memory-mapped when read; a volume serves all three views. `index.json` holds the rest and is written last: a cache
+without it is none.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from app.preprocessing.slices import SLICE_AXIS, stack_slices
 
 log = logging.getLogger(__name__)
 
+#: Normalized value of background voxels and of every voxel of a missing sequence.
+BACKGROUND: Final = -1.0
 #: How every model that is trained here sees intensities.
-NORMALIZATION: Final = Normalization("volume", background=-1.0)
+NORMALIZATION: Final = Normalization("volume", background=BACKGROUND)
 _INDEX = "index.json"
 _BEGUN = "begun.jsonl"
 _SCHEMA = 3
@@ -51,7 +54,7 @@ class CachedSubject:
         folder: where its arrays are.
         labelled: whether it has a segmentation.
         tumour_type: as the name states it, or `unknown`.
-        intensities: how the scores were made, per sequence.
+        intensities: how each sequence was normalized.
         brain_pixels, tumour_pixels: per view, how many each slice has.
     """
 
@@ -64,10 +67,10 @@ class CachedSubject:
     tumour_pixels: dict[View, NDArray[np.int64]]
 
     @property
-    def scores(self) -> NDArray[np.float16]:
+    def normalized(self) -> NDArray[np.float16]:
         """Float16 (4, left, posterior, superior), challenge order, memory-mapped, cropped to the brain."""
-        scores: NDArray[np.float16] = mapped(self.folder / f"{self.name}.npy")
-        return scores
+        volumes: NDArray[np.float16] = mapped(self.folder / f"{self.name}.npy")
+        return volumes
 
     @property
     def brain(self) -> MaskArray:
@@ -77,17 +80,20 @@ class CachedSubject:
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
-        """Uint8, same box: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour; None without a segmentation."""
+        """Uint8 on the same box; None without a segmentation.
+
+        Classes: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour.
+        """
         return mapped(self.folder / f"{self.name}-labels.npy") if self.labelled else None
 
     def slices(self, view: View, min_brain: int, min_tumour: int = 0) -> NDArray[np.int64]:
-        """Indices of the slices with at least so many brain and tumour pixels."""
+        """List the slices with at least so many brain and tumour pixels, by index."""
         return np.flatnonzero((self.brain_pixels[view] >= min_brain) & (self.tumour_pixels[view] >= min_tumour))
 
 
 @lru_cache(maxsize=256)
 def mapped(path: Path) -> Any:
-    """An array on disk, read as it is looked at."""
+    """Open an array on disk, read as it is looked at."""
     # Every map holds a file open, and a process may have a thousand: those used last stay.
     try:
         return np.load(path, mmap_mode="r")
@@ -100,7 +106,7 @@ def _damaged(path: Path) -> str:
 
 
 def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALIZATION) -> list[CachedSubject]:
-    """Writes the cache of all complete subjects of `data`, or reads it if it is there already.
+    """Write the cache of all complete subjects of `data`, or read it if it exists.
 
     Args:
         folder: about 40 MB a subject.
@@ -133,15 +139,15 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
     for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
         if form.get(key) != origin[key]:
             raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
-    found = [_read(entry, folder) for entry in form["subjects"]]
+    subjects = [_read(entry, folder) for entry in form["subjects"]]
     if there:
-        _tell_again(cases, found, folder)
-    return found
+        _tell_again(cases, subjects, folder)
+    return subjects
 
 
-def _tell_again(cases: Iterable[Case], found: Iterable[CachedSubject], folder: Path) -> None:
+def _tell_again(cases: Iterable[Case], subjects: Iterable[CachedSubject], folder: Path) -> None:
     """Names whom a cache that was made before leaves out, and who teaches no tumours there: that run said why."""
-    labelled = {s.name: s.labelled for s in found}
+    labelled = {s.name: s.labelled for s in subjects}
     if out := [c.subject for c in cases if c.subject not in labelled]:
         log.info("%s was made without %s, which could not be used.", folder, ", ".join(out))
     if ill := [name for name, known in labelled.items() if not known]:
@@ -187,11 +193,11 @@ def _write(
     brain = vote_foreground(arrays)
     labels = load_labels(mask, volumes[MODALITIES[0]].grid, name)
     box = tuple(
-        slice(int(found[0]), int(found[-1]) + 1)
-        for found in (np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))
+        slice(int(filled[0]), int(filled[-1]) + 1)
+        for filled in (np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))
     )
-    scores = [normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]
-    _save(np.stack(scores).astype(np.float16), folder / f"{name}.npy")
+    normalized = [normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]
+    _save(np.stack(normalized).astype(np.float16), folder / f"{name}.npy")
     _save(brain[box], folder / f"{name}-brain.npy")
     tumour = np.zeros_like(brain)
     if labels is not None:
@@ -227,6 +233,6 @@ def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
 
 
 def slice_of(volume: NDArray[Any], view: View, index: int) -> NDArray[Any]:
-    """One slice (row, column), or (channel, row, column) of a volume with a leading channel axis."""
+    """Cut one slice (row, column), or (channel, row, column) of a volume with channels."""
     axis = SLICE_AXIS[view] + volume.ndim - 3
     return np.asarray(np.take(volume, index, axis=axis))

@@ -1,9 +1,11 @@
-"""What a first stage makes of the subjects of a cache: made once, kept beside their scores, cut into patches with them.
+"""Volumes that a first stage makes of the subjects of a cache.
 
-Each sequence of each subject, made from the other three, as `app.inference.pipeline.predict` gives it: scores, before anything is
-stretched or cleared; background outside the brain. The file is `<subject>-stage1-<the model's sha256, 8 digits>.npy`
-(and then, where it is not the plain mean of all three, the views and how they are joined), float16 (sequence, left,
-posterior, superior) on the subject's box.
+They are kept beside the subjects' own and cut into patches with them.
+
+Each sequence of each subject is made once, from the other three, as `app.inference.pipeline.predict` gives it:
+normalized, before anything is stretched or cleared; background outside the brain. The file is
+`<subject>-stage1-<the model's sha256, 8 digits>.npy`, where views are not the plain mean of all three with the
+views and their fusion in its name. It is float16 (sequence, left, posterior, superior) on the subject's box.
 """
 
 from __future__ import annotations
@@ -33,22 +35,23 @@ from app.registry.lineage import read_lineage
 from app.registry.manifest import Entry
 from app.registry.spec import FirstStage, GeneratorSpec
 from app.training.checkpoint import State
-from app.training.data.cache import NORMALIZATION, CachedSubject, mapped
+from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject, mapped
 from app.training.distributed import Processes
-from app.training.tasks.synthesis import BACKGROUND
 
 log = logging.getLogger(__name__)
 
 
 class StageOne:
-    """The first stage of a refinement; called with a subject, it gives what `PatchSampler` takes as `beside`.
+    """The first stage of a refinement.
+
+    Called with a subject, it gives the `extra_channels` of `PatchSampler`.
 
     Args:
-        entry: a generator that sees scores as the cache holds them.
+        entry: a generator whose inputs are normalized as the cache is.
         device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        UsageError: the model is no generator, sees other scores, or does not make every sequence.
+        UsageError: the model is no generator, sees other inputs, or does not make every sequence.
     """
 
     def __init__(self, entry: Entry, device: str) -> None:
@@ -57,8 +60,10 @@ class StageOne:
                 f"model {entry.name!r} is no generator that sees scores as training does; name one with --stage-one."
             )
         if entry.spec.targets != MODALITIES:
-            raise UsageError(f"model {entry.name!r} makes {', '.join(entry.spec.targets)} only; name one that makes all four "
-                             "with --stage-one.")  # fmt: skip
+            targets = ", ".join(entry.spec.targets)
+            raise UsageError(
+                f"model {entry.name!r} makes {targets} only; name one that makes all four with --stage-one."
+            )
         self.entry, self._device = entry, device
         self._model: Model | None = None
 
@@ -77,36 +82,36 @@ class StageOne:
 
     @property
     def described(self) -> FirstStage:
-        """What a run's state and the manifest say of it."""
-        return FirstStage(model=self.entry.name, sha256=self.entry.sha256, fusion=self.joined)
+        """The description of it in a run's state and in a manifest."""
+        return FirstStage(model=self.entry.name, sha256=self.entry.sha256, fusion=self.fusion)
 
     def path_of(self, subject: CachedSubject) -> Path:
-        """Where its volumes of a subject are kept."""
-        how = "" if self.joined == "-".join([*VIEWS, FusionOptions().name]) else f"-{self.joined}"
+        """Give the file of its volumes of a subject."""
+        how = "" if self.fusion == "-".join([*VIEWS, FusionOptions().name]) else f"-{self.fusion}"
         return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}{how}.npy"
 
     @property
-    def joined(self) -> str:
-        """Its views and how they are joined; a refiner learns on that as much as on the weights."""
+    def fusion(self) -> str:
+        """Its views and their fusion, on which a refiner learns as on the weights."""
         return fusion_of(self.entry, choose_fusion(self.entry, ModelOptions()))
 
     def check_fusion(self, before: FirstStage) -> None:
-        """Refuses a run that learned on the same views joined in another way.
+        """Refuse a run that learned on another fusion of the same views.
 
         Args:
             before: what the run's state says; one of before this was noted passes.
 
         Raises:
-            UsageError: they are joined in another way.
+            UsageError: they are.
         """
-        if (learned := before.fusion or self.joined) != self.joined:
+        if (learned := before.fusion or self.fusion) != self.fusion:
             raise UsageError(
                 f"the run refines views of {self.entry.name!r} joined as {learned!r}; the manifest says "
-                f"{self.joined!r} now. Put it back, or train anew."
+                f"{self.fusion!r} now. Put it back, or train anew."
             )
 
     def make(self, data: Path, subjects: Sequence[CachedSubject]) -> None:
-        """Makes the volumes that are not there yet, each subject's file when its four are done.
+        """Make the missing volumes, each subject's file when its four are done.
 
         Args:
             data: the folder that the cache was made of.
@@ -121,9 +126,9 @@ class StageOne:
         log.info("%s makes the four sequences of %d subjects, once for this cache.", self.entry.name, len(lacking))
         done: set[str] = set()
         for name, volumes in load_complete(c for c in scan(data).cases if c.subject in lacking):
-            made = self._volumes(volumes, lacking[name])
+            first_stage = self._volumes(volumes, lacking[name])
             buffer = io.BytesIO()
-            np.save(buffer, made)
+            np.save(buffer, first_stage)
             save_bytes(buffer.getvalue(), self.path_of(lacking[name]))
             done.add(name)
             log.info("%s: first stage made, %d of %d", name, len(done), len(lacking))
@@ -131,7 +136,7 @@ class StageOne:
             raise UsageError(f"{gone[0]} cannot be read from {data} any more; put it back, or give another --cache.")
 
     def __call__(self, subject: CachedSubject) -> NDArray[np.float16]:
-        """Float16 (4, left, posterior, superior), challenge order, memory-mapped."""
+        """Open a subject's volumes: float16 (4, left, posterior, superior), challenge order, memory-mapped."""
         volumes: NDArray[np.float16] = mapped(self.path_of(subject))
         return volumes
 
@@ -141,15 +146,17 @@ class StageOne:
         out = np.full((len(MODALITIES), *subject.brain.shape), BACKGROUND, dtype=np.float16)
         for index, target in enumerate(MODALITIES):
             prepared = prepare({m: v for m, v in volumes.items() if m != target}, self.model)
-            made = predict(prepared, target, self.model).volume[box]
-            out[index] = np.where(subject.brain, made, BACKGROUND)
+            result = predict(prepared, target, self.model).volume[box]
+            out[index] = np.where(subject.brain, result, BACKGROUND)
         return out
 
 
 def open_stage_one(
     entry: Entry | None, before: State | None, group: Processes, data: Path, subjects: Sequence[CachedSubject]
 ) -> StageOne:
-    """The first stage of a run, its volumes of all subjects there; the first process makes them, the others wait.
+    """Open the first stage of a run, with its volumes of all subjects.
+
+    The first process makes them, the others wait.
 
     Args:
         before: the state that the run goes on from, if it does.

@@ -1,4 +1,4 @@
-"""Random 3D patches from a cache, for the networks that see volumes; `app.training.data.slices` is the same for slices.
+"""Random 3D patches from a cache, for the networks that see volumes.
 
 As there, every random number of step k comes from a generator seeded by (seed, k, process): a resumed run draws what an
 unbroken one would.
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
-from app.training.config import DataRecipe
+from app.training.config import PatchData
 from app.training.data.cache import CachedSubject
 from app.training.data.slices import Prefetcher
 
-#: More volumes of a subject to cut along with its scores, C x X x Y x Z on the cache's box; float.
+#: More volumes of a subject to cut along with its own, C x X x Y x Z on the cache's box; float.
 ExtraChannels = Callable[[CachedSubject], NDArray[Any]]
 
 
@@ -30,12 +30,12 @@ class Patches:
     """Patches of several subjects, on one device.
 
     Attributes:
-        images: float32 B x 4 x X x Y x Z scores, all four real sequences.
+        images: float32 B x 4 x X x Y x Z, all four real sequences, normalized.
         brain: float32 B x 1 x X x Y x Z, 1 in the brain.
         labels: int64 B x X x Y x Z, tumour classes; zeros where the subject has no segmentation.
         labelled: bool (B,), whether the subject has one.
         scale: float32 B x 4 x 2, as in `app.training.data.slices.Batch`.
-        beside: float32 B x C x X x Y x Z, what the sampler's `beside` gave; C is 0 without.
+        extra_channels: float32 B x C x X x Y x Z, what the sampler's `extra_channels` gave; C is 0 without.
     """
 
     images: Tensor
@@ -43,30 +43,30 @@ class Patches:
     labels: Tensor
     labelled: Tensor
     scale: Tensor
-    beside: Tensor
+    extra_channels: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> Patches:
-        """The same on a device."""
+        """Move the patches to a device."""
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in vars(self).items()})
 
     def pieces(self, count: int) -> list[Patches]:
-        """At most `count` parts that together are these."""
+        """Cut the patches into at most `count` parts."""
         chunks = zip(*(t.chunk(count) for t in vars(self).values()), strict=True)
         return [Patches(*chunk) for chunk in chunks]
 
 
 class PatchSampler:
-    """Draws the patches of any step.
+    """Draw the patches of any step.
 
     Args:
         subjects: of a cache.
         recipe: its `patch` and `tumour_share` count: the probability that a patch is centred on a tumour voxel.
         background: fills what lies beyond the box around the brain.
         rank: number of this process; each draws other patches.
-        beside: more volumes to cut along, all of the same background.
+        extra_channels: more volumes to cut along, all of the same background.
 
     Raises:
         UsageError: there is no subject.
@@ -75,17 +75,17 @@ class PatchSampler:
     def __init__(
         self,
         subjects: Sequence[CachedSubject],
-        recipe: DataRecipe,
+        recipe: PatchData,
         background: float,
         *,
         seed: int = 0,
         rank: int = 0,
-        beside: ExtraChannels | None = None,
+        extra_channels: ExtraChannels | None = None,
     ) -> None:
         if not subjects:
             raise UsageError("there is no subject to draw patches from.")
         self._subjects, self._recipe, self._background = list(subjects), recipe, background
-        self._seed, self._rank, self._beside = seed, rank, beside
+        self._seed, self._rank, self._extra = seed, rank, extra_channels
         self._tumours: dict[str, NDArray[np.int64]] = {}
 
     @property
@@ -95,25 +95,25 @@ class PatchSampler:
         return sum(max(1, round(float(np.prod(s.brain.shape)) / volume)) for s in self._subjects)
 
     def own(self, step: int) -> np.random.Generator:
-        """Random numbers of this process at a step."""
+        """Give the random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
 
     def draw(self, random: np.random.Generator, size: int) -> Patches:
-        """`size` patches of random subjects."""
+        """Draw `size` patches of random subjects."""
         rows = [self._patch(random) for _ in range(size)]
-        images, brain, labels, labelled, scale, beside = (np.stack(part) for part in zip(*rows, strict=True))
+        images, brain, labels, labelled, scale, extra_channels = (np.stack(part) for part in zip(*rows, strict=True))
         return Patches(
             torch.from_numpy(images),
             torch.from_numpy(brain),
             torch.from_numpy(labels[:, 0].astype(np.int64)),
             torch.from_numpy(labelled),
             torch.from_numpy(scale),
-            torch.from_numpy(beside),
+            torch.from_numpy(extra_channels),
         )
 
     def _patch(self, random: np.random.Generator) -> tuple[NDArray[Any], ...]:
         subject = self._subjects[int(random.integers(len(self._subjects)))]
-        # SampledStep in any case, so that a subject without tumour leaves the later numbers as they are.
+        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
         among_tumour, at = random.random() < self._recipe.tumour_share, random.random(4)
         shape, patch = subject.brain.shape, self._recipe.patch
         tumour = self._tumour(subject) if among_tumour else np.empty(0, np.int64)
@@ -129,9 +129,9 @@ class PatchSampler:
         ]
         labels = np.zeros(shape, np.uint8) if subject.labels is None else subject.labels
         pairs = [subject.intensities[m] for m in MODALITIES]
-        more = self._beside(subject) if self._beside is not None else np.empty((0, *shape), np.float16)
+        more = self._extra(subject) if self._extra is not None else np.empty((0, *shape), np.float16)
         return (
-            self._cut(subject.scores, start, self._background).astype(np.float32),
+            self._cut(subject.normalized, start, self._background).astype(np.float32),
             self._cut(subject.brain[None], start, 0).astype(np.float32),
             self._cut(labels[None], start, 0),
             np.array(subject.labelled),
@@ -158,15 +158,19 @@ class PatchSampler:
 
 
 class PatchSource:
-    """A sampler's patches of one size; `ahead` as in `app.training.data.slices.Prefetcher`."""
+    """Patches of one size from a sampler.
 
-    def __init__(self, sampler: PatchSampler, size: int, ahead: bool = False) -> None:
+    Args:
+        prefetch: as `ahead` of `app.training.data.slices.Prefetcher`.
+    """
+
+    def __init__(self, sampler: PatchSampler, size: int, prefetch: bool = False) -> None:
         self.sampler, self._size = sampler, size
-        self._drawn = Prefetcher(self._draw, ahead)
+        self._samples = Prefetcher(self._draw, prefetch)
 
     def at(self, step: int) -> tuple[Patches, np.random.Generator]:
-        """The patches of a step, and its random generator where drawing left it."""
-        return self._drawn.at(step)
+        """Give the patches of a step, and its random generator where drawing left it."""
+        return self._samples.at(step)
 
     def _draw(self, step: int) -> tuple[Patches, np.random.Generator]:
         random = self.sampler.own(step)

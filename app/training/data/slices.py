@@ -19,7 +19,7 @@ from torch import Tensor
 
 from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, View
 from app.core.errors import UsageError
-from app.training.config import DataRecipe
+from app.training.config import SliceData
 from app.training.data.cache import CachedSubject, slice_of
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class Batch:
     """Slices of one view, on one device.
 
     Attributes:
-        images: float32 B x 4 x H x W scores, all four real sequences.
+        images: float32 B x 4 x H x W, all four real sequences, normalized.
         brain: float32 B x 1 x H x W, 1 in the brain.
         labels: int64 B x H x W, tumour classes; zeros where the subject has no segmentation.
         labelled: bool (B,), whether the subject has one.
-        scale: float32 B x 4 x 2: per sequence the scores of zero intensity and of the clip, the range that the
-            challenge scores.
+        scale: float32 B x 4 x 2: per sequence the normalized values of zero intensity and of the clip, the range of
+            the challenge's metrics.
         types: int64 (B,), index in `TUMOUR_TYPES` or -1.
         subjects: int64 (B,), index among the subjects that the sampler draws from.
         view: index in `VIEWS`.
@@ -61,11 +61,11 @@ class Batch:
         return torch.full((len(self),), self.view, device=self.images.device)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Move the batch to a device."""
         return self._of([t.to(device, non_blocking=True) for t in self._tensors()])
 
     def pieces(self, count: int) -> list[Batch]:
-        """At most `count` batches that together are this one."""
+        """Cut the batch into at most `count` parts."""
         chunks = zip(*(t.chunk(count) for t in self._tensors()), strict=True)
         return [self._of(chunk) for chunk in chunks]
 
@@ -78,36 +78,20 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one pass makes from what.
-
-    Attributes:
-        target: index of the sequence to make.
-        members: indices of the sequences that are present.
-        second: index of the sequence that the second pass drops and makes; it sees the first's result.
-    """
-
-    target: int
-    members: tuple[int, ...]
-    second: int
-
-
-@dataclass(frozen=True)
 class SampledStep:
-    """A batch on the processor, and the random generators of its step (shared, own) where drawing left them.
+    """A batch on the processor, and its step's random generators where drawing left them.
 
     Attributes:
-        donors: as many slices of the same view that show a tumour, if they were asked for.
+        plan, own: random numbers that all processes share, and those of this one.
     """
 
     batch: Batch
-    donors: Batch | None
     plan: np.random.Generator
     own: np.random.Generator
 
 
 class Sampler:
-    """Draws the batch of any step.
+    """Draw the batch of any step.
 
     Where `data.tumour_share` is 1, a subject is not drawn in views in which none of its slices shows enough tumour.
 
@@ -119,7 +103,7 @@ class Sampler:
     """
 
     def __init__(
-        self, subjects: Sequence[CachedSubject], recipe: DataRecipe, background: float, *, seed: int = 0, rank: int = 0
+        self, subjects: Sequence[CachedSubject], recipe: SliceData, background: float, *, seed: int = 0, rank: int = 0
     ) -> None:
         self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
         self._numbers = {s.name: number for number, s in enumerate(subjects)}
@@ -127,12 +111,12 @@ class Sampler:
         for view in recipe.views:
             rows, columns = recipe.canvas.sizes[view]
             enough = max(1, round(recipe.min_tumour_share * rows * columns))
-            found = [
+            choices = [
                 (s, s.slices(view, recipe.min_brain_pixels), s.slices(view, recipe.min_brain_pixels, enough))
                 for s in subjects
             ]
             always = recipe.tumour_share == 1
-            rows_of = [(s, whole, ill) for s, whole, ill in found if (ill if always else whole).size]
+            rows_of = [(s, whole, ill) for s, whole, ill in choices if (ill if always else whole).size]
             if not rows_of:
                 ill_too = f" and {enough} tumour pixels" if always else ""
                 raise UsageError(f"no subject has a slice ({view}) of {recipe.min_brain_pixels} brain pixels{ill_too}.")
@@ -150,34 +134,23 @@ class Sampler:
         return sum(whole.size for rows in self._slices.values() for _, whole, _ in rows)
 
     def plan(self, step: int) -> np.random.Generator:
-        """Random numbers that all processes share at a step."""
+        """Give the random numbers that all processes share at a step."""
         return np.random.default_rng([self._seed, step])
 
     def own(self, step: int) -> np.random.Generator:
-        """Random numbers of this process at a step."""
+        """Give the random numbers of this process at a step."""
         return np.random.default_rng([self._seed, step, 1 + self._rank])
 
-    def at(self, step: int, size: int, max_shift: int, donors: bool = False) -> SampledStep:
-        """The batch of a step, with the generators for what is still to be decided about it.
-
-        Args:
-            donors: draw slices with tumour as well, for `augment.transplant_tumours`.
-        """
+    def at(self, step: int, size: int, max_shift: int) -> SampledStep:
+        """Draw the batch of a step, with its random generators for what follows."""
         plan, own = self.plan(step), self.own(step)
-        view = self._view(plan)
-        batch = self._draw(view, own, size, max_shift, self._recipe.tumour_share)
-        return SampledStep(batch, self._draw(view, own, size, max_shift, 1.0) if donors else None, plan, own)
+        return SampledStep(self.draw(plan, own, size, max_shift), plan, own)
 
     def draw(self, plan: np.random.Generator, own: np.random.Generator, size: int, max_shift: int = 0) -> Batch:
-        """A batch of `size` slices of a random view, each moved by up to `max_shift` pixels."""
-        return self._draw(self._view(plan), own, size, max_shift, self._recipe.tumour_share)
-
-    def _view(self, plan: np.random.Generator) -> View:
+        """Draw `size` slices of a random view, each moved by up to `max_shift` pixels."""
         views = self._recipe.views
-        return views[int(plan.integers(len(views)))]
-
-    def _draw(self, view: View, own: np.random.Generator, size: int, max_shift: int, tumour_share: float) -> Batch:
-        rows = [self._slice(view, own, max_shift, tumour_share) for _ in range(size)]
+        view = views[int(plan.integers(len(views)))]
+        rows = [self._slice(view, own, max_shift) for _ in range(size)]
         images, brain, labels, labelled, scale, types, numbers = (np.stack(part) for part in zip(*rows, strict=True))
         return Batch(
             torch.from_numpy(images),
@@ -190,28 +163,14 @@ class Sampler:
             VIEWS.index(view),
         )
 
-    def tasks(self, plan: np.random.Generator, count: int) -> list[Task]:
-        """`count` different sequences to make, in challenge order, each with what is present and a second one."""
-        makes = [MODALITIES.index(m) for m in self._recipe.makes]
-        targets = sorted(plan.choice(makes, count, replace=False).tolist())
-        return [self._task(plan, target) for target in targets]
-
-    def _task(self, plan: np.random.Generator, target: int) -> Task:
-        others = [i for i in range(len(MODALITIES)) if i != target]
-        count = 3 if plan.random() < self._recipe.single_missing else int(plan.integers(1, 3))
-        members = tuple(sorted(plan.choice(others, count, replace=False).tolist()))
-        return Task(target, members, int(plan.choice(others)))
-
-    def _slice(
-        self, view: View, own: np.random.Generator, max_shift: int, tumour_share: float
-    ) -> tuple[NDArray[np.generic], ...]:
+    def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
         rows = self._slices[view]
         subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
-        # SampledStep in any case, so that a subject without tumour leaves the later numbers as they are.
-        among_ill = own.random() < tumour_share
+        # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
+        among_ill = own.random() < self._recipe.tumour_share
         index = int(own.choice(ill if among_ill and ill.size else whole))
         shift = own.integers(-max_shift, max_shift + 1, 2)
-        scores = slice_of(subject.scores, view, index).astype(np.float32)
+        images = slice_of(subject.normalized, view, index).astype(np.float32)
         brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
         labels = (
             np.zeros(brain.shape[1:], np.uint8) if subject.labels is None else slice_of(subject.labels, view, index)
@@ -220,7 +179,7 @@ class Sampler:
         scale = np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32)
         kind = TUMOUR_TYPES.index(subject.tumour_type) if subject.tumour_type in TUMOUR_TYPES else -1
         return (
-            self._place(scores, view, shift, self._background),
+            self._place(images, view, shift, self._background),
             self._place(brain, view, shift, 0.0),
             self._place(labels[None], view, shift, 0),
             np.array(subject.labelled),
@@ -246,7 +205,7 @@ class Sampler:
 
 
 class Prefetcher(Generic[T]):
-    """What `draw` gives for each step; with `ahead`, a thread draws the next one while a device computes."""
+    """Give the sample of each step, drawn ahead by a thread if asked for."""
 
     def __init__(self, draw: Callable[[int], T], ahead: bool) -> None:
         self._draw = draw
@@ -254,27 +213,29 @@ class Prefetcher(Generic[T]):
         self._next: tuple[int, Future[T]] | None = None
 
     def at(self, step: int) -> T:
-        """What a step gets: the same with and without `ahead`."""
+        """Give a step's sample: the same with and without `ahead`."""
         if self._pool is None:
             return self._draw(step)
         begun = self._next
-        drawn = begun[1].result() if begun is not None and begun[0] == step else self._draw(step)
+        sample = begun[1].result() if begun is not None and begun[0] == step else self._draw(step)
         self._next = step + 1, self._pool.submit(self._draw, step + 1)
-        return drawn
+        return sample
 
 
 class Source:
-    """A sampler's batches of one size, with slices that give their tumour if `donors`; `ahead` as in `Prefetcher`."""
+    """Batches of one size from a sampler.
 
-    def __init__(
-        self, sampler: Sampler, size: int, max_shift: int, ahead: bool = False, *, donors: bool = False
-    ) -> None:
+    Args:
+        prefetch: as `ahead` of `Prefetcher`.
+    """
+
+    def __init__(self, sampler: Sampler, size: int, max_shift: int, prefetch: bool = False) -> None:
         self.sampler = sampler
-        self._drawn = Prefetcher(lambda step: sampler.at(step, size, max_shift, donors), ahead)
+        self._samples = Prefetcher(lambda step: sampler.at(step, size, max_shift), prefetch)
 
     def at(self, step: int) -> SampledStep:
-        """The batch of a step."""
-        return self._drawn.at(step)
+        """Give the batch of a step."""
+        return self._samples.at(step)
 
 
 def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:

@@ -1,4 +1,7 @@
-"""Whom a run does not learn from: subjects kept for validation, their patients' other exams with them."""
+"""Splits of subjects into those that are trained on and those that validate.
+
+A patient's exams stay together.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[list[CachedSubject], list[str]]:
-    """Subjects to train on, and the names of those kept for validation; the seed decides.
+    """Split subjects by the seed: those to train on, and the names of the others.
 
     Args:
         held_out: how many to keep; further exams of their patients are kept as well (`app.data.cases.patient_of`).
@@ -36,10 +39,22 @@ def split(subjects: Sequence[CachedSubject], held_out: int, seed: int) -> tuple[
     return [s for s in subjects if s.name not in kept], kept
 
 
+def labelled_subjects(subjects: Sequence[CachedSubject]) -> list[CachedSubject]:
+    """Choose the subjects with a segmentation.
+
+    Raises:
+        UsageError: they are fewer than two.
+    """
+    labelled = [s for s in subjects if s.labelled]
+    if len(labelled) < 2:
+        raise UsageError("fewer than two subjects have a segmentation; the task needs more.")
+    return labelled
+
+
 def validation_cases(
     data: Path, elsewhere: Path | None, schedule: ScheduleRecipe, state: State, *, say: bool = True
 ) -> tuple[list[Case], dict[str, Path]]:
-    """The complete subjects to validate on, and their segmentations.
+    """Choose the complete subjects to validate on, with their segmentations.
 
     Args:
         data: what the run is trained on, of which `state.held_out` is kept.
@@ -53,16 +68,16 @@ def validation_cases(
     folder = elsewhere or data
     # A thousand subjects' headers are not read where none of them is held out.
     wanted = scan(folder).cases if elsewhere or state.held_out else ()
-    found = [c for c in wanted if elsewhere or c.subject in state.held_out]
-    if both := also_in([c.subject for c in found], state.subjects):
+    candidates = [c for c in wanted if elsewhere or c.subject in state.held_out]
+    if both := also_in([c.subject for c in candidates], state.subjects):
         raise UsageError(f"{both[0]} of {folder} is trained on; validate on patients that the run does not see.")
     origins = [one.sha256 for one in (state.started_from, state.first_stage) if one is not None]
-    if both := also_in([c.subject for c in found], state.lineage.ancestry(origins).subjects):
+    if both := also_in([c.subject for c in candidates], state.lineage.ancestry(origins).subjects):
         raise UsageError(
             f"{both[0]} of {folder} taught the model that the run starts from; validate on patients new to both "
             "(--validation, or the seed and data.held_out of that one)."
         )
-    cases = [c for c in found if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
+    cases = [c for c in candidates if len(c.usable) == len(MODALITIES)][: schedule.validation_subjects]
     if elsewhere and not cases:
         raise UsageError(f"{folder} holds no complete subject to validate on.")
     if not cases and say and schedule.validate_every > 0:

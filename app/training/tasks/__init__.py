@@ -1,1 +1,1 @@
-"""What a recipe can teach, one task a file."""
+"""Tasks that a recipe can train, one a file."""

@@ -1,209 +1,344 @@
-"""What a recipe can teach: its network and losses, where its batches come from, and how what it learnt is scored."""
+"""The base of all tasks, and where they are found: `NAME.py` here holds the task `NAME`.
+
+A task owns its life: its recipe, where its batches come from, its networks and their steps, how they are validated,
+and what an export writes of them. Nothing outside names a task.
+"""
 
 from __future__ import annotations
 
-import copy
-import logging
+import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.cases import Case
-from app.inference.models import Model
-from app.networks.confidence import ConfidenceHead
-from app.networks.enhancer import Blinded
+from app.inference.device import Machine
 from app.networks.unet import Segmenter2d
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
-from app.registry.checkpoints import load_generator, load_refiner, load_segmenter2d, load_segmenter3d
+from app.preprocessing.slices import MULTIPLE
+from app.registry.checkpoints import load_segmenter2d
 from app.registry.lineage import Lineage, read_lineage
 from app.registry.manifest import Entry
-from app.registry.spec import GeneratorSpec
+from app.registry.spec import FirstStage, Kind
+from app.training.checkpoint import State
 from app.training.config import Recipe
-from app.training.data.cache import CachedSubject
-from app.training.data.patches import ExtraChannels, PatchSampler, PatchSource
-from app.training.data.slices import Sampler, Source
-from app.training.intensity_fit import IntensityCodes, fit_intensity
-from app.training.tasks.enhancement import EnhancementTask
-from app.training.tasks.refinement import RefinementTask
-from app.training.tasks.segmentation2d import Segmentation2dTask
-from app.training.tasks.segmentation3d import Segmentation3dTask
-from app.training.tasks.synthesis import BACKGROUND, SynthesisTask
-from app.training.validation import (
-    candidate_model,
-    candidate_refined_model,
-    means,
-    score_missing_sequences,
-    score_segmenter2d,
-    score_segmenter3d,
-)
+from app.training.data.cache import BACKGROUND, CachedSubject
+from app.training.distributed import Processes
+from app.training.promotion import ExportRequest, check_no_host, check_no_specialist
 
-log = logging.getLogger(__name__)
-
-OtherTask: TypeAlias = Segmentation2dTask | Segmentation3dTask | RefinementTask | EnhancementTask
+R = TypeVar("R", bound=Recipe)
+Net = TypeVar("Net", bound=nn.Module)
+#: Moves one network's weights by its gradients; False where they were not finite and nothing moved.
+Update = Callable[[str], bool]
 
 
-def new_source(
-    recipe: Recipe, subjects: Sequence[CachedSubject], rank: int, *, ahead: bool, beside: ExtraChannels | None = None
-) -> Source | PatchSource:
-    """What batches of slices, or of patches where the task sees volumes, come from.
+@dataclass(frozen=True)
+class TrainingContext(Generic[R]):
+    """What a run gives to its task.
 
-    Args:
-        rank: number of this process.
-        ahead: whether a thread draws the next batch.
-        beside: see `app.training.data.patches.PatchSampler`.
-
-    Raises:
-        UsageError: no subject can be drawn from.
+    Attributes:
+        recipe: what the run follows.
+        subjects: those that it trains on.
+        data: folder that they come from.
+        group: this process among all.
+        segmenter: the frozen segmenter that may teach.
+        stage_one: the generator whose volumes may be corrected.
+        before: the state that the run goes on from, if it does.
     """
-    if recipe.task in {"judging", "refinement", "enhancement"}:
-        patches = PatchSampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank, beside=beside)
-        return PatchSource(patches, recipe.schedule.batch_size, ahead)
-    slices = Sampler(subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
-    augmentation = recipe.augmentation
-    return Source(slices, recipe.schedule.batch_size, augmentation.shift, ahead, donors=augmentation.transplant > 0)
 
+    recipe: R
+    subjects: Sequence[CachedSubject]
+    data: Path
+    group: Processes
+    segmenter: Entry | None = None
+    stage_one: Entry | None = None
+    before: State | None = None
 
-def new_task(
-    recipe: Recipe, device: torch.device, segmenter: Entry | None, told: IntensityCodes | None
-) -> SynthesisTask | OtherTask:
-    """The untrained networks of a recipe with their losses.
+    @property
+    def prefetch(self) -> bool:
+        """Whether a thread draws the next batch: where the device computes beside the processor."""
+        return self.group.device.type == "cuda"
 
-    Args:
-        segmenter: the frozen one, for the losses that need it.
-        told: what a generator is told of its target's median.
+    def teacher(self, loss: str | None) -> Segmenter2d | None:
+        """Read the frozen segmenter that teaches through a loss; None where none does.
 
-    Raises:
-        UsageError: a loss needs a segmenter, and there is none.
-        WeightsError: its weights cannot be read.
-    """
-    if recipe.task == "segmentation":
-        return Segmentation2dTask(recipe, device)
-    if recipe.task == "judging":
-        return Segmentation3dTask(recipe, device)
-    if recipe.task == "enhancement":
-        return EnhancementTask(recipe, device)
-    teacher: Segmenter2d | None = None
-    if (loss := taught_by(recipe)) is not None:
-        if segmenter is None:
+        Raises:
+            UsageError: there is none.
+            WeightsError: its weights cannot be read.
+        """
+        if loss is None:
+            return None
+        if self.segmenter is None:
             raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
-        teacher = load_segmenter2d(segmenter)
-    if recipe.task == "refinement":
-        return RefinementTask(recipe, device, teacher)
-    return SynthesisTask(recipe, device, teacher, told)
+        return load_segmenter2d(self.segmenter)
 
 
-def taught_by(recipe: Recipe) -> str | None:
-    """Name of the loss through which a frozen segmenter teaches; None where none does."""
-    loss = {"synthesis": "tversky", "refinement": "dice"}.get(recipe.task)
-    return loss if loss is not None and getattr(recipe.losses, loss) > 0 else None
+class Task(Generic[R]):
+    """Base of all tasks.
 
-
-def load_initial_weights(task: SynthesisTask | OtherTask, start: Entry) -> None:
-    """Give a task the weights of a published model.
-
-    Raises:
-        UsageError: the model has another architecture than the recipe, or does not make what a frozen one shall.
-        WeightsError: the model is of another kind, or its weights cannot be read.
+    Attributes:
+        recipe_type: class of its recipes.
+        kind: what a manifest calls its result.
+        needs_stage_one: whether it corrects what a generator made.
+        export_hint: what the command `export` needs for it beside the usual.
+        recipe, device: as a run has them.
+        average: running mean of the weights of the first network; what is validated and exported.
     """
-    ((name, network),) = ((n, w) for n, w in task.networks.items() if n in _LOADERS)
-    known = start.spec.targets if isinstance(start.spec, GeneratorSpec) else MODALITIES
-    unknown = [m for m in task.recipe.data.makes if m not in known]
-    if task.recipe.network.frozen and unknown:
-        raise UsageError(
-            f"model {start.name!r} makes {', '.join(known)} and not {', '.join(unknown)}; say so with --set "
-            "data.makes=[...], and --set schedule.targets=N for as many of them."
-        )
-    loaded = _LOADERS[name](start)
-    state = loaded.state_dict()
-    if isinstance(task, SynthesisTask):
-        state = _with_head(state, task, loaded.confidence, start.name)
+
+    recipe_type: ClassVar[type[Recipe]]
+    kind: ClassVar[Kind]
+    needs_stage_one: ClassVar[bool] = False
+    export_hint: ClassVar[str] = ""
+
+    average: nn.Module
+
+    def __init__(self, recipe: R, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+
+    # ------------------------------------------------------------ before a run
+
+    @classmethod
+    def teaching_loss(cls, recipe: R) -> str | None:
+        """Name the loss through which a frozen segmenter teaches; None where none does."""
+        return None
+
+    @classmethod
+    def check_start(cls, recipe: R, start: Entry | None) -> None:
+        """Check that a new run may begin with these weights, or with random ones.
+
+        Raises:
+            UsageError: it may not.
+        """
+
+    @classmethod
+    def usable(cls, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects that the task can learn from.
+
+        Raises:
+            UsageError: they are too few.
+        """
+        return subjects
+
+    @classmethod
+    def open(cls, context: TrainingContext[R]) -> Self:
+        """Build the untrained networks of a run; the recipe's seed decides their weights.
+
+        Raises:
+            UsageError: the task needs what the run does not give.
+            WeightsError: weights of another model cannot be read.
+        """
+        torch.manual_seed(context.recipe.seed)
+        return cls(context.recipe, context.group.device)
+
+    def new_source(self, context: TrainingContext[R]) -> Any:
+        """Build what batches come from: `at(step)` gives one, `sampler.count` says how many an epoch has.
+
+        Raises:
+            UsageError: no subject can be drawn from.
+        """
+        raise NotImplementedError
+
+    @property
+    def first_stage(self) -> FirstStage | None:
+        """The generator whose volumes are corrected; None where the task corrects none."""
+        return None
+
+    def load_initial_weights(self, start: Entry) -> None:
+        """Take the weights of a published model.
+
+        Raises:
+            UsageError: the model has another architecture than the recipe.
+            WeightsError: the model is of another kind, or its weights cannot be read.
+        """
+        self._load(self.read_weights(start).state_dict(), start)
+
+    @classmethod
+    def read_weights(cls, entry: Entry) -> nn.Module:
+        """Read the network of a published model that may be a beginning.
+
+        Raises:
+            WeightsError: it is of another kind, or its weights cannot be read.
+        """
+        raise NotImplementedError
+
+    def _load(self, state: Mapping[str, Tensor], start: Entry) -> None:
+        try:
+            for network in (next(iter(self.networks.values())), self.average):
+                network.load_state_dict(state)
+        except RuntimeError:
+            raise UsageError(
+                f"model {start.name!r} has another architecture than the recipe; start from random."
+            ) from None
+
+    # ------------------------------------------------------------ in a run
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that learn, in the order of their updates."""
+        raise NotImplementedError
+
+    def rate_factor(self, network: str) -> float:
+        """Give the learning rate of a network as a multiple of the recipe's."""
+        return 1.0
+
+    @property
+    def task_state(self) -> Mapping[str, float]:
+        """Numbers beside the weights that must outlive an interruption; empty where there are none."""
+        return MappingProxyType({})
+
+    def restore_task_state(self, values: Mapping[str, float]) -> None:
+        """Take over the numbers of an earlier run or of another process."""
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Precision in which the networks train."""
+        return choose_precision(self.recipe.schedule.precision, self.device)
+
+    def mixed_precision(self) -> torch.autocast:
+        """Give the context in which networks run."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def step(self, source: Any, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+        """Learn from one batch.
+
+        Args:
+            source: as `new_source` gave it.
+            pieces: parts into which the batch is cut for the device's memory.
+            update: moves the weights of a network by its gradients; False if they were not finite.
+
+        Returns:
+            The losses, unweighted, averaged over the batch.
+        """
+        raise NotImplementedError
+
+    def pictures(self, sampler: Any) -> list[list[NDArray[np.float32]]]:
+        """Draw results of the averaged network on one sample, as rows of equal images."""
+        raise NotImplementedError
+
+    def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
+        """Score the averaged network on complete subjects; the means of every metric.
+
+        Args:
+            masks: per subject, its segmentation.
+        """
+        raise NotImplementedError
+
+    def selection_score(self, scores: Mapping[str, float]) -> float:
+        """Give what the best checkpoint has most of."""
+        return scores["ssim_brain"]
+
+    # ------------------------------------------------------------ after a run
+
+    @classmethod
+    def check_export(cls, request: ExportRequest) -> None:
+        """Check that a run's result can become the model that is asked for.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        check_no_specialist(request)
+        check_no_host(request)
+
+    @classmethod
+    def export_hosts(cls, request: ExportRequest) -> list[Entry]:
+        """List the published models that the result is for."""
+        return []
+
+    @classmethod
+    def export(cls, request: ExportRequest) -> Entry:
+        """Write a run's result as a model, unless it is worse than the one before.
+
+        Raises:
+            UsageError: it is worse.
+            WeightsError: the folder cannot be read.
+            OutputError: it cannot be written to.
+        """
+        raise NotImplementedError
+
+
+def task_names() -> list[str]:
+    """List the tasks."""
+    modules = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return [name for name in modules if find_task(name) is not None]
+
+
+def find_task(name: str) -> type[Task[Any]] | None:
+    """Find the task that a module of this package offers as `TASK`, if there is one."""
     try:
-        network.load_state_dict(state)
-        task.average.load_state_dict(state)
-    except RuntimeError:
-        raise UsageError(f"model {start.name!r} has another architecture than the recipe; start from random.") from None
+        module = importlib.import_module(f"{__package__}.{name}")
+    except ModuleNotFoundError:
+        return None
+    task: type[Task[Any]] | None = getattr(module, "TASK", None)
+    return task
+
+
+def task_of(recipe: Recipe) -> type[Task[Any]]:
+    """Find the task of a recipe that is checked."""
+    task = find_task(recipe.task)
+    assert task is not None, recipe.task
+    return task
+
+
+# ------------------------------------------------------------ what tasks share
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """Choose bfloat16 where the recipe and the device agree to it, else float32."""
+    native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
+    return torch.bfloat16 if native else torch.float32
+
+
+def choose_volume_precision(wanted: str, device: torch.device, depth: int) -> torch.dtype:
+    """Choose as `choose_precision` does, for networks that halve volumes four times.
+
+    On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
+    of torch 2.13 leaves memory uninitialised). These networks get there from 16 or 32.
+
+    Args:
+        depth: voxels along the first axis of what the network sees.
+    """
+    if device.type == "cpu" and depth <= 2 * MULTIPLE:
+        return torch.float32
+    return choose_precision(wanted, device)
+
+
+@functools.cache
+def has_bf16(device: torch.device) -> bool:
+    """Check whether a device computes in bfloat16 natively."""
+    machine = Machine.probe()
+    return machine.gpu_bf16 if device.type == "cuda" else machine.cpu_bf16
+
+
+def placed(network: Net, device: torch.device) -> Net:
+    """Put a network on a device, in the layout that 2D convolutions like best."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
+
+
+def placed3d(network: Net, device: torch.device) -> Net:
+    """Put a network on a device, in the layout that 3D convolutions like best."""
+    return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
+
+
+def add_to(totals: dict[str, Tensor], losses: Mapping[str, Tensor], share: float) -> None:
+    """Add `share` of each loss to its total."""
+    for name, value in losses.items():
+        totals[name] = totals.get(name, torch.zeros_like(value)) + share * value.detach()
+
+
+def masked(images: Tensor, brain: Tensor) -> Tensor:
+    """Put background outside the brain, as every finished volume has it."""
+    return images * brain + BACKGROUND * (1 - brain)
 
 
 def lineage_of(entry: Entry) -> Lineage:
-    """Give the trainings of a model and of all that it was made from, as its folder knows them."""
+    """Give the trainings of a model and of all that it was made from."""
     return read_lineage(entry.folder).ancestry([entry.sha256])
-
-
-#: By the name that a task gives to what it teaches: how a model that may be its beginning is read.
-_LOADERS: dict[str, Callable[[Entry], Any]] = {
-    "generator": load_generator,
-    "segmenter": load_segmenter2d,
-    "judge": load_segmenter3d,
-    "refiner": load_refiner,
-    "enhancer": load_refiner,
-}
-
-
-def _with_head(
-    state: dict[str, torch.Tensor], task: SynthesisTask, head: ConfidenceHead | None, name: str
-) -> dict[str, torch.Tensor]:
-    """A generator's weights with as much of a confidence head as the recipe asks for.
-
-    Raises:
-        UsageError: the model has a head of another kind, and the recipe trains more than the head.
-    """
-    wanted = task.generator.confidence
-    bare = {k: v for k, v in state.items() if not k.startswith("confidence.")}
-    if wanted is None:
-        return bare
-    another = head is not None and wanted.kind != head.kind
-    if head is None or (another and task.recipe.network.frozen):
-        # A head may be new: it begins at random, on what is there.
-        if another:
-            log.info("The confidence head of %s is of another kind and makes room for a new one.", name)
-        own = task.generator.state_dict()
-        return bare | {k: v for k, v in own.items() if k.startswith("confidence.")}
-    if another:
-        raise UsageError(f"model {name!r} has a confidence head of the kind {head.kind!r}; "
-                         "set network.confidence to that, or start from one without.")  # fmt: skip
-    if task.memory:
-        task.remember({**task.memory, "lambda": head.scale})
-    return state
-
-
-def validate_generator(
-    task: SynthesisTask,
-    training: Sequence[CachedSubject],
-    cases: Sequence[Case],
-    masks: Mapping[str, Path],
-    prior: MedianPredictor | None,
-) -> dict[str, float]:
-    """Mean scores of the averaged generator on complete subjects, each sequence dropped in turn.
-
-    Args:
-        training: the subjects that brightness is predicted from.
-        prior: what it is told of the target's median.
-    """
-    recipe = task.recipe
-    predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in training]))
-    views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-    model = candidate_model(task.average, recipe, views, predictor, task.device, prior)
-    return means(score_missing_sequences(model, cases, masks))
-
-
-def validate(
-    task: OtherTask, cases: Sequence[Case], masks: Mapping[str, Path], stage_one: Model | None
-) -> dict[str, float]:
-    """Mean scores of the averaged network of any other task on complete subjects.
-
-    Args:
-        stage_one: whose volumes a refiner corrects.
-    """
-    if isinstance(task, Segmentation2dTask):
-        return means(score_segmenter2d(copy.deepcopy(task.average), cases, masks, task.recipe.data, task.device))
-    if isinstance(task, Segmentation3dTask):
-        return means(score_segmenter3d(task.average, cases, masks, task.recipe, task.device))
-    if isinstance(task, EnhancementTask):
-        # Whatever makes the T1c that it is to enhance, this is what it knows.
-        return means(score_segmenter3d(Blinded(task.average), cases, masks, task.recipe, task.device))
-    assert stage_one is not None
-    return means(score_missing_sequences(candidate_refined_model(task.average, task.recipe, stage_one), cases, masks))

@@ -3,51 +3,102 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.data.cases import Case
+from app.networks.architectures import Segmenter2dConfig
 from app.networks.unet import Segmenter2d
-from app.training.checkpoint import Memoryless
-from app.training.config import Recipe
-from app.training.data.augmentation import vary_slices
+from app.registry.checkpoints import load_segmenter2d
+from app.registry.manifest import Entry
+from app.registry.spec import Segmenter2dSpec
+from app.training import validation
+from app.training.config import LossRecipe, Recipe, ScheduleRecipe, SliceAugmentation, SliceData
+from app.training.data.augmentation import vary_geometry, vary_intensities
+from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
 from app.training.data.slices import Batch, Sampler, Source
+from app.training.data.splits import labelled_subjects
 from app.training.losses import focal_tversky_loss
-from app.training.tasks.synthesis import BACKGROUND, Update, add_to, mixed_precision, placed
+from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
+from app.training.tasks.base import Task, TrainingContext, Update, add_to, placed
 
 
-class Segmentation2dTask(Memoryless):
-    """A segmenter, taught on the four real sequences.
+class Segmentation2dLosses(LossRecipe):
+    """Weights of the losses.
 
     Attributes:
-        average: running mean of its weights; what is validated and exported.
+        segmentation: focal Tversky of the answer.
+        entropy: cross-entropy in the brain: it moves a network whose overlap is nothing yet.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
+    segmentation: float = 1.0
+    entropy: float = 1.0
+
+
+class Segmentation2dRecipe(Recipe):
+    """One training of the 2D segmenter."""
+
+    task: Literal["segmentation2d"] = "segmentation2d"
+    data: SliceData = SliceData()
+    augmentation: SliceAugmentation = SliceAugmentation()
+    losses: Segmentation2dLosses = Segmentation2dLosses()
+    schedule: ScheduleRecipe
+
+
+class Segmentation2dTask(Task[Segmentation2dRecipe]):
+    """A segmenter, taught on the four real sequences."""
+
+    recipe_type = Segmentation2dRecipe
+    kind = "segmenter2d"
+
+    average: Segmenter2d
+
+    def __init__(self, recipe: Segmentation2dRecipe, device: torch.device) -> None:
+        super().__init__(recipe, device)
         self.segmenter = placed(Segmenter2d(), device)
         self.average = copy.deepcopy(self.segmenter).requires_grad_(False).eval()
 
+    @classmethod
+    def usable(cls, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects with a segmentation."""
+        return labelled_subjects(subjects)
+
+    @classmethod
+    def read_weights(cls, entry: Entry) -> nn.Module:
+        """Read a 2D segmenter."""
+        return load_segmenter2d(entry)
+
+    def new_source(self, context: TrainingContext[Segmentation2dRecipe]) -> Source:
+        """Build what batches of slices come from."""
+        recipe = self.recipe
+        sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=context.group.rank)
+        return Source(sampler, recipe.schedule.batch_size, recipe.augmentation.shift, context.prefetch)
+
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What learns."""
+        """The network that learns."""
         return {"segmenter": self.segmenter}
 
     def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
-        """One batch, one update; arguments and result as `SynthesisTask.step`."""
-        recipe = self.recipe
-        drawn = source.at(step)
-        batch, seen = vary_slices(drawn, recipe.augmentation, self.device, BACKGROUND)
+        """Learn from one batch of slices."""
+        augmentation, weights = self.recipe.augmentation, self.recipe.losses
+        sample = source.at(step)
+        batch = vary_geometry(sample.batch.to(self.device), augmentation, sample.own, BACKGROUND)
+        seen = vary_intensities(batch, augmentation, sample.own, BACKGROUND)
         self.segmenter.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for part, shown in zip(batch.pieces(pieces), seen.chunk(pieces), strict=True):
             share = len(part) / len(batch)
-            with mixed_precision(recipe, self.device):
+            with self.mixed_precision():
                 logits = self.segmenter(shown, part.views, part.types)
             tversky, entropy = focal_tversky_loss(logits, part.labels), _entropy(logits.float(), part)
-            loss = recipe.losses.segmentation * tversky + recipe.losses.entropy * entropy
+            loss = weights.segmentation * tversky + weights.entropy * entropy
             (share * loss).backward()  # type: ignore[no-untyped-call]
             add_to(totals, {"tversky": tversky, "entropy": entropy}, share)
         update("segmenter")
@@ -55,12 +106,40 @@ class Segmentation2dTask(Memoryless):
 
     @torch.no_grad()
     def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
-        """One slice: its sequences, the truth, and the averaged network's answer."""
+        """Draw one slice: its sequences, the truth, and the averaged network's answer."""
         draw = np.random.default_rng([self.recipe.seed, 2**32])
         batch = sampler.draw(draw, draw, 1).to(self.device)
         real = batch.images[0].cpu().numpy()
         answer = self.average(batch.images, batch.views, batch.types).argmax(dim=1)
         return [[*real[:2]], [*real[2:]], [v[0].float().cpu().numpy() / 3 for v in (batch.labels, answer)]]
+
+    def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
+        """Score the averaged network's answers."""
+        network = copy.deepcopy(self.average)
+        return validation.means(validation.score_segmenter2d(network, cases, masks, self.recipe.data, self.device))
+
+    def selection_score(self, scores: Mapping[str, float]) -> float:
+        """Give the Dice of the whole tumour and of its core."""
+        return scores["dice_TC"] + scores["dice_WT"]
+
+    @classmethod
+    def check_export(cls, request: ExportRequest) -> None:
+        """Check that nothing is asked for that is for models that make images."""
+        super().check_export(request)
+        check_no_images(request)
+
+    @classmethod
+    def export(cls, request: ExportRequest) -> Entry:
+        """Write the segmenter, unless it finds less than the one of its name."""
+        data, network = request.recipe_of(Segmentation2dRecipe).data, Segmenter2d()
+        request.state.load_into(network)
+        rows = None
+        if request.cases:
+            device = request.torch_device
+            rows = validation.score_segmenter2d(network.to(device), request.cases, request.masks, data, device)
+        shape = Segmenter2dConfig(network.widths)
+        spec = Segmenter2dSpec(architecture=shape, normalization=NORMALIZATION, canvas=data.canvas)
+        return promote_segmenter(request, spec, rows)
 
 
 def _entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -68,3 +147,6 @@ def _entropy(logits: Tensor, batch: Batch) -> Tensor:
     values = F.cross_entropy(logits, batch.labels, reduction="none")
     brain = batch.brain[:, 0]
     return (values * brain).sum() / brain.sum().clamp(min=1)
+
+
+TASK = Segmentation2dTask

@@ -1,328 +1,221 @@
-"""Training of a generator: Algorithm 1 of the BraSyn 2025 entry, of which every part can be left out."""
+"""Training of a generator: the life of its task; `synthesis_step` holds one step of it."""
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from app.core.constants import MODALITIES
-from app.inference.device import Machine
+from app.core.constants import MODALITIES, Modality
+from app.core.errors import UsageError
+from app.data.cases import Case
 from app.networks import new_generator
-from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig, UNetConfig
-from app.networks.discriminator import Discriminator
-from app.networks.enhancer import POOLING
+from app.networks.confidence import ConfidenceHead
 from app.networks.hf_gan import HfGan
-from app.networks.unet import Segmenter2d, UNetGenerator
-from app.preprocessing.slices import MULTIPLE
-from app.training import losses as L
-from app.training.config import LossRecipe, Recipe
-from app.training.data.augmentation import vary_slices
-from app.training.data.cache import NORMALIZATION
-from app.training.data.slices import Batch, Sampler, Source, Task
-from app.training.intensity_fit import IntensityCodes
+from app.networks.unet import UNetGenerator
+from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.registry import onnx_export
+from app.registry.checkpoints import load_generator
+from app.registry.manifest import Entry, change_spec, read_manifest, spec_as
+from app.registry.onnx_export import check_onnx_packages
+from app.registry.spec import GeneratorSpec
+from app.training import validation
+from app.training.data.cache import BACKGROUND, CachedSubject, build_cache
+from app.training.data.slices import Sampler, Source
+from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_conditioning
+from app.training.promotion import (
+    ExportRequest,
+    check_better,
+    check_no_host,
+    check_slot,
+    refiner_name,
+    replaced_by,
+    scores_of,
+    write_model,
+)
+from app.training.tasks.base import TrainingContext, masked
+from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
+from app.training.tasks.synthesis_step import SynthesisStep
 
-Net = TypeVar("Net", bound=nn.Module)
-#: Moves one network's weights by its gradients; False where they were not finite and nothing moved.
-Update = Callable[[str], bool]
-
-assert NORMALIZATION.background is not None
-#: Steps over which the mean confidence is taken.
-_MEMORY = 50
-T1C, ENHANCING = MODALITIES.index("t1c"), 3
-BACKGROUND: float = NORMALIZATION.background
-
-
-def generator_config(recipe: Recipe) -> HfGanConfig | UNetConfig:
-    """The generator's shape that a recipe asks for; a confidence head has the lambda that it begins to learn with."""
-    asked = recipe.network
-    told, scale = asked.intensity_prior != "none", L.CONFIDENCE_WEIGHTS[0] if asked.confidence == "bounded" else 1.0
-    if asked.kind == "unet":
-        return UNetConfig(
-            widths=asked.widths,
-            background=BACKGROUND,
-            intensity_code=told,
-            confidence=asked.confidence,
-            confidence_scale=scale,
-        )
-    return HfGanConfig(
-        width=HF_GAN_PRESETS[asked.preset],
-        background=BACKGROUND,
-        intensity_code=told,
-        confidence=asked.confidence,
-        confidence_scale=scale,
-    )
+log = logging.getLogger(__name__)
 
 
-class SynthesisTask:
-    """A generator, its discriminator if the recipe has one, and the frozen segmenter if it teaches.
+class SynthesisTask(SynthesisStep):
+    """A generator: its batches, its beginning, its validation and its export."""
 
-    Attributes:
-        average: running mean of the generator's weights; what is validated and exported.
-        memory: numbers beside the weights that must outlive an interruption: of a `bounded` head its lambda
-            (`lambda`) and the running mean of its confidence (`mean_confidence`).
-    """
+    recipe_type = SynthesisRecipe
+    kind = "generator"
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        device: torch.device,
-        segmenter: Segmenter2d | None = None,
-        told: IntensityCodes | None = None,
-    ) -> None:
-        self.recipe, self.losses = recipe, recipe.losses
-        self.device = device
-        self.generator = placed(new_generator(generator_config(recipe)), device)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        self.discriminator: Discriminator | None = None
-        if self.losses.adversarial > 0 or self.losses.classification > 0:
-            self.discriminator = placed(Discriminator(recipe.network.discriminator_width), device)
-        self.segmenter = None if segmenter is None else placed(segmenter, device)
-        self.told = told
-        self.memory: dict[str, float] = {}
-        if recipe.network.confidence == "bounded":
-            self.remember({"lambda": L.CONFIDENCE_WEIGHTS[0], "mean_confidence": 0.0})
-        if recipe.network.frozen:
-            assert self.generator.confidence is not None
-            # In eval mode: the head shall learn how wrong the network is in use, without dropout.
-            self.generator.requires_grad_(False).eval()
-            self.generator.confidence.requires_grad_(True)
+    #: The subjects that brightness is predicted from, and the predictor of the target's median.
+    subjects: Sequence[CachedSubject] = ()
+    conditioning: MedianPredictor | None = None
 
-    def remember(self, memory: Mapping[str, float]) -> None:
-        """Takes over what another sitting, or process, kept in `memory`."""
-        self.memory = dict(memory)
-        for network in (self.generator, self.average):
-            if network.confidence is not None and "lambda" in memory:
-                network.confidence.scale = memory["lambda"]
+    @classmethod
+    def teaching_loss(cls, recipe: SynthesisRecipe) -> str | None:
+        """Name the loss through which a frozen segmenter teaches; None where none does."""
+        return "tversky" if recipe.losses.tversky > 0 else None
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """What learns, in the order of its updates."""
-        found: dict[str, nn.Module] = {"generator": self.generator}
-        if self.discriminator is not None:
-            found["discriminator"] = self.discriminator
-        return found
+    @classmethod
+    def check_start(cls, recipe: SynthesisRecipe, start: Entry | None) -> None:
+        """Check that a frozen network is one that is trained."""
+        if recipe.network.frozen and start is None:
+            raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
 
-    def prepare(self, source: Source, step: int) -> tuple[Batch, Tensor, list[Task]]:
-        """The augmented batch of a step on the device, what the network sees of it, and what is made."""
+    @classmethod
+    def open(cls, context: TrainingContext[SynthesisRecipe]) -> Self:
+        """Build the untrained networks of a run, with the median codes of its subjects."""
+        recipe, subjects = context.recipe, context.subjects
+        torch.manual_seed(recipe.seed)
+        fitted = fit_intensity_conditioning(subjects, recipe.network.intensity_conditioning)
+        codes = None if fitted is None else IntensityCodes(fitted[0], subjects, fitted[1])
+        task = cls(recipe, context.group.device, context.teacher(cls.teaching_loss(recipe)), codes)
+        task.subjects, task.conditioning = subjects, None if fitted is None else fitted[0]
+        return task
+
+    def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source:
+        """Build what batches of slices come from."""
         recipe = self.recipe
-        drawn = source.at(step)
-        tasks = source.sampler.tasks(drawn.plan, recipe.schedule.targets)
-        batch, seen = vary_slices(drawn, recipe.augmentation, self.device, BACKGROUND)
-        return batch, seen, tasks
+        sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=context.group.rank)
+        return Source(sampler, recipe.schedule.batch_size, recipe.augmentation.shift, context.prefetch)
 
-    def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
-        """One batch: the generator's update, then the discriminator's.
+    @classmethod
+    def read_weights(cls, entry: Entry) -> HfGan | UNetGenerator:
+        """Read a generator."""
+        return load_generator(entry)
 
-        Args:
-            pieces: parts into which the batch is cut for the device's memory.
-            update: moves the weights of a network by its gradients; False if they were not finite.
+    def load_initial_weights(self, start: Entry) -> None:
+        """Take the weights of a published generator.
 
-        Returns:
-            The losses, unweighted, averaged over the batch and the sequences made.
+        Of a confidence head it takes as much as the recipe asks for.
+
+        Raises:
+            UsageError: it has another architecture, or does not make what a frozen one shall; or a head of another
+                kind, and the recipe trains more than the head.
+            WeightsError: it is no generator, or its weights cannot be read.
         """
-        batch, seen, tasks = self.prepare(source, step)
-        for network in self.networks.values():
-            network.zero_grad(set_to_none=True)
-        totals: dict[str, Tensor] = {}
-        parts = list(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
-        made = []
-        for part, shown in parts:
-            made.append(self._generate(part, shown, tasks, len(part) / len(batch), totals))
-        if not update("generator"):
-            return totals
-        if self.memory:
-            self._grow_sure(float(totals["mean_confidence"]))
-        if self.discriminator is not None:
-            for (part, _), images in zip(parts, made, strict=True):
-                self._judge(part, images, len(part) / len(batch), totals)
-            update("discriminator")
-        return totals
+        network = self.read_weights(start)
+        known = spec_as(start, GeneratorSpec).targets
+        unknown = [m for m in self.recipe.data.targets if m not in known]
+        if self.recipe.network.frozen and unknown:
+            raise UsageError(
+                f"model {start.name!r} makes {', '.join(known)} and not {', '.join(unknown)}; say so with --set "
+                "data.targets=[...], and --set schedule.targets_per_batch=N for as many of them."
+            )
+        self._load(self._with_head(network.state_dict(), network.confidence, start.name), start)
 
-    def _grow_sure(self, confidence: float) -> None:
-        """Notes a batch's mean confidence; once the running mean passes `SURE`, lambda falls, for good."""
-        mean = self.memory["mean_confidence"]
-        mean += (confidence - mean) / _MEMORY
-        weight = L.CONFIDENCE_WEIGHTS[1] if mean > L.SURE else self.memory["lambda"]
-        self.remember({"lambda": weight, "mean_confidence": mean})
+    def _with_head(self, state: dict[str, Tensor], head: ConfidenceHead | None, name: str) -> dict[str, Tensor]:
+        """A generator's weights with as much of a confidence head as the recipe asks for."""
+        wanted = self.generator.confidence
+        bare = {k: v for k, v in state.items() if not k.startswith("confidence.")}
+        if wanted is None:
+            return bare
+        another = head is not None and wanted.kind != head.kind
+        if head is None or (another and self.recipe.network.frozen):
+            # A head may be new: it begins at random, on what is there.
+            if another:
+                log.info("The confidence head of %s is of another kind and makes room for a new one.", name)
+            own = self.generator.state_dict()
+            return bare | {k: v for k, v in own.items() if k.startswith("confidence.")}
+        if another:
+            raise UsageError(f"model {name!r} has a confidence head of the kind {head.kind!r}; "
+                             "set network.confidence to that, or start from one without.")  # fmt: skip
+        if self.task_state:
+            self.restore_task_state({**self.task_state, "lambda": head.scale})
+        return state
 
-    def _generate(
-        self, batch: Batch, seen: Tensor, tasks: Sequence[Task], share: float, totals: dict[str, Tensor]
-    ) -> list[tuple[int, Tensor]]:
-        """Adds the generator's gradients on a part of the batch; returns what was made."""
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(False)
-        results = []
-        for task in tasks:
-            with mixed_precision(self.recipe, self.device):
-                found, made, sure = self._losses_of(batch, seen, task)
-            # One backward pass per sequence: the gradients add up while memory holds one graph only.
-            _weighted(found, self.losses, share).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, {**found, **sure}, share / len(tasks))
-            results.append((task.target, made))
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(True)
-        return results
-
-    def _losses_of(self, batch: Batch, seen: Tensor, task: Task) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """The losses of one sequence, the sequence made, detached, and what else is logged."""
-        weights: LossRecipe = self.losses
-        truth = batch.images[:, task.target : task.target + 1]
-        with torch.set_grad_enabled(not self.recipe.network.frozen):
-            features, code = self._features(seen, batch, task.target, task.members)
-            made = self.generator.image(features)
-        # Outside the brain the generator is free; nobody may judge what is never shown.
-        shown = masked(made, batch.brain)
-        doubt, sure = self._doubt(features, made, truth, batch)
-        if self.recipe.network.frozen:
-            return doubt, shown, {**sure, "l1": L.l1_loss(made, truth, batch.brain)}
-        found = {"l1": L.l1_loss(made, truth, batch.brain), **doubt}
-        if weights.ssim > 0:
-            tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
-            found["ssim"] = L.ssim_loss(made, truth, batch.brain, batch.scale[:, task.target], tumour)
-        if weights.enhancing > 0 and task.target == T1C:
-            region = (batch.labels[:, None] == ENHANCING).float()
-            found["enhancing"] = L.region_loss(made, truth, batch.brain, region)
-        if self.discriminator is not None:
-            patches, classes = self.discriminator(shown)
-            found["adversarial"] = L.adversarial_loss(patches, real=True)
-            found["classification"] = L.classification_loss(classes, task.target)
-        if weights.cycle > 0 or weights.feature > 0:
-            members = tuple(i for i in range(len(MODALITIES)) if i != task.second)
-            there = _with(seen, task.target, shown)
-            if weights.cycle > 0:
-                features, second_code = self._features(there, batch, task.second, members)
-                again = self.generator.image(features)
-                found["cycle"] = L.l1_loss(again, batch.images[:, task.second : task.second + 1], batch.brain)
-            else:
-                # The bottlenecks alone are compared: nothing needs to be decoded.
-                second_code = self._encoded(there, members)[0]
-            if weights.feature > 0:
-                assert code is not None and second_code is not None
-                found["feature"] = L.feature_loss(code, second_code)
-        if self.segmenter is not None and weights.tversky > 0 and batch.labelled.any():
-            logits = self.segmenter(_with(batch.images, task.target, shown), batch.views, batch.types)
-            found["tversky"] = L.focal_tversky_loss(logits[batch.labelled], batch.labels[batch.labelled])
-        return found, shown.detach(), sure
-
-    def _doubt(
-        self, features: Tensor, made: Tensor, truth: Tensor, batch: Batch
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The confidence loss, and the mean confidence; nothing of a network without the head."""
-        head = self.generator.confidence
-        if head is None:
-            return {}, {}
-        expected = self.generator.error(features)
-        loss = L.confidence_loss(made, truth, batch.brain, expected, head.scale)
-        return {"confidence": loss}, {"mean_confidence": L.brain_mean(head.scale / expected, batch.brain)}
-
-    def _features(
-        self, images: Tensor, batch: Batch, target: int, members: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the sequence `target` is made of, and the bottleneck where the network has one."""
-        index = torch.full((len(images),), target, device=self.device)
-        median = None if self.told is None else self.told.of(batch.subjects, members, target)
-        if isinstance(self.generator, UNetGenerator):
-            present = self._present(len(images), members)
-            return self.generator.features(_channels_last(images), present, index, batch.views, median), None
-        fused, skips = self._encoded(images, members)
-        return self.generator.features_of(fused, skips, index, batch.views, median), fused
-
-    def _encoded(self, images: Tensor, members: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
-        """The bottleneck and the skips of a network that has its own encoders."""
-        generator = self.generator
-        assert isinstance(generator, HfGan)
-        return generator.encode(_channels_last(images), self._present(len(images), members), members)
-
-    def _present(self, count: int, members: tuple[int, ...]) -> Tensor:
-        """1 for each sequence among `members`, else 0 (`count` x 4)."""
-        present = torch.zeros(count, len(MODALITIES), device=self.device)
-        present[:, list(members)] = 1
-        return present
-
-    def _judge(self, batch: Batch, made: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]) -> None:
-        """Adds the discriminator's gradients on real images and on what the generator has just made."""
-        assert self.discriminator is not None
-        for target, image in made:
-            with mixed_precision(self.recipe, self.device):
-                real, classes = self.discriminator(masked(batch.images[:, target : target + 1], batch.brain))
-                fake, _ = self.discriminator(image)
-                judge = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
-                named = L.classification_loss(classes, target)
-            found = {"judge": judge, "judge_class": named}
-            _weighted(found, self.losses, share).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, found, share / len(made))
+    def rate_factor(self, network: str) -> float:
+        """Give the learning rate of a network as a multiple of the recipe's."""
+        return self.recipe.optimizer.discriminator_rate if network == "discriminator" else 1.0
 
     @torch.no_grad()
     def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
-        """Truth and what the averaged network makes of it: one slice without variation, each that it makes in turn."""
+        """Draw truth and result of one slice without variation, each target in turn."""
         draw = np.random.default_rng([self.recipe.seed, 2**32])
         batch = sampler.draw(draw, draw, 1).to(self.device)
         rows = []
-        for target in sorted(MODALITIES.index(m) for m in self.recipe.data.makes):
+        for target in sorted(MODALITIES.index(m) for m in self.recipe.data.targets):
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
             present = self._present(1, members)
             index = torch.full((1,), target, device=self.device)
-            median = None if self.told is None else self.told.of(batch.subjects, members, target)
-            made = self.average(batch.images, present, index, batch.views, median, members=members)
-            shown = masked(made.float(), batch.brain)[0, 0]
+            median = None if self.codes is None else self.codes.of(batch.subjects, members, target)
+            image = self.average(batch.images, present, index, batch.views, median, members=members)
+            shown = masked(image.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows
 
+    def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
+        """Score the averaged generator's volumes, each sequence dropped in turn."""
+        recipe = self.recipe
+        predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.subjects]))
+        views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
+        spec = generator_spec(recipe, self.average.config, self.conditioning, views)
+        model = validation.candidate_model(self.average, spec, predictor, self.device)
+        return validation.means(validation.score_missing_sequences(model, cases, masks))
 
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+    @classmethod
+    def check_export(cls, request: ExportRequest) -> None:
+        """Check that the generator fits the place that it shall take."""
+        check_no_host(request)
+        check_slot(request, request.recipe_of(SynthesisRecipe).data.targets)
+
+    @classmethod
+    def export(cls, request: ExportRequest) -> Entry:
+        """Write the generator with its ONNX, unless it is worse than one before."""
+        check_onnx_packages()
+        recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, _subjects_of(request)
+        intensity = fit_intensity([s.intensities for s in subjects])
+        fitted = fit_intensity_conditioning(subjects, recipe.network.intensity_conditioning)
+        config = generator_config(recipe)
+        config = replace(config, confidence_scale=state.task_state.get("lambda", config.confidence_scale))
+        network = new_generator(config)
+        state.load_into(network)
+        network.requires_grad_(False).eval()
+        spec, scores = generator_spec(recipe, config, None if fitted is None else fitted[0]), None
+        if request.cases:
+            predictor = IntensityPredictor.from_json(intensity)
+            model = validation.candidate_model(network, spec, predictor, request.torch_device)
+            scores = scores_of(validation.score_missing_sequences(model, request.cases, request.masks), spec.targets)
+            if not request.force:
+                check_better(request, scores, spec.targets)
+        entry = write_model(
+            request,
+            spec.model_copy(update={"specialists": _specialists_before(request)}),
+            scores,
+            intensity=encode(intensity),
+            onnx=onnx_export.to_onnx(network, spec.canvas),
+            make_default=request.make_default,
+        )
+        if request.specialist_of is not None:
+            host = read_manifest(request.weights).entry(request.specialist_of)
+            specialists = {**spec_as(host, GeneratorSpec).specialists, **dict.fromkeys(spec.targets, request.name)}
+            change_spec(host, specialists=specialists)
+        return entry
 
 
-def mixed_precision(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The context in which networks run."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of(recipe, device) == torch.bfloat16)
+def _subjects_of(request: ExportRequest) -> list[CachedSubject]:
+    """The subjects that a run was trained on, of its cache."""
+    subjects = {s.name: s for s in build_cache(request.data, request.cache)}
+    if missing := [n for n in request.state.subjects if n not in subjects]:
+        raise UsageError(
+            f"{request.data} lacks {missing[0]}, which {request.run} was trained on; give the folder of that run."
+        )
+    return [subjects[n] for n in request.state.subjects]
 
 
-def precision_of(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """Bfloat16 where the recipe and the device agree to it, else float32."""
-    wanted, depth = recipe.schedule.precision, recipe.data.patch[0] // (POOLING if recipe.task == "enhancement" else 1)
-    # On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
-    # of torch 2.13 leaves memory uninitialised). TumourSegmenter and enhancer halve their patches four times: they get there from
-    # 16 or 32.
-    if device.type == "cpu" and recipe.task in ("judging", "enhancement") and depth <= 2 * MULTIPLE:
-        return torch.float32
-    native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
-    return torch.bfloat16 if native else torch.float32
+def _specialists_before(request: ExportRequest) -> dict[Modality, str]:
+    """The specialists of the model of the same name, which it keeps; its refiner it loses."""
+    specialists: dict[Modality, str] = {}
+    for _, entry in replaced_by(request.weights, request.name, make_default=False):
+        if refiner := refiner_name(entry):
+            log.warning("%s had a refiner, %s, of its old weights; train one of the new.", request.name, refiner)
+        specialists = entry.spec.specialists if isinstance(entry.spec, GeneratorSpec) else {}
+    return specialists
 
 
-@functools.cache
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 natively."""
-    machine = Machine.probe()
-    return machine.gpu_bf16 if device.type == "cuda" else machine.cpu_bf16
-
-
-def placed(network: Net, device: torch.device) -> Net:
-    """The network on a device, in the layout that convolutions like best."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
-
-
-def _weighted(found: Mapping[str, Tensor], weights: LossRecipe, share: float) -> Tensor:
-    return share * torch.stack([getattr(weights, name) * value for name, value in found.items()]).sum()
-
-
-def add_to(totals: dict[str, Tensor], found: Mapping[str, Tensor], share: float) -> None:
-    """Adds `share` of each loss to its total."""
-    for name, value in found.items():
-        totals[name] = totals.get(name, torch.zeros_like(value)) + share * value.detach()
-
-
-def masked(images: Tensor, brain: Tensor) -> Tensor:
-    """Background outside the brain, as every finished volume has it."""
-    return images * brain + BACKGROUND * (1 - brain)
-
-
-def _with(images: Tensor, index: int, replacement: Tensor) -> Tensor:
-    parts = [replacement.to(images) if i == index else images[:, i : i + 1] for i in range(images.shape[1])]
-    return torch.cat(parts, dim=1)
+TASK = SynthesisTask

@@ -12,34 +12,31 @@ import torch
 from app.cli import main
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
-from app.data.discovery import scan
-from app.data.loading import load_complete
 from app.data.phantom import make_phantom, write_phantom
-from app.evaluation.metrics.ssim import ssim_map
 from app.evaluation.scoring import VolumeScores
-from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks.architectures import Segmenter3dConfig
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
-from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.lineage import TrainingRecord
 from app.registry.manifest import change_spec, read_manifest, write_entry
 from app.registry.spec import Segmenter3dSpec
 from app.training import losses as L
 from app.training import trainer as loop
+from app.training import validation
 from app.training.checkpoint import BEST, LAST, load_state
-from app.training.config import RefinementRecipe, load_recipe
+from app.training.config import SliceData, load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.first_stage import StageOne
 from app.training.data.patches import PatchSampler, PatchSource
 from app.training.export import export_run
-from app.training.tasks import base as tasks
-from app.training.tasks.refinement import RefinementTask, degrade, masked, refiner_config
+from app.training.tasks.base import masked
+from app.training.tasks.refinement import NetworkRecipe, RefinementTask, degrade, refiner_config
 from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import record_of, save_refiner, save_segmenter2d
+from tests.training.helpers import changed, replaced_weights
 
 SMALL = ["data.patch=[16,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
          "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip
@@ -49,28 +46,14 @@ def small(*changes: str):
     return load_recipe("refiner", [*SMALL, "schedule.steps=1", *changes])
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for seed in range(3):
-        write_phantom(make_phantom((40, 44, 36), seed), folder, f"s{seed}")
-    return folder
+@pytest.fixture(scope="session")
+def data(training_data):
+    return training_data
 
 
-@pytest.fixture(scope="module")
-def first(weights_dir, tmp_path_factory):
-    """A weights folder of this module's own, and in it the first stage."""
-    folder = tmp_path_factory.mktemp("w") / "weights"
-    shutil.copytree(weights_dir, folder)
-    return read_manifest(folder).entry("tiny")
-
-
-@pytest.fixture(scope="module")
-def cache(data, first, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    subjects = build_cache(data, folder)
-    StageOne(first, "cpu").make(data, subjects)
-    return folder
+@pytest.fixture(scope="session")
+def cache(stage_one_cache):
+    return stage_one_cache
 
 
 @pytest.fixture
@@ -79,82 +62,8 @@ def paths(data, cache, tmp_path):
 
 
 def source_of(data, cache, first, recipe) -> PatchSource:
-    sampler = PatchSampler(build_cache(data, cache), recipe.data, -1.0, beside=StageOne(first, "cpu"))
+    sampler = PatchSampler(build_cache(data, cache), recipe.data, -1.0, extra_channels=StageOne(first, "cpu"))
     return PatchSource(sampler, recipe.schedule.batch_size)
-
-
-class TestStageOne:
-    def test_it_is_the_pipelines_prediction_on_the_cache_s_box(self, data, cache, first):
-        subjects = {s.name: s for s in build_cache(data, cache)}
-        stage_one = StageOne(first, "cpu")
-        name, volumes = next(load_complete(scan(data).cases))
-        kept = stage_one(subjects[name])
-        assert kept.dtype == np.float16
-        assert kept.shape == subjects[name].scores.shape
-        model = Synthesizer("tiny", weights=first.folder, device="cpu").model
-        inputs = {m: v for m, v in volumes.items() if m != "t2f"}
-        made = predict(prepare(inputs, model), "t2f", model)
-        made = made.volume[bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))]
-        brain = subjects[name].brain
-        np.testing.assert_allclose(kept[MODALITIES.index("t2f")][brain], made[brain], atol=5e-3)
-        assert (kept[:, ~brain] == -1).all()
-        assert kept[:, brain].std() > 0
-
-    def test_what_is_there_is_not_made_again(self, data, cache, first, monkeypatch, caplog, tmp_path):
-        shutil.copytree(cache, tmp_path / "cache")
-        subjects = build_cache(data, tmp_path / "cache")
-        stage_one, made = StageOne(first, "cpu"), []
-        stage_one.path_of(subjects[1]).unlink()
-        original = StageOne._volumes
-        monkeypatch.setattr(
-            StageOne, "_volumes", lambda self, v, subject: made.append(subject.name) or original(self, v, subject)
-        )
-        with caplog.at_level("INFO"):
-            stage_one.make(data, subjects)
-        assert made == [subjects[1].name]
-        assert f"{subjects[1].name}: first stage made, 1 of 1" in caplog.text
-        made.clear()
-        stage_one.make(data, subjects)
-        assert made == []
-
-    def test_another_model_has_files_of_its_own(self, data, cache, first):
-        (subject, *_) = build_cache(data, cache)
-        other = replace(
-            first, files={**first.files, "torch": first.files["torch"].model_copy(update={"sha256": "f" * 64})}
-        )
-        turned = replace(first, spec=first.spec.model_copy(update={"flip_average": True}))
-        joined = replace(first, spec=first.spec.model_copy(update={"fusion": "median"}))
-        assert len({StageOne(entry, "cpu").path_of(subject) for entry in (first, other, turned, joined)}) == 4
-
-    def test_only_a_generator_of_the_same_scores_will_do(self, first):
-        manifest = read_manifest(first.folder)
-        with pytest.raises(UsageError, match="'regression' is no generator"):
-            StageOne(manifest.entry("regression"), "cpu")
-        with pytest.raises(UsageError, match="--stage-one"):
-            StageOne(replace(first, normalization=replace(NORMALIZATION, background=-3.0)), "cpu")
-
-
-class TestSsimOfVolumes:
-    def test_it_is_the_metrics_own(self):
-        random = np.random.default_rng(0)
-        truth, made = (torch.from_numpy(random.random((2, 1, 20, 24, 16))).float() for _ in range(2))
-        brain = torch.zeros(2, 1, 20, 24, 16)
-        brain[..., 3:18, 2:20, 4:14] = 1
-        maps = [
-            ssim_map(*((v * brain)[i, 0].numpy().astype(float) for v in (made, truth)), extent=1.0)[brain[i, 0] > 0]
-            for i in range(2)
-        ]
-        ours = L.ssim_loss(made, truth, brain, torch.tensor([[0.0, 1.0]]).repeat(2, 1))
-        assert float(ours) == pytest.approx(1 - np.concatenate(maps).mean(), abs=1e-4)
-
-    def test_it_can_be_learned_from_in_every_axis(self):
-        truth = torch.rand(1, 1, 16, 20, 24)
-        for axis in (2, 3, 4):
-            made = truth.roll(1, dims=axis).requires_grad_()
-            loss = L.ssim_loss(made, truth, torch.ones_like(truth), torch.tensor([[0.0, 1.0]]))
-            loss.backward()
-            assert float(loss.detach()) > 0.1
-            assert (made.grad.abs().amax(dim=[d for d in range(5) if d != axis]) > 0).all()
 
 
 class TestDegrade:
@@ -163,7 +72,7 @@ class TestDegrade:
         self.brain = torch.zeros(2, 1, 16, 16, 16)
         self.brain[:, :, 2:14, 2:14, 2:14] = 1
         self.stage = masked(torch.randn(2, 4, 16, 16, 16, generator=random), self.brain)
-        self.off = RefinementRecipe(blur=0, drift=0, contrast=0, noise=0)
+        self.off = NetworkRecipe(blur=0, drift=0, contrast=0, noise=0)
 
     def _made(self, recipe):
         return degrade(self.stage, self.brain, recipe, np.random.default_rng(3))
@@ -173,7 +82,7 @@ class TestDegrade:
 
     @pytest.mark.parametrize("change", [{"blur": 1.0}, {"drift": 0.5}, {"contrast": 0.5}, {"noise": 0.5}])
     def test_each_part_changes_the_brain_alone_and_by_the_seed(self, change):
-        recipe = replace(self.off, **change)
+        recipe = changed(self.off, **change)
         made = self._made(recipe)
         inside = self.brain.expand_as(made) > 0
         assert (made[~inside] == -1).all()
@@ -182,7 +91,7 @@ class TestDegrade:
         assert not torch.equal(made, degrade(self.stage, self.brain, recipe, np.random.default_rng(4)))
 
     def test_a_blur_takes_contrast_and_lets_no_background_in(self):
-        recipe = replace(self.off, blur=1.0)
+        recipe = changed(self.off, blur=1.0)
         inside = self.brain.expand_as(self.stage) > 0
         assert self._made(recipe)[inside].std() < 0.97 * self.stage[inside].std()
         self.stage = masked(torch.full_like(self.stage, 2.0), self.brain)
@@ -198,9 +107,11 @@ class TestTask:
         patches, _ = source.at(0)
         optimizer = torch.optim.AdamW(task.refiner.parameters(), lr=3e-3)
         losses = [task.step(source, 0, 1, lambda _: optimizer.step()) for _ in range(15)]
-        target = next(t for t in range(4) if L.l1_loss(patches.beside[:, t : t + 1], patches.images[:, t : t + 1],
-                      patches.brain) == pytest.approx(float(losses[0]["l1"]), rel=1e-4))  # fmt: skip
-        assert target in range(4)
+        errors = [
+            float(L.l1_loss(patches.extra_channels[:, t : t + 1], patches.images[:, t : t + 1], patches.brain))
+            for t in range(4)
+        ]
+        assert float(losses[0]["l1"]) in [pytest.approx(error, rel=1e-4) for error in errors]
         assert losses[-1]["l1"] < 0.75 * losses[0]["l1"]
         assert losses[-1]["ssim"] < losses[0]["ssim"]
 
@@ -244,7 +155,7 @@ class TestTask:
     def test_what_must_be_made_is_not_augmented_and_the_first_stage_is_made_worse(
         self, data, cache, first, monkeypatch
     ):
-        recipe, seen, truths = small("schedule.targets=4", "augmentation.flip=0"), [], []
+        recipe, seen, truths = small("schedule.targets_per_batch=4", "augmentation.flip=0"), [], []
         task = RefinementTask(recipe, torch.device("cpu"))
         forward = task.refiner.forward
         monkeypatch.setattr(task.refiner, "forward", lambda *a: seen.append(a) or forward(*a))
@@ -256,7 +167,7 @@ class TestTask:
         for target, (volume, images, index, members) in enumerate(seen):
             assert index.tolist() == [target]
             assert target not in members
-            assert not torch.allclose(volume, patches.beside[:, target : target + 1])
+            assert not torch.allclose(volume, patches.extra_channels[:, target : target + 1])
             assert not torch.allclose(images, patches.images)
 
     def test_pieces_give_the_gradient_of_the_whole(self, data, cache, first):
@@ -300,7 +211,7 @@ class TestRun:
             models.append(model)
             return [VolumeScores(c.subject, "t1c", {"ssim_brain": 0.5 - 0.1 * len(models)}) for c in cases]
 
-        monkeypatch.setattr(tasks, "score_missing_sequences", scored)
+        monkeypatch.setattr(validation, "score_missing_sequences", scored)
         recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
         state = train(recipe, paths, stage_one=first).state
         assert state.first_stage.model == "tiny"
@@ -314,25 +225,23 @@ class TestRun:
         with pytest.raises(UsageError, match="--stage-one"):
             train(small(), paths)
         train(small(), paths, stage_one=first)
-        other = replace(
-            first, files={**first.files, "torch": first.files["torch"].model_copy(update={"sha256": "f" * 64})}
-        )
+        other = replaced_weights(first)
         with pytest.raises(UsageError, match="refines what 'tiny' made"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=other)
         turned = replace(first, spec=first.spec.model_copy(update={"flip_average": True}))
         with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip' now"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=turned)
 
-    def test_dice_needs_a_segmenter_and_a_judge_is_none(self, paths, first, tmp_path):
+    def test_dice_needs_a_segmenter_and_the_3d_one_is_none(self, paths, first, tmp_path):
         recipe = small("losses.dice=1", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match=r"losses\.dice needs a trained segmenter"):
             train(recipe, paths, stage_one=first)
         entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
-                               NORMALIZATION, recipe.data.canvas)  # fmt: skip
+                               NORMALIZATION, SliceData().canvas)  # fmt: skip
         spec = Segmenter3dSpec(architecture=Segmenter3dConfig(), normalization=NORMALIZATION, window=(32, 32, 32))
-        judge = write_entry(tmp_path / "w", "judge", spec, {"torch": b"x"})
+        other = write_entry(tmp_path / "w", "other", spec, {"torch": b"x"})
         with pytest.raises(WeightsError, match="not a segmenter"):
-            train(recipe, paths, stage_one=first, segmenter=judge)
+            train(recipe, paths, stage_one=first, segmenter=other)
         assert not isinstance(load_segmenter2d(entry), Segmenter3d)
         assert train(recipe, paths, stage_one=first, segmenter=entry).state.step == 1
 
@@ -450,7 +359,7 @@ class TestCommands:
             values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": similarity[bool(model.refiner)]}
             return [VolumeScores("new", m, values) for m in MODALITIES]
 
-        monkeypatch.setattr("app.training.export.score_missing_sequences", scored)
+        monkeypatch.setattr(validation, "score_missing_sequences", scored)
         arguments = (weights, "--score-on", str(folder / "unseen"))
         before = (weights / "manifest.json").read_bytes()
         similarity[True] = 0.599

@@ -1,389 +1,276 @@
 from __future__ import annotations
 
-from itertools import count
+import json
+import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from app.core.constants import MODALITIES
-from app.networks.unet import Segmenter2d
+from app.cli import main
+from app.core.constants import MODALITIES, VIEWS
+from app.core.errors import UsageError, WeightsError
+from app.data.nifti_reader import load_volume
+from app.inference.pipeline import predict, prepare
+from app.inference.synthesizer import Synthesizer
+from app.networks import new_generator
+from app.preprocessing.target_intensity import MedianPredictor
+from app.registry.manifest import read_manifest
+from app.training import losses as L
+from app.training import trainer as loop
+from app.training.checkpoint import LAST, load_state
 from app.training.config import load_recipe
-from app.training.data.cache import build_cache
-from app.training.losses import ssim_pixels
-from app.training.tasks.segmentation2d import Segmentation2dTask
-from app.training.tasks.synthesis import BACKGROUND, SynthesisTask
-from tests.training.helpers import SMALL, small, source_of
+from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.slices import Sampler, Source
+from app.training.export import export_run
+from app.training.intensity_fit import encode, fit_intensity
+from app.training.tasks.synthesis import SynthesisTask
+from app.training.tasks.synthesis_recipe import generator_config
+from app.training.trainer import TrainingPaths, train
+from tests.networks.small_models import record_of, save_generator
 
-ALL_LOSSES = {"l1", "ssim", "adversarial", "classification", "feature", "cycle", "tversky"}
+SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
+         "schedule.validate_every=0", "schedule.batch_size=2", "schedule.targets_per_batch=1",
+         "schedule.budget_minutes=0", "schedule.steps=4"]  # fmt: skip
+#: As the default model but for its size: a step must be quick here.
+UNET = ["network.kind='unet'", "losses.feature=0", "losses.cycle=0", "losses.adversarial=0", "losses.classification=0",
+        "losses.tversky=0"]  # fmt: skip
+HYBRID = [c for c in UNET if "kind" not in c]
+HEADS = ["bounded", "likelihood"]
+
+
+def small(*changes: str, recipe: str = "confidence"):
+    return load_recipe(recipe, [*SMALL, *changes])
 
 
 @pytest.fixture(scope="module")
-def subjects(training_data, training_cache):
-    return build_cache(training_data, training_cache)
+def weights(training_data, training_cache, tmp_path_factory):
+    """Untrained generators without a head: `unet` and `hybrid`."""
+    folder = tmp_path_factory.mktemp("weights")
+    intensity = encode(fit_intensity([s.intensities for s in build_cache(training_data, training_cache)]))
+    for name, changes in (("unet", UNET), ("hybrid", HYBRID)):
+        recipe = small(*changes, recipe="smoke")
+        torch.manual_seed(5)
+        network = new_generator(generator_config(recipe))
+        # As published weights are: rounded to half precision.
+        state = {k: v.half() for k, v in network.state_dict().items()}
+        save_generator(folder, name, network.config, state, NORMALIZATION, recipe.data.canvas, VIEWS,
+                       intensity=intensity)  # fmt: skip
+    return folder
 
 
-def only(**weights: float) -> list[str]:
-    """Changes of a recipe that leave it these losses, on whole brains in full precision."""
-    names = ALL_LOSSES | {"enhancing"}
-    return [*(f"losses.{n}={weights.get(n, 0)}" for n in sorted(names)), "schedule.precision='fp32'",
-            "schedule.targets=1", "data.single_missing=1.0"]  # fmt: skip
+@pytest.fixture
+def paths(training_data, training_cache, tmp_path):
+    return TrainingPaths(training_data, tmp_path / "run", training_cache)
 
 
-def new_synthesis(recipe, segmenter=None):
-    """An untrained task, the same each time, that makes the same of the same: without dropout."""
-    torch.manual_seed(0)
-    task = SynthesisTask(recipe, torch.device("cpu"), segmenter)
-    task.generator.eval()
-    return task
+def source_of(data, cache, recipe):
+    sampler = Sampler(build_cache(data, cache), recipe.data, -1.0)
+    return Source(sampler, recipe.schedule.batch_size, recipe.augmentation.shift)
 
 
-def new_segmenter():
-    torch.manual_seed(1)
-    return Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval()
+def entry_of(weights, name="unet"):
+    return read_manifest(weights).entry(name)
 
 
-def calls_of(monkeypatch, network, name="forward"):
-    """What a network's method is called with and gives from now on, in order; gradients of results are kept."""
-    calls = []
-    original = getattr(network, name)
+class TestHeadAlone:
+    @pytest.mark.parametrize("kind", HEADS)
+    @pytest.mark.parametrize("name,changes", [("unet", UNET), ("hybrid", HYBRID)])
+    def test_nothing_but_the_head_moves(self, weights, paths, name, changes, kind):
+        recipe = small(*changes, f"network.confidence='{kind}'", "network.frozen=true", recipe="smoke")
+        state = train(recipe, paths, start=entry_of(weights, name)).state
+        before = {k: v.float() for k, v in torch_state(weights, name).items()}
+        for held in (state.average, state.networks["generator"]):
+            assert {k for k in held if k not in before} == {
+                f"confidence.{layer}.{part}" for layer in (0, 2) for part in ("weight", "bias")
+            }
+            assert all(torch.equal(held[k], v) for k, v in before.items())
+        fresh = SynthesisTask(recipe, torch.device("cpu")).generator.confidence.state_dict()
+        assert not torch.equal(state.average["confidence.2.bias"], fresh["2.bias"])
 
-    def listening(*arguments):
-        result = original(*arguments)
-        if isinstance(result, torch.Tensor) and result.requires_grad:
-            result.retain_grad()
-        calls.append((arguments, result))
-        return result
+    def test_it_learns_one_batch_by_heart(self, training_data, training_cache):
+        recipe = small("network.confidence='likelihood'")
+        torch.manual_seed(0)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(training_data, training_cache, recipe)
+        head = [p for p in task.generator.parameters() if p.requires_grad]
+        assert sum(p.numel() for p in head) < 5000
+        optimizer = torch.optim.AdamW(head, lr=1e-2)
+        found = [task.step(source, 0, 1, lambda _: bool(optimizer.step()) or True) for _ in range(40)]
+        assert found[-1]["confidence"] < found[0]["confidence"] - 0.02
+        assert float(found[-1]["l1"]) == float(found[0]["l1"])
 
-    monkeypatch.setattr(network, name, listening)
-    return calls
-
-
-def gradient_of(network):
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
-
-
-def step_of(source, target):
-    """The first step whose batch makes a sequence."""
-    return next(s for s in count() if source.sampler.tasks(source.at(s).plan, 1)[0].target == target)
-
-
-def in_brain(made, batch):
-    """What is shown of made slices: background outside the brain."""
-    return torch.where(batch.brain > 0, made.detach(), torch.full_like(made, BACKGROUND))
-
-
-def moving(**optimizers):
-    """An update that moves the named networks only."""
-
-    def update(name: str) -> bool:
-        if name in optimizers:
-            optimizers[name].step()
-        return True
-
-    return update
-
-
-def by_heart(task, source, *, steps, rate):
-    """The losses of a task's first network over as many updates on one batch."""
-    name, network = next(iter(task.networks.items()))
-    update = moving(**{name: torch.optim.AdamW(network.parameters(), lr=rate)})
-    return [task.step(source, 0, 1, update) for _ in range(steps)]
-
-
-class TestAlgorithmOne:
-    def test_every_loss_is_there_and_moves_both_networks(self, subjects):
-        recipe = small("losses.tversky=5", "data.tumour_share=1.0", "data.single_missing=1.0")
-        task = SynthesisTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
-        moved = {}
-
-        def update(name: str) -> bool:
-            moved[name] = [
-                p.grad is not None and bool(p.grad.abs().sum() > 0) for p in task.networks[name].parameters()
-            ]
-            return True
-
-        losses = task.step(source_of(subjects, recipe), 0, 1, update)
-        assert set(losses) == ALL_LOSSES | {"judge", "judge_class"}
-        assert all(torch.isfinite(v) for v in losses.values())
-        # All four encoders learn from one batch: each sequence is made in turn.
-        assert np.mean(moved["generator"]) > 0.95
-        assert all(moved["discriminator"])
-        assert all(p.grad is None for p in task.segmenter.parameters())
-
-    def test_what_must_be_made_is_not_augmented(self, subjects, monkeypatch):
-        truths = []
-        monkeypatch.setattr(
-            "app.training.losses.l1_loss", lambda made, truth, _: truths.append(truth) or made.sum() * 0
+    def test_a_head_of_another_kind_makes_room(self, weights, paths, tmp_path):
+        likelihood, bounded = (
+            small(*UNET, f"network.confidence='{kind}'", "network.frozen=true", recipe="smoke")
+            for kind in ("likelihood", "bounded")
         )
-        recipe = small("schedule.targets=1", "losses.cycle=0", "losses.feature=0", "augmentation.contrast=0.5")
+        train(likelihood, paths, start=entry_of(weights))
+        entry = export_run(paths.run, weights, "sure", data=paths.training_data, training_cache=paths.cache, force=True)
+        state = train(bounded, replace(paths, run=tmp_path / "other"), start=entry).state
+        before = {k: v.float() for k, v in torch_state(weights, "unet").items()}
+        assert all(torch.equal(state.average[k], v) for k, v in before.items())
+
+    def test_it_needs_a_network_to_stand_on(self, paths):
+        with pytest.raises(UsageError, match="name it with --start"):
+            train(small(), paths)
+
+    def test_what_is_exported_makes_the_same_images(self, weights, paths, subject):
+        train(small(), paths, start=entry_of(weights))
+        as_before = {"contrast": 0.0, "flip_average": False}
+        entry = export_run(
+            paths.run, weights, "sure", data=paths.training_data, training_cache=paths.cache, force=True, **as_before
+        )
+        assert entry.spec.architecture.confidence == "likelihood"
+        assert record_of(weights, "sure").started_from == entry_of(weights, "unet").sha256
+        volumes = {m: load_volume(f) for m, f in subject.items()}
+        made = []
+        for name in ("unet", "sure"):
+            model = Synthesizer(name, weights=weights, device="cpu", precision="fp32").model
+            made.append(predict(prepare(volumes, model), "t2f", model).scores)
+        np.testing.assert_array_equal(*made)
+        model = Synthesizer("sure", weights=weights, device="cpu", with_error=True, fusion="confidence").model
+        assert predict(prepare(volumes, model), "t2f", model).error.min() > 0
+
+    def test_a_resumed_run_equals_an_unbroken_one(self, weights, paths, tmp_path, monkeypatch):
+        recipe = small("network.confidence='bounded'")
+        whole = train(recipe, paths, start=entry_of(weights)).state
+        broken = replace(paths, run=tmp_path / "broken")
+        original = loop._Run._step
+
+        def stop(self, progress):
+            losses = original(self, progress)
+            if self.state.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            return losses
+
+        monkeypatch.setattr(loop._Run, "_step", stop)
+        assert train(recipe, broken, start=entry_of(weights)).state.step == 2
+        monkeypatch.setattr(loop._Run, "_step", original)
+        again = train(recipe, broken, resume=True).state
+        assert again.task_state == whole.task_state
+        assert again.task_state["mean_confidence"] > 0
+        for name, value in whole.average.items():
+            assert torch.equal(again.average[name], value)
+
+
+class TestBothTogether:
+    @pytest.mark.parametrize("kind", HEADS)
+    @pytest.mark.parametrize("changes", [UNET, HYBRID], ids=["unet", "hybrid"])
+    def test_everything_learns(self, training_data, training_cache, kind, changes):
+        recipe = small(*changes, f"network.confidence='{kind}'", recipe="smoke")
         task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(subjects, recipe)
-        batch, shown, (job,) = task.prepare(source, 3)
-        task.step(source, 3, 1, lambda _: True)
-        assert torch.equal(truths[0], batch.images[:, job.target : job.target + 1])
-        assert not torch.equal(truths[0], shown[:, job.target : job.target + 1])
+        losses = task.step(source_of(training_data, training_cache, recipe), 0, 1, lambda _: True)
+        assert {"l1", "ssim", "confidence", "mean_confidence"} <= set(losses)
+        moved = {n: p.grad is not None and bool(p.grad.abs().sum() > 0) for n, p in task.generator.named_parameters()}
+        assert all(v for n, v in moved.items() if n.startswith("confidence"))
+        assert np.mean(list(moved.values())) > 0.6
 
-    def test_the_judge_learns_to_tell_real_from_made(self, subjects):
-        recipe = small("schedule.targets=1", "losses.cycle=0", "losses.feature=0")
-        torch.manual_seed(0)
+    def test_a_start_may_lack_the_head(self, weights, paths, tmp_path):
+        recipe = small(*UNET, "network.confidence='bounded'", recipe="smoke")
+        state = train(recipe, paths, start=entry_of(weights)).state
+        assert state.started_from.name == "unet"
+        entry = export_run(
+            paths.run, weights, "bound", data=paths.training_data, training_cache=paths.cache, force=True
+        )
+        other = replace(paths, run=tmp_path / "other")
+        with pytest.raises(UsageError, match="of the kind 'bounded'"):
+            train(small(*UNET, "network.confidence='likelihood'", recipe="smoke"), other, start=entry)
+        with pytest.raises(UsageError, match="another architecture"):
+            train(recipe, other, start=entry_of(weights, "hybrid"))
+        assert train(recipe, other, start=entry).state.step == 4
+
+    def test_lambda_falls_when_the_head_has_grown_sure_and_stays_so(
+        self, training_data, training_cache, weights, paths
+    ):
+        recipe = small("network.confidence='bounded'")
         task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(subjects, recipe)
-        update = moving(discriminator=torch.optim.Adam(task.discriminator.parameters(), lr=2e-3))
-        losses = [task.step(source, 0, 1, update)["judge"] for _ in range(25)]
-        assert losses[-1] < 0.5 * losses[0]
-        batch, _, (job,) = task.prepare(source, 0)
-        real, named = task.discriminator(batch.images[:, job.target : job.target + 1])
-        assert real.mean() > 0
-        assert (named.argmax(dim=1) == job.target).all()
+        assert task.average.confidence.scale == task.task_state["lambda"] == 0.1
+        for _ in range(200):
+            task._grow_sure(0.69)
+        assert task.task_state["lambda"] == 0.1
+        for _ in range(200):
+            task._grow_sure(0.75)
+        assert task.generator.confidence.scale == task.average.confidence.scale == task.task_state["lambda"] == 0.03
+        task._grow_sure(0.1)
+        assert task.task_state["lambda"] == 0.03
 
-    def test_a_loss_of_weight_zero_is_not_computed(self, subjects):
-        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
-        recipe = small(*off)
+    def test_the_last_lambda_is_in_the_manifest(self, weights, paths, monkeypatch):
+        monkeypatch.setattr(L, "SURE", 0.0)
+        train(small("network.confidence='bounded'"), paths, start=entry_of(weights))
+        assert load_state(paths.run / LAST).task_state["lambda"] == 0.03
+        entry = export_run(paths.run, weights, "low", data=paths.training_data, training_cache=paths.cache, force=True)
+        assert entry.spec.architecture.confidence_scale == 0.03
+
+    def test_an_update_that_is_skipped_is_not_remembered(self, training_data, training_cache):
+        recipe = small("network.confidence='bounded'")
         task = SynthesisTask(recipe, torch.device("cpu"))
-        assert task.discriminator is None
-        assert set(task.step(source_of(subjects, recipe), 0, 1, lambda _: True)) == {"l1"}
-
-    def test_enhancing_tumour_counts_in_a_made_t1c_only(self, subjects):
-        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
-        recipe = small(*off, "losses.enhancing=1", "data.tumour_share=1.0", "schedule.targets=1")
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        source = source_of(subjects, recipe)
-        seen = {}
-        for step in range(12):
-            batch, _, (job,) = task.prepare(source, step)
-            losses = task.step(source, step, 1, lambda _: True)
-            assert ("enhancing" in losses) == (MODALITIES[job.target] == "t1c")
-            if "enhancing" in losses:
-                seen[bool((batch.labels == 3).any())] = float(losses["enhancing"])
-        assert seen[True] > 0
-
-    def test_pieces_give_the_gradient_of_the_whole(self, subjects):
-        # L1 is a mean over brain pixels; with slices of unlike brains the pieces' mean differs a little.
-        recipe = small("schedule.batch_size=4", "losses.ssim=0", "losses.adversarial=0", "losses.classification=0",
-                       "losses.feature=0", "losses.cycle=0", "schedule.targets=1")  # fmt: skip
-        gradients = []
-        for pieces in (1, 2):
-            torch.manual_seed(0)
-            task = SynthesisTask(recipe, torch.device("cpu"))
-            task.generator.eval()
-            task.step(source_of(subjects, recipe), 0, pieces, lambda _: True)
-            held = [p.grad for p in task.generator.parameters() if p.grad is not None]
-            gradients.append(torch.cat([g.flatten() for g in held]))
-        assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
-
-    def test_a_gradient_that_is_not_finite_ends_the_batch_before_the_judge(self, subjects):
-        recipe = small()
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        asked = []
-        losses = task.step(source_of(subjects, recipe), 0, 1, lambda name: asked.append(name) or False)
-        assert asked == ["generator"]
-        assert "judge" not in losses
-
-    @pytest.mark.parametrize("kind", ["hybrid", "unet"])
-    def test_it_learns_one_batch_by_heart(self, subjects, kind, monkeypatch):
-        recipe = small("losses.feature=0", "losses.cycle=0", "losses.adversarial=0", "losses.classification=0",
-                       f"network.kind='{kind}'", "schedule.targets=1")  # fmt: skip
-        torch.manual_seed(0)
-        task = SynthesisTask(recipe, torch.device("cpu"))
-        losses = by_heart(task, source_of(subjects, recipe), steps=40, rate=1e-3)
-        assert losses[-1]["l1"] < 0.6 * losses[0]["l1"]
-        assert losses[-1]["ssim"] < losses[0]["ssim"]
-
-    def test_the_segmenter_learns_one_batch_by_heart(self, subjects):
-        recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2"])
-        torch.manual_seed(0)
-        task = Segmentation2dTask(recipe, torch.device("cpu"))
-        losses = by_heart(task, source_of(subjects, recipe), steps=25, rate=2e-3)
-        assert losses[-1]["tversky"] < 0.8 * losses[0]["tversky"]
-        assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
+        task.step(source_of(training_data, training_cache, recipe), 0, 1, lambda _: False)
+        assert task.task_state["mean_confidence"] == 0.0
 
 
-class TestSimilarity:
-    """What SSIM a made sequence is given."""
+class TestConditioning:
+    """A network that gets the target's median."""
 
-    @pytest.mark.parametrize("tissue", ["whole", "dual"])
-    def test_it_is_seen_in_its_own_range_and_tissue(self, subjects, monkeypatch, tissue):
-        recipe = small(*only(ssim=1), f"losses.ssim_tissue='{tissue}'", "data.tumour_share=1.0")
-        task = new_synthesis(recipe)
-        source = source_of(subjects, recipe)
-        step = step_of(source, 2)
-        images = calls_of(monkeypatch, task.generator, "image")
-        found = float(task.step(source, step, 1, lambda _: True)["ssim"])
-        batch, _, _ = task.prepare(source, step)
-        made, truth, brain = images[0][1].detach(), batch.images[:, 2:3], batch.brain > 0
-        ill = brain & (batch.labels[:, None] > 0)
-        assert ill.any()
-        expected = {}
-        for name, index in (("own", 2), ("another's", 0)):
-            similarity = ssim_pixels(made, truth, batch.brain, batch.scale[:, index])
-            halves = [1 - float(similarity[where].mean()) for where in (brain & ~ill, ill)]
-            expected[name, "whole"] = 1 - float(similarity[brain].mean())
-            expected[name, "dual"] = sum(halves) / 2
-        assert found == pytest.approx(expected["own", tissue], rel=1e-4)
-        wrong = [value for key, value in expected.items() if key != ("own", tissue)]
-        assert all(abs(value - found) > 1e-3 for value in wrong)
+    @pytest.mark.parametrize("changes,kind", [(UNET, "mean"), (UNET, "predicted"), (HYBRID, "mean")])
+    def test_from_recipe_to_image(self, weights, paths, subject, kind, changes):
+        recipe = small(*changes, f"network.intensity_conditioning='{kind}'", recipe="smoke")
+        train(recipe, paths)
+        entry = export_run(paths.run, weights, "told", data=paths.training_data, training_cache=paths.cache, force=True)
+        assert entry.spec.architecture.intensity_code is True
+        assert bool(entry.spec.intensity_conditioning.coefficients) == (kind == "predicted")
+        volumes = {m: load_volume(f) for m, f in subject.items()}
+        made = {}
+        for backend in ("torch", "onnx"):
+            model = Synthesizer("told", weights=weights, device="cpu", precision="fp32", backend=backend).model
+            made[backend] = predict(prepare(volumes, model), "t2f", model).scores
+        assert np.abs(made["torch"] - made["onnx"]).mean() < 1e-3 * made["torch"].std()
+        conditioning = MedianPredictor(dict.fromkeys(MODALITIES, 3.0))
+        other = replace(model, spec=model.spec.model_copy(update={"intensity_conditioning": conditioning}))
+        assert np.abs(predict(prepare(volumes, other), "t2f", other).scores - made["onnx"]).max() > 1e-3
 
-
-class TestSecondPass:
-    """It drops another sequence and makes it, from the first pass's result among the others."""
-
-    @pytest.fixture
-    def ran(self, subjects, monkeypatch):
-        recipe = small(*only(cycle=1, feature=1))
-        task = new_synthesis(recipe)
-        source = source_of(subjects, recipe)
-        calls = {name: calls_of(monkeypatch, task.generator, name) for name in ("encode", "features_of", "image")}
-        losses = task.step(source, 0, 1, lambda _: True)
-        batch, shown, (job,) = task.prepare(source, 0)
-        return batch, shown, job, calls, losses
-
-    def test_it_sees_the_first_ones_result(self, ran):
-        batch, shown, job, calls, _ = ran
-        ((first, present, members), _), ((second, present_again, again), _) = calls["encode"]
-        assert torch.equal(first, shown)
-        assert job.target not in members
-        assert sorted(again) == [i for i in range(4) if i != job.second]
-        for flags, there in ((present, members), (present_again, again)):
-            assert [i for i in range(4) if flags[0, i]] == list(there)
-        made = in_brain(calls["image"][0][1], batch)
-        assert torch.equal(second[:, job.target : job.target + 1], made)
-        others = [i for i in range(4) if i != job.target]
-        assert torch.equal(second[:, others], shown[:, others])
-
-    def test_the_cycle_is_closed_with_the_sequence_that_it_dropped(self, ran):
-        batch, _, job, calls, losses = ran
-        asked = [arguments[2].tolist() for arguments, _ in calls["features_of"]]
-        assert asked == [[job.target] * len(batch), [job.second] * len(batch)]
-        for name, number, index in (("l1", 0, job.target), ("cycle", 1, job.second)):
-            wrong = (calls["image"][number][1].detach() - batch.images[:, index : index + 1]).abs()
-            assert losses[name] == pytest.approx(float(wrong[batch.brain > 0].mean()), rel=1e-4)
-
-    def test_the_bottlenecks_of_both_passes_are_compared(self, ran):
-        _, _, _, calls, losses = ran
-        (_, (first, _)), (_, (second, _)) = calls["encode"]
-        expected = 1 - F.cosine_similarity(first.detach(), second.detach(), dim=1).mean()
-        assert losses["feature"] == pytest.approx(float(expected), rel=1e-4)
-        assert losses["feature"] > 1e-3
-
-    def test_it_teaches_the_first_pass_too(self, ran):
-        batch, _, _, calls, _ = ran
-        first = calls["image"][0][1]
-        # The loss on the first pass itself has no weight here.
-        assert first.grad[batch.brain > 0].abs().sum() > 0
-        assert not first.grad[batch.brain == 0].any()
+    def test_a_manifest_without_the_medians(self, weights, paths):
+        train(small(*UNET, "network.intensity_conditioning='mean'", recipe="smoke"), paths)
+        export_run(paths.run, weights, "told", data=paths.training_data, training_cache=paths.cache, force=True)
+        path = weights / "manifest.json"
+        form = json.loads(path.read_text())
+        del form["models"]["told"]["intensity_conditioning"]
+        path.write_text(json.dumps(form))
+        with pytest.raises(WeightsError, match="needs intensity_conditioning"):
+            Synthesizer("told", weights=weights, device="cpu")
 
 
-class TestTeachers:
-    """The frozen networks that judge what the generator makes."""
-
-    @pytest.mark.parametrize("loss", ["adversarial", "classification"])
-    def test_the_generator_is_led_to_what_convinces_the_judge(self, subjects, monkeypatch, loss):
-        recipe = small(*only(**{loss: 1}))
-        task = new_synthesis(recipe)
-        source = source_of(subjects, recipe)
-        step = step_of(source, 2)
-        images = calls_of(monkeypatch, task.generator, "image")
-
-        def update(name: str) -> bool:
-            # What convinces it is no lesson for the judge.
-            assert name != "generator" or all(p.grad is None for p in task.discriminator.parameters())
-            return True
-
-        task.step(source, step, 1, update)
-        assert gradient_of(task.generator).abs().sum() > 0
-        batch, _, _ = task.prepare(source, step)
-        ((_, made),) = images
-        opinions = []
-        for image in (made, made - 0.01 * made.grad / made.grad.abs().max()):
-            patches, classes = task.discriminator(in_brain(image, batch))
-            told = {"adversarial": F.logsigmoid(patches), "classification": classes.log_softmax(dim=1)[:, 2]}
-            opinions.append(told[loss].mean().item())
-        assert opinions[1] > opinions[0]
-
-    def test_the_judge_compares_the_real_sequence_with_the_made_one(self, subjects, monkeypatch):
-        recipe = small(*only(adversarial=1))
-        task = new_synthesis(recipe)
-        source = source_of(subjects, recipe)
-        step = step_of(source, 2)
-        images = calls_of(monkeypatch, task.generator, "image")
-        opinions = calls_of(monkeypatch, task.discriminator)
-        losses = task.step(source, step, 1, lambda _: True)
-        batch, _, _ = task.prepare(source, step)
-        made = in_brain(images[0][1], batch)
-        # First it is shown what the generator made, to teach that one; then it learns itself.
-        seen = [arguments[0] for arguments, _ in opinions]
-        for image, expected in zip(seen, (made, in_brain(batch.images[:, 2:3], batch), made), strict=True):
-            assert torch.equal(image, expected)
-        (_, _), (_, (real, named)), (_, (fake, _)) = opinions
-        told = [F.softplus(-real.detach()).mean(), F.softplus(fake.detach()).mean()]
-        assert losses["judge"] == pytest.approx(float(sum(told)) / 2, rel=1e-4)
-        assert losses["judge_class"] == pytest.approx(float(-named.detach().log_softmax(1)[:, 2].mean()), rel=1e-4)
-
-    def test_the_segmenter_sees_the_made_sequence_among_real_ones(self, subjects, monkeypatch):
-        recipe = small(*only(tversky=1), "data.tumour_share=1.0")
-        task = new_synthesis(recipe, new_segmenter())
-        source = source_of(subjects, recipe)
-        images, answers = calls_of(monkeypatch, task.generator, "image"), calls_of(monkeypatch, task.segmenter)
-        task.step(source, 0, 1, lambda _: True)
-        batch, _, (job,) = task.prepare(source, 0)
-        ((seen, *_), _), made = answers[0], images[0][1]
-        assert torch.equal(seen[:, job.target : job.target + 1], in_brain(made, batch))
-        others = [i for i in range(4) if i != job.target]
-        assert torch.equal(seen[:, others], batch.images[:, others])
-        assert made.grad.abs().sum() > 0
-        assert gradient_of(task.generator).abs().sum() > 0
+def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
+    train(small(), paths, start=entry_of(weights))
+    export_run(
+        paths.run, weights, "sure", data=paths.training_data, training_cache=paths.cache, contrast=0.0, force=True
+    )
+    onward = replace(paths, run=paths.run.parent / "onward")
+    train(small(*UNET, recipe="smoke"), onward, start=entry_of(weights, "sure"))
+    export_run(
+        onward.run, weights, "plain", data=paths.training_data, training_cache=paths.cache, contrast=0.0, force=True
+    )
+    assert not entry_of(weights, "plain").spec.has_confidence
 
 
-class TestWeights:
-    def test_the_losses_gradients_add_up_by_the_recipes_weights(self, subjects):
-        weights = {name: 0.5 * n for n, name in enumerate(sorted(ALL_LOSSES | {"enhancing"}), 1)}
-        changes = ["data.tumour_share=1.0", "data.views=['axial']"]
-        source = source_of(subjects, small(*only(l1=1), *changes))
-        # A step in which every loss has something to say.
-        step = next(
-            s for s in count() if MODALITIES[source.sampler.tasks((drawn := source.at(s)).plan, 1)[0].target] == "t1c"
-            and (drawn.batch.labels == 3).any()
-        )  # fmt: skip
+def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, capsys):
+    changes = [text for change in SMALL for text in ("--set", change)]
+    data = ["--data", str(paths.data), "--cache", str(paths.cache), "--weights", str(weights)]
+    assert main(["train", "confidence", *data, "--run", str(paths.run), "--start", "unet", *changes]) == 0
+    export = ["export", str(paths.run), *data, "--model", "c", "--force"]
+    assert main([*export, "--fusion", "confidence", "--no-flip-average"]) == 0
+    spec = entry_of(weights, "c").spec
+    assert (spec.fusion, spec.flip_average) == ("confidence", False)
+    assert main(export) == 0
+    spec = entry_of(weights, "c").spec
+    assert (spec.fusion, spec.flip_average) == ("mean", True)
+    capsys.readouterr()
+    assert main(["train", "confidence", *data, "--run", str(tmp_path / "no"), *changes]) == 2
+    assert "name it with --start" in capsys.readouterr().err
 
-        def gradient(**chosen: float) -> torch.Tensor:
-            task = new_synthesis(small(*only(**chosen), *changes), new_segmenter())
-            task.step(source, step, 1, lambda _: True)
-            return gradient_of(task.generator)
 
-        parts = {name: weight * gradient(**{name: 1}) for name, weight in weights.items()}
-        expected = torch.stack([*parts.values()]).sum(dim=0)
-        together = gradient(**weights)
-        assert (together - expected).norm() < 1e-3 * expected.norm()
-        # None is so small beside the others that its weight would not show.
-        for name, part in parts.items():
-            assert part.norm() > 1e-2 * expected.norm(), name
+def torch_state(weights, name):
+    from safetensors.torch import load_file
 
-    def test_the_judges_gradients_add_up_by_the_recipes_weights(self, subjects):
-        def gradient(judge: float, judge_class: float) -> torch.Tensor:
-            recipe = small(*only(adversarial=1), f"losses.judge={judge}", f"losses.judge_class={judge_class}")
-            torch.manual_seed(2)
-            task = new_synthesis(recipe)
-            task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
-            return gradient_of(task.discriminator)
-
-        expected = 2 * gradient(1, 0) + 3 * gradient(0, 1)
-        assert (gradient(2, 3) - expected).norm() < 1e-3 * expected.norm()
-        assert expected.norm() > 0
-
-    @pytest.mark.parametrize("weights", [(1, 0), (0, 1)])
-    def test_a_segmenter_learns_by_each_of_its_losses_alone(self, subjects, weights):
-        changes = [f"losses.{k}={w}" for k, w in zip(("segmentation", "entropy"), weights, strict=True)]
-        recipe = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2", "schedule.precision='fp32'", *changes])
-        torch.manual_seed(0)
-        task = Segmentation2dTask(recipe, torch.device("cpu"))
-        losses = task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
-        assert set(losses) == {"tversky", "entropy"}
-        one = gradient_of(task.segmenter)
-        both = load_recipe("segmenter", [*SMALL, "schedule.batch_size=2", "schedule.precision='fp32'"])
-        torch.manual_seed(0)
-        task = Segmentation2dTask(both, torch.device("cpu"))
-        task.step(source_of(subjects, both), 0, 1, lambda _: True)
-        assert 1e-3 < (gradient_of(task.segmenter) - one).norm()
-        assert one.norm() > 0
+    return load_file(weights / f"{name}.safetensors")

@@ -1,0 +1,261 @@
+"""Recipes of the task `synthesis`, and the generator that one asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from app.core.config import FusionName
+from app.core.constants import MODALITIES, VIEWS, Confidence, Modality, View
+from app.networks.architectures import HF_GAN_PRESETS, UNET_WIDTHS, GeneratorConfig, HfGanConfig, UNetConfig
+from app.preprocessing.target_intensity import MedianPredictor
+from app.registry.spec import GeneratorSpec
+from app.training.config import (
+    ContrastRecipe,
+    Listed,
+    LossRecipe,
+    MissingData,
+    OptimizerRecipe,
+    Recipe,
+    RecolouringRecipe,
+    Section,
+    SliceAugmentation,
+    SliceData,
+    TargetsSchedule,
+    check_rules,
+)
+from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.losses import CONFIDENCE_WEIGHTS
+
+
+class NetworkRecipe(Section):
+    """Networks that are trained.
+
+    Attributes:
+        kind: `hybrid` (the hybrid-fusion generator) or `unet` (a plain one).
+        preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
+        widths: channels per level of the plain one, each level at half the resolution.
+        discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
+        confidence: head that predicts the error of each pixel (`app.networks.confidence`).
+        frozen: train that head alone on a network that stays as `--start` gave it: its images keep every bit.
+        intensity_conditioning: what the network gets of the target's median
+            (`app.preprocessing.target_intensity.MedianPredictor`): nothing, the mean over the training subjects, or a
+            prediction from the present sequences.
+    """
+
+    kind: Literal["hybrid", "unet"] = "hybrid"
+    preset: Literal["compact", "half", "full"] = "half"
+    widths: Listed[tuple[int, ...]] = UNET_WIDTHS
+    discriminator_width: int = 64
+    confidence: Confidence = "none"
+    frozen: bool = False
+    intensity_conditioning: Literal["none", "mean", "predicted"] = "none"
+
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
+        check_rules(
+            {
+                # More levels would halve a canvas that is no longer even; GroupNorm has eight groups.
+                "network.widths must be 2 to 5 multiples of 8": 2 <= len(self.widths) <= 5
+                and all(w > 0 and w % 8 == 0 for w in self.widths),
+                "network.widths are those of network.kind = 'unet'; the hybrid generator has network.preset": (
+                    self.kind == "unet" or self.widths == UNET_WIDTHS
+                ),
+                "network.frozen trains a confidence head alone: choose one with network.confidence": not self.frozen
+                or self.confidence != "none",
+                "network.discriminator_width must be at least 1": self.discriminator_width >= 1,
+            }
+        )
+        return self
+
+
+class SynthesisData(SliceData, MissingData):
+    """Choice of slices, and of what is made of them.
+
+    Attributes:
+        targets: sequences that the network learns to make.
+    """
+
+    targets: Listed[tuple[Modality, ...]] = MODALITIES
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> Self:
+        once = 0 < len(self.targets) == len(set(self.targets))
+        check_rules({"data.targets must name one sequence or more, each once": once})
+        return self
+
+
+class SynthesisAugmentation(SliceAugmentation, RecolouringRecipe):
+    """Reach of the random variation of slices and of their tumours.
+
+    Attributes:
+        fade: probability of each input that its tumours stand out less than they do, not at all, or inversely.
+    """
+
+    fade: float = 0.0
+
+    @model_validator(mode="after")
+    def _check_fade(self) -> Self:
+        check_rules({"augmentation.fade is a probability": 0 <= self.fade <= 1})
+        return self
+
+
+class SynthesisLosses(LossRecipe):
+    """Weights of the losses; the defaults are the papers'.
+
+    Attributes:
+        l1: mean absolute error in the brain.
+        adversarial: binary cross-entropy against the discriminator.
+        classification: cross-entropy of the discriminator's sequence head.
+        discriminator, discriminator_class: the discriminator's own: binary cross-entropy, the mean of real and
+            synthetic images', and cross-entropy of a real image's sequence.
+        feature: one minus the cosine between the bottlenecks of both passes.
+        cycle: mean absolute error of the second pass, which sees the first's result.
+        ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
+        tversky: focal Tversky of the frozen segmenter's answer.
+        enhancing: how many times more the enhancing tumour of a T1c counts in L1.
+        confidence: the predicted error against the real one; used with `network.confidence`.
+    """
+
+    l1: float = 10.0
+    adversarial: float = 0.25
+    classification: float = 0.25
+    discriminator: float = 1.0
+    discriminator_class: float = 1.0
+    feature: float = 1.0
+    cycle: float = 1.0
+    ssim: float = 5.0
+    ssim_tissue: Literal["whole", "dual"] = "dual"
+    tversky: float = 5.0
+    enhancing: float = 0.0
+    confidence: float = 1.0
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether a discriminator learns beside the generator."""
+        return self.adversarial > 0 or self.classification > 0
+
+
+class SynthesisOptimizer(OptimizerRecipe):
+    """Movement of the weights.
+
+    Attributes:
+        discriminator_rate: learning rate of the discriminator, as a multiple of the generator's.
+    """
+
+    discriminator_rate: float = 1.0
+
+    @model_validator(mode="after")
+    def _check_discriminator(self) -> Self:
+        check_rules({"optimizer.discriminator_rate must not be negative": self.discriminator_rate >= 0})
+        return self
+
+
+class SynthesisSchedule(TargetsSchedule):
+    """Length of the run, and what it does at once.
+
+    Attributes:
+        validation_views: views that validation runs, fewer being faster.
+    """
+
+    validation_views: Listed[tuple[View, ...]] = VIEWS
+
+
+class SynthesisOutput(ContrastRecipe):
+    """Use of the trained generator, beside `data.views`.
+
+    Attributes:
+        fusion: how its views become one volume (`app.inference.view_fusion`).
+        flip_average: whether the exam is also run mirrored, and both are averaged.
+    """
+
+    fusion: FusionName = "mean"
+    flip_average: bool = False
+
+
+class SynthesisRecipe(Recipe):
+    """One training of a generator."""
+
+    task: Literal["synthesis"] = "synthesis"
+    network: NetworkRecipe = NetworkRecipe()
+    data: SynthesisData = SynthesisData()
+    augmentation: SynthesisAugmentation = SynthesisAugmentation()
+    losses: SynthesisLosses = SynthesisLosses()
+    optimizer: SynthesisOptimizer = SynthesisOptimizer()
+    schedule: SynthesisSchedule
+    output: SynthesisOutput = SynthesisOutput()
+
+    @model_validator(mode="after")
+    def _check_sections(self) -> Self:
+        network, data, losses = self.network, self.data, self.losses
+        has_head = network.confidence != "none"
+        check_rules(
+            {
+                "schedule.targets_per_batch must be 1 to 4, and no more than data.targets names": 1
+                <= self.schedule.targets_per_batch
+                <= len(data.targets),
+                "the discriminator needs a canvas of 32 pixels or more": not losses.has_discriminator
+                or min(*data.axial, *data.sagittal, *data.coronal) >= 32,
+                "losses.feature needs network.kind = 'hybrid', which has a bottleneck of its own": (
+                    network.kind == "hybrid" or losses.feature == 0
+                ),
+                "network.confidence needs losses.confidence above 0": not has_head or losses.confidence > 0,
+                "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
+                    not (network.frozen and losses.has_discriminator)
+                ),
+                "output.fusion = 'confidence' needs network.confidence": self.output.fusion != "confidence" or has_head,
+            }
+        )
+        return self
+
+
+def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
+    """Give the generator's shape that a recipe asks for.
+
+    A confidence head begins with the first lambda.
+    """
+    network = recipe.network
+    has_code = network.intensity_conditioning != "none"
+    scale = CONFIDENCE_WEIGHTS[0] if network.confidence == "bounded" else 1.0
+    if network.kind == "unet":
+        return UNetConfig(
+            widths=network.widths,
+            background=BACKGROUND,
+            intensity_code=has_code,
+            confidence=network.confidence,
+            confidence_scale=scale,
+        )
+    return HfGanConfig(
+        width=HF_GAN_PRESETS[network.preset],
+        background=BACKGROUND,
+        intensity_code=has_code,
+        confidence=network.confidence,
+        confidence_scale=scale,
+    )
+
+
+def generator_spec(
+    recipe: SynthesisRecipe,
+    architecture: GeneratorConfig,
+    conditioning: MedianPredictor | None,
+    views: Sequence[View] | None = None,
+) -> GeneratorSpec:
+    """Describe the generator that a recipe trains.
+
+    Args:
+        conditioning: predictor of the target's median, for a network that gets it.
+        views: views that it is run on; those of the recipe if not given.
+    """
+    return GeneratorSpec(
+        architecture=architecture,
+        normalization=NORMALIZATION,
+        canvas=recipe.data.canvas,
+        views=tuple(views or recipe.data.views),
+        targets=recipe.data.targets,
+        fusion=recipe.output.fusion,
+        flip_average=recipe.output.flip_average,
+        contrast=recipe.output.contrast,
+        intensity_conditioning=conditioning,
+    )

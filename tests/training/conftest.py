@@ -1,0 +1,42 @@
+"""What the tests of training share: a run, trained as a user does it, and a first stage with its volumes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from app.core.errors import ExitCode
+from app.registry.manifest import Entry, read_manifest
+from app.training.data.cache import build_cache
+from app.training.data.first_stage import StageOne
+from tests.training.helpers import PLAIN
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with the phantoms `data` and `unseen`, and `run`, two steps of training on `data`."""
+    folder = tmp_path_factory.mktemp("commands")
+    assert main(["phantom", "--output", str(folder / "data"), "--count", "2"]) == ExitCode.OK
+    assert main(["phantom", "--output", str(folder / "unseen"), "--count", "1", "--seed", "7"]) == ExitCode.OK
+    code = main(["train", "smoke", "--data", str(folder / "data"), "--run", str(folder / "run"), *PLAIN, "--set",
+                 "schedule.steps=2", "--set", "data.views=['axial']", "--device", "cpu"])  # fmt: skip
+    assert code == ExitCode.OK
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Entry:
+    """A weights folder of these tests' own, and in it a first stage."""
+    folder = tmp_path_factory.mktemp("w") / "weights"
+    shutil.copytree(weights_dir, folder)
+    return read_manifest(folder).entry("tiny")
+
+
+@pytest.fixture(scope="session")
+def stage_one_cache(training_data: Path, training_cache: Path, first: Entry) -> Path:
+    """The cache of `training_data` with what the first stage makes of its subjects."""
+    StageOne(first, "cpu").make(training_data, build_cache(training_data, training_cache))
+    return training_cache

@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from app.core.constants import MODALITIES
+from app.networks.unet import Segmenter2d
+from app.training.data.cache import BACKGROUND, build_cache
+from app.training.losses import ssim_pixels
+from app.training.tasks.synthesis import SynthesisTask
+from app.training.tasks.synthesis_recipe import SynthesisData
+from app.training.tasks.synthesis_step import draw_jobs
+from tests.training.helpers import by_heart, gradient_of, moving, small, source_of
+
+ALL_LOSSES = {"l1", "ssim", "adversarial", "classification", "feature", "cycle", "tversky"}
+
+
+@pytest.fixture(scope="module")
+def subjects(training_data, training_cache):
+    return build_cache(training_data, training_cache)
+
+
+def only(**weights: float) -> list[str]:
+    """Changes of a recipe that leave it these losses, on whole brains in full precision."""
+    names = ALL_LOSSES | {"enhancing"}
+    return [*(f"losses.{n}={weights.get(n, 0)}" for n in sorted(names)), "schedule.precision='fp32'",
+            "schedule.targets_per_batch=1", "data.single_missing=1.0"]  # fmt: skip
+
+
+def new_synthesis(recipe, segmenter=None):
+    """An untrained task, the same each time, that makes the same of the same: without dropout."""
+    torch.manual_seed(0)
+    task = SynthesisTask(recipe, torch.device("cpu"), segmenter)
+    task.generator.eval()
+    return task
+
+
+def new_segmenter():
+    torch.manual_seed(1)
+    return Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval()
+
+
+def calls_of(monkeypatch, network, name="forward"):
+    """What a network's method is called with and gives from now on, in order; gradients of results are kept."""
+    calls = []
+    original = getattr(network, name)
+
+    def listening(*arguments):
+        result = original(*arguments)
+        if isinstance(result, torch.Tensor) and result.requires_grad:
+            result.retain_grad()
+        calls.append((arguments, result))
+        return result
+
+    monkeypatch.setattr(network, name, listening)
+    return calls
+
+
+def step_of(source, recipe, target):
+    """The first step whose batch makes a sequence."""
+    return next(s for s in count() if draw_jobs(source.at(s).plan, recipe.data, 1)[0].target == target)
+
+
+def in_brain(made, batch):
+    """What is shown of made slices: background outside the brain."""
+    return torch.where(batch.brain > 0, made.detach(), torch.full_like(made, BACKGROUND))
+
+
+class TestJobs:
+    """What each step makes, and from what."""
+
+    def test_algorithm_one_makes_each_in_turn(self):
+        jobs = draw_jobs(np.random.default_rng([0, 0]), SynthesisData(), 4)
+        assert [j.target for j in jobs] == [0, 1, 2, 3]
+        assert all(len(j.members) == 3 for j in jobs)
+
+    def test_a_network_of_some_sequences_learns_to_make_those_only(self):
+        data = SynthesisData(targets=("t1c", "t2w"), single_missing=0.5)
+        jobs = [draw_jobs(np.random.default_rng([0, step]), data, 1)[0] for step in range(50)]
+        assert {MODALITIES[j.target] for j in jobs} == {"t1c", "t2w"}
+        assert {m for j in jobs for m in j.members} == set(range(len(MODALITIES)))
+        both = draw_jobs(np.random.default_rng([0, 0]), data, 2)
+        assert [MODALITIES[j.target] for j in both] == ["t1c", "t2w"]
+
+    def test_every_target_and_subset_comes(self):
+        data = SynthesisData(single_missing=0.3)
+        jobs = [draw_jobs(np.random.default_rng([0, step]), data, 1)[0] for step in range(200)]
+        assert {len(j.members) for j in jobs} == {1, 2, 3}
+        assert {j.target for j in jobs} == set(range(len(MODALITIES)))
+        assert all(j.target not in j.members and j.second != j.target for j in jobs)
+
+
+class TestAlgorithmOne:
+    def test_every_loss_is_there_and_moves_both_networks(self, subjects):
+        recipe = small("losses.tversky=5", "data.tumour_share=1.0", "data.single_missing=1.0")
+        task = SynthesisTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
+        moved = {}
+
+        def update(name: str) -> bool:
+            moved[name] = [
+                p.grad is not None and bool(p.grad.abs().sum() > 0) for p in task.networks[name].parameters()
+            ]
+            return True
+
+        losses = task.step(source_of(subjects, recipe), 0, 1, update)
+        assert set(losses) == ALL_LOSSES | {"discriminator", "discriminator_class"}
+        assert all(torch.isfinite(v) for v in losses.values())
+        # All four encoders learn from one batch: each sequence is made in turn.
+        assert np.mean(moved["generator"]) > 0.95
+        assert all(moved["discriminator"])
+        assert all(p.grad is None for p in task.segmenter.parameters())
+
+    def test_what_must_be_made_is_not_augmented(self, subjects, monkeypatch):
+        truths = []
+        monkeypatch.setattr(
+            "app.training.losses.l1_loss", lambda made, truth, _: truths.append(truth) or made.sum() * 0
+        )
+        recipe = small(
+            "schedule.targets_per_batch=1", "losses.cycle=0", "losses.feature=0", "augmentation.contrast=0.5"
+        )
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(subjects, recipe)
+        batch, shown, (job,) = task.prepare(source, 3)
+        task.step(source, 3, 1, lambda _: True)
+        assert torch.equal(truths[0], batch.images[:, job.target : job.target + 1])
+        assert not torch.equal(truths[0], shown[:, job.target : job.target + 1])
+
+    @pytest.mark.parametrize("changes", [["fade=1.0"], ["recolour_t1n=1.0", "recolour_t2f=1.0"]])
+    def test_other_shades_of_tumours_are_in_what_is_seen_alone(self, subjects, changes):
+        still = [
+            "flip=0",
+            "shift=0",
+            "rotate=0",
+            "zoom=0",
+            "contrast=0",
+            "brightness=0",
+            "gamma=0",
+            "bias=0",
+            "noise=0",
+        ]
+        recipe = small("data.tumour_share=1.0", *(f"augmentation.{change}" for change in [*still, *changes]))
+        task, source = SynthesisTask(recipe, torch.device("cpu")), source_of(subjects, recipe)
+        batch, seen, _ = task.prepare(source, 0)
+        assert torch.equal(batch.images, source.at(0).batch.images)
+        assert not torch.equal(seen, batch.images)
+
+    def test_the_discriminator_learns_to_tell_real_from_made(self, subjects):
+        recipe = small("schedule.targets_per_batch=1", "losses.cycle=0", "losses.feature=0")
+        torch.manual_seed(0)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(subjects, recipe)
+        update = moving(discriminator=torch.optim.Adam(task.discriminator.parameters(), lr=2e-3))
+        losses = [task.step(source, 0, 1, update)["discriminator"] for _ in range(25)]
+        assert losses[-1] < 0.5 * losses[0]
+        batch, _, (job,) = task.prepare(source, 0)
+        real, named = task.discriminator(batch.images[:, job.target : job.target + 1])
+        assert real.mean() > 0
+        assert (named.argmax(dim=1) == job.target).all()
+
+    def test_a_loss_of_weight_zero_is_not_computed(self, subjects):
+        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
+        recipe = small(*off)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        assert task.discriminator is None
+        assert set(task.step(source_of(subjects, recipe), 0, 1, lambda _: True)) == {"l1"}
+
+    def test_enhancing_tumour_counts_in_a_made_t1c_only(self, subjects):
+        off = [f"losses.{n}=0" for n in ("adversarial", "classification", "feature", "cycle", "ssim")]
+        recipe = small(*off, "losses.enhancing=1", "data.tumour_share=1.0", "schedule.targets_per_batch=1")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        source = source_of(subjects, recipe)
+        seen = {}
+        for step in range(12):
+            batch, _, (job,) = task.prepare(source, step)
+            losses = task.step(source, step, 1, lambda _: True)
+            assert ("enhancing" in losses) == (MODALITIES[job.target] == "t1c")
+            if "enhancing" in losses:
+                seen[bool((batch.labels == 3).any())] = float(losses["enhancing"])
+        assert seen[True] > 0
+
+    def test_pieces_give_the_gradient_of_the_whole(self, subjects):
+        # L1 is a mean over brain pixels; with slices of unlike brains the pieces' mean differs a little.
+        recipe = small("schedule.batch_size=4", "losses.ssim=0", "losses.adversarial=0", "losses.classification=0",
+                       "losses.feature=0", "losses.cycle=0", "schedule.targets_per_batch=1")  # fmt: skip
+        gradients = []
+        for pieces in (1, 2):
+            torch.manual_seed(0)
+            task = SynthesisTask(recipe, torch.device("cpu"))
+            task.generator.eval()
+            task.step(source_of(subjects, recipe), 0, pieces, lambda _: True)
+            held = [p.grad for p in task.generator.parameters() if p.grad is not None]
+            gradients.append(torch.cat([g.flatten() for g in held]))
+        assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
+
+    def test_a_gradient_that_is_not_finite_ends_the_batch_before_the_discriminator(self, subjects):
+        recipe = small()
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        asked = []
+        losses = task.step(source_of(subjects, recipe), 0, 1, lambda name: asked.append(name) or False)
+        assert asked == ["generator"]
+        assert "discriminator" not in losses
+
+    @pytest.mark.parametrize("kind", ["hybrid", "unet"])
+    def test_it_learns_one_batch_by_heart(self, subjects, kind, monkeypatch):
+        recipe = small("losses.feature=0", "losses.cycle=0", "losses.adversarial=0", "losses.classification=0",
+                       f"network.kind='{kind}'", "schedule.targets_per_batch=1")  # fmt: skip
+        torch.manual_seed(0)
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        losses = by_heart(task, source_of(subjects, recipe), steps=40, rate=1e-3)
+        assert losses[-1]["l1"] < 0.6 * losses[0]["l1"]
+        assert losses[-1]["ssim"] < losses[0]["ssim"]
+
+
+class TestSimilarity:
+    """What SSIM a made sequence is given."""
+
+    @pytest.mark.parametrize("tissue", ["whole", "dual"])
+    def test_it_is_seen_in_its_own_range_and_tissue(self, subjects, monkeypatch, tissue):
+        recipe = small(*only(ssim=1), f"losses.ssim_tissue='{tissue}'", "data.tumour_share=1.0")
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        step = step_of(source, recipe, 2)
+        images = calls_of(monkeypatch, task.generator, "image")
+        found = float(task.step(source, step, 1, lambda _: True)["ssim"])
+        batch, _, _ = task.prepare(source, step)
+        made, truth, brain = images[0][1].detach(), batch.images[:, 2:3], batch.brain > 0
+        ill = brain & (batch.labels[:, None] > 0)
+        assert ill.any()
+        expected = {}
+        for name, index in (("own", 2), ("another's", 0)):
+            similarity = ssim_pixels(made, truth, batch.brain, batch.scale[:, index])
+            halves = [1 - float(similarity[where].mean()) for where in (brain & ~ill, ill)]
+            expected[name, "whole"] = 1 - float(similarity[brain].mean())
+            expected[name, "dual"] = sum(halves) / 2
+        assert found == pytest.approx(expected["own", tissue], rel=1e-4)
+        wrong = [value for key, value in expected.items() if key != ("own", tissue)]
+        assert all(abs(value - found) > 1e-3 for value in wrong)
+
+
+class TestSecondPass:
+    """It drops another sequence and makes it, from the first pass's result among the others."""
+
+    @pytest.fixture
+    def ran(self, subjects, monkeypatch):
+        recipe = small(*only(cycle=1, feature=1))
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        calls = {name: calls_of(monkeypatch, task.generator, name) for name in ("encode", "features_of", "image")}
+        losses = task.step(source, 0, 1, lambda _: True)
+        batch, shown, (job,) = task.prepare(source, 0)
+        return batch, shown, job, calls, losses
+
+    def test_it_sees_the_first_ones_result(self, ran):
+        batch, shown, job, calls, _ = ran
+        ((first, present, members), _), ((second, present_again, again), _) = calls["encode"]
+        assert torch.equal(first, shown)
+        assert job.target not in members
+        assert sorted(again) == [i for i in range(4) if i != job.second]
+        for flags, there in ((present, members), (present_again, again)):
+            assert [i for i in range(4) if flags[0, i]] == list(there)
+        made = in_brain(calls["image"][0][1], batch)
+        assert torch.equal(second[:, job.target : job.target + 1], made)
+        others = [i for i in range(4) if i != job.target]
+        assert torch.equal(second[:, others], shown[:, others])
+
+    def test_the_cycle_is_closed_with_the_sequence_that_it_dropped(self, ran):
+        batch, _, job, calls, losses = ran
+        asked = [arguments[2].tolist() for arguments, _ in calls["features_of"]]
+        assert asked == [[job.target] * len(batch), [job.second] * len(batch)]
+        for name, number, index in (("l1", 0, job.target), ("cycle", 1, job.second)):
+            wrong = (calls["image"][number][1].detach() - batch.images[:, index : index + 1]).abs()
+            assert losses[name] == pytest.approx(float(wrong[batch.brain > 0].mean()), rel=1e-4)
+
+    def test_the_bottlenecks_of_both_passes_are_compared(self, ran):
+        _, _, _, calls, losses = ran
+        (_, (first, _)), (_, (second, _)) = calls["encode"]
+        expected = 1 - F.cosine_similarity(first.detach(), second.detach(), dim=1).mean()
+        assert losses["feature"] == pytest.approx(float(expected), rel=1e-4)
+        assert losses["feature"] > 1e-3
+
+    def test_it_teaches_the_first_pass_too(self, ran):
+        batch, _, _, calls, _ = ran
+        first = calls["image"][0][1]
+        # The loss on the first pass itself has no weight here.
+        assert first.grad[batch.brain > 0].abs().sum() > 0
+        assert not first.grad[batch.brain == 0].any()
+
+
+class TestTeachers:
+    """The frozen networks that judge what the generator makes."""
+
+    @pytest.mark.parametrize("loss", ["adversarial", "classification"])
+    def test_the_generator_is_led_to_what_convinces_the_discriminator(self, subjects, monkeypatch, loss):
+        recipe = small(*only(**{loss: 1}))
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        step = step_of(source, recipe, 2)
+        images = calls_of(monkeypatch, task.generator, "image")
+
+        def update(name: str) -> bool:
+            # What convinces it is no lesson for the discriminator.
+            assert name != "generator" or all(p.grad is None for p in task.discriminator.parameters())
+            return True
+
+        task.step(source, step, 1, update)
+        assert gradient_of(task.generator).abs().sum() > 0
+        batch, _, _ = task.prepare(source, step)
+        ((_, made),) = images
+        opinions = []
+        for image in (made, made - 0.01 * made.grad / made.grad.abs().max()):
+            patches, classes = task.discriminator(in_brain(image, batch))
+            told = {"adversarial": F.logsigmoid(patches), "classification": classes.log_softmax(dim=1)[:, 2]}
+            opinions.append(told[loss].mean().item())
+        assert opinions[1] > opinions[0]
+
+    def test_the_discriminator_compares_the_real_sequence_with_the_made_one(self, subjects, monkeypatch):
+        recipe = small(*only(adversarial=1))
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        step = step_of(source, recipe, 2)
+        images = calls_of(monkeypatch, task.generator, "image")
+        opinions = calls_of(monkeypatch, task.discriminator)
+        losses = task.step(source, step, 1, lambda _: True)
+        batch, _, _ = task.prepare(source, step)
+        made = in_brain(images[0][1], batch)
+        # First it is shown what the generator made, to teach that one; then it learns itself.
+        seen = [arguments[0] for arguments, _ in opinions]
+        for image, expected in zip(seen, (made, in_brain(batch.images[:, 2:3], batch), made), strict=True):
+            assert torch.equal(image, expected)
+        (_, _), (_, (real, named)), (_, (fake, _)) = opinions
+        told = [F.softplus(-real.detach()).mean(), F.softplus(fake.detach()).mean()]
+        assert losses["discriminator"] == pytest.approx(float(sum(told)) / 2, rel=1e-4)
+        assert losses["discriminator_class"] == pytest.approx(
+            float(-named.detach().log_softmax(1)[:, 2].mean()), rel=1e-4
+        )
+
+    def test_the_segmenter_sees_the_made_sequence_among_real_ones(self, subjects, monkeypatch):
+        recipe = small(*only(tversky=1), "data.tumour_share=1.0")
+        task = new_synthesis(recipe, new_segmenter())
+        source = source_of(subjects, recipe)
+        images, answers = calls_of(monkeypatch, task.generator, "image"), calls_of(monkeypatch, task.segmenter)
+        task.step(source, 0, 1, lambda _: True)
+        batch, _, (job,) = task.prepare(source, 0)
+        ((seen, *_), _), made = answers[0], images[0][1]
+        assert torch.equal(seen[:, job.target : job.target + 1], in_brain(made, batch))
+        others = [i for i in range(4) if i != job.target]
+        assert torch.equal(seen[:, others], batch.images[:, others])
+        assert made.grad.abs().sum() > 0
+        assert gradient_of(task.generator).abs().sum() > 0
+
+
+class TestWeights:
+    def test_the_losses_gradients_add_up_by_the_recipes_weights(self, subjects):
+        weights = {name: 0.5 * n for n, name in enumerate(sorted(ALL_LOSSES | {"enhancing"}), 1)}
+        changes = ["data.tumour_share=1.0", "data.views=['axial']"]
+        recipe = small(*only(l1=1), *changes)
+        source = source_of(subjects, recipe)
+        # A step in which every loss has something to say.
+        step = next(
+            s for s in count() if MODALITIES[draw_jobs((drawn := source.at(s)).plan, recipe.data, 1)[0].target] == "t1c"
+            and (drawn.batch.labels == 3).any()
+        )  # fmt: skip
+
+        def gradient(**chosen: float) -> torch.Tensor:
+            task = new_synthesis(small(*only(**chosen), *changes), new_segmenter())
+            task.step(source, step, 1, lambda _: True)
+            return gradient_of(task.generator)
+
+        parts = {name: weight * gradient(**{name: 1}) for name, weight in weights.items()}
+        expected = torch.stack([*parts.values()]).sum(dim=0)
+        together = gradient(**weights)
+        assert (together - expected).norm() < 1e-3 * expected.norm()
+        # None is so small beside the others that its weight would not show.
+        for name, part in parts.items():
+            assert part.norm() > 1e-2 * expected.norm(), name
+
+    def test_the_discriminators_gradients_add_up_by_the_recipes_weights(self, subjects):
+        def gradient(real: float, named: float) -> torch.Tensor:
+            recipe = small(*only(adversarial=1), f"losses.discriminator={real}", f"losses.discriminator_class={named}")
+            torch.manual_seed(2)
+            task = new_synthesis(recipe)
+            task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
+            return gradient_of(task.discriminator)
+
+        expected = 2 * gradient(1, 0) + 3 * gradient(0, 1)
+        assert (gradient(2, 3) - expected).norm() < 1e-3 * expected.norm()
+        assert expected.norm() > 0

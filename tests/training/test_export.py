@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.cli import main
+from app.core.errors import ExitCode
+from app.evaluation.scoring import find_pairs, score_pair
+from app.networks.architectures import UNET_WIDTHS
+from app.networks.unet import Segmenter2d
+from app.registry.lineage import TrainingRecord
+from app.registry.manifest import read_manifest
+from app.training.checkpoint import LAST, load_state
+from app.training.data.cache import NORMALIZATION
+from tests.networks.small_models import record_of, save_segmenter2d, scores_of
+from tests.training.helpers import PLAIN, export, small
+
+
+class TestCommands:
+    """From data to a model that completes an exam, as a user does it."""
+
+    def test_export_needs_scores_and_then_completes_an_exam(self, trained, tmp_path, capsys):
+        assert export(trained) == ExitCode.USAGE
+        assert "only with scores" in capsys.readouterr().err
+        assert export(trained, "--score-on", str(trained / "data")) == ExitCode.USAGE
+        assert "was trained on" in capsys.readouterr().err
+        assert export(trained, "--score-on", str(trained / "unseen"), "--contrast", "0.25") == ExitCode.OK
+        entry = read_manifest(trained / "w").entry("mine")
+        assert entry.spec.contrast == 0.25
+        assert {"torch", "onnx", "intensity"} <= set(entry.files)
+        assert scores_of(tmp_path / "w", "mine").subjects == ("phantom-7",)
+        assert {"t1c", "t1n", "t2f", "t2w"} == set(scores_of(tmp_path / "w", "mine").by_target)
+        assert record_of(tmp_path / "w", "mine").recipe["network"]["preset"] == "compact"
+        assert len(record_of(tmp_path / "w", "mine").subjects) == 2
+        # What was scored in memory is what a user's run scores from files.
+        main(["dropout", "--each", "--input", str(trained / "unseen"), "--output", str(tmp_path / "dropped")])
+        code = main(["synthesize", "--input", str(tmp_path / "dropped"), "--output", str(tmp_path / "made"),
+                     "--weights", str(trained / "w"), "--on-error", "stop", "--device", "cpu"])  # fmt: skip
+        assert code == ExitCode.OK
+        pairs, _ = find_pairs(tmp_path / "made", trained / "unseen")
+        mean = np.mean([score_pair(p).values["ssim_brain"] for p in pairs])
+        assert mean == pytest.approx(scores_of(tmp_path / "w", "mine").mean["ssim_brain"], abs=2e-3)
+
+    def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
+        seen = TrainingRecord(model="segmenter", subjects=("phantom-7",))
+        save_segmenter2d(tmp_path / "w", "segmenter", UNET_WIDTHS, Segmenter2d().state_dict(), NORMALIZATION,
+                       small().data.canvas, training=seen)  # fmt: skip
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "run"), "--set",
+                     "schedule.steps=1", "--set", "schedule.validate_every=0", "--set", "data.views=['axial']",
+                     "--weights", str(tmp_path / "w"), "--cache", str(trained / "run" / "cache")])  # fmt: skip
+        assert code == ExitCode.OK
+        assert f"--cache {trained / 'run' / 'cache'}" in capsys.readouterr().err
+        export = ["export", str(tmp_path / "run"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
+                  "--model", "mine", "--cache", str(trained / "run" / "cache")]  # fmt: skip
+        assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.USAGE
+        assert "phantom-7" in capsys.readouterr().err
+        assert main([*export, "--force"]) == ExitCode.OK
+        assert record_of(tmp_path / "w", "mine").teacher == read_manifest(tmp_path / "w").entry("segmenter").sha256
+
+    def test_a_start_from_another_model(self, trained, tmp_path, capsys):
+        if "mine" not in (read_manifest(trained / "w").entries if (trained / "w").exists() else {}):
+            assert export(trained, "--force") == ExitCode.OK
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "next"), *PLAIN,
+                     "--set", "schedule.steps=1", "--start", "mine", "--weights", str(trained / "w")])  # fmt: skip
+        assert code == ExitCode.OK
+        state = load_state(tmp_path / "next" / LAST)
+        assert state.started_from.name == "mine"
+        assert state.lineage.trainings[state.started_from.sha256].steps == 2

@@ -140,8 +140,8 @@ class TestVolumes:
         entry = read_manifest(weights_dir).entry("tiny")
         runtime = choose_runtime(entry.files, Machine(), RuntimeOptions(precision="fp32"))
         predictor = SlicePredictor(TorchBackend(load_generator(entry), runtime), 16)
-        for crop in (0, 3, 0):
-            prepared = _prepared({m: phantom.volumes[m][crop:].astype(np.float32) for m in MODALITIES[:3]})
+        for part in (0, 3, 0):
+            prepared = _prepared({m: phantom.volumes[m][part:].astype(np.float32) for m in MODALITIES[:3]})
             volume = _predict(predictor, prepared)
             assert volume.shape == prepared.foreground.shape
             assert np.isfinite(volume).all()

@@ -275,7 +275,9 @@ def find_task(name: str) -> type[Task[Any]] | None:
     """Find the task that a module of this package offers as `TASK`, if there is one."""
     try:
         module = importlib.import_module(f"{__package__}.{name}")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != f"{__package__}.{name}":
+            raise
         return None
     task: type[Task[Any]] | None = getattr(module, "TASK", None)
     return task

@@ -106,6 +106,6 @@ def test_a_device_that_cannot_take_the_model_is_told_in_a_sentence(three, weight
     def full(*_args, **_options):
         raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore of it")
 
-    monkeypatch.setattr(case_processor, "Synthesizer", full)
+    monkeypatch.setattr(case_processor.Synthesizer, "from_options", full)
     with pytest.raises(DeviceError, match=r"busy or unavailable\); free it, or use --device cpu"):
         run(config_of(three, weights_dir))

@@ -148,6 +148,8 @@ class TestProcesses:
             # The first one had it when it died.
             runner._waiting.pop()
             runner._processes[0].kill()
+            # Until it is gone, it could be given the other one.
+            runner._processes[0].join()
             release(runner, 1)
             outcomes = list(runner)
         assert sorted((o.subject, o.status) for o in outcomes) == [("s", "failed"), ("s", "made")]

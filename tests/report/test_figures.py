@@ -85,6 +85,12 @@ def test_the_same_volumes_give_the_same_bytes(phantom):
     assert len(small) < len(first)
 
 
+def test_an_empty_synthesis_is_pictured_too(phantom):
+    empty = np.zeros_like(phantom.volumes["t2f"])
+    png = figures.picture({"t1n": phantom.volumes["t1n"]}, "t2f", empty, confidence=empty)
+    assert png.startswith(b"\x89PNG")
+
+
 class TestFiles:
     def test_a_picture_beside_the_page(self, subject, tmp_path):
         inputs = {m: subject[m] for m in ("t1n", "t1c")}

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import re
 
-from app.report.html import Page, SubjectEntry, render
+import pytest
+
+from app.report.html import Page, SubjectEntry, Table, distribution_plot, render
 
 
 def test_warnings_come_first_and_text_is_escaped():
@@ -10,6 +12,38 @@ def test_warnings_come_first_and_text_is_escaped():
     text = render(page).decode()
     assert "<script>" not in text
     assert text.index("careful") < text.index("What was done")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        Page("<i>&", {}),
+        Page("t", {"<i>&": "a"}),
+        Page("t", {"a": "<i>&"}),
+        Page("t", {}, warnings=["<i>&"]),
+        Page("t", {}, tables=[Table("<i>&", ["a"], [["b"]])]),
+        Page("t", {}, tables=[Table("a", ["<i>&"], [["b"]])]),
+        Page("t", {}, tables=[Table("a", ["b"], [["<i>&"]])]),
+        Page("t", {}, subjects=[SubjectEntry("<i>&", "c", b"x")]),
+        Page("t", {}, subjects=[SubjectEntry("s", "<i>&")]),
+    ],
+)
+def test_every_text_is_escaped(page):
+    text = render(page).decode()
+    assert "<i>" not in text
+    assert "&lt;i&gt;&amp;" in text
+
+
+def test_what_is_not_given_leaves_no_trace():
+    text = render(Page("t", {}, subjects=[SubjectEntry("s", "c")])).decode()
+    assert "No warnings." in text
+    assert "<img" not in text
+    assert "Distribution of the scores" not in text
+
+
+def test_a_plot_of_scores_that_are_not_finite():
+    values = {"ssim": {"t1c": [0.9, float("nan")], "t1n": []}, "psnr": {"t1c": [float("inf")], "t1n": [20.0]}}
+    assert distribution_plot(values).startswith(b"\x89PNG")
 
 
 def test_a_hundred_subjects_stay_under_ten_megabytes(run_folder):

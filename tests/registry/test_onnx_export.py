@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from app.core.errors import UsageError, WeightsError
+from app.registry import onnx_export
+from app.registry.checkpoints import load_generator
+from app.registry.manifest import read_manifest
+from app.registry.onnx_export import check_onnx_packages, export_onnx
+
+
+def session_of(entry):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(entry.path_of("onnx"), providers=["CPUExecutionProvider"])
+
+
+def test_the_graph_computes_what_the_network_does(confident_weights):
+    """Any batch, any subset of sequences, any canvas; image and expected error."""
+    entry = read_manifest(confident_weights).entry("unet")
+    session, network = session_of(entry), load_generator(entry)
+    assert [output.name for output in session.get_outputs()] == ["scores", "error"]
+    images = torch.randn(3, 4, 48, 64, generator=torch.Generator().manual_seed(0))
+    inputs = {"images": images, "present": torch.tensor([[1.0, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 0]]),
+              "target": torch.tensor([1, 2, 3]), "view": torch.tensor([0, 1, 2])}  # fmt: skip
+    image, error = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    with torch.inference_mode():
+        features = network.features(*inputs.values())
+        np.testing.assert_allclose(image, network.image(features).numpy(), atol=1e-4)
+        np.testing.assert_allclose(error, network.error(features).numpy(), rtol=1e-3)
+
+
+def test_another_kind_needs_no_graph(weights_dir):
+    with pytest.raises(WeightsError, match="is a regression, which runs without onnxruntime"):
+        export_onnx(read_manifest(weights_dir).entry("regression"))
+
+
+def test_packages_that_lack_are_named(monkeypatch):
+    monkeypatch.setattr(onnx_export, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="onnxscript"):
+        check_onnx_packages()

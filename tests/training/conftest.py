@@ -9,20 +9,22 @@ import pytest
 
 from app.cli import main
 from app.core.errors import ExitCode
+from app.data.phantom import make_phantom, write_phantom
 from app.registry.manifest import Entry, read_manifest
 from app.training.data.cache import build_cache
 from app.training.data.first_stage import StageOne
-from tests.training.helpers import PLAIN
+from tests.training.helpers import PLAIN, SMALL_OPTIONS
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder with the phantoms `data` and `unseen`, and `run`, two steps of training on `data`."""
     folder = tmp_path_factory.mktemp("commands")
-    assert main(["phantom", "--output", str(folder / "data"), "--count", "2"]) == ExitCode.OK
-    assert main(["phantom", "--output", str(folder / "unseen"), "--count", "1", "--seed", "7"]) == ExitCode.OK
-    code = main(["train", "smoke", "--data", str(folder / "data"), "--run", str(folder / "run"), *PLAIN, "--set",
-                 "schedule.steps=2", "--set", "data.views=['axial']", "--device", "cpu"])  # fmt: skip
+    for place, seeds in (("data", (0, 1)), ("unseen", (7,))):
+        for seed in seeds:
+            write_phantom(make_phantom((40, 44, 36), seed), folder / place, f"phantom-{seed}")
+    code = main(["train", "smoke", "--data", str(folder / "data"), "--run", str(folder / "run"), *SMALL_OPTIONS,
+                 *PLAIN, "--set", "schedule.steps=2", "--device", "cpu"])  # fmt: skip
     assert code == ExitCode.OK
     return folder
 

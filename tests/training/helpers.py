@@ -34,6 +34,10 @@ PLAIN = [word for change in ("network.kind='unet'", "schedule.validate_every=0",
          for word in ("--set", change)]  # fmt: skip
 
 
+#: `SMALL` as options of a command line, on axial slices alone.
+SMALL_OPTIONS = [word for change in (*SMALL, "data.views=['axial']") for word in ("--set", change)]
+
+
 def export(folder: Path, *more: str) -> int:
     """Export the run of the fixture `trained` as a user does."""
     return main(["export", str(folder / "run"), "--data", str(folder / "data"), "--weights", str(folder / "w"),

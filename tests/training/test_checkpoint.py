@@ -17,7 +17,7 @@ def paths(training_data, training_cache, tmp_path):
 
 
 class TestReading:
-    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", {"schema": 2}, {"schema": 2, "recipe": {}, "x": 1}])
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", {"schema": 3}, {"schema": 3, "recipe": {}, "x": 1}])
     def test_a_damaged_checkpoint_is_named(self, paths, content):
         paths.run.mkdir()
         if isinstance(content, dict):
@@ -33,7 +33,7 @@ class TestReading:
                 return (os.mkdir, (str(tmp_path / "evil"),))
 
         paths.run.mkdir()
-        torch.save({"schema": 1, "recipe": Evil()}, paths.run / LAST)
+        torch.save({"schema": 3, "recipe": Evil()}, paths.run / LAST)
         with pytest.raises(UsageError):
             train(small("schedule.steps=1"), paths, resume=True)
         assert not (tmp_path / "evil").exists()

@@ -13,7 +13,7 @@ from app.registry.manifest import read_manifest
 from app.training.checkpoint import LAST, load_state
 from app.training.data.cache import NORMALIZATION
 from tests.networks.small_models import record_of, save_segmenter2d, scores_of
-from tests.training.helpers import PLAIN, export, small
+from tests.training.helpers import PLAIN, SMALL_OPTIONS, export, small
 
 
 class TestCommands:
@@ -28,10 +28,10 @@ class TestCommands:
         entry = read_manifest(trained / "w").entry("mine")
         assert entry.spec.contrast == 0.25
         assert {"torch", "onnx", "intensity"} <= set(entry.files)
-        assert scores_of(tmp_path / "w", "mine").subjects == ("phantom-7",)
-        assert {"t1c", "t1n", "t2f", "t2w"} == set(scores_of(tmp_path / "w", "mine").by_target)
-        assert record_of(tmp_path / "w", "mine").recipe["network"]["preset"] == "compact"
-        assert len(record_of(tmp_path / "w", "mine").subjects) == 2
+        assert scores_of(trained / "w", "mine").subjects == ("phantom-7",)
+        assert {"t1c", "t1n", "t2f", "t2w"} == set(scores_of(trained / "w", "mine").by_target)
+        assert record_of(trained / "w", "mine").recipe["network"]["preset"] == "compact"
+        assert len(record_of(trained / "w", "mine").subjects) == 2
         # What was scored in memory is what a user's run scores from files.
         main(["dropout", "--each", "--input", str(trained / "unseen"), "--output", str(tmp_path / "dropped")])
         code = main(["synthesize", "--input", str(tmp_path / "dropped"), "--output", str(tmp_path / "made"),
@@ -39,15 +39,15 @@ class TestCommands:
         assert code == ExitCode.OK
         pairs, _ = find_pairs(tmp_path / "made", trained / "unseen")
         mean = np.mean([score_pair(p).values["ssim_brain"] for p in pairs])
-        assert mean == pytest.approx(scores_of(tmp_path / "w", "mine").mean["ssim_brain"], abs=2e-3)
+        assert mean == pytest.approx(scores_of(trained / "w", "mine").mean["ssim_brain"], abs=2e-3)
 
     def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
         seen = TrainingRecord(model="segmenter", subjects=("phantom-7",))
         save_segmenter2d(tmp_path / "w", "segmenter", UNET_WIDTHS, Segmenter2d().state_dict(), NORMALIZATION,
                        small().data.canvas, training=seen)  # fmt: skip
-        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "run"), "--set",
-                     "schedule.steps=1", "--set", "schedule.validate_every=0", "--set", "data.views=['axial']",
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "run"),
+                     *SMALL_OPTIONS, "--set", "schedule.steps=1", "--set", "schedule.targets_per_batch=1",
                      "--weights", str(tmp_path / "w"), "--cache", str(trained / "run" / "cache")])  # fmt: skip
         assert code == ExitCode.OK
         assert f"--cache {trained / 'run' / 'cache'}" in capsys.readouterr().err
@@ -61,8 +61,9 @@ class TestCommands:
     def test_a_start_from_another_model(self, trained, tmp_path, capsys):
         if "mine" not in (read_manifest(trained / "w").entries if (trained / "w").exists() else {}):
             assert export(trained, "--force") == ExitCode.OK
-        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "next"), *PLAIN,
-                     "--set", "schedule.steps=1", "--start", "mine", "--weights", str(trained / "w")])  # fmt: skip
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "next"),
+                     *SMALL_OPTIONS, *PLAIN, "--set", "schedule.steps=1", "--start", "mine",
+                     "--weights", str(trained / "w")])  # fmt: skip
         assert code == ExitCode.OK
         state = load_state(tmp_path / "next" / LAST)
         assert state.started_from.name == "mine"

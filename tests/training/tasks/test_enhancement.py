@@ -99,7 +99,7 @@ class TestTask:
         whole, added = (float(g.norm()) for g in gradients)
         assert added == pytest.approx(whole, rel=0.25)
 
-    def test_it_starts_from_an_enhancer_and_from_nothing_else(self, tmp_path):
+    def test_it_starts_from_an_enhancer_and_from_nothing_else(self, weights_dir, tmp_path):
         task, other = (EnhancementTask(small(f"seed={s}"), torch.device("cpu")) for s in (0, 1))
         state = other.enhancer.state_dict()
         entry = save_refiner(tmp_path, "e", other.enhancer.config, state, NORMALIZATION, (32, 32, 32), 0.25)
@@ -112,7 +112,7 @@ class TestTask:
         with pytest.raises(UsageError, match="another architecture"):
             task.load_initial_weights(entry)
         with pytest.raises(WeightsError, match="not a refiner"):
-            task.load_initial_weights(replace(entry, kind="judge"))
+            task.load_initial_weights(read_manifest(weights_dir).entry("tiny"))
 
 
 @pytest.fixture(scope="module")

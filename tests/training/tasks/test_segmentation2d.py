@@ -13,7 +13,7 @@ from app.training.config import load_recipe
 from app.training.data.cache import build_cache
 from app.training.tasks.segmentation2d import Segmentation2dTask
 from tests.networks.small_models import scores_of
-from tests.training.helpers import SMALL, by_heart, gradient_of, source_of
+from tests.training.helpers import SMALL, SMALL_OPTIONS, by_heart, gradient_of, source_of
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +48,16 @@ def test_a_segmenter_learns_by_each_of_its_losses_alone(subjects, weights):
 
 
 def test_the_segmenter_is_trained_exported_and_not_run_as_a_model(trained, tmp_path, capsys):
-    code = main(["train", "segmenter", "--data", str(trained / "data"), "--run", str(tmp_path / "seg"), "--set",
-                 "schedule.steps=1", "--set", "schedule.batch_size=2", "--budget-minutes", "5", "--set",
-                 "data.min_brain_pixels=500", "--set", "data.views=['axial']",
-                 "--cache", str(trained / "run" / "cache")])  # fmt: skip
+    code = main(["train", "segmenter", "--data", str(trained / "data"), "--run", str(tmp_path / "seg"),
+                 *SMALL_OPTIONS, "--set", "schedule.steps=1", "--set", "schedule.batch_size=2",
+                 "--budget-minutes", "5", "--cache", str(trained / "run" / "cache")])  # fmt: skip
     assert code == ExitCode.OK
     export = ["export", str(tmp_path / "seg"), "--data", str(trained / "data"), "--weights", str(tmp_path / "w"),
               "--model", "segmenter"]  # fmt: skip
     assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.OK
     assert main(export) == ExitCode.USAGE
     assert "only with scores" in capsys.readouterr().err
-    path = tmp_path / "w" / "manifest.json"
+    path = tmp_path / "w" / "lineage.json"
     path.write_text(re.sub(r'"dice_(..)": [0-9.]+', r'"dice_\1": 0.99', path.read_text()))
     assert main([*export, "--score-on", str(trained / "unseen")]) == ExitCode.USAGE
     assert "is worse than 'segmenter'" in capsys.readouterr().err
@@ -71,4 +70,4 @@ def test_the_segmenter_is_trained_exported_and_not_run_as_a_model(trained, tmp_p
     assert code == ExitCode.WEIGHTS
     assert "makes no sequence" in capsys.readouterr().err
     assert main(["info", "--weights", str(tmp_path / "w")]) == ExitCode.OK
-    assert "segmenter: segmenter" in capsys.readouterr().out
+    assert "segmenter: segmenter2d" in capsys.readouterr().out

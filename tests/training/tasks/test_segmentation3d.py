@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import functional as F
 
 from app.core.errors import WeightsError
-from app.training.config import load_recipe
+from app.networks.unet import Segmenter2d
+from app.training.config import SliceData, load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.patches import PatchSampler, PatchSource
 from app.training.tasks.segmentation3d import Segmentation3dTask, deep_losses
-from tests.networks.small_models import save_segmenter3d
+from tests.networks.small_models import save_segmenter2d, save_segmenter3d
 from tests.training.helpers import patches_of
 
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]
@@ -64,5 +63,7 @@ class TestTask:
         for network in (task.segmenter, task.average):
             pairs = zip(network.parameters(), other.segmenter.parameters(), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
-        with pytest.raises(WeightsError, match="not a judge"):
-            task.load_initial_weights(replace(entry, kind="segmenter"))
+        flat = Segmenter2d((8, 8))
+        entry = save_segmenter2d(tmp_path, "s", (8, 8), flat.state_dict(), NORMALIZATION, SliceData().canvas)
+        with pytest.raises(WeightsError, match="not a segmenter3d"):
+            task.load_initial_weights(entry)

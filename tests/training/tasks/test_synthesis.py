@@ -107,7 +107,7 @@ class TestHeadAlone:
             for kind in ("likelihood", "bounded")
         )
         train(likelihood, paths, start=entry_of(weights))
-        entry = export_run(paths.run, weights, "sure", data=paths.training_data, training_cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True)
         state = train(bounded, replace(paths, run=tmp_path / "other"), start=entry).state
         before = {k: v.float() for k, v in torch_state(weights, "unet").items()}
         assert all(torch.equal(state.average[k], v) for k, v in before.items())
@@ -119,9 +119,7 @@ class TestHeadAlone:
     def test_what_is_exported_makes_the_same_images(self, weights, paths, subject):
         train(small(), paths, start=entry_of(weights))
         as_before = {"contrast": 0.0, "flip_average": False}
-        entry = export_run(
-            paths.run, weights, "sure", data=paths.training_data, training_cache=paths.cache, force=True, **as_before
-        )
+        entry = export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, force=True, **as_before)
         assert entry.spec.architecture.confidence == "likelihood"
         assert record_of(weights, "sure").started_from == entry_of(weights, "unet").sha256
         volumes = {m: load_volume(f) for m, f in subject.items()}
@@ -171,9 +169,7 @@ class TestBothTogether:
         recipe = small(*UNET, "network.confidence='bounded'", recipe="smoke")
         state = train(recipe, paths, start=entry_of(weights)).state
         assert state.started_from.name == "unet"
-        entry = export_run(
-            paths.run, weights, "bound", data=paths.training_data, training_cache=paths.cache, force=True
-        )
+        entry = export_run(paths.run, weights, "bound", data=paths.data, cache=paths.cache, force=True)
         other = replace(paths, run=tmp_path / "other")
         with pytest.raises(UsageError, match="of the kind 'bounded'"):
             train(small(*UNET, "network.confidence='likelihood'", recipe="smoke"), other, start=entry)
@@ -200,7 +196,7 @@ class TestBothTogether:
         monkeypatch.setattr(L, "SURE", 0.0)
         train(small("network.confidence='bounded'"), paths, start=entry_of(weights))
         assert load_state(paths.run / LAST).task_state["lambda"] == 0.03
-        entry = export_run(paths.run, weights, "low", data=paths.training_data, training_cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "low", data=paths.data, cache=paths.cache, force=True)
         assert entry.spec.architecture.confidence_scale == 0.03
 
     def test_an_update_that_is_skipped_is_not_remembered(self, training_data, training_cache):
@@ -217,7 +213,7 @@ class TestConditioning:
     def test_from_recipe_to_image(self, weights, paths, subject, kind, changes):
         recipe = small(*changes, f"network.intensity_conditioning='{kind}'", recipe="smoke")
         train(recipe, paths)
-        entry = export_run(paths.run, weights, "told", data=paths.training_data, training_cache=paths.cache, force=True)
+        entry = export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         assert entry.spec.architecture.intensity_code is True
         assert bool(entry.spec.intensity_conditioning.coefficients) == (kind == "predicted")
         volumes = {m: load_volume(f) for m, f in subject.items()}
@@ -232,7 +228,7 @@ class TestConditioning:
 
     def test_a_manifest_without_the_medians(self, weights, paths):
         train(small(*UNET, "network.intensity_conditioning='mean'", recipe="smoke"), paths)
-        export_run(paths.run, weights, "told", data=paths.training_data, training_cache=paths.cache, force=True)
+        export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         path = weights / "manifest.json"
         form = json.loads(path.read_text())
         del form["models"]["told"]["intensity_conditioning"]
@@ -243,14 +239,10 @@ class TestConditioning:
 
 def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     train(small(), paths, start=entry_of(weights))
-    export_run(
-        paths.run, weights, "sure", data=paths.training_data, training_cache=paths.cache, contrast=0.0, force=True
-    )
+    export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
     onward = replace(paths, run=paths.run.parent / "onward")
     train(small(*UNET, recipe="smoke"), onward, start=entry_of(weights, "sure"))
-    export_run(
-        onward.run, weights, "plain", data=paths.training_data, training_cache=paths.cache, contrast=0.0, force=True
-    )
+    export_run(onward.run, weights, "plain", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
     assert not entry_of(weights, "plain").spec.has_confidence
 
 

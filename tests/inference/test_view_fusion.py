@@ -153,10 +153,10 @@ class TestPasses:
         assert view_weights([TtaPass(p.windows) for p in passes[:1]])["axial"] == pytest.approx(1 / 3)
         assert len(tta_passes(foreground, ("sagittal",), CANVAS, flip=True)) == 1
 
-    @pytest.mark.parametrize("crop", [0, 1, 7])
-    def test_a_mirrored_window_shows_the_mirrored_brain(self, foreground, crop):
+    @pytest.mark.parametrize("less", [0, 1, 7])
+    def test_a_mirrored_window_shows_the_mirrored_brain(self, foreground, less):
         """Its slices with their rows backwards are those of the mirrored exam's own window."""
-        foreground = foreground[crop:]
+        foreground = foreground[less:]
         volume = np.random.default_rng(0).random(foreground.shape, dtype=np.float32)
         for window in tta_passes(foreground, VIEWS, CANVAS, flip=True)[1].windows:
             expected = crop(volume[::-1], place_window(foreground[::-1], window.view, CANVAS), -1.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.core.config import FUSIONS
 from app.core.constants import VIEWS
 from app.inference.view_fusion import TtaPass, ViewFusion, tta_passes, view_weights
-from app.preprocessing.slices import Canvas, place_window
+from app.preprocessing.slices import Canvas, crop, place_window
 
 #: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.
 CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 32), "coronal": (32, 48)})

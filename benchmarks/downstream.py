@@ -23,6 +23,7 @@ from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import find_pairs
+from app.inference.segmentation import segment_slices
 from app.networks.enhancer import ENHANCING
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
@@ -30,7 +31,6 @@ from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import read_manifest, spec_as
 from app.registry.spec import Segmenter2dSpec
 from app.training.data.cache import BACKGROUND, NORMALIZATION
-from app.training.validation import segment
 
 REGIONS = ("dice_WT", "dice_TC", "dice_ET")
 
@@ -56,7 +56,7 @@ def main() -> None:
         brain = vote_foreground(real)
         for name, arrays in zip(rows, (real, {**real, options.sequence: load_volume(made[subject]).data}), strict=True):
             scores = [_scores(arrays[m], m) for m in MODALITIES]
-            found = segment(network, scores, brain, ("axial",), canvas, subject, processor)
+            found = segment_slices(network, scores, brain, ("axial",), canvas, subject, processor, BACKGROUND)
             values = segmentation_scores(found, truth, volumes["t1n"].grid.lps_spacing)
             brightness = float(scores[MODALITIES.index(options.sequence)][truth == ENHANCING].mean())
             rows[name].append([*(values[r] for r in REGIONS), brightness])

@@ -5,7 +5,6 @@ Importing this module costs nothing: no third-party package is needed.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import Final, Literal
 
 Modality = Literal["t1c", "t1n", "t2f", "t2w"]
@@ -45,8 +44,3 @@ MAX_EXTENT: Final = 512
 
 #: Largest difference, in millimetres, between affines that count as one grid.
 AFFINE_TOLERANCE: Final = 1e-3
-
-
-def subset_key(inputs: Container[str], target: Modality) -> str:
-    """Name a set of inputs and a target in tables of coefficients, as in `t1c+t2f+t2w>t1n`."""
-    return "+".join(m for m in MODALITIES if m in inputs) + ">" + target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from app.core.config import RuntimeOptions
-from app.core.constants import CLASSES, MODALITIES, Modality
+from app.core.constants import CLASSES, MODALITIES, TUMOUR_TYPES, VIEWS, Modality, View
 from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
+from app.data.cases import tumour_type
 from app.inference.backends import memory_errors
-from app.inference.device import Machine, choose_runtime
+from app.inference.device import GPU_BATCH, Machine, choose_runtime
 from app.inference.sliding_window import Sides, slide
+from app.networks.unet import Segmenter2d
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Normalization, measure, normalize
+from app.preprocessing.slices import Canvas, crop, paste, place_window
 from app.registry.checkpoints import load_segmenter3d
 from app.registry.manifest import Entry, spec_as
 from app.registry.spec import Segmenter3dSpec
@@ -111,3 +114,43 @@ class TumourSegmenter:
                 f"the tumour segmenter does not fit into the device's memory ({error}); use --device cpu."
             ) from None
         return np.where(brain, probabilities.argmax(axis=0), 0).astype(np.uint8)
+
+
+@torch.inference_mode()
+def segment_slices(
+    network: Segmenter2d,
+    volumes: Sequence[VolumeArray],
+    brain: MaskArray,
+    views: Sequence[View],
+    canvas: Canvas,
+    subject: str,
+    device: torch.device,
+    background: float,
+) -> NDArray[np.uint8]:
+    """Segment one subject by a 2D segmenter: labels 0 to 3, axes (left, posterior, superior).
+
+    Args:
+        volumes: four normalized sequences in challenge order.
+        brain: bool, same shape.
+        views: whose probabilities are averaged.
+        subject: its name may state the tumour type.
+        background: fills what lies beyond the volume.
+    """
+    kind = tumour_type(subject)
+    code = TUMOUR_TYPES.index(kind) if kind in TUMOUR_TYPES else -1
+    network = network.eval()
+    shares: NDArray[np.float32] = np.zeros((3, *brain.shape), dtype=np.float32)
+    for view in views:
+        window = place_window(brain, view, canvas)
+        stacks = np.stack([crop(volume, window, background) for volume in volumes], axis=1)
+        predictions = []
+        for images in torch.split(torch.from_numpy(stacks), GPU_BATCH if device.type == "cuda" else 4):
+            index = torch.full((len(images),), VIEWS.index(view), device=device)
+            kinds = torch.full((len(images),), code, device=device)
+            predictions.append(network(images.to(device), index, kinds).float().softmax(dim=1)[:, 1:].cpu().numpy())
+        shares_of_view = np.concatenate(predictions)
+        for channel in range(3):
+            shares[channel] += paste(shares_of_view[:, channel], window, brain.shape, 0.0) / len(views)
+    rest = 1 - shares.sum(axis=0)
+    labels = np.where(shares.max(axis=0) > rest, shares.argmax(axis=0) + 1, 0)
+    return np.where(brain, labels, 0).astype(np.uint8)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, Modality
 from app.networks.architectures import RefinerConfig
-from app.networks.unet3d import ConvPair3d, ConvUnit3d, Decoder3d, Leaky
+from app.networks.blocks3d import ConvPair3d, ConvUnit3d, Decoder3d, Leaky
 
 
 class FeatureNet3d(nn.Module):

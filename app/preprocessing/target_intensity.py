@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.constants import MODALITIES, Modality, subset_key
+from app.core.constants import MODALITIES, Modality
+from app.core.sequence_subsets import subset_key
 from app.preprocessing.normalization import Intensity
 
 

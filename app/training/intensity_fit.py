@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.core.constants import MODALITIES, Modality, subset_key
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
+from app.core.sequence_subsets import subset_key, subsets
 from app.core.types import VolumeArray
 from app.data.cases import Case
 from app.data.discovery import scan
@@ -41,15 +41,6 @@ RIDGE = 100.0
 CONTRAST = 0.5
 #: Every voxel adds little beyond every third.
 STRIDE = 3
-
-
-def subsets() -> Iterator[tuple[tuple[Modality, ...], Modality]]:
-    """List every non-empty set of present sequences with every target outside it."""
-    for target in MODALITIES:
-        others = [m for m in MODALITIES if m != target]
-        for count in (1, 2, 3):
-            for inputs in combinations(others, count):
-                yield inputs, target
 
 
 class RegressionFit:

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from app.core.config import RuntimeOptions
-from app.core.constants import MODALITIES, REFERENCE_OF, TUMOUR_TYPES, VIEWS, Modality, View
+from app.core.constants import MODALITIES, REFERENCE_OF, Modality
 from app.core.errors import CaseError
-from app.core.types import MaskArray, VolumeArray
-from app.data.cases import Case, tumour_type
+from app.data.cases import Case
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_writer import to_array
@@ -26,11 +24,11 @@ from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import VolumeScores
 from app.evaluation.statistics import summarise
 from app.inference.backends import TorchBackend
-from app.inference.device import GPU_BATCH, Machine, choose_runtime
+from app.inference.device import Machine, choose_runtime
 from app.inference.models import Model, NetworkModel
 from app.inference.pipeline import synthesize_case
 from app.inference.refinement import VolumeRefiner
-from app.inference.segmentation import TumourSegmenter
+from app.inference.segmentation import TumourSegmenter, segment_slices
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
 from app.networks.enhancer import Enhancer
@@ -39,7 +37,6 @@ from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
-from app.preprocessing.slices import Canvas, crop, paste, place_window
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import Identity
 from app.registry.spec import GeneratorSpec, RefinerSpec
@@ -102,24 +99,6 @@ def score_missing_sequences(
     return results
 
 
-def score_segmenter2d(
-    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
-) -> list[VolumeScores]:
-    """Segment each complete subject from its real sequences, views averaged, and score it."""
-    results = []
-    for subject, volumes in load_complete(cases):
-        truth = load_labels(masks.get(subject), volumes[MODALITIES[0]].grid, subject)
-        if truth is None:
-            continue
-        arrays = {m: v.data for m, v in volumes.items()}
-        intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
-        normalized = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
-        labels = segment(network, normalized, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device)
-        spacing = volumes[MODALITIES[0]].grid.lps_spacing
-        results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, spacing)))
-    return results
-
-
 def score_segmenter3d(
     network: nn.Module,
     cases: Iterable[Case],
@@ -145,44 +124,6 @@ def score_segmenter3d(
     return results
 
 
-@torch.inference_mode()
-def segment(
-    network: Segmenter2d,
-    volumes: Sequence[VolumeArray],
-    brain: MaskArray,
-    views: Sequence[View],
-    canvas: Canvas,
-    subject: str,
-    device: torch.device,
-) -> NDArray[np.uint8]:
-    """Segment one subject: labels 0 to 3, axes (left, posterior, superior).
-
-    Args:
-        volumes: four normalized sequences in challenge order.
-        brain: bool, same shape.
-        views: whose probabilities are averaged.
-        subject: its name may state the tumour type.
-    """
-    kind = tumour_type(subject)
-    code = TUMOUR_TYPES.index(kind) if kind in TUMOUR_TYPES else -1
-    network = network.eval()
-    shares: NDArray[np.float32] = np.zeros((3, *brain.shape), dtype=np.float32)
-    for view in views:
-        window = place_window(brain, view, canvas)
-        stacks = np.stack([crop(volume, window, BACKGROUND) for volume in volumes], axis=1)
-        made = []
-        for images in torch.split(torch.from_numpy(stacks), GPU_BATCH if device.type == "cuda" else 4):
-            index = torch.full((len(images),), VIEWS.index(view), device=device)
-            kinds = torch.full((len(images),), code, device=device)
-            made.append(network(images.to(device), index, kinds).float().softmax(dim=1)[:, 1:].cpu().numpy())
-        joined = np.concatenate(made)
-        for channel in range(3):
-            shares[channel] += paste(joined[:, channel], window, brain.shape, 0.0) / len(views)
-    rest = 1 - shares.sum(axis=0)
-    labels = np.where(shares.max(axis=0) > rest, shares.argmax(axis=0) + 1, 0)
-    return np.where(brain, labels, 0).astype(np.uint8)
-
-
 def means(scores: Sequence[VolumeScores]) -> dict[str, float]:
     """Average every metric over all volumes; those that are NaN everywhere are left out."""
     summary = summarise(scores).get("all", {})
@@ -191,3 +132,23 @@ def means(scores: Sequence[VolumeScores]) -> dict[str, float]:
 
 def _brief(scores: Sequence[VolumeScores]) -> str:
     return ", ".join(f"{s.modality} {s.values['ssim_brain']:.3f}" for s in scores)
+
+
+def score_segmenter2d(
+    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
+) -> list[VolumeScores]:
+    """Segment each complete subject from its real sequences, views averaged, and score it."""
+    results = []
+    for subject, volumes in load_complete(cases):
+        truth = load_labels(masks.get(subject), volumes[MODALITIES[0]].grid, subject)
+        if truth is None:
+            continue
+        arrays = {m: v.data for m, v in volumes.items()}
+        intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
+        normalized = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
+        labels = segment_slices(
+            network, normalized, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device, BACKGROUND
+        )
+        spacing = volumes[MODALITIES[0]].grid.lps_spacing
+        results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, spacing)))
+    return results

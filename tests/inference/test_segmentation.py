@@ -8,9 +8,11 @@ import torch
 
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, WeightsError
-from app.inference.segmentation import TumourSegmenter
+from app.inference.segmentation import TumourSegmenter, segment_slices
+from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
 from app.preprocessing.normalization import Normalization, measure, normalize
+from app.preprocessing.slices import Canvas
 from app.registry.manifest import read_manifest
 from tests.networks.small_models import VOLUME, save_segmenter3d
 
@@ -85,3 +87,19 @@ def test_it_is_opened_from_a_manifest_and_nothing_else_is(tmp_path, weights_dir,
     )
     with pytest.raises(WeightsError, match="is a generator"):
         TumourSegmenter.open(read_manifest(weights_dir).entry("tiny"), "cpu")
+
+
+def test_labels_of_slices_are_in_the_brain_alone():
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    brain = np.zeros((20, 24, 16), bool)
+    brain[4:16, 4:20, 3:12] = True
+    canvas = Canvas({"axial": (32, 32), "coronal": (32, 32)})
+    volumes = [random.normal(size=brain.shape).astype(np.float32) for _ in range(4)]
+    labels = segment_slices(
+        Segmenter2d((8, 8)), volumes, brain, ("axial", "coronal"), canvas, "BraTS-GLI-1", torch.device("cpu"), -1.0
+    )
+    assert labels.shape == brain.shape
+    assert labels.dtype == np.uint8
+    assert labels[brain].any()
+    assert not labels[~brain].any()

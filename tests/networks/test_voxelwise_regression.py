@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.constants import subset_key
+from app.core.sequence_subsets import subset_key
 from app.networks.voxelwise_regression import VoxelwiseRegression, exponents, monomials
 
 

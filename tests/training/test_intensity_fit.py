@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from app.core.constants import MODALITIES, subset_key
+from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.nifti_reader import load_volume
@@ -28,14 +28,7 @@ from app.training.intensity_fit import (
     fit_and_write,
     fit_intensity_conditioning,
     medians_of,
-    subsets,
 )
-
-
-def test_subsets():
-    pairs = list(subsets())
-    assert len(pairs) == 28
-    assert len({subset_key(i, t) for i, t in pairs}) == 28
 
 
 @pytest.fixture(scope="module")

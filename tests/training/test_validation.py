@@ -60,17 +60,3 @@ def test_a_segmenter_is_scored_where_there_is_a_truth(cases, training_data):
     assert row.subject == "s0"
     assert 0 <= row.values["dice_WT"] <= 1
     assert validation.score_segmenter2d(network, cases, {}, DATA, device) == []
-
-
-def test_labels_are_in_the_brain_alone():
-    torch.manual_seed(0)
-    random = np.random.default_rng(0)
-    brain = np.zeros((20, 24, 16), bool)
-    brain[4:16, 4:20, 3:12] = True
-    volumes = [random.normal(size=brain.shape).astype(np.float32) for _ in range(4)]
-    labels = validation.segment(Segmenter2d((8, 8)), volumes, brain, ("axial", "coronal"), DATA.canvas, "BraTS-GLI-1",
-                                torch.device("cpu"))  # fmt: skip
-    assert labels.shape == brain.shape
-    assert labels.dtype == np.uint8
-    assert labels[brain].any()
-    assert not labels[~brain].any()

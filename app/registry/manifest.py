@@ -190,10 +190,6 @@ def read_manifest(folder: Path) -> Manifest:
             form = upgraded(form)[0]
         entries = {name: _entry(name, folder, values) for name, values in form["models"].items()}
         return Manifest(folder, entries, form["default"], form["fallback"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{path}: {error.title} has an unknown {where} ({first['msg']}); update Tetrad.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
 
@@ -354,6 +350,14 @@ def _kept(entry: Entry) -> dict[str, bytes | Path]:
 
 
 def _entry(name: str, folder: Path, form: Mapping[str, Any]) -> Entry:
-    files = {role: FileRecord.model_validate(record) for role, record in form["files"].items()}
-    spec = SPEC.validate_python({key: value for key, value in form.items() if key != "files"})
+    try:
+        files = {role: FileRecord.model_validate(record) for role, record in form["files"].items()}
+        spec = SPEC.validate_python({key: value for key, value in form.items() if key != "files"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "kind"
+        raise WeightsError(
+            f"model {name!r} in {folder / MANIFEST} cannot be used: {where}: {first['msg']}; "
+            "update Tetrad, or fetch the weights again."
+        ) from None
     return Entry(name, spec, folder, files)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from app.inference.device import Runtime
 from app.networks.architectures import RefinerConfig
@@ -108,5 +107,6 @@ class TestNetwork:
 
     def test_its_shape_survives_the_manifest(self):
         config = RefinerConfig((8, 16), shared_encoder=True)
-        assert RefinerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+        adapter = TypeAdapter(RefinerConfig)
+        assert adapter.validate_json(adapter.dump_json(config)) == config
         assert Refiner(config).factor == 2

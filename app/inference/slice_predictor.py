@@ -124,8 +124,8 @@ class SlicePredictor:
                 )
                 fusion, weights = ViewFusion(options.method), view_weights(passes)
                 for tta_pass in passes:
-                    for view, volume, error in self._volumes(request, tta_pass):
-                        fusion.add(view, volume, error, weights[view])
+                    for group in by_size(tta_pass.windows):
+                        self._add_group(request, group, tta_pass.mirrored, fusion, weights)
                 return fusion.result()
         except MemoryError as error:
             raise CaseError(f"the subject does not fit into the device's memory ({error}); use --device cpu.") from None
@@ -161,20 +161,22 @@ class SlicePredictor:
             slot.numpy()[...] = arrays[MODALITIES[index]]
         return self._staging.to(self.backend.device, non_blocking=True)
 
-    def _volumes(self, request: _Request, tta_pass: TtaPass) -> Iterator[tuple[View, Tensor, Tensor | None]]:
-        """Predict view by view: a volume, and its expected error where that is wanted."""
+    def _add_group(
+        self, request: _Request, group: list[Window], mirrored: bool, fusion: ViewFusion, weights: Mapping[View, float]
+    ) -> None:
+        """Predict the views of one size and add them to the fusion, volume by volume; none is kept here."""
+        images, errors = self._slices(request, group, mirrored)
         shape = next(iter(request.volumes.values())).shape
-        for group in by_size(tta_pass.windows):
-            images, errors = self._slices(request, group, tta_pass.mirrored)
-            first = 0
-            for window in group:
-                part = slice(first, first + len(window.slices))
-                first = part.stop
-                volume = _paste(images[part], window, images.new_full(shape, request.padding))
-                if errors is None:
-                    yield window.view, volume, None
-                else:
-                    yield window.view, volume, _paste(errors[part], window, errors.new_full(shape, ERROR_OUTSIDE))
+        first = 0
+        for window in group:
+            part = slice(first, first + len(window.slices))
+            first = part.stop
+            fusion.add(
+                window.view,
+                _paste(images[part], window, images.new_full(shape, request.padding)),
+                None if errors is None else _paste(errors[part], window, errors.new_full(shape, ERROR_OUTSIDE)),
+                weights[window.view],
+            )
 
     def _slices(self, request: _Request, group: list[Window], mirrored: bool) -> tuple[Tensor, Tensor | None]:
         """Predict all slices of windows of one size: images and errors, n x rows x columns."""

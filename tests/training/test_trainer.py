@@ -22,7 +22,7 @@ from app.training.optimization import learning_rate
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import save_segmenter2d
-from tests.training.helpers import small
+from tests.training.helpers import quick, small
 
 
 @pytest.fixture
@@ -94,9 +94,7 @@ class TestAverage:
             return losses
 
         monkeypatch.setattr(loop._Run, "_step", watched)
-        train(
-            small("schedule.steps=3", "schedule.targets_per_batch=1", "schedule.warmup=0", "optimizer.ema=0.15"), paths
-        )
+        train(quick("schedule.steps=3", "schedule.warmup=0", "optimizer.ema=0.15"), paths)
         learner, expected = ends[0]
         assert torch.equal(learner, expected)
         # (1 + step) / (10 + step), until the recipe's share is less.
@@ -135,7 +133,7 @@ class TestRun:
         ends = []
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             run = replace(paths, run=tmp_path / name)
-            train(small("schedule.steps=2", f"seed={seed}"), run)
+            train(quick("schedule.steps=2", f"seed={seed}"), run)
             ends.append(weights_of(run.run))
         assert torch.equal(ends[0], ends[1])
         assert not torch.equal(ends[0], ends[2])
@@ -171,7 +169,7 @@ class TestRun:
             return rates[-1]
 
         monkeypatch.setattr(loop, "learning_rate", spy)
-        recipe = small("schedule.steps=0", "schedule.budget_minutes=0.05", "schedule.targets_per_batch=1")
+        recipe = quick("schedule.steps=0", "schedule.budget_minutes=0.05")
         state = train(recipe, paths, clock=lambda: next(seconds)).state
         assert state.minutes >= 0.05
         assert state.step > 5
@@ -181,7 +179,7 @@ class TestRun:
         monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
         monkeypatch.setattr("app.training.losses.l1_loss", lambda made, *_: made.sum() * float("nan"))
         with pytest.raises(CaseError, match=r"2 updates of the generator in a row.*start again"):
-            train(small("schedule.steps=5"), paths)
+            train(quick("schedule.steps=5"), paths)
         assert "the gradient of the generator is not finite" in caplog.text
 
     def test_what_broke_is_not_saved_over_what_can_be_resumed(self, paths, monkeypatch):
@@ -199,17 +197,17 @@ class TestRun:
         monkeypatch.setattr(SynthesisTask, "step", numbered)
         monkeypatch.setattr(losses, "l1_loss", sound_thrice)
         with pytest.raises(CaseError, match="go on from its last checkpoint with --resume"):
-            train(small(*steps), paths)
+            train(quick(*steps), paths)
         assert load_state(paths.run / LAST).step == 2
         monkeypatch.setattr(losses, "l1_loss", sound)
-        assert train(small(*steps, "optimizer.learning_rate=1e-4"), paths, resume=True).state.step == 9
+        assert train(quick(*steps, "optimizer.learning_rate=1e-4"), paths, resume=True).state.step == 9
 
     @pytest.mark.parametrize("weight,saved", [(1e30, True), (math.inf, False)])
     def test_weights_that_broke_are_no_place_to_go_on_from(self, paths, monkeypatch, caplog, weight, saved):
         monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
         monkeypatch.setattr(loop._Run, "_average", lambda run: next(run.task.generator.parameters()).data.fill_(weight))
         with pytest.raises(CaseError, match="start again, with another --run"):
-            train(small("schedule.steps=9", "schedule.epoch_steps=1"), paths)
+            train(quick("schedule.steps=9", "schedule.epoch_steps=1"), paths)
         # Huge ones are finite still: nobody knows yet that they are useless.
         assert (paths.run / LAST).exists() == saved
         assert ("weights are not finite" in caplog.text) != saved
@@ -223,7 +221,7 @@ class TestRun:
             return original(self, source, step, pieces, update)
 
         monkeypatch.setattr(SynthesisTask, "step", greedy)
-        assert train(small("schedule.steps=1"), paths).state.pieces == 2
+        assert train(quick("schedule.steps=1"), paths).state.pieces == 2
         assert "Memory ran out" in caplog.text
 
     def test_a_discriminator_that_is_not_finite_ends_it_too(self, paths, monkeypatch):
@@ -251,15 +249,15 @@ class TestRun:
         monkeypatch.setattr(loop._Run, "_save", lambda run, name: saved.append((run.state.step, name)))
         # Every look at the clock is a minute later.
         minutes = itertools.count(step=60.0)
-        train(small("schedule.steps=20", "schedule.targets_per_batch=1"), paths, clock=lambda: next(minutes))
+        train(quick("schedule.steps=20"), paths, clock=lambda: next(minutes))
         assert saved[-1] == (20, LAST)
         assert 2 <= len(saved) < 20
 
-    def test_what_a_killed_sitting_logged_is_taken_back(self, paths):
-        train(small("schedule.steps=1"), paths)
+    def test_what_a_killed_run_logged_is_taken_back(self, paths):
+        train(quick("schedule.steps=1"), paths)
         log = (paths.run / "log.csv").read_text()
         (paths.run / "log.csv").write_text(log + "2,0.100,l1,99\n1,0.2")
-        train(small("schedule.steps=2"), paths, resume=True)
+        train(quick("schedule.steps=2"), paths, resume=True)
         text = (paths.run / "log.csv").read_text()
         assert text.startswith(log)
         assert "99" not in [r["value"] for r in csv.DictReader(text.splitlines())]
@@ -271,7 +269,7 @@ class TestRun:
 
         monkeypatch.setattr(SynthesisTask, "step", never)
         with pytest.raises(CaseError, match="not even one slice"):
-            train(small("schedule.steps=1"), paths)
+            train(quick("schedule.steps=1"), paths)
 
     def test_tversky_needs_a_segmenter_and_takes_one(self, paths, tmp_path):
         recipe = small("schedule.steps=1", "losses.tversky=5", "data.tumour_share=1.0")

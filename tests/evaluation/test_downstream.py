@@ -18,8 +18,11 @@ from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.downstream import REAL, downstream_summary, score_downstream
 from app.evaluation.scoring import VolumeScores, find_pairs
 from app.inference.segmentation import TumourSegmenter
+from app.networks.architectures import UNetConfig
 from app.networks.unet3d import Segmenter3d
 from app.registry.manifest import read_manifest, write_entry
+from app.registry.spec import GeneratorSpec
+from app.training.config import SliceData
 from app.training.data.cache import NORMALIZATION
 from tests.networks.small_models import save_segmenter3d
 
@@ -129,21 +132,25 @@ def weights(data, tmp_path_factory) -> Path:
     return folder
 
 
+GENERATOR = GeneratorSpec(architecture=UNetConfig(), normalization=NORMALIZATION, canvas=SliceData().canvas,
+                          views=("axial",))  # fmt: skip
+
+
 class TestCommands:
     """Trained, exported, asked."""
 
     def test_it_is_in_the_manifest_and_nobodys_default(self, weights, tmp_path, capsys):
         manifest = read_manifest(weights / "w")
-        entry = manifest.entries["discriminator"]
+        entry = manifest.entries["judge"]
         assert (entry.spec.kind, manifest.default, entry.spec.window) == ("segmenter3d", None, (32, 32, 32))
         assert "dice_ET" in manifest.lineage.scores_of(entry.sha256).mean
         write_phantom(make_phantom((40, 44, 36)), tmp_path / "in", "new", leave_out=("t1n",))
         code = main(["synthesize", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights",
-                     str(weights / "w"), "--model", "discriminator"])  # fmt: skip
+                     str(weights / "w"), "--model", "judge"])  # fmt: skip
         assert code == ExitCode.WEIGHTS
         assert "makes no sequence" in capsys.readouterr().err
         assert main(["info", "--weights", str(weights / "w")]) == ExitCode.OK
-        assert "judge: judge" in capsys.readouterr().out
+        assert "judge: segmenter3d" in capsys.readouterr().out
 
     def test_evaluate_reports_what_it_found(self, weights, tmp_path, capsys):
         made = tmp_path / "made"
@@ -166,22 +173,22 @@ class TestCommands:
 
     def test_no_model_takes_the_place_of_one_that_does_something_else(self, weights, data, tmp_path, capsys):
         folder = shutil.copytree(weights / "w", tmp_path / "w")
-        write_entry(folder, "unet", "generator", {}, NORMALIZATION, {})
+        write_entry(folder, "unet", GENERATOR, {"torch": b"none"})
         before = (folder / "manifest.json").read_bytes()
         for more in ((), ("--force",)):
             code = main(["export", str(weights / "run"), "--data", str(data), "--weights", str(folder),
                          "--model", "unet", "--score-on", str(weights / "unseen"), *more])  # fmt: skip
             assert code == ExitCode.USAGE
-            assert "is a generator; give the judge another name" in capsys.readouterr().err
+            assert "is a generator; give the segmenter3d another name" in capsys.readouterr().err
         assert (folder / "manifest.json").read_bytes() == before
 
     def test_without_a_segmenter_it_says_so_before_scoring(self, weights, tmp_path, capsys):
         arguments = ["evaluate", "--prediction", str(tmp_path), "--reference", str(weights / "unseen"), "--downstream"]
         assert main([*arguments, "--weights", str(weights / "w"), "--tumour-segmenter", "solomon"]) == ExitCode.WEIGHTS
         assert "no model 'solomon'" in capsys.readouterr().err
-        write_entry(tmp_path / "u", "unet", "generator", {}, NORMALIZATION, {})
+        write_entry(tmp_path / "u", "unet", GENERATOR, {"torch": b"none"})
         assert main([*arguments, "--weights", str(tmp_path / "u"), "--tumour-segmenter", "unet"]) == ExitCode.WEIGHTS
-        assert "is a generator, no judge" in capsys.readouterr().err
+        assert "is a generator, not a segmenter3d" in capsys.readouterr().err
         save_segmenter3d(tmp_path / "v", "other", (4, 8), Segmenter3d((4, 8)).state_dict(), NORMALIZATION, (32, 32, 32))
         (tmp_path / "v" / "other.safetensors").write_bytes(b"not weights")
         assert main([*arguments, "--weights", str(tmp_path / "v"), "--judge", "other"]) == ExitCode.WEIGHTS

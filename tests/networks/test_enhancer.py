@@ -78,7 +78,7 @@ class TestNetwork:
     def test_memory_that_runs_out_leaves_windows_that_it_can_look_at(self, tmp_path, monkeypatch):
         config = EnhancerConfig((8, 8, 8, 8, 8))
         entry = save_refiner(tmp_path, "e", config, Enhancer(config).state_dict(), NORMALIZATION, (128, 128, 128), 0.25)
-        refiner = VolumeRefiner(entry, load_refiner(entry), Runtime("torch", "cpu", "fp32", 1, ""))
+        refiner = VolumeRefiner(entry.identity, entry.spec, load_refiner(entry), Runtime("torch", "cpu", "fp32", 1, ""))
         run = refiner._network.forward
 
         def greedy(volume, *rest):

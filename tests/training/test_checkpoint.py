@@ -8,7 +8,7 @@ import torch
 from app.core.errors import UsageError
 from app.training.checkpoint import LAST
 from app.training.trainer import TrainingPaths, train
-from tests.training.helpers import small
+from tests.training.helpers import quick
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ class TestReading:
         else:
             (paths.run / LAST).write_bytes(content)
         with pytest.raises(UsageError, match=r"last\.pt is no (whole )?checkpoint"):
-            train(small("schedule.steps=1"), paths, resume=True)
+            train(quick("schedule.steps=1"), paths, resume=True)
 
     def test_a_checkpoint_executes_nothing(self, paths, tmp_path):
         class Evil:
@@ -35,5 +35,5 @@ class TestReading:
         paths.run.mkdir()
         torch.save({"schema": 3, "recipe": Evil()}, paths.run / LAST)
         with pytest.raises(UsageError):
-            train(small("schedule.steps=1"), paths, resume=True)
+            train(quick("schedule.steps=1"), paths, resume=True)
         assert not (tmp_path / "evil").exists()

@@ -125,7 +125,7 @@ class TestConditioning:
                 m: load_volume(training_data / subject.name / f"{subject.name}-{m}.nii.gz")
                 for m in ("t1c", "t1n", "t2w")
             }
-            prepared = prepare(volumes, _model(prior))
+            prepared = prepare(volumes, _model())
             used = stored.predict(prepared.measured, prepared.medians, "t2f")
             assert float(told.of(torch.tensor([number]), (0, 1, 3), 2)) == pytest.approx(used, abs=2e-2)
         if kind == "predicted":
@@ -135,6 +135,6 @@ class TestConditioning:
         assert fit_intensity_conditioning(subjects, "none") is None
 
 
-def _model(prior):
+def _model():
     """What `prepare` looks at of a model."""
-    return SimpleNamespace(entry=SimpleNamespace(normalization=TRAINING), runner=object(), prior=prior, refiner=None)
+    return SimpleNamespace(spec=SimpleNamespace(normalization=TRAINING), precompute=lambda _: None)

@@ -59,7 +59,7 @@ class TestExport:
 
         def scores(model, _cases, _masks, targets=None):
             rows = []
-            for m in targets or model.makes:
+            for m in targets or model.targets:
                 value = similarity.get((model.model_for(m).identity.name, m), 0.6)
                 values = {"official_healthy": 0.9, "official_tumour": 0.99, "ssim_brain": value}
                 rows.append(VolumeScores("phantom-7", m, values))
@@ -86,7 +86,7 @@ class TestExport:
         assert self._export(trained, plain, "--specialist-of", "tiny", "--force") == ExitCode.OK
         manifest = read_manifest(plain)
         mine, tiny = manifest.entry("mine"), manifest.entry("tiny")
-        assert mine.makes == ("t2f",)
+        assert mine.spec.targets == ("t2f",)
         assert set(read_manifest(plain).lineage.scores_of(mine.sha256).by_target) == {"t2f"}
         assert tiny.spec.specialists == {"t2f": "mine"}
         assert manifest.default == "regression"
@@ -143,7 +143,7 @@ class TestExport:
 
     def test_a_head_is_taught_on_what_its_network_makes(self, weights):
         recipe = load_recipe("confidence", SMALL)
-        with pytest.raises(UsageError, match=r"'expert' makes t2f and not t1c, t1n, t2w; .*data\.makes"):
+        with pytest.raises(UsageError, match=r"'expert' makes t2f and not t1c, t1n, t2w; .*data\.targets"):
             SynthesisTask(recipe, torch.device("cpu")).load_initial_weights(read_manifest(weights).entry("expert"))
 
     @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ from app.training.optimization import learning_rate
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import save_segmenter2d
-from tests.training.helpers import small
+from tests.training.helpers import quick, small
+
+#: The plain network and its discriminator, one sequence a step.
+ADVERSARY = ["network.kind='unet'", "network.widths=[8,16]", "schedule.targets_per_batch=1",
+             "losses.feature=0", "losses.cycle=0", "losses.ssim=0"]  # fmt: skip
 
 
 @pytest.fixture
@@ -63,17 +67,17 @@ class TestUpdate:
         return found
 
     def test_gradients_are_no_longer_than_the_clip(self, monkeypatch, paths):
-        recipe = small("schedule.steps=1", "schedule.targets_per_batch=1", "optimizer.clip_norm=0.01")
+        recipe = small(*ADVERSARY, "schedule.steps=1", "optimizer.clip_norm=0.01")
         updates = self._updates(monkeypatch, paths, recipe)
         # Those of untrained networks are longer; they keep their direction and get the length of the clip.
         assert [norm for norm, _ in updates] == pytest.approx([0.01, 0.01], rel=1e-3)
 
     def test_shorter_ones_stay_as_they_are(self, monkeypatch, paths):
-        recipe = small("schedule.steps=1", "schedule.targets_per_batch=1", "optimizer.clip_norm=1e6")
+        recipe = small(*ADVERSARY, "schedule.steps=1", "optimizer.clip_norm=1e6")
         assert all(0.01 < norm < 1e5 for norm, _ in self._updates(monkeypatch, paths, recipe))
 
     def test_the_discriminators_rate_is_a_multiple_of_the_generators(self, monkeypatch, paths):
-        recipe = small("schedule.steps=2", "schedule.targets_per_batch=1", "optimizer.discriminator_rate=0.25")
+        recipe = small(*ADVERSARY, "schedule.steps=2", "optimizer.discriminator_rate=0.25")
         updates = self._updates(monkeypatch, paths, recipe)
         asked = [learning_rate(recipe.optimizer, recipe.schedule, progress) for progress in (0, 0.5)]
         assert asked[0] != asked[1]
@@ -94,9 +98,7 @@ class TestAverage:
             return losses
 
         monkeypatch.setattr(loop._Run, "_step", watched)
-        train(
-            small("schedule.steps=3", "schedule.targets_per_batch=1", "schedule.warmup=0", "optimizer.ema=0.15"), paths
-        )
+        train(quick("schedule.steps=3", "schedule.warmup=0", "optimizer.ema=0.15"), paths)
         learner, expected = ends[0]
         assert torch.equal(learner, expected)
         # (1 + step) / (10 + step), until the recipe's share is less.
@@ -109,7 +111,7 @@ class TestAverage:
 
 class TestRun:
     def test_a_resumed_run_equals_an_unbroken_one(self, paths, tmp_path, monkeypatch):
-        recipe = small("schedule.steps=4", "schedule.epoch_steps=2")
+        recipe = small("schedule.steps=4", "schedule.epoch_steps=2", "schedule.targets_per_batch=1")
         train(recipe, paths)
         broken = replace(paths, run=tmp_path / "broken")
         steps = []
@@ -135,13 +137,15 @@ class TestRun:
         ends = []
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             run = replace(paths, run=tmp_path / name)
-            train(small("schedule.steps=2", f"seed={seed}"), run)
+            train(quick("schedule.steps=2", f"seed={seed}"), run)
             ends.append(weights_of(run.run))
         assert torch.equal(ends[0], ends[1])
         assert not torch.equal(ends[0], ends[2])
 
     def test_it_validates_in_three_dimensions_and_keeps_the_best(self, paths, monkeypatch):
-        recipe = small("schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1")
+        recipe = small(
+            *ADVERSARY, "schedule.steps=2", "schedule.epoch_steps=1", "schedule.validate_every=1", "data.held_out=1"
+        )
         networks, build = [], validation.candidate_model
         monkeypatch.setattr(validation, "candidate_model", lambda n, *rest: networks.append(n) or build(n, *rest))
         state = train(recipe, paths).state
@@ -171,7 +175,7 @@ class TestRun:
             return rates[-1]
 
         monkeypatch.setattr(loop, "learning_rate", spy)
-        recipe = small("schedule.steps=0", "schedule.budget_minutes=0.05", "schedule.targets_per_batch=1")
+        recipe = quick("schedule.steps=0", "schedule.budget_minutes=0.05")
         state = train(recipe, paths, clock=lambda: next(seconds)).state
         assert state.minutes >= 0.05
         assert state.step > 5
@@ -181,7 +185,7 @@ class TestRun:
         monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
         monkeypatch.setattr("app.training.losses.l1_loss", lambda made, *_: made.sum() * float("nan"))
         with pytest.raises(CaseError, match=r"2 updates of the generator in a row.*start again"):
-            train(small("schedule.steps=5"), paths)
+            train(quick("schedule.steps=5"), paths)
         assert "the gradient of the generator is not finite" in caplog.text
 
     def test_what_broke_is_not_saved_over_what_can_be_resumed(self, paths, monkeypatch):
@@ -199,17 +203,17 @@ class TestRun:
         monkeypatch.setattr(SynthesisTask, "step", numbered)
         monkeypatch.setattr(losses, "l1_loss", sound_thrice)
         with pytest.raises(CaseError, match="go on from its last checkpoint with --resume"):
-            train(small(*steps), paths)
+            train(quick(*steps), paths)
         assert load_state(paths.run / LAST).step == 2
         monkeypatch.setattr(losses, "l1_loss", sound)
-        assert train(small(*steps, "optimizer.learning_rate=1e-4"), paths, resume=True).state.step == 9
+        assert train(quick(*steps, "optimizer.learning_rate=1e-4"), paths, resume=True).state.step == 9
 
     @pytest.mark.parametrize("weight,saved", [(1e30, True), (math.inf, False)])
     def test_weights_that_broke_are_no_place_to_go_on_from(self, paths, monkeypatch, caplog, weight, saved):
         monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
         monkeypatch.setattr(loop._Run, "_average", lambda run: next(run.task.generator.parameters()).data.fill_(weight))
         with pytest.raises(CaseError, match="start again, with another --run"):
-            train(small("schedule.steps=9", "schedule.epoch_steps=1"), paths)
+            train(quick("schedule.steps=9", "schedule.epoch_steps=1"), paths)
         # Huge ones are finite still: nobody knows yet that they are useless.
         assert (paths.run / LAST).exists() == saved
         assert ("weights are not finite" in caplog.text) != saved
@@ -223,7 +227,7 @@ class TestRun:
             return original(self, source, step, pieces, update)
 
         monkeypatch.setattr(SynthesisTask, "step", greedy)
-        assert train(small("schedule.steps=1"), paths).state.pieces == 2
+        assert train(quick("schedule.steps=1"), paths).state.pieces == 2
         assert "Memory ran out" in caplog.text
 
     def test_a_discriminator_that_is_not_finite_ends_it_too(self, paths, monkeypatch):
@@ -236,7 +240,7 @@ class TestRun:
 
         monkeypatch.setattr(SynthesisTask, "_discriminate", spoilt)
         with pytest.raises(CaseError, match="updates of the discriminator in a row"):
-            train(small("schedule.steps=5"), paths)
+            train(small(*ADVERSARY, "schedule.steps=5"), paths)
 
     def test_memory_that_runs_out_after_an_update_is_not_tried_again(self, paths, monkeypatch):
         def greedy(*_):
@@ -244,22 +248,22 @@ class TestRun:
 
         monkeypatch.setattr(SynthesisTask, "_discriminate", greedy)
         with pytest.raises(CaseError, match="memory ran out while weights were updated"):
-            train(small("schedule.steps=1"), paths)
+            train(small(*ADVERSARY, "schedule.steps=1"), paths)
 
     def test_a_long_epoch_is_saved_on_the_way(self, paths, monkeypatch):
         saved = []
         monkeypatch.setattr(loop._Run, "_save", lambda run, name: saved.append((run.state.step, name)))
         # Every look at the clock is a minute later.
         minutes = itertools.count(step=60.0)
-        train(small("schedule.steps=20", "schedule.targets_per_batch=1"), paths, clock=lambda: next(minutes))
+        train(quick("schedule.steps=20"), paths, clock=lambda: next(minutes))
         assert saved[-1] == (20, LAST)
         assert 2 <= len(saved) < 20
 
-    def test_what_a_killed_sitting_logged_is_taken_back(self, paths):
-        train(small("schedule.steps=1"), paths)
+    def test_what_a_killed_run_logged_is_taken_back(self, paths):
+        train(quick("schedule.steps=1"), paths)
         log = (paths.run / "log.csv").read_text()
         (paths.run / "log.csv").write_text(log + "2,0.100,l1,99\n1,0.2")
-        train(small("schedule.steps=2"), paths, resume=True)
+        train(quick("schedule.steps=2"), paths, resume=True)
         text = (paths.run / "log.csv").read_text()
         assert text.startswith(log)
         assert "99" not in [r["value"] for r in csv.DictReader(text.splitlines())]
@@ -271,10 +275,10 @@ class TestRun:
 
         monkeypatch.setattr(SynthesisTask, "step", never)
         with pytest.raises(CaseError, match="not even one slice"):
-            train(small("schedule.steps=1"), paths)
+            train(quick("schedule.steps=1"), paths)
 
     def test_tversky_needs_a_segmenter_and_takes_one(self, paths, tmp_path):
-        recipe = small("schedule.steps=1", "losses.tversky=5", "data.tumour_share=1.0")
+        recipe = quick("schedule.steps=1", "losses.tversky=5", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match="needs a trained segmenter"):
             train(recipe, paths)
         entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
@@ -283,7 +287,7 @@ class TestRun:
         seen = TrainingRecord(model="other", subjects=("z",))
         other = save_segmenter2d(tmp_path / "w", "other", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
                                  NORMALIZATION, recipe.data.canvas, training=seen)  # fmt: skip
-        longer = small("schedule.steps=2", "losses.tversky=5", "data.tumour_share=1.0")
+        longer = quick("schedule.steps=2", "losses.tversky=5", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match="was taught by another segmenter than 'other' \\('seg'\\)"):
             train(longer, paths, resume=True, segmenter=other)
         assert train(longer, paths, resume=True, segmenter=entry).state.teacher.sha256 == entry.sha256

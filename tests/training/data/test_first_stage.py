@@ -30,7 +30,7 @@ class TestStageOne:
         model = Synthesizer("tiny", weights=first.folder, device="cpu").model
         inputs = {m: v for m, v in volumes.items() if m != "t2f"}
         made = predict(prepare(inputs, model), "t2f", model)
-        made = made.scores[bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))]
+        made = made.volume[bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))]
         brain = subjects[name].brain
         np.testing.assert_allclose(kept[MODALITIES.index("t2f")][brain], made[brain], atol=5e-3)
         assert (kept[:, ~brain] == -1).all()

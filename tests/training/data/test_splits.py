@@ -12,7 +12,7 @@ from app.training.data.cache import build_cache
 from app.training.data.splits import split
 from app.training.export import export_run
 from app.training.trainer import TrainingPaths, train
-from tests.training.helpers import small
+from tests.training.helpers import quick
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ class TestValidation:
     """Subjects that a run validates on."""
 
     def test_subjects_trained_on_do_not_validate(self, paths):
-        recipe = small("schedule.steps=1", "schedule.validate_every=1")
+        recipe = quick("schedule.steps=1", "schedule.validate_every=1")
         with pytest.raises(UsageError, match="is trained on"):
             train(recipe, replace(paths, validation=paths.data))
 
     def test_a_folder_to_validate_on_is_looked_at_before_the_first_step(self, paths, tmp_path, caplog):
-        recipe = small("schedule.steps=1", "schedule.validate_every=1")
+        recipe = quick("schedule.steps=1", "schedule.validate_every=1")
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "lacking", "x", leave_out=("t1c",))
         for folder, message in ((tmp_path / "nope", "does not exist"), (tmp_path / "lacking", "no complete subject")):
             with pytest.raises(UsageError, match=message):
@@ -58,7 +58,7 @@ class TestValidation:
 
     def test_who_asks_for_validation_gets_it_at_the_end(self, paths, tmp_path):
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "b")
-        recipe = small("schedule.steps=1", "schedule.validate_every=0")
+        recipe = quick("schedule.steps=1", "schedule.validate_every=0")
         with pytest.raises(UsageError, match="nope does not exist"):
             train(recipe, replace(paths, validation=tmp_path / "nope"))
         state = train(recipe, replace(paths, validation=tmp_path / "unseen")).state
@@ -67,7 +67,7 @@ class TestValidation:
 
     def test_what_the_start_has_seen_is_not_validated_on(self, paths, tmp_path, monkeypatch):
         monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
-        recipe = small("schedule.steps=1", "data.held_out=1")
+        recipe = quick("schedule.steps=1", "data.held_out=1")
         held_out = train(recipe, paths).state.held_out[0]
         weights = tmp_path / "w"
         export_run(paths.run, weights, "m", data=paths.data, cache=paths.cache, force=True)
@@ -76,16 +76,16 @@ class TestValidation:
         assert train(recipe, again, start=entry).state.validated == [held_out]
         other = next(s for s in range(1, 20) if split(build_cache(paths.data, paths.cache), 1, s)[1] != [held_out])
         with pytest.raises(UsageError, match="taught the model that the run starts from"):
-            train(small("schedule.steps=1", "data.held_out=1", f"seed={other}"), replace(paths, run=tmp_path / "c"),
+            train(quick("schedule.steps=1", "data.held_out=1", f"seed={other}"), replace(paths, run=tmp_path / "c"),
                   start=entry)  # fmt: skip
 
     def test_incomplete_subjects_do_not_take_the_places_of_others(self, paths, tmp_path):
         write_phantom(make_phantom((40, 44, 36), 8), tmp_path / "unseen", "a", leave_out=("t1c",))
         write_phantom(make_phantom((40, 44, 36), 9), tmp_path / "unseen", "b")
-        recipe = small("schedule.steps=1", "schedule.validate_every=1", "schedule.validation_subjects=1")
+        recipe = quick("schedule.steps=1", "schedule.validate_every=1", "schedule.validation_subjects=1")
         validated = replace(paths, validation=tmp_path / "unseen")
         assert train(recipe, validated).state.validated == ["b"]
         with pytest.raises(UsageError, match=r"was validated on other subjects \(b\)"):
             train(recipe, paths, resume=True)
-        longer = small("schedule.steps=2", "schedule.validate_every=1", "schedule.validation_subjects=1")
+        longer = quick("schedule.steps=2", "schedule.validate_every=1", "schedule.validation_subjects=1")
         assert train(longer, validated, resume=True).state.step == 2

@@ -242,7 +242,7 @@ class TestUse:
 
         def broken(*arguments):
             whole = real(*arguments)
-            return replace(whole, scores=np.full_like(whole.scores, np.nan))
+            return replace(whole, volume=np.full_like(whole.volume, np.nan))
 
         monkeypatch.setattr(pipeline, "predict", broken)
         with pytest.raises(CaseError, match="'tiny' made values that are not finite"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -61,6 +62,12 @@ def weights(training_data, training_cache, tmp_path_factory):
 
 
 @pytest.fixture
+def no_onnx(monkeypatch):
+    """Exports whose ONNX nobody looks at: it takes most of their time."""
+    monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
+
+
+@pytest.fixture
 def paths(training_data, training_cache, tmp_path):
     return TrainingPaths(training_data, tmp_path / "run", training_cache)
 
@@ -101,6 +108,7 @@ class TestHeadAlone:
         assert found[-1]["confidence"] < found[0]["confidence"] - 0.02
         assert float(found[-1]["l1"]) == float(found[0]["l1"])
 
+    @pytest.mark.usefixtures("no_onnx")
     def test_a_head_of_another_kind_makes_room(self, weights, paths, tmp_path):
         likelihood, bounded = (
             small(*UNET, f"network.confidence='{kind}'", "network.frozen=true", recipe="smoke")
@@ -126,7 +134,7 @@ class TestHeadAlone:
         made = []
         for name in ("unet", "sure"):
             model = Synthesizer(name, weights=weights, device="cpu", precision="fp32").model
-            made.append(predict(prepare(volumes, model), "t2f", model).scores)
+            made.append(predict(prepare(volumes, model), "t2f", model).volume)
         np.testing.assert_array_equal(*made)
         model = Synthesizer("sure", weights=weights, device="cpu", with_error=True, fusion="confidence").model
         assert predict(prepare(volumes, model), "t2f", model).error.min() > 0
@@ -165,6 +173,7 @@ class TestBothTogether:
         assert all(v for n, v in moved.items() if n.startswith("confidence"))
         assert np.mean(list(moved.values())) > 0.6
 
+    @pytest.mark.usefixtures("no_onnx")
     def test_a_start_may_lack_the_head(self, weights, paths, tmp_path):
         recipe = small(*UNET, "network.confidence='bounded'", recipe="smoke")
         state = train(recipe, paths, start=entry_of(weights)).state
@@ -192,6 +201,7 @@ class TestBothTogether:
         task._grow_sure(0.1)
         assert task.task_state["lambda"] == 0.03
 
+    @pytest.mark.usefixtures("no_onnx")
     def test_the_last_lambda_is_in_the_manifest(self, weights, paths, monkeypatch):
         monkeypatch.setattr(L, "SURE", 0.0)
         train(small("network.confidence='bounded'"), paths, start=entry_of(weights))
@@ -220,14 +230,16 @@ class TestConditioning:
         made = {}
         for backend in ("torch", "onnx"):
             model = Synthesizer("told", weights=weights, device="cpu", precision="fp32", backend=backend).model
-            made[backend] = predict(prepare(volumes, model), "t2f", model).scores
+            made[backend] = predict(prepare(volumes, model), "t2f", model).volume
         assert np.abs(made["torch"] - made["onnx"]).mean() < 1e-3 * made["torch"].std()
         conditioning = MedianPredictor(dict.fromkeys(MODALITIES, 3.0))
         other = replace(model, spec=model.spec.model_copy(update={"intensity_conditioning": conditioning}))
-        assert np.abs(predict(prepare(volumes, other), "t2f", other).scores - made["onnx"]).max() > 1e-3
+        assert np.abs(predict(prepare(volumes, other), "t2f", other).volume - made["onnx"]).max() > 1e-3
 
-    def test_a_manifest_without_the_medians(self, weights, paths):
+    @pytest.mark.usefixtures("no_onnx")
+    def test_a_manifest_without_the_medians(self, weights, paths, tmp_path):
         train(small(*UNET, "network.intensity_conditioning='mean'", recipe="smoke"), paths)
+        weights = shutil.copytree(weights, tmp_path / "w")
         export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         path = weights / "manifest.json"
         form = json.loads(path.read_text())
@@ -237,6 +249,7 @@ class TestConditioning:
             Synthesizer("told", weights=weights, device="cpu")
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     train(small(), paths, start=entry_of(weights))
     export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)
@@ -246,6 +259,7 @@ def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     assert not entry_of(weights, "plain").spec.has_confidence
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_the_command_trains_a_head_and_exports_it(weights, paths, tmp_path, capsys):
     changes = [text for change in SMALL for text in ("--set", change)]
     data = ["--data", str(paths.data), "--cache", str(paths.cache), "--weights", str(weights)]

@@ -77,8 +77,8 @@ class TestClinical:
             place = data_dir / subject
             volumes = {m: load_volume(place / f"{place.name}-{m}.nii.gz") for m in ("t1n", "t2w", "t2f")}
             prepared = prepare(volumes, maker)
-            plain = np.where(prepared.foreground, np.float32(0), np.float32(maker.background))
-            made = maker.refiner.refine(plain, prepared.normalized, "t1c", prepared.foreground, maker.background)
+            plain = np.where(prepared.foreground, np.float32(0), np.float32(prepared.padding))
+            made = maker.refiner.refine(plain, prepared.normalized, "t1c", prepared.foreground, prepared.padding)
             brighter[place.name] = int((made - plain > 0.5).sum())
         without, *gliomas = brighter.values()
         assert without < 200, "a fifth of a millilitre"

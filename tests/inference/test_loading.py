@@ -46,7 +46,7 @@ class TestFusion:
         assert "mirrored" not in describe(weights)
         form["models"]["plain"]["fusion"] = "guess"
         (folder / "manifest.json").write_text(json.dumps(form))
-        with pytest.raises(WeightsError, match=r"unknown .*fusion .*update Tetrad"):
+        with pytest.raises(WeightsError, match=r"'plain' in .* cannot be used: generator\.fusion.*update Tetrad"):
             opened(folder, "plain")
 
     @pytest.mark.parametrize("options", [{"fusion": "confidence"}, {"with_error": True}])

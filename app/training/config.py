@@ -333,9 +333,7 @@ class TargetsSchedule(ScheduleRecipe):
 
 
 class Recipe(Section):
-    """One training run, as every task has it.
-
-    The recipe of a task adds sections, and keys to these.
+    """One training run, as every task has it; a task's recipe adds sections and keys.
 
     Attributes:
         task: what is trained (`app.training.tasks`).
@@ -371,9 +369,8 @@ class Recipe(Section):
 def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe, with `section.key=value` changes applied.
 
-    It is a file, or a built-in recipe by name.
-
-    A file may say `extends = "NAME"`: it then changes that recipe (built in, or a path beside the file).
+    It is a file, or a built-in recipe by name. A file may say `extends = "NAME"`: it then changes that recipe (built
+    in, or a path beside the file).
 
     Raises:
         UsageError: it does not exist, is no TOML, or has a key or value that cannot be.
@@ -396,8 +393,7 @@ def recipe_from_json(form: Mapping[str, Any], source: str = "the recipe") -> Rec
     task = find_task(str(name))
     if task is None:
         raise UsageError(f"{source}: task = {name!r}; use one of {', '.join(task_names())}.")
-    kind = task.recipe_type
     try:
-        return kind.model_validate({"task": name, "schedule": {}, **form})
+        return task.recipe_type.model_validate({"task": name, "schedule": {}, **form})
     except ValidationError as error:
-        raise UsageError(f"{source}: {mistake(error.errors()[0], kind)}") from None
+        raise UsageError(f"{source}: {mistake(error.errors()[0], task.recipe_type)}") from None

@@ -28,7 +28,7 @@ from app.training import validation
 from app.training.checkpoint import State
 from app.training.config import Recipe, recipe_from_json
 from app.training.data.cache import NORMALIZATION
-from app.training.validation import SEGMENTATION_METRICS, SELECTION_METRICS
+from app.training.validation import SEGMENTATION_METRICS, SELECTION_METRICS, rounded, rounded_means, scores_of
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Recipe)
@@ -245,24 +245,6 @@ def check_no_refiner_conflict(first: Entry, name: str) -> None:
         raise UsageError(f"{name!r} of {first.folder} refines {others[0]!r}; give the new one another name.")
 
 
-def scores_of(rows: Sequence[VolumeScores], targets: Sequence[Modality] = ()) -> ModelScores:
-    """Summarise a model's scores for the lineage: subjects, overall means, means of each target.
-
-    Raises:
-        UsageError: there are none.
-    """
-    if not rows:
-        raise UsageError("no subject of --score-on could be scored; see the messages above.")
-    subjects = tuple(dict.fromkeys(s.subject for s in rows))
-    by_target = {m: rounded_means([s for s in rows if s.modality == m]) for m in targets}
-    return ModelScores(subjects=subjects, mean=rounded_means(rows), by_target=by_target)
-
-
-def rounded_means(rows: Sequence[VolumeScores]) -> dict[str, float]:
-    """Give the means of every metric as a lineage keeps them."""
-    return _rounded(validation.means(rows))
-
-
 def check_not_worse(now: Mapping[str, float], before: Mapping[str, float], metrics: Sequence[str], name: str) -> None:
     """Refuse a model that is worse by any of the metrics, or shares none of them.
 
@@ -303,11 +285,7 @@ def _known_scores(manifest: Manifest, entry: Entry, target: Modality, like: Mode
 def _mean_over(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the sequences of those scores that all of them have."""
     shared = [k for k in rows[0] if all(k in row for row in rows)]
-    return _rounded({k: sum(row[k] for row in rows) / len(rows) for k in shared})
-
-
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {k: round(v, 6) for k, v in values.items()}
+    return rounded({k: sum(row[k] for row in rows) / len(rows) for k in shared})
 
 
 def write_model(

@@ -14,7 +14,7 @@ from torch import nn
 
 from app.core.config import RuntimeOptions
 from app.core.constants import MODALITIES, REFERENCE_OF, Modality
-from app.core.errors import CaseError
+from app.core.errors import CaseError, UsageError
 from app.data.cases import Case
 from app.data.labels import load_labels
 from app.data.loading import load_complete
@@ -38,6 +38,7 @@ from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
+from app.registry.lineage import ModelScores
 from app.registry.manifest import Identity
 from app.registry.spec import GeneratorSpec, RefinerSpec
 from app.training.config import SliceData
@@ -128,6 +129,29 @@ def means(scores: Sequence[VolumeScores]) -> dict[str, float]:
     """Average every metric over all volumes; those that are NaN everywhere are left out."""
     summary = summarise(scores).get("all", {})
     return {name: float(values["mean"]) for name, values in summary.items() if values["n"]}
+
+
+def scores_of(rows: Sequence[VolumeScores], targets: Sequence[Modality] = ()) -> ModelScores:
+    """Summarise a model's scores for the lineage: subjects, overall means, means of each target.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not rows:
+        raise UsageError("no subject of --score-on could be scored; see the messages above.")
+    subjects = tuple(dict.fromkeys(s.subject for s in rows))
+    by_target = {m: rounded_means([s for s in rows if s.modality == m]) for m in targets}
+    return ModelScores(subjects=subjects, mean=rounded_means(rows), by_target=by_target)
+
+
+def rounded_means(rows: Sequence[VolumeScores]) -> dict[str, float]:
+    """Give the means of every metric as a lineage keeps them."""
+    return rounded(means(rows))
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Round metrics to the digits that a lineage keeps."""
+    return {k: round(v, 6) for k, v in values.items()}
 
 
 def _brief(scores: Sequence[VolumeScores]) -> str:

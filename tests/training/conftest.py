@@ -10,7 +10,7 @@ import pytest
 from app.cli import main
 from app.core.errors import ExitCode
 from app.data.phantom import make_phantom, write_phantom
-from app.registry.manifest import Entry, read_manifest
+from app.registry.manifest import Entry, change_spec, read_manifest
 from app.training.data.cache import build_cache
 from app.training.data.first_stage import StageOne
 from tests.training.helpers import PLAIN, SMALL_OPTIONS
@@ -31,10 +31,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def first(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Entry:
-    """A weights folder of these tests' own, and in it a first stage."""
-    folder = tmp_path_factory.mktemp("w") / "weights"
-    shutil.copytree(weights_dir, folder)
-    return read_manifest(folder).entry("tiny")
+    """A weights folder of these tests' own, and in it a first stage of one view."""
+    folder = shutil.copytree(weights_dir, tmp_path_factory.mktemp("w") / "weights")
+    return change_spec(read_manifest(folder).entry("tiny"), views=("axial",))
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,6 @@ from app.training.promotion import (
     check_slot,
     refiner_name,
     replaced_by,
-    scores_of,
     write_model,
 )
 from app.training.tasks.base import TrainingContext, masked
@@ -180,7 +179,9 @@ class SynthesisTask(SynthesisStep):
         if request.cases:
             predictor = IntensityPredictor.from_json(intensity)
             model = validation.candidate_model(network, spec, predictor, request.torch_device)
-            scores = scores_of(validation.score_missing_sequences(model, request.cases, request.masks), spec.targets)
+            scores = validation.scores_of(
+                validation.score_missing_sequences(model, request.cases, request.masks), spec.targets
+            )
             if not request.force:
                 check_better(request, scores, spec.targets)
         entry = write_model(

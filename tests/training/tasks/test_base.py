@@ -26,8 +26,9 @@ from app.training.checkpoint import BEST, load_state
 from app.training.config import LossRecipe, Recipe, SliceAugmentation, SliceData, load_recipe
 from app.training.data.cache import BACKGROUND, NORMALIZATION
 from app.training.data.slices import Sampler, Source
-from app.training.promotion import scores_of, write_model
+from app.training.promotion import write_model
 from app.training.tasks.base import Task, choose_volume_precision, find_task, has_bf16, task_names
+from app.training.validation import scores_of
 
 RECIPE = """
 task = "toy"

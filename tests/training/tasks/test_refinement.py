@@ -38,7 +38,7 @@ from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import record_of, save_refiner, save_segmenter2d
 from tests.training.helpers import changed, replaced_weights
 
-SMALL = ["data.patch=[16,32,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
+SMALL = ["data.patch=[16,16,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
          "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip
 
 
@@ -218,7 +218,7 @@ class TestRun:
         assert state.best == pytest.approx(0.4)
         assert load_state(paths.run / BEST).step == 1
         assert [m.name for m in models] == ["tiny+candidate"] * 2
-        assert models[0].refiner.window == (16, 32, 32)
+        assert models[0].refiner.window == (16, 16, 32)
         assert models[0].contrast == recipe.output.contrast
 
     def test_it_needs_a_first_stage_and_goes_on_with_the_same(self, paths, first):
@@ -252,7 +252,7 @@ class TestRun:
     def test_a_start_from_another_refiner(self, paths, first, tmp_path):
         torch.manual_seed(3)
         other = Refiner(refiner_config(small()))
-        entry = save_refiner(tmp_path / "w", "other", other.config, other.state_dict(), NORMALIZATION, (16, 32, 32),
+        entry = save_refiner(tmp_path / "w", "other", other.config, other.state_dict(), NORMALIZATION, (16, 16, 32),
                              0.1, training=TrainingRecord(model="other", subjects=("elsewhere",)))  # fmt: skip
         state = train(small("optimizer.learning_rate=1e-9"), paths, stage_one=first, start=entry).state
         for key, value in other.state_dict().items():
@@ -334,7 +334,7 @@ class TestCommands:
         manifest = read_manifest(weights)
         entry, first = manifest.entry("sharp"), manifest.entry("tiny")
         assert entry.spec.kind == "refiner"
-        assert entry.spec.window == (16, 32, 32)
+        assert entry.spec.window == (16, 16, 32)
         assert entry.spec.first_stage.sha256 == first.sha256
         scores = manifest.lineage.scores_of(entry.sha256)
         assert "t1c" in scores.by_target

@@ -58,7 +58,7 @@ class VolumeRefiner:
         network = network.eval().to(self._device, TORCH_TYPES[runtime.precision])
         self._network: Refiner | Enhancer = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.window: Sides = spec.window
-        self.targets: tuple[Modality, ...] = network.makes
+        self.targets: tuple[Modality, ...] = network.targets
 
     def refine(
         self,

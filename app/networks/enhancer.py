@@ -88,7 +88,7 @@ class Enhancer(nn.Module):
         return hidden
 
     @property
-    def makes(self) -> tuple[Modality, ...]:
+    def targets(self) -> tuple[Modality, ...]:
         """Return the sequences that it changes."""
         return (MODALITIES[TARGET],)
 

@@ -103,7 +103,7 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     @property
-    def makes(self) -> tuple[Modality, ...]:
+    def targets(self) -> tuple[Modality, ...]:
         """Return the sequences that it changes."""
         return MODALITIES
 

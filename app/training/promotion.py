@@ -224,7 +224,7 @@ def check_better_refiner(
     if (before := manifest.entries.get(refiner_name(first) or "")) is None:
         return
     # What it does not refine, its first stage makes alone: with that the new one has been compared.
-    common = [m for m in targets if m in load_refiner(before).makes]
+    common = [m for m in targets if m in load_refiner(before).targets]
     known = {m: _known_scores(manifest, before, m, scores) for m in common}
     if any(row is None for row in known.values()):
         opened = Synthesizer(first.name, weights=first.folder, device=request.device, refine=True, specialists=False)
@@ -360,7 +360,7 @@ def promote_refiner(
         UsageError: it is worse.
     """
     check_no_refiner_conflict(first, request.name)
-    scores, targets = None, network.makes
+    scores, targets = None, network.targets
     if stage_one is not None:
         model = validation.candidate_refined_model(network, spec, stage_one)
         scores = scores_of(validation.score_missing_sequences(model, request.cases, request.masks, targets), targets)

@@ -37,7 +37,7 @@ INPUT_RANGE = (-5.0, 8.0)
 #: Penalty on the intensity predictor's slopes (inputs standardised). Chosen on six training subjects held out: with 31
 #: subjects a strong one errs least, so predictions stay close to the training mean.
 RIDGE = 100.0
-#: Chosen in the same way by SSIM inside the brain (0.561 at 0, 0.566 at 0.5, 0.556 at 1).
+#: Chosen in the same way by SSIM inside the brain (docs/RESULTS.md).
 CONTRAST = 0.5
 #: Every voxel adds little beyond every third.
 STRIDE = 3

@@ -1,9 +1,10 @@
 """What a segmenter finds with a synthesised sequence in the place of the real one: Dice against the true masks.
 
 `python -m benchmarks downstream --made DIR --reference DATA [--sequence t1c]`; DIR holds `<subject>-t1c.nii.gz` as
-`synthesize` writes them. The 2D `segmenter` of `weights/` finds the tumours on axial slices. A generator that it taught
-(the focal Tversky loss) must not be measured by it. The first row is its result on the four real sequences. The last column
-is the mean z-score of the enhancing tumour in the sequence asked for, by each image's own mean and deviation.
+`synthesize` writes them. The 2D `segmenter` of `weights/` finds the tumours on axial slices. A generator that it
+taught (the focal Tversky loss) must not be measured by it. The first row is its result on the four real sequences. The
+last column is the mean z-score of the enhancing tumour in the sequence asked for, by each image's own mean and
+deviation.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Predict the expected error of each pixel of a synthesised slice.
 
-Source: CG-SAMR (Guo et al., "Anatomic and Molecular MR Image Synthesis Using Confidence Guided CNNs"). It trains a
-confidence c per pixel by c * |error| - lambda * log(c). For a fixed error that is least at c = lambda / |error|. So, whatever the
-link, lambda / c is the absolute error that the head expects. But for a constant, the loss is lambda times the negative
-log-likelihood of a Laplace distribution of that scale (Kendall and Gal, NeurIPS 2017). All kinds give the expected
-error b in normalized units, deviations of the sequence over its brain.
+Source: CG-SAMR (Guo et al., "Anatomic and Molecular MR Image Synthesis Using Confidence Guided CNNs").
+It trains a confidence c per pixel by c * |error| - lambda * log(c). For a fixed error that is least at
+c = lambda / |error|. So, whatever the link, lambda / c is the absolute error that the head expects. But for a constant,
+the loss is lambda times the negative log-likelihood of a Laplace distribution of that scale (Kendall and Gal, NeurIPS
+2017). All kinds give the expected error b in normalized units, deviations of the sequence over its brain.
 """
 
 from __future__ import annotations

@@ -1,0 +1,25 @@
+"""Tell images from other files, by name and by their first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+#: Endings of the images that are read, lower case, longest first.
+IMAGE_SUFFIXES: Final = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
+
+
+def image_stem(name: str) -> str | None:
+    """Return a file's name without the ending of an image; None where it has none."""
+    lower = name.lower()
+    suffix = next((s for s in IMAGE_SUFFIXES if lower.endswith(s)), None)
+    return None if suffix is None else name[: -len(suffix)]
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file holds the DICOM preamble; False where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from app.batch.outcomes import Outcome, OutputRecord, Provenance
-from app.batch.output_files import SYNTHETIC, OutputFiles, write_image
+from app.batch.output_files import OutputFiles, write_image
 from app.batch.stages import (
     CaseLog,
     FailedCase,
@@ -25,6 +25,7 @@ from app.core.errors import DeviceError, TetradError
 from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_writer import DESCRIPTION
+from app.data.origin import SYNTHETIC
 from app.inference.pipeline import describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
 from app.inference.synthesizer import Synthesizer
 

@@ -15,13 +15,11 @@ from app.core.config import RunConfig
 from app.core.constants import Modality
 from app.core.errors import VolumeError
 from app.data.cases import Case, Plan
-from app.data.nifti_reader import Grid, load_volume, read_grid
+from app.data.nifti_reader import load_volume, read_grid
 from app.data.nifti_writer import encode_image
+from app.data.origin import SYNTHETIC, origin_of
 
 log = logging.getLogger(__name__)
-
-#: How the header of every output of ours begins (`app.inference.pipeline.describe`).
-SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,6 @@ def write_image(image: nib.Nifti1Image, path: Path) -> str:
     content = encode_image(image)
     save_bytes(content, path)
     return hashlib.sha256(content).hexdigest()
-
-
-def origin_of(grid: Grid) -> str:
-    """Read what the header says of the image's making."""
-    return bytes(grid.header["descrip"].item()).decode("ascii", "replace")
 
 
 def _is_outdated(origin: str, inputs: int, fallback: str | None) -> bool:

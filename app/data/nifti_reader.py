@@ -6,6 +6,7 @@ voxels. `app.data.nifti_writer` writes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -130,11 +131,26 @@ class Volume:
         data: float32, axes L, P, S; finite and not negative.
         grid: where the stored voxels lie.
         notes: repairs made on reading, one sentence each.
+        sha256: hex SHA-256 of the file's bytes that were decoded.
     """
 
     data: VolumeArray
     grid: Grid
     notes: tuple[str, ...] = field(default=())
+    sha256: str = ""
+
+
+def file_sha256(path: Path) -> str:
+    """Hash the bytes of an image's file; hex SHA-256, as `Volume.sha256`.
+
+    Raises:
+        VolumeError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise VolumeError(f"{path} cannot be read ({error.strerror}); give it read permission.") from None
 
 
 def read_grid(path: Path) -> Grid:
@@ -178,10 +194,10 @@ def load_volume(path: Path, *, strict: bool = False) -> Volume:
     if strict:
         if not np.isfinite(data).all():
             raise VolumeError(f"{path} holds NaN or infinite voxels and cannot be scored; make it again.")
-        return Volume(data=np.maximum(data, 0), grid=grid, notes=grid.notes)
+        return Volume(data=np.maximum(data, 0), grid=grid, notes=grid.notes, sha256=file_sha256(path))
     # An integer is never infinite by itself.
     notes = [*grid.notes, *_clean_in_place(data, path, overflowed=grid.header.get_data_dtype().kind in "iu")]
-    return Volume(data=data, grid=grid, notes=tuple(notes))
+    return Volume(data=data, grid=grid, notes=tuple(notes), sha256=file_sha256(path))
 
 
 def find_emptiness(grid: Grid) -> str | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import EmptyVolumeError, VolumeError
-from app.data.nifti_reader import find_emptiness, load_volume, read_grid
+from app.data.nifti_reader import file_sha256, find_emptiness, load_volume, read_grid
 from app.data.nifti_writer import to_image
 
 RANDOM = np.random.default_rng(0)
@@ -96,6 +97,18 @@ class TestReading:
         path = _write(tmp_path / "a.nii.gz", RANDOM.integers(0, 9, (512, 512, 30)))
         with pytest.raises(VolumeError, match=r"512x512x30 voxels.*resample"):
             read_grid(path)
+
+
+class TestChecksum:
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    def test_it_is_that_of_the_files_bytes(self, tmp_path, suffix):
+        path = _write(tmp_path / f"a{suffix}")
+        expected = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert load_volume(path).sha256 == load_volume(path, strict=True).sha256 == file_sha256(path) == expected
+
+    def test_a_file_that_is_not_there_is_named(self, tmp_path):
+        with pytest.raises(VolumeError, match=r"a\.nii cannot be read"):
+            file_sha256(tmp_path / "a.nii")
 
 
 class TestDamage:

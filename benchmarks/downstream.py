@@ -18,7 +18,8 @@ import torch
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.core.types import VolumeArray
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
+from app.data.segmentations import find_segmentations
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume

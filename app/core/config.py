@@ -16,6 +16,8 @@ from app.core.errors import UsageError
 OnError = Literal["fallback", "skip", "stop"]
 BackendName = Literal["auto", "torch", "onnx"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+#: Which of several files of one sequence is used.
+RunChoice = Literal["first", "last"]
 #: How views become one volume: see `app.inference.view_fusion`.
 FusionName = Literal["mean", "median", "confidence"]
 
@@ -119,12 +121,37 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class NamingOptions:
+    """What the user says of the names of files and subjects."""
+
+    names: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "teach a name: t1c='*_POST.nii.gz' says that such files are the T1c of the subject named by the first *; "
+            "none='*_old.nii.gz' passes files over; with a slash the pattern is of the path below the input; may be "
+            "given several times",
+            "SEQUENCE=PATTERN",
+            flag="--name",
+        ),
+    )
+    run: RunChoice | None = field(
+        default=None,
+        metadata=_option("which of several files of one sequence is used, by name; default: such a subject is refused"),
+    )
+    name_from_folders: bool = field(
+        default=False,
+        metadata=_option("name subjects by their folders as well (siteA_sub-01), where names repeat"),
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One `synthesize` run.
 
     Attributes:
         runtime: how networks are run.
         model: which model; its `with_error` belongs to `confidence_dir`.
+        naming: how names are read.
 
     Raises:
         ValueError: maps of confidence are wanted of a model that is not asked for its error.
@@ -138,6 +165,7 @@ class RunConfig:
     )
     runtime: RuntimeOptions = RuntimeOptions()
     model: ModelOptions = ModelOptions()
+    naming: NamingOptions = NamingOptions()
     confidence_dir: Path | None = field(
         default=None,
         metadata=_option(
@@ -183,7 +211,6 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the form of the run record: all options on one level."""
         form = asdict(self)
-        runtime, model = form.pop("runtime"), form.pop("model")
-        form |= {**runtime, **model}
+        form |= {**form.pop("runtime"), **form.pop("model"), **form.pop("naming")}
         del form["with_error"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in form.items()}

@@ -10,7 +10,8 @@ from pathlib import Path
 from app.core.config import FusionName
 from app.core.errors import UsageError
 from app.data.cases import Case, also_in
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
+from app.data.segmentations import find_segmentations
 from app.registry.manifest import Entry, check_name
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.promotion import ExportRequest, check_kind

@@ -8,7 +8,8 @@ import pytest
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, UsageError
 from app.data.cases import plan
-from app.data.discovery import parse_name, scan
+from app.data.discovery import scan
+from app.data.naming.names import parse_name
 
 
 @pytest.mark.parametrize(

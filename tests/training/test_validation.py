@@ -8,7 +8,8 @@ import torch
 
 from app.core.errors import CaseError
 from app.data.cases import Case
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
+from app.data.segmentations import find_segmentations
 from app.evaluation.scoring import VolumeScores
 from app.inference.synthesizer import Synthesizer
 from app.networks.unet import Segmenter2d

@@ -27,10 +27,11 @@ from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import UsageError
 from app.core.types import MaskArray, VolumeArray
 from app.data.cases import Case, tumour_type
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_reader import Volume
+from app.data.segmentations import find_segmentations
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
 from app.preprocessing.slices import SLICE_AXIS, stack_slices

@@ -148,7 +148,7 @@ def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False)
         raise CaseError(f"{case.subject}: no sequence can be used: {first.rstrip('.')}{more}.")
     _check_one_grid(case)
     _check_several(case, targets, on_error, complete_all)
-    fallback = bool(reasons or doubts) and bool(targets)
+    fallback = bool(reasons) and bool(targets)
     warnings = [*case.empty.values(), *reasons, *doubts]
     if fallback or (len(targets) > 1 and not complete_all):
         left = f"made from what is left ({', '.join(inputs)}), less surely than from three"

@@ -8,6 +8,7 @@ damaged stream, voxels that are nowhere finite. `app.data.loading` then adds it 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from app.data.file_tree import FEW, FileTree, few_of, walk
 from app.data.naming.grouping import Exam, group_images
 from app.data.naming.reading import NamedImage
 from app.data.naming.rules import parse_rules
-from app.data.naming.versions import rank
 from app.data.nifti_reader import find_emptiness, read_grid
 from app.data.origin import made_by_tetrad
 
@@ -56,7 +56,6 @@ def scan(root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None 
     rules = parse_rules(naming.names)
     tree = walk(root, exclude)
     exams, left = group_images(tree.images, root, rules, naming.name_from_folders)
-    exams, second = _without_raw_copies(exams)
     found = [_case_of(exam, naming) for exam in exams]
     # What Tetrad made itself is no subject of its own.
     made = [n for c in found for n in c.notes if not c.files]
@@ -65,7 +64,7 @@ def scan(root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None 
     empty, no_subject = _sort_empty(tree.empty, exams)
     cases += [_empty_subject(folder) for folder in empty]
     made += [n for c in cases for n in c.notes if n not in made]
-    notes = (*second, *_notes(tree, left, no_subject), *_few_notes(made))
+    notes = (*_notes(tree, left, no_subject), *_few_notes(made))
     return Scan(root, tuple(sorted(_without_rivals(cases), key=lambda c: c.subject)), notes)
 
 
@@ -225,27 +224,6 @@ def _unusable(path: Path) -> str | None:
 # ------------------------------------------------------------ several of one name
 
 
-def _without_raw_copies(exams: Sequence[Exam]) -> tuple[list[Exam], list[str]]:
-    """Pass over an exam of unstripped copies where another place has the same one stripped."""
-    by_name: dict[str, list[Exam]] = defaultdict(list)
-    for exam in exams:
-        by_name[exam.name].append(exam)
-    kept, notes = [], []
-    for exam in exams:
-        best = min((_version_rank(e) for e in by_name[exam.name]), default=0)
-        if len(by_name[exam.name]) > 1 and _version_rank(exam) == 3 > best:
-            notes.append(exam.place)
-            continue
-        kept.append(exam)
-    if not notes:
-        return kept, []
-    return kept, [f"{few_of(notes)}: another version of subjects that are read elsewhere; passed over."]
-
-
-def _version_rank(exam: Exam) -> int:
-    return min((rank(i.reading.version) for images in exam.files.values() for i in images), default=0)
-
-
 def _without_rivals(cases: list[Case]) -> list[Case]:
     """Bar subjects of one name: a patient must never get another's image.
 
@@ -254,7 +232,8 @@ def _without_rivals(cases: list[Case]) -> list[Case]:
     """
     by_name: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        by_name[case.subject].append(case)
+        # Some file systems keep no difference of case, or of the two forms of `ü`.
+        by_name[unicodedata.normalize("NFC", case.subject).casefold()].append(case)
     barred = {id(c): group for group in by_name.values() if len(group) > 1 for c in group if _is_rival(c, group)}
     return [_barred(c, barred[id(c)]) if c.problem is None and id(c) in barred else c for c in cases]
 

@@ -21,7 +21,7 @@ from app.data.naming.names import is_number, read_name
 from app.data.naming.places import Places
 from app.data.naming.reading import NamedImage, NameReading
 from app.data.naming.rules import NamingRule
-from app.data.naming.versions import choose_versions
+from app.data.naming.versions import RAW, choose_versions, passed_over, rank
 
 #: Folders named so are time points: their patient is the folder above.
 _VISIT = re.compile(
@@ -29,6 +29,10 @@ _VISIT = re.compile(
     r"pre|post|preop|postop|pre-op|post-op|date)[-_ ]?\d*$|^\d{4}[-_.]?\d{2}[-_.]?\d{2}$",
     re.IGNORECASE,
 )
+
+
+#: Names that stand for any subject.
+_PLACEHOLDER = re.compile(r"^(VSD\.Brain.*|scan|image|img|mri|mr|anon\w*|unnamed)$", re.IGNORECASE)
 
 
 @dataclass
@@ -77,7 +81,7 @@ def group_images(
             groups[place, _key_name(image.reading)].append(image)
         else:
             strays.append((place, image))
-    exams = [_exam(key, members) for key, members in _split(groups).items()]
+    exams = _without_raw_copies([_exam(key, members) for key, members in _split(groups).items()])
     left = _attach(exams, strays, root)
     _name(exams, places, name_from_folders)
     return exams, left
@@ -202,7 +206,7 @@ def _owner(place: Path, image: NamedImage, at: dict[Path, list[Exam]], root: Pat
     folder, name = place, unicodedata.normalize("NFC", image.path.name)
     while True:
         near = at.get(folder, [])
-        named = [e for e in near if e.own_name and name.startswith(unicodedata.normalize("NFC", e.own_name))]
+        named = [e for e in near if e.own_name and _begins(name, e.own_name)]
         if named:
             return max(named, key=lambda e: len(e.own_name))
         if len(near) == 1 and (folder != root or folder == place):
@@ -210,6 +214,31 @@ def _owner(place: Path, image: NamedImage, at: dict[Path, list[Exam]], root: Pat
         if folder in {root, folder.parent}:
             return None
         folder = folder.parent
+
+
+def _begins(name: str, subject: str) -> bool:
+    """Tell whether a file's name begins with a subject's, and another word follows."""
+    own = unicodedata.normalize("NFC", subject)
+    return name.startswith(own) and not name[len(own) : len(own) + 1].isalnum()
+
+
+def _without_raw_copies(exams: Sequence[Exam]) -> list[Exam]:
+    """Pass over an exam of unstripped copies where another place has the same one stripped."""
+    by_name: dict[str, list[Exam]] = defaultdict(list)
+    for exam in exams:
+        by_name[exam.own_name].append(exam)
+    kept = []
+    for exam in exams:
+        best = min(by_name[exam.own_name], key=_rank)
+        if exam.own_name and _rank(exam) == RAW > _rank(best):
+            best.others += [passed_over(i, m) for m, images in exam.files.items() for i in images]
+        else:
+            kept.append(exam)
+    return kept
+
+
+def _rank(exam: Exam) -> int:
+    return min((rank(i.reading.version) for images in exam.files.values() for i in images), default=0)
 
 
 # ------------------------------------------------------------ names
@@ -224,7 +253,10 @@ def _name(exams: Sequence[Exam], places: Places, name_from_folders: bool) -> Non
             exam.name = _join(*parts) or exam.place.name
         return
     generic = _generic_names(exams)
-    by_folder = [e for e in exams if not e.own_name or e.own_name in generic]
+    by_folder = [
+        e for e in exams
+        if not e.own_name or e.own_name in generic or (_PLACEHOLDER.match(e.own_name) and places.names_of(e.place))
+    ]  # fmt: skip
     for exam in exams:
         exam.name = exam.own_name
     for exam, name in zip(by_folder, _folder_names([places.names_of(e.place) for e in by_folder]), strict=True):
@@ -232,7 +264,7 @@ def _name(exams: Sequence[Exam], places: Places, name_from_folders: bool) -> Non
 
 
 def _generic_names(exams: Sequence[Exam]) -> set[str]:
-    """Find names that say nothing: every folder calls its only subject so (`case01/scan-t1n`, `case02/scan-t1n`)."""
+    """Find names that say nothing: every folder calls its only subject so (`case01/exam-t1n`, `case02/exam-t1n`)."""
     places: dict[str, list[Path]] = defaultdict(list)
     crowds: dict[Path, int] = defaultdict(int)
     for exam in exams:

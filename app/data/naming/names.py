@@ -116,7 +116,7 @@ def _joined_pairs(found: list[_Word]) -> list[_Word]:
         pair = (joined[-1].text, word.text) if joined else ("", "")
         if pair in _PAIRS:
             joined[-1] = replace(joined[-1], text=_PAIRS[pair])
-        elif pair[0] in words.NEGATIONS and word.text in words.CONTRAST_WORDS and word.text not in words.TIME_WORDS:
+        elif pair[0] in words.NEGATIONS and word.text in words.CONTRAST_WORDS and not word.text.startswith("post"):
             joined[-1] = replace(joined[-1], text="nocontrast")
         elif pair[0] == "biasfield" and word.text.startswith("corr"):
             joined[-1] = replace(joined[-1], text="biascorrected")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from app.core.constants import Modality
 from app.data.naming.reading import NamedImage
 from app.data.naming.tables import RAW_WORDS, STRIPPED_WORDS
+
+#: The rank of a version that others are preferred to.
+RAW: Final = 3
 
 
 def choose_versions(
@@ -25,14 +29,14 @@ def choose_versions(
     for modality, images in candidates.items():
         version = next(v for v in order if any(i.reading.version == v for i in images))
         chosen[modality] = [i for i in images if i.reading.version == version]
-        others += [_passed_over(i, modality) for i in images if i.reading.version != version]
+        others += [passed_over(i, modality) for i in images if i.reading.version != version]
     return chosen, others
 
 
 def rank(version: frozenset[str]) -> int:
     """Rank a version by its words: 0 without skull, 1 plain, 2 processed, 3 raw."""
     if version & RAW_WORDS:
-        return 3
+        return RAW
     if version & STRIPPED_WORDS:
         return 0
     return 2 if version else 1
@@ -42,6 +46,7 @@ def _count(candidates: Mapping[Modality, Sequence[NamedImage]], version: frozens
     return sum(any(i.reading.version == version for i in images) for images in candidates.values())
 
 
-def _passed_over(image: NamedImage, modality: Modality) -> NamedImage:
+def passed_over(image: NamedImage, modality: Modality) -> NamedImage:
+    """Return an image as one that is passed over for another version."""
     why = f"another version of the {modality} is used"
     return replace(image, reading=replace(image.reading, kind="other", why=why))

@@ -19,10 +19,10 @@ from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.core.types import VolumeArray
 from app.data.discovery import scan
-from app.data.segmentations import find_segmentations
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume
+from app.data.segmentations import find_segmentations
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import find_pairs
 from app.inference.segmentation import segment_slices

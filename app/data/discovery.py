@@ -7,6 +7,7 @@ damaged stream, voxels that are nowhere finite. `app.data.loading` then adds it 
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections import defaultdict
@@ -18,12 +19,15 @@ from app.core.config import NamingOptions
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError, VolumeError
 from app.data.cases import Case, FileReading
+from app.data.file_formats import foreign_stem
 from app.data.file_tree import FEW, FileTree, few_of, walk
 from app.data.naming.grouping import Exam, group_images
 from app.data.naming.reading import NamedImage
 from app.data.naming.rules import parse_rules
 from app.data.nifti_reader import find_emptiness, read_grid
 from app.data.origin import made_by_tetrad
+
+log = logging.getLogger(__name__)
 
 _CHALLENGE = re.compile(r"^(?P<subject>.+)-(?:t1c|t1n|t2f|t2w)\.nii\.gz$")
 _DIGITS = re.compile(r"\d+")
@@ -55,7 +59,7 @@ def scan(root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None 
     naming = naming or NamingOptions()
     rules = parse_rules(naming.names)
     tree = walk(root, exclude)
-    exams, left = group_images(tree.images, root, rules, naming.name_from_folders)
+    exams, left = group_images(tree.images, root, rules, naming.name_from_folders, _unread(tree))
     found = [_case_of(exam, naming) for exam in exams]
     # What Tetrad made itself is no subject of its own.
     made = [n for c in found for n in c.notes if not c.files]
@@ -91,7 +95,7 @@ def _case_of(exam: Exam, naming: NamingOptions) -> Case:
     case = inspect(exam.name, files, naming.run)
     return replace(
         case,
-        doubts=tuple(_doubt(exam.name, image) for image in exam.unknown),
+        doubts=tuple(_doubt(exam.name, i) for i in exam.unknown if i.reading.sequence not in exam.files),
         readings=tuple(_readings(exam)),
         challenge_names=all(_is_challenge_name(i.path, exam.name) for images in exam.files.values() for i in images),
     )
@@ -111,6 +115,11 @@ def _read_header(case: Case, modality: Modality, paths: Sequence[Path]) -> Case:
         emptiness = find_emptiness(grid)
     except VolumeError as error:
         return case.with_fault(modality, str(error))
+    except Exception as error:
+        # One file must never end the search for all others.
+        log.debug("%s", paths[0], exc_info=True)
+        reason = f"{paths[0]} cannot be read (unexpected {type(error).__name__}: {error}); please report it."
+        return case.with_fault(modality, reason)
     if emptiness is not None:
         return case.with_empty(modality, emptiness)
     return replace(case, grids={**case.grids, modality: grid})
@@ -128,7 +137,15 @@ def _with_notes_of(case: Case, others: Sequence[Case]) -> Case:
     return replace(case, notes=(*case.notes, *notes))
 
 
+def _unread(tree: FileTree) -> dict[Path, str]:
+    """List files and folders of formats that are not read."""
+    files = {p: f"it is a {p.suffix} file" for p in tree.strays if foreign_stem(p.name) is not None}
+    return files | {folder: f"it holds {count} DICOM files" for folder, count in tree.dicom.items()}
+
+
 def _doubt(subject: str, image: NamedImage) -> str:
+    if image.reading.sequence is not None and image.reading.kind == "unknown" and "convert" in image.reading.why:
+        return f"{image.path} seems to be the {image.reading.sequence} of {subject}, but {image.reading.why}."
     return (
         f"{image.path} may be a sequence of {subject}, but {image.reading.why}; rename it, or say which it is "
         f"(--name t1c={image.path.name}, for example; --name none={image.path.name} passes it over)."

@@ -164,6 +164,24 @@ class TestTrouble:
         assert "20 files that look like DICOM" in note
         assert "dcm2niix" in note
 
+    @pytest.mark.parametrize("name", ["sub01-t2f.nii.bz2", "sub01_FLAIR.mnc", "sub01_flair.zip", "FLAIR/IM0001"])
+    def test_a_sequence_in_a_format_that_is_not_read_is_not_made_anew(self, tmp_path, subject, name):
+        path = tmp_path / "in" / "sub01" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM")
+        (case,) = scan(tmp_path / "in").cases
+        with pytest.raises(CaseError, match=r"seems to be the t2f of sub01.*convert"):
+            plan(case, "skip")
+        assert plan(case, "fallback").targets == ("t2f",)
+
+    @pytest.mark.parametrize("name", ["sub01-t1n.nii.bz2", "sub01.zip", "DICOM/IM0001"])
+    def test_what_is_not_read_and_is_not_lacking_is_no_doubt(self, tmp_path, subject, name):
+        path = tmp_path / "in" / "sub01" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM")
+        (case,) = scan(tmp_path / "in").cases
+        assert plan(case, "skip").targets == ("t2f",)
+
     def test_four_volumes_in_one_file(self, tmp_path):
         image = nib.Nifti1Image(np.zeros((40, 40, 40, 4), np.uint8), np.eye(4))
         nib.save(image, tmp_path / "BRATS_001.nii.gz")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from app.core.constants import MODALITIES, Modality
-from app.data.file_formats import image_stem
+from app.data.file_formats import foreign_stem, image_stem
 from app.data.naming.names import is_number, read_name
 from app.data.naming.places import Places
 from app.data.naming.reading import NamedImage, NameReading
@@ -60,13 +60,18 @@ _Key: TypeAlias = tuple[Path, str]
 
 
 def group_images(
-    images: Iterable[Path], root: Path, rules: Sequence[NamingRule] = (), name_from_folders: bool = False
+    images: Iterable[Path],
+    root: Path,
+    rules: Sequence[NamingRule] = (),
+    name_from_folders: bool = False,
+    unread: Mapping[Path, str] | None = None,
 ) -> tuple[list[Exam], list[NamedImage]]:
     """Group images by exam.
 
     Args:
         rules: naming rules of the user, which go first.
         name_from_folders: name every exam by its folders and its own name.
+        unread: files and folders that may hold a sequence, but are not read, with what they are.
 
     Returns:
         The exams, and the images that belong to none of them.
@@ -81,10 +86,12 @@ def group_images(
             groups[place, _key_name(image.reading)].append(image)
         else:
             strays.append((place, image))
+    foreign = {i.path: i for i in _unread(unread or {})}
+    strays += [(places.place_of(i), i) for i in foreign.values()]
     exams = _without_raw_copies([_exam(key, members) for key, members in _split(groups).items()])
     left = _attach(exams, strays, root)
     _name(exams, places, name_from_folders)
-    return exams, left
+    return exams, [i for i in left if i.path not in foreign]
 
 
 def _read(path: Path, root: Path, rules: Sequence[NamingRule]) -> NamedImage:
@@ -92,6 +99,15 @@ def _read(path: Path, root: Path, rules: Sequence[NamingRule]) -> NamedImage:
         if (reading := rule.read(path, root)) is not None:
             return NamedImage(path, reading)
     return NamedImage(path, read_name(image_stem(path.name) or path.name))
+
+
+def _unread(paths: Mapping[Path, str]) -> Iterable[NamedImage]:
+    """Read the names of what is not read, where they state a sequence."""
+    for path, what in paths.items():
+        reading = read_name(foreign_stem(path.name) or path.name)
+        if reading.kind == "sequence":
+            why = f"{what}, which is not read; convert it to .nii.gz"
+            yield NamedImage(path, replace(reading, kind="unknown", why=why))
 
 
 def _with_time_points(named: Sequence[NamedImage]) -> list[NamedImage]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-#: Endings of the images that are read, lower case, longest first.
-IMAGE_SUFFIXES: Final = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
+#: Endings of the images that are read, lower case, longest first. Of a pair it is the header's: one file, not two.
+IMAGE_SUFFIXES: Final = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
 
 #: Endings of images, and of archives with images, that are not read.
 FOREIGN_SUFFIXES: Final = (

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from app.core.config import ModelOptions, RuntimeOptions
-from app.core.constants import MODALITIES
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError, WeightsError
 from app.inference.backends import open_backend
 from app.inference.device import Machine, Runtime, choose_device, choose_runtime
@@ -133,6 +133,11 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
 def fusion_of(entry: Entry, fusion: FusionOptions) -> str:
     """Name the views and their fusion, on which a refiner behind them depends."""
     return "-".join([*spec_as(entry, GeneratorSpec).views, fusion.name])
+
+
+def specialist_hashes(manifest: Manifest, entry: Entry) -> dict[Modality, str]:
+    """List the sha256 of each specialist of a model, by the sequence that it makes."""
+    return {target: other.sha256 for target, other in manifest.specialists_of(entry).items()}
 
 
 def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:

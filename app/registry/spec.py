@@ -128,11 +128,13 @@ class FirstStage(Strict):
         model: its name then.
         sha256: of its weights.
         fusion: its views and their fusion, such as `axial-sagittal-coronal-mean+flip`; None in old records.
+        specialists: sha256 of the specialists that made sequences for it; None for none.
     """
 
     model: str
     sha256: str
     fusion: str | None = None
+    specialists: dict[Modality, str] | None = None
 
 
 class RefinerSpec(Strict):

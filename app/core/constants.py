@@ -44,3 +44,6 @@ MAX_EXTENT: Final = 512
 
 #: Largest difference, in millimetres, between affines that count as one grid.
 AFFINE_TOLERANCE: Final = 1e-3
+
+#: The 3D segmenter that measures exams. It must teach nobody: it would approve of its own lessons.
+TUMOUR_SEGMENTER: Final = "tumour_segmenter"

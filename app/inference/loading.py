@@ -37,14 +37,24 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
     model = open_network(entry, refiner, options, runtime)
     if model.refiner is not None:
         _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
-    # The options ask for this model's refiner. A specialist is refined where its own entry says so.
-    own = replace(options, refine=None) if options.refine else options
+    shared = _refiner_of_specialists(model)
+    # The options ask for this model's refiner. Else a specialist is refined where its own entry says so.
+    refine = (None if options.refine else options.refine) if shared is None else False
     # One network may make several sequences, and is loaded once.
     specialists = {
-        other.name: open_network(other, choose_refiner(manifest, other, own.refine), own, runtime)
+        other.name: open_network(other, choose_refiner(manifest, other, refine), options, runtime)
         for other in others.values()
     }
+    if shared is not None:
+        specialists = {name: replace(one, refiner=shared) for name, one in specialists.items()}
     return replace(model, specialists={target: specialists[other.name] for target, other in others.items()})
+
+
+def _refiner_of_specialists(model: NetworkModel) -> VolumeRefiner | None:
+    """Give the refiner that a model shares with its specialists: one that was trained behind them."""
+    refiner = model.refiner
+    first = None if refiner is None else refiner.spec.first_stage
+    return refiner if first is not None and first.specialists else None
 
 
 def open_fallback(manifest: Manifest) -> Model:
@@ -163,6 +173,11 @@ def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None)
     if first is not None and first.sha256 != entry.sha256:
         raise WeightsError(
             f"the refiner {name!r} was trained on other weights of {entry.name!r}; train it anew, or use --no-refine."
+        )
+    if first is not None and first.specialists and first.specialists != specialist_hashes(manifest, entry):
+        raise WeightsError(
+            f"the refiner {name!r} was trained behind other specialists of {entry.name!r}; train it anew, or use "
+            "--no-refine."
         )
     return refiner
 

@@ -34,7 +34,7 @@ def generator(**fields):
         RegressionSpec(normalization=Normalization("dataset", intensities=BRASYN25_INTENSITIES)),
         RefinerSpec(architecture=EnhancerConfig(), normalization=VOLUME, window=(32, 32, 64), overlap=0.25),
         RefinerSpec(
-            architecture=RefinerConfig(shared_encoder=True),
+            architecture=RefinerConfig(decoder_layers=2),
             normalization=VOLUME,
             window=(32, 32, 32),
             overlap=0.1,

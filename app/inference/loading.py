@@ -78,6 +78,8 @@ def open_regression(
         DeviceError: the device is not there.
         WeightsError: its files are missing or damaged.
     """
+    if options.intensity is not None:
+        raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
     if options.fusion is not None or options.flip_average or options.with_error:
         raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
                          "leave out the fusion, the flip average and the confidence.")  # fmt: skip
@@ -96,12 +98,15 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
         WeightsError, DeviceError, UsageError: as `open_model`.
     """
     spec = _generator_spec(entry)
+    if options.intensity is not None and spec.intensity_prior is None:
+        raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
     fusion = choose_fusion(entry, options)
     machine = Machine.probe()
     chosen = choose_runtime(entry.files, machine, runtime)
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
     predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size)
-    return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second)
+    return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,
+                        intensity_choice=options.intensity or "mean")  # fmt: skip
 
 
 def _generator_spec(entry: Entry) -> GeneratorSpec:

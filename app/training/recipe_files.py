@@ -26,7 +26,6 @@ OLD_NAMES: Final[Mapping[str, str]] = {
     "judging": "segmentation3d",
     "data.makes": "data.targets",
     "schedule.targets": "schedule.targets_per_batch",
-    "network.intensity_prior": "network.intensity_conditioning",
     "losses.judge": "losses.discriminator",
     "losses.judge_class": "losses.discriminator_class",
 }

@@ -156,10 +156,10 @@ class _Run:
     # ------------------------------------------------------------ preparing
 
     def _subjects(self) -> list[CachedSubject]:
-        cache = self.paths.cache or self.paths.run / "cache"
+        cache, scheme = self.paths.cache or self.paths.run / "cache", self.recipe.normalization.build()
         with self.group.first_alone() as chosen:
-            subjects = build_cache(self.paths.data, cache) if chosen else []
-        return subjects or build_cache(self.paths.data, cache)
+            subjects = build_cache(self.paths.data, cache, scheme) if chosen else []
+        return subjects or build_cache(self.paths.data, cache, scheme)
 
     def _new_state(self, subjects: list[str], held_out: list[str], sources: Mapping[str, Entry | None]) -> State:
         """The state of a run that begins, with the models that it is made from."""

@@ -51,7 +51,6 @@ class TestAttention:
         moved = (block(x, sequence) - before).abs().amax(dim=-1)[0] > 1e-6
         assert moved.nonzero().tolist() == [[1, 2, 3], [3, 0, 0]]
 
-
     def test_equations_3_to_5_on_one_voxel_by_hand(self):
         # Two channels: layer norm brings (1, 3) to (-1, 1) and (5, 1) to (1, -1).
         block = CrossAttention(2)
@@ -161,7 +160,9 @@ class TestNetwork:
 
     def test_the_paper_s_width_is_the_same_on_every_level(self):
         encoder = FeatureNet3d(1, REFINER_PRESETS[64])
-        features = [m.out_channels for m in encoder.modules() if isinstance(m, torch.nn.Conv3d | torch.nn.ConvTranspose3d)]
+        features = [
+            m.out_channels for m in encoder.modules() if isinstance(m, torch.nn.Conv3d | torch.nn.ConvTranspose3d)
+        ]
         assert set(features) == {64}
 
     def test_its_shape_survives_the_manifest(self):

@@ -33,11 +33,12 @@ from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions
 from app.preprocessing.foreground import bounding_box, vote_foreground
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.lineage import read_lineage
 from app.registry.manifest import Entry, read_manifest
 from app.registry.spec import FirstStage, GeneratorSpec
 from app.training.checkpoint import State
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject, mapped
+from app.training.data.cache import NORMALIZATION, CachedSubject, mapped
 from app.training.distributed import Processes
 
 log = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from app.data.cases import Case
 from app.inference.device import Machine
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter2d, load_segmenter3d
 from app.registry.lineage import Lineage, read_lineage
@@ -33,7 +34,7 @@ from app.registry.manifest import Entry
 from app.registry.spec import FirstStage, Kind
 from app.training.checkpoint import State
 from app.training.config import Recipe
-from app.training.data.cache import BACKGROUND, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.distributed import Processes
 from app.training.promotion import ExportRequest, check_no_host, check_no_specialist
 

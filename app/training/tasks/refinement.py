@@ -21,6 +21,7 @@ from app.data.cases import Case
 from app.networks.architectures import REFINER_PRESETS, RefinerConfig
 from app.networks.refiner import Refiner
 from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.checkpoints import load_refiner
 from app.registry.manifest import MANIFEST, Entry, read_manifest
 from app.registry.spec import FirstStage, RefinerSpec
@@ -37,7 +38,7 @@ from app.training.config import (
     check_rules,
 )
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.data.cache import NORMALIZATION
 from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.promotion import ExportRequest, promote_refiner

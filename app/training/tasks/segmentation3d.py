@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from app.data.cases import Case
 from app.networks.architectures import SEGMENTER3D_WIDTHS, Segmenter3dConfig
 from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter3d
 from app.registry.manifest import Entry
@@ -23,7 +24,7 @@ from app.registry.spec import Segmenter3dSpec
 from app.training import validation
 from app.training.config import Listed, LossRecipe, PatchData, Recipe, Section, check_rules
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.splits import labelled_subjects
 from app.training.losses import dice_loss

@@ -132,7 +132,7 @@ def upgraded(form: Mapping[str, Any]) -> tuple[dict[str, Any], Lineage]:
     """
     models, trainings = {}, dict[str, TrainingRecord]()
     for name, entry in form["models"].items():
-        models[name] = _spec_of(entry)
+        models[name] = _spec_of(name, entry)
         _add_training(trainings, name, _main_sha256(entry), entry)
     today = {"schema": SCHEMA, "default": form.get("default"), "fallback": form.get("fallback"), "models": models}
     return today, Lineage(trainings=trainings)
@@ -154,7 +154,7 @@ def _with_shared_files(manifest: Manifest) -> tuple[Manifest, dict[Path, bytes]]
     return replace(manifest, entries=entries), contents
 
 
-def _spec_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _spec_of(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry's files and specification in today's words."""
     kind = _KINDS.get(entry["kind"], entry["kind"])
     spec: dict[str, Any] = {"kind": kind, "files": entry["files"], "normalization": _normalization(entry)}
@@ -166,7 +166,7 @@ def _spec_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "architecture" in entry:
         spec["architecture"] = _architecture(kind, entry["architecture"])
     if "target_medians" in entry:
-        raise WeightsError("a model of the folder has an intensity code of version 0.1, which no longer exists; "
+        raise WeightsError(f"model {name!r} has an intensity code of version 0.1, which no longer exists; "
                            "take it out of the manifest and train it anew.")  # fmt: skip
     if "stage_one" in entry:
         first = entry["stage_one"]

@@ -74,13 +74,14 @@ def test_fewer_than_two_subjects_is_an_error(tmp_path):
         fit(scan(tmp_path).cases)
 
 
+@pytest.fixture(scope="module")
+def subjects(training_data, tmp_path_factory):
+    scheme = Normalization("range", background=-1.0)
+    return build_cache(training_data, tmp_path_factory.mktemp("range"), scheme)
+
+
 class TestIntensityEncoding:
     """The median that a network gets while it learns, and the prior that takes its place."""
-
-    @pytest.fixture(scope="class")
-    def subjects(self, training_data, tmp_path_factory):
-        scheme = Normalization("range", background=-1.0)
-        return build_cache(training_data, tmp_path_factory.mktemp("range"), scheme)
 
     def test_medians_are_the_true_ones_from_0_to_1(self, subjects, training_data):
         subject = subjects[0]

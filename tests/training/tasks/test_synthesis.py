@@ -219,6 +219,11 @@ class TestBothTogether:
         assert task.task_state["mean_confidence"] == 0.0
 
 
+@pytest.fixture(scope="module")
+def range_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("range-cache")
+
+
 class TestIntensityEncoding:
     """A network that gets the target's median: the true one while it learns, a prior's in use."""
 
@@ -227,10 +232,6 @@ class TestIntensityEncoding:
     @pytest.fixture
     def paths(self, training_data, range_cache, tmp_path):
         return TrainingPaths(training_data, tmp_path / "run", range_cache)
-
-    @pytest.fixture(scope="class")
-    def range_cache(self, tmp_path_factory):
-        return tmp_path_factory.mktemp("range-cache")
 
     @pytest.mark.parametrize("changes", [UNET, HYBRID])
     def test_from_recipe_to_image(self, weights, paths, subject, changes):

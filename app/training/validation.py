@@ -64,10 +64,12 @@ def candidate_model(
 
 
 def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:
-    """Build the pipeline's model of a refined first stage; the refiner is a copy."""
+    """Build the pipeline's model of a refined first stage, specialists included; the refiner is a copy."""
     assert isinstance(stage_one, NetworkModel)
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(stage_one.runtime.device))
-    return replace(stage_one, refiner=VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime))
+    refiner = VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime)
+    specialists = {m: replace(one, refiner=refiner) for m, one in stage_one.specialists.items()}
+    return replace(stage_one, refiner=refiner, specialists=specialists)
 
 
 def score_missing_sequences(

@@ -74,8 +74,11 @@ def _with_constants(form: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         constants = json.loads(path.read_text(encoding="utf-8"))["intensities"]
     except (OSError, ValueError, LookupError, TypeError):
-        raise UsageError(f"normalization.file {name} is no file of constants; make one with fit-normalization.") from None
-    return {**form, "normalization": {**{k: v for k, v in section.items() if k != "file"}, "intensities": constants}}
+        raise UsageError(
+            f"normalization.file {name} is no file of constants; make one with fit-normalization."
+        ) from None
+    others = {key: value for key, value in section.items() if key != "file"}
+    return {**form, "normalization": {**others, "intensities": constants}}
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def add_fit_normalization(commands: Any) -> None:
 
 
 def _fit_normalization(options: argparse.Namespace) -> int:
-    from app.training.normalization_fit import fit_and_write_normalization
+    from app.training.data.normalization_fit import fit_and_write_normalization
 
     for modality, i in fit_and_write_normalization(options.data, options.out).items():
         log.info("%s: clip %g, mean %g, deviation %g", modality, i.clip, i.mean, i.std)

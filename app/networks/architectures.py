@@ -69,7 +69,7 @@ class UNetConfig:
     Attributes:
         widths: channels per level.
         background: input value of background voxels and of every voxel of a missing sequence.
-        intensity_code: whether one more input plane holds the target's median (`MedianPredictor`).
+        intensity_code: whether one more input plane holds the target's median (`IntensityPrior`).
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
     """
 

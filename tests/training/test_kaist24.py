@@ -12,7 +12,13 @@ def test_the_first_stage_is_appendix_a_1_and_section_3_1():
     recipe = load_recipe("kaist24")
     losses = recipe.losses
     # Equation 6: alpha to delta and epsilon; zeta and eta are halves of one weight.
-    assert (losses.l1, losses.feature, losses.cycle, losses.adversarial, losses.classification) == (10, 1, 1, 0.25, 0.25)
+    assert (losses.l1, losses.feature, losses.cycle, losses.adversarial, losses.classification) == (
+        10,
+        1,
+        1,
+        0.25,
+        0.25,
+    )
     assert (losses.ssim, losses.ssim_tissue, losses.tversky) == (2 * 5, "dual", 0)
     assert recipe.normalization.build().scheme == "range"
     assert recipe.network.intensity_encoding

@@ -16,7 +16,7 @@ from app.data.nifti_reader import load_volume
 from app.data.phantom import make_phantom, write_phantom
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.training.config import load_recipe
-from app.training.normalization_fit import IntensityHistogram
+from app.training.data.normalization_fit import IntensityHistogram
 
 
 def _histogram(*volumes) -> IntensityHistogram:

@@ -6,7 +6,7 @@
   sequence are predicted from those of the inputs (`app.preprocessing.target_intensity`).
 - `range`: linear scaling of 0 to the volume's own 99.5th percentile to [-1, 1], for intensity encoding (section 2.1 of
   the BraSyn 2024 winner, which does not say what becomes 1). The percentile of the synthesised one is predicted.
-- `dataset`: constants of a training set, as the 2025 BraSyn entry has them; `app.training.data.normalization_fit` fits own.
+- `dataset`: constants of a training set, as the 2025 BraSyn entry has them (`app.training.data.normalization_fit`).
 """
 
 from __future__ import annotations

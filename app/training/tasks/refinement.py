@@ -50,7 +50,19 @@ _BLUR_TAPS = 5
 
 
 class RefinementData(PatchData, MissingData):
-    """Choice of 3D patches, and of the sequences that are missing beside the target."""
+    """Choice of 3D patches, and of the sequences that are missing beside the target.
+
+    Attributes:
+        t1c_share: probability that a T1c is refined, where one sequence of a patch is; the others share the rest. A
+            segmenter finds least in a synthesised T1c, so most is to be learnt from it.
+    """
+
+    t1c_share: float = 0.25
+
+    @model_validator(mode="after")
+    def _check_share(self) -> Self:
+        check_rules({"data.t1c_share must be above 0 and below 1": 0 < self.t1c_share < 1})
+        return self
 
 
 class RefinementLosses(LossRecipe):
@@ -353,8 +365,11 @@ def _box_blur(volumes: Tensor, brain: Tensor, axis: int) -> Tensor:
 
 
 def _jobs(plan: np.random.Generator, recipe: RefinementRecipe) -> Sequence[_Job]:
-    jobs = []
-    for target in sorted(plan.choice(len(MODALITIES), recipe.schedule.targets_per_batch, replace=False).tolist()):
+    jobs, share = [], recipe.data.t1c_share
+    odds = [share if m == "t1c" else (1 - share) / (len(MODALITIES) - 1) for m in MODALITIES]
+    for target in sorted(
+        plan.choice(len(MODALITIES), recipe.schedule.targets_per_batch, replace=False, p=odds).tolist()
+    ):
         others = [i for i in range(len(MODALITIES)) if i != target]
         count = 3 if plan.random() < recipe.data.single_missing else int(plan.integers(1, 3))
         jobs.append(_Job(target, tuple(sorted(plan.choice(others, count, replace=False).tolist()))))

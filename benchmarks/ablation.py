@@ -36,8 +36,6 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
-    "U-Net told the mean median": [*UNET, "network.intensity_conditioning='mean'"],
-    "U-Net told the predicted median": [*UNET, "network.intensity_conditioning='predicted'"],
     "U-Net with confidence by likelihood": [*UNET, "network.confidence='likelihood'", "losses.confidence=0.1"],
     "U-Net with bounded confidence": [*UNET, "network.confidence='bounded'"],
     "the paper's Algorithm 1 with all losses": [

@@ -28,11 +28,11 @@ from app.evaluation.scoring import find_pairs
 from app.inference.segmentation import segment_slices
 from app.networks.enhancer import ENHANCING
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.normalization import BACKGROUND, measure, normalize
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import read_manifest, spec_as
 from app.registry.spec import Segmenter2dSpec
-from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.data.cache import NORMALIZATION
 
 REGIONS = ("dice_WT", "dice_TC", "dice_ET")
 

@@ -16,7 +16,7 @@ from app.cli.evaluate import add_baselines, add_dropout, add_evaluate
 from app.cli.synthesize import add_infer, add_synthesize
 from app.cli.tools import add_demo, add_info, add_phantom
 from app.cli.train import add_train
-from app.cli.weights import add_export, add_fit, add_import, add_weights
+from app.cli.weights import add_export, add_fit, add_fit_normalization, add_import, add_weights
 from app.core.errors import ExitCode, TetradError
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_import(commands)
     add_fit(commands)
+    add_fit_normalization(commands)
     add_weights(commands)
     add_train(commands)
     for command in commands.choices.values():

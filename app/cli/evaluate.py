@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.cli.argument_types import natural, path, positive
 from app.core.atomic_io import save_bytes
 from app.core.config import WEIGHTS_DIR
+from app.core.constants import TUMOUR_SEGMENTER
 from app.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Name of the 3D segmenter in a folder of weights, and its name until 0.1.0.
-TUMOUR_SEGMENTER: Final = "tumour_segmenter"
 _FORMER_NAME: Final = "judge"
 
 

@@ -113,11 +113,30 @@ class ModelOptions:
             "default: the model's own way, else not"
         ),
     )
+    intensity: str | None = field(
+        default=None,
+        metadata=_option(
+            "for models with intensity encoding, the brightness that they aim at: the mean of their training subjects "
+            "(mean, the default), a sample of these that each exam seeds by itself (sample), or the median of the "
+            "brain as a share of the brightest, 0 to 1",
+            "mean|sample|VALUE",
+        ),
+    )
     with_error: bool = False
 
     def __post_init__(self) -> None:
+        if self.intensity is not None and not _is_intensity(self.intensity):
+            raise UsageError(f"intensity={self.intensity!r} does not exist; use mean, sample or a number from 0 to 1.")
         if self.fusion is not None and self.fusion not in FUSIONS:
             raise UsageError(f"fusion={self.fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
+
+
+def _is_intensity(text: str) -> bool:
+    """Check that a text names an intensity: `mean`, `sample`, or a number from 0 to 1."""
+    try:
+        return text in {"mean", "sample"} or 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -44,3 +44,6 @@ MAX_EXTENT: Final = 512
 
 #: Largest distance between the same corner of two volumes that count as one grid, in shortest edges of a voxel.
 GRID_TOLERANCE: Final = 0.1
+
+#: The 3D segmenter that measures exams. It must teach nobody: it would approve of its own lessons.
+TUMOUR_SEGMENTER: Final = "tumour_segmenter"

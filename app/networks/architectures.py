@@ -19,8 +19,8 @@ _HF_GAN_MULTIPLIERS: Final = (1, 2, 4, 8, 10)
 UNET_WIDTHS: Final = (32, 64, 128, 256)
 #: Channels per level of the 3D segmenter; 3.7 million parameters.
 SEGMENTER3D_WIDTHS: Final = (16, 32, 64, 128, 128)
-#: Channels per level of a refiner; the paper's is 64.
-REFINER_PRESETS: Final = {16: (16, 32, 64), 32: (32, 64, 128), 64: (64, 128, 256)}
+#: Channels per level of a refiner; the paper's has 64 in each.
+REFINER_PRESETS: Final = {16: (16, 32, 64, 64), 32: (32, 64, 64, 64), 64: (64, 64, 64, 64)}
 
 # A key that this version does not know may change what a network computes: it is refused.
 _STRICT: Final = ConfigDict(extra="forbid")
@@ -69,7 +69,7 @@ class UNetConfig:
     Attributes:
         widths: channels per level.
         background: input value of background voxels and of every voxel of a missing sequence.
-        intensity_code: whether one more input plane holds the target's median (`MedianPredictor`).
+        intensity_code: whether one more input plane holds the target's median (`IntensityPrior`).
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
     """
 
@@ -109,14 +109,14 @@ class RefinerConfig:
     """Shape of a 3D refiner (`app.networks.refiner.Refiner`).
 
     Attributes:
-        widths: channels per level, the finest first; as many are compared.
-        shared_encoder: one encoder for all present sequences, with a code for each, instead of one encoder for each.
+        widths: channels per level of the encoders, the finest first; as many as there are compared.
+        decoder_layers: 3 x 3 x 3 convolutions before the last.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     widths: tuple[int, ...] = REFINER_PRESETS[16]
-    shared_encoder: bool = False
+    decoder_layers: int = 3
     network: Literal["refiner"] = "refiner"
 
 

@@ -22,7 +22,7 @@ from app.networks.architectures import (
 )
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
-from app.preprocessing.target_intensity import MedianPredictor
+from app.preprocessing.target_intensity import IntensityPrior
 
 Sides = tuple[int, int, int]
 
@@ -57,7 +57,7 @@ class GeneratorSpec(Strict):
         fusion: how its views become one volume (`app.inference.view_fusion`).
         flip_average: whether the mirrored exam is run as well.
         contrast: share of the way by which its result is brought to a scan's spread (`app.inference.postprocessing`).
-        intensity_conditioning: predictor of the target's median, for networks with an intensity code.
+        intensity_prior: distribution of the targets' medians, for networks with an intensity code.
         refiner: name of its 3D refiner.
         refine: whether the refiner runs unless a user says otherwise.
         specialists: per sequence, the model that makes it instead.
@@ -72,7 +72,7 @@ class GeneratorSpec(Strict):
     fusion: FusionName = "mean"
     flip_average: bool = False
     contrast: float = 0.0
-    intensity_conditioning: MedianPredictor | None = None
+    intensity_prior: IntensityPrior | None = None
     refiner: str | None = None
     refine: bool = False
     specialists: dict[Modality, str] = Field(default_factory=dict)
@@ -88,9 +88,9 @@ class GeneratorSpec(Strict):
         return tuple(m for m in MODALITIES if m in targets)
 
     @model_validator(mode="after")
-    def _check_conditioning(self) -> GeneratorSpec:
-        if self.architecture.intensity_code and self.intensity_conditioning is None:
-            raise ValueError("a network with an intensity code needs intensity_conditioning")
+    def _check_intensity_code(self) -> GeneratorSpec:
+        if self.architecture.intensity_code and (self.intensity_prior is None or self.normalization.scheme != "range"):
+            raise ValueError("a network with an intensity code needs intensity_prior and the normalization `range`")
         return self
 
     @property
@@ -128,11 +128,13 @@ class FirstStage(Strict):
         model: its name then.
         sha256: of its weights.
         fusion: its views and their fusion, such as `axial-sagittal-coronal-mean+flip`; None in old records.
+        specialists: sha256 of the specialists that made sequences for it; None for none.
     """
 
     model: str
     sha256: str
     fusion: str | None = None
+    specialists: dict[Modality, str] | None = None
 
 
 class RefinerSpec(Strict):

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.core.constants import VIEWS, View
+from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import UsageError
+from app.preprocessing.normalization import BACKGROUND, BRASYN25_INTENSITIES, Intensity, Normalization, Scheme
 from app.preprocessing.slices import MULTIPLE, Canvas
 from app.training.recipe_files import mistake, read_recipe
 
@@ -132,6 +133,59 @@ class MissingData(Section):
     @model_validator(mode="after")
     def _check_missing(self) -> Self:
         check_rules({"data.single_missing is a probability": 0 <= self.single_missing <= 1})
+        return self
+
+
+class SequenceIntensity(Section):
+    """Constants of one sequence, in the files' units.
+
+    Attributes:
+        mean, std: of the non-zero voxels of all training subjects, clipped.
+        clip: the value that brighter voxels get.
+    """
+
+    mean: float
+    std: float
+    clip: float
+
+    @model_validator(mode="after")
+    def _check_constants(self) -> Self:
+        check_rules({"normalization.intensities: std and clip must be above 0": min(self.std, self.clip) > 0})
+        return self
+
+
+class NormalizationRecipe(Section):
+    """Scale of the intensities that the networks see (`app.preprocessing.normalization`).
+
+    Attributes:
+        scheme: `volume`, `range` or `dataset`.
+        percentile: of the non-zero voxels, where `volume` and `range` clip.
+        intensities: constants of `dataset`, per sequence; those of the 2025 BraSyn entry if not given. The key `file`
+            names a file of `fit-normalization` instead.
+    """
+
+    scheme: Scheme = "volume"
+    percentile: float = 99.5
+    intensities: dict[Modality, SequenceIntensity] = Field(default_factory=dict)
+
+    def build(self) -> Normalization:
+        """Give the scheme that subjects are prepared by and models are run with."""
+        if self.scheme != "dataset":
+            return Normalization(self.scheme, background=BACKGROUND, percentile=self.percentile)
+        own = {m: Intensity(i.mean, i.std, i.clip) for m, i in self.intensities.items()}
+        return Normalization("dataset", background=BACKGROUND, intensities=own or BRASYN25_INTENSITIES)
+
+    @model_validator(mode="after")
+    def _check_normalization(self) -> Self:
+        check_rules(
+            {
+                "normalization.intensities are for normalization.scheme = 'dataset'": self.scheme == "dataset"
+                or not self.intensities,
+                "normalization.intensities must name all four sequences": not self.intensities
+                or set(self.intensities) == set(MODALITIES),
+                "normalization.percentile must be above 0 and at most 100": 0 < self.percentile <= 100,
+            }
+        )
         return self
 
 
@@ -345,6 +399,7 @@ class Recipe(Section):
     note: str = ""
     seed: int = 0
     data: DataRecipe = DataRecipe()
+    normalization: NormalizationRecipe = NormalizationRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe

@@ -36,13 +36,13 @@ from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.normalization import BACKGROUND, measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.lineage import ModelScores
 from app.registry.manifest import Identity
 from app.registry.spec import GeneratorSpec, RefinerSpec
 from app.training.config import SliceData
-from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.data.cache import NORMALIZATION
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 
 
 def candidate_model(
-    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor, device: torch.device
+    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor | None, device: torch.device
 ) -> Model:
     """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
@@ -64,10 +64,12 @@ def candidate_model(
 
 
 def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:
-    """Build the pipeline's model of a refined first stage; the refiner is a copy."""
+    """Build the pipeline's model of a refined first stage, specialists included; the refiner is a copy."""
     assert isinstance(stage_one, NetworkModel)
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(stage_one.runtime.device))
-    return replace(stage_one, refiner=VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime))
+    refiner = VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime)
+    specialists = {m: replace(one, refiner=refiner) for m, one in stage_one.specialists.items()}
+    return replace(stage_one, refiner=refiner, specialists=specialists)
 
 
 def score_missing_sequences(

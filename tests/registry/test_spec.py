@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from app.networks.architectures import EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
-from app.preprocessing.target_intensity import MedianPredictor
+from app.preprocessing.target_intensity import KAIST24_PRIOR
 from app.registry.spec import SPEC, FirstStage, GeneratorSpec, RefinerSpec, RegressionSpec
 
 VOLUME = Normalization("volume", background=-1.0)
@@ -28,13 +28,14 @@ def generator(**fields):
         generator(architecture=HfGanConfig(width=16), targets=("t1c",), specialists={"t2f": "other"}, contrast=0.25),
         generator(
             architecture=UNetConfig(widths=(8, 16), intensity_code=True),
-            intensity_conditioning=MedianPredictor({"t1c": 0.1, "t1n": 0.2, "t2f": 0.3, "t2w": 0.4}),
+            normalization=Normalization("range", background=-1.0),
+            intensity_prior=KAIST24_PRIOR,
         ),
         RegressionSpec(normalization=Normalization("volume", background=None)),
         RegressionSpec(normalization=Normalization("dataset", intensities=BRASYN25_INTENSITIES)),
         RefinerSpec(architecture=EnhancerConfig(), normalization=VOLUME, window=(32, 32, 64), overlap=0.25),
         RefinerSpec(
-            architecture=RefinerConfig(shared_encoder=True),
+            architecture=RefinerConfig(decoder_layers=2),
             normalization=VOLUME,
             window=(32, 32, 32),
             overlap=0.1,
@@ -73,9 +74,11 @@ def test_an_unknown_key_of_an_architecture_is_refused():
         SPEC.validate_python(form)
 
 
-def test_an_intensity_code_needs_its_predictor():
-    with pytest.raises(ValidationError, match="intensity_conditioning"):
-        generator(architecture=UNetConfig(intensity_code=True))
+def test_an_intensity_code_needs_its_prior_and_its_scale():
+    code = UNetConfig(intensity_code=True)
+    for fields in ({"normalization": Normalization("range")}, {"intensity_prior": KAIST24_PRIOR}):
+        with pytest.raises(ValidationError, match="needs intensity_prior and the normalization `range`"):
+            generator(architecture=code, **fields)
 
 
 def test_it_cannot_be_changed():

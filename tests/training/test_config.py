@@ -72,7 +72,10 @@ def test_published_runs_differ_as_their_names_say():
         ("[data]\ntargets = ['t1']", "data.targets = 't1'; use one of t1c, t1n, t2f, t2w"),
         ("extends = 'segmenter'\n[data]\ntargets = ['t1c']", "'data.targets'; it is for the task synthesis"),
         ("extends = 'segmenter'\n[losses]\nadversarial = 0.0", "'losses.adversarial'; it is for the task synthesis"),
-        ("extends = 'enhancer'\n[network]\npreset = 'full'", "'network'; it is for the task synthesis"),
+        (
+            "extends = 'enhancer'\n[network]\npreset = 'full'",
+            "'network'; it is for the tasks segmentation3d and synthesis",
+        ),
         ("task = 'sorting'", "task = 'sorting'; use one of enhancement, refinement, segmentation2d, segmentation3d"),
         ("task = 3", "task = 3; use one of"),
         ("[data]\ntargets = []", "targets must name one sequence or more"),

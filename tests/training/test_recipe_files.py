@@ -42,7 +42,7 @@ def test_changes_on_the_command_line():
 class TestOldNames:
     """Of version 0.1."""
 
-    @pytest.mark.parametrize("key,value", [("data.makes", ["t1c"]), ("network.intensity_prior", "mean"),
+    @pytest.mark.parametrize("key,value", [("data.makes", ["t1c"]),
                                            ("losses.judge", 2.0), ("losses.judge_class", 3.0)])  # fmt: skip
     def test_keys_are_taken_in_files_and_in_changes(self, key, value, tmp_path):
         section, new = OLD_NAMES[key].split(".")

@@ -33,14 +33,12 @@ from app.data.loading import load_complete
 from app.data.nifti_reader import Volume
 from app.data.segmentations import find_segmentations
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
+from app.preprocessing.normalization import BACKGROUND, Intensity, Normalization, measure, normalize
 from app.preprocessing.slices import SLICE_AXIS, stack_slices
 
 log = logging.getLogger(__name__)
 
-#: Normalized value of background voxels and of every voxel of a missing sequence.
-BACKGROUND: Final = -1.0
-#: How every model that is trained here sees intensities.
+#: How models that are trained here see intensities unless a recipe says otherwise.
 NORMALIZATION: Final = Normalization("volume", background=BACKGROUND)
 _INDEX = "index.json"
 _BEGUN = "begun.jsonl"

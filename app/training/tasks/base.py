@@ -20,18 +20,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from app.core.constants import TUMOUR_SEGMENTER
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.inference.device import Machine
 from app.networks.unet import Segmenter2d
+from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
-from app.registry.checkpoints import load_segmenter2d
+from app.registry.checkpoints import load_segmenter2d, load_segmenter3d
 from app.registry.lineage import Lineage, read_lineage
 from app.registry.manifest import Entry
 from app.registry.spec import FirstStage, Kind
 from app.training.checkpoint import State
 from app.training.config import Recipe
-from app.training.data.cache import BACKGROUND, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.distributed import Processes
 from app.training.promotion import ExportRequest, check_no_host, check_no_specialist
 
@@ -75,11 +78,26 @@ class TrainingContext(Generic[R]):
             UsageError: there is none.
             WeightsError: its weights cannot be read.
         """
+        return None if loss is None else load_segmenter2d(self._teaching_entry(loss))
+
+    def teacher3d(self, loss: str | None) -> Segmenter3d | None:
+        """Read the frozen 3D segmenter that teaches through a loss; None where none does.
+
+        Raises:
+            UsageError: there is none, or it is the one that measures exams.
+            WeightsError: its weights cannot be read.
+        """
         if loss is None:
             return None
+        entry = self._teaching_entry(loss)
+        if entry.name == TUMOUR_SEGMENTER:
+            raise UsageError(f"{entry.name!r} measures exams and must not teach; name another with --segmenter.")
+        return load_segmenter3d(entry)
+
+    def _teaching_entry(self, loss: str) -> Entry:
         if self.segmenter is None:
             raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
-        return load_segmenter2d(self.segmenter)
+        return self.segmenter
 
 
 class Task(Generic[R]):
@@ -89,6 +107,7 @@ class Task(Generic[R]):
         recipe_type: class of its recipes.
         kind: what a manifest calls its result.
         needs_stage_one: whether it corrects what a generator made.
+        teacher_name: the frozen segmenter that teaches unless a user names another.
         export_hint: what the command `export` needs for it beside the usual.
         recipe, device: as a run has them.
         average: running mean of the weights of the first network; what is validated and exported.
@@ -97,6 +116,7 @@ class Task(Generic[R]):
     recipe_type: ClassVar[type[Recipe]]
     kind: ClassVar[Kind]
     needs_stage_one: ClassVar[bool] = False
+    teacher_name: ClassVar[str] = "segmenter"
     export_hint: ClassVar[str] = ""
 
     average: nn.Module

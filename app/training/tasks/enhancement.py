@@ -21,6 +21,7 @@ from app.data.cases import Case
 from app.inference.synthesizer import Synthesizer
 from app.networks.architectures import EnhancerConfig
 from app.networks.enhancer import ENHANCING, POOLING, TARGET, Blinded, Enhancer, pooled
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_refiner
 from app.registry.manifest import Entry, read_manifest, spec_as
@@ -38,7 +39,7 @@ from app.training.config import (
     check_rules,
 )
 from app.training.data.augmentation import recolour_patches, vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.splits import labelled_subjects
 from app.training.promotion import ExportRequest, check_no_specialist, promote_refiner

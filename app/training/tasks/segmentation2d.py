@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from app.data.cases import Case
 from app.networks.architectures import Segmenter2dConfig
 from app.networks.unet import Segmenter2d
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import Entry
 from app.registry.spec import Segmenter2dSpec
 from app.training import validation
 from app.training.config import LossRecipe, Recipe, ScheduleRecipe, SliceAugmentation, SliceData
 from app.training.data.augmentation import vary_geometry, vary_intensities
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
 from app.training.losses import focal_tversky_loss

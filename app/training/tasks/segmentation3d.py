@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from app.data.cases import Case
-from app.networks.architectures import Segmenter3dConfig
+from app.networks.architectures import SEGMENTER3D_WIDTHS, Segmenter3dConfig
 from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter3d
 from app.registry.manifest import Entry
 from app.registry.spec import Segmenter3dSpec
 from app.training import validation
-from app.training.config import LossRecipe, PatchData, Recipe
+from app.training.config import Listed, LossRecipe, PatchData, Recipe, Section, check_rules
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.splits import labelled_subjects
 from app.training.losses import dice_loss
@@ -41,6 +44,23 @@ class Segmentation3dLosses(LossRecipe):
     entropy: float = 1.0
 
 
+class Segmenter3dShape(Section):
+    """Shape of the 3D segmenter.
+
+    Attributes:
+        widths: channels per level, the finest first.
+    """
+
+    widths: Listed[tuple[int, ...]] = SEGMENTER3D_WIDTHS
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> Self:
+        levels, deepest = len(self.widths), MULTIPLE.bit_length()
+        check_rules({f"network.widths must be 2 to {deepest} numbers above 0": 2 <= levels <= deepest
+                     and min(self.widths) > 0})  # fmt: skip
+        return self
+
+
 class Segmentation3dRecipe(Recipe):
     """One training of the 3D segmenter.
 
@@ -49,6 +69,7 @@ class Segmentation3dRecipe(Recipe):
 
     task: Literal["segmentation3d"] = "segmentation3d"
     data: PatchData = PatchData()
+    network: Segmenter3dShape = Segmenter3dShape()
     losses: Segmentation3dLosses = Segmentation3dLosses()
 
 
@@ -62,7 +83,7 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
 
     def __init__(self, recipe: Segmentation3dRecipe, device: torch.device) -> None:
         super().__init__(recipe, device)
-        self.segmenter = placed3d(Segmenter3d(), device)
+        self.segmenter = placed3d(Segmenter3d(recipe.network.widths), device)
         self.average = copy.deepcopy(self.segmenter).requires_grad_(False).eval()
 
     @classmethod
@@ -139,7 +160,8 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
         """Write the segmenter, unless it finds less than the one of its name."""
-        recipe, network = request.recipe_of(Segmentation3dRecipe), Segmenter3d()
+        recipe = request.recipe_of(Segmentation3dRecipe)
+        network = Segmenter3d(recipe.network.widths)
         request.state.load_into(network)
         rows, patch = None, recipe.data.patch
         if request.cases:

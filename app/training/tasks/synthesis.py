@@ -19,16 +19,17 @@ from app.networks import new_generator
 from app.networks.confidence import ConfidenceHead
 from app.networks.hf_gan import HfGan
 from app.networks.unet import UNetGenerator
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.target_intensity import KAIST24_PRIOR, IntensityPredictor, IntensityPrior
 from app.registry import onnx_export
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry, change_spec, read_manifest, spec_as
 from app.registry.onnx_export import check_onnx_packages
 from app.registry.spec import GeneratorSpec
 from app.training import validation
-from app.training.data.cache import BACKGROUND, CachedSubject, build_cache
+from app.training.data.cache import CachedSubject, build_cache
 from app.training.data.slices import Sampler, Source
-from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_conditioning
+from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
     ExportRequest,
     check_better,
@@ -51,9 +52,8 @@ class SynthesisTask(SynthesisStep):
     recipe_type = SynthesisRecipe
     kind = "generator"
 
-    #: The subjects that brightness is predicted from, and the predictor of the target's median.
+    #: The subjects that brightness is predicted from.
     subjects: Sequence[CachedSubject] = ()
-    conditioning: MedianPredictor | None = None
 
     @classmethod
     def teaching_loss(cls, recipe: SynthesisRecipe) -> str | None:
@@ -68,13 +68,12 @@ class SynthesisTask(SynthesisStep):
 
     @classmethod
     def open(cls, context: TrainingContext[SynthesisRecipe]) -> Self:
-        """Build the untrained networks of a run, with the median codes of its subjects."""
+        """Build the untrained networks of a run, with the true medians of its subjects."""
         recipe, subjects = context.recipe, context.subjects
         torch.manual_seed(recipe.seed)
-        fitted = fit_intensity_conditioning(subjects, recipe.network.intensity_conditioning)
-        codes = None if fitted is None else IntensityCodes(fitted[0], subjects, fitted[1])
+        codes = IntensityCodes(subjects) if recipe.network.intensity_encoding else None
         task = cls(recipe, context.group.device, context.teacher(cls.teaching_loss(recipe)), codes)
-        task.subjects, task.conditioning = subjects, None if fitted is None else fitted[0]
+        task.subjects = subjects
         return task
 
     def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source:
@@ -142,7 +141,7 @@ class SynthesisTask(SynthesisStep):
             members = tuple(i for i in range(len(MODALITIES)) if i != target)
             present = self._present(1, members)
             index = torch.full((1,), target, device=self.device)
-            median = None if self.codes is None else self.codes.of(batch.subjects, members, target)
+            median = None if self.codes is None else self.codes.of(batch.subjects, target)
             image = self.average(batch.images, present, index, batch.views, median, members=members)
             shown = masked(image.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
@@ -151,9 +150,9 @@ class SynthesisTask(SynthesisStep):
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged generator's volumes, each sequence dropped in turn."""
         recipe = self.recipe
-        predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.subjects]))
+        predictor = _predictor_of(recipe, self.subjects)
         views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-        spec = generator_spec(recipe, self.average.config, self.conditioning, views)
+        spec = generator_spec(recipe, self.average.config, _prior_of(recipe, self.subjects), views)
         model = validation.candidate_model(self.average, spec, predictor, self.device)
         return validation.means(validation.score_missing_sequences(model, cases, masks))
 
@@ -168,17 +167,14 @@ class SynthesisTask(SynthesisStep):
         """Write the generator with its ONNX, unless it is worse than one before."""
         check_onnx_packages()
         recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, _subjects_of(request)
-        intensity = fit_intensity([s.intensities for s in subjects])
-        fitted = fit_intensity_conditioning(subjects, recipe.network.intensity_conditioning)
         config = generator_config(recipe)
         config = replace(config, confidence_scale=state.task_state.get("lambda", config.confidence_scale))
         network = new_generator(config)
         state.load_into(network)
         network.requires_grad_(False).eval()
-        spec, scores = generator_spec(recipe, config, None if fitted is None else fitted[0]), None
+        spec, scores = generator_spec(recipe, config, _prior_of(recipe, subjects)), None
         if request.cases:
-            predictor = IntensityPredictor.from_json(intensity)
-            model = validation.candidate_model(network, spec, predictor, request.torch_device)
+            model = validation.candidate_model(network, spec, _predictor_of(recipe, subjects), request.torch_device)
             scores = validation.scores_of(
                 validation.score_missing_sequences(model, request.cases, request.masks), spec.targets
             )
@@ -188,7 +184,9 @@ class SynthesisTask(SynthesisStep):
             request,
             spec.model_copy(update={"specialists": _specialists_before(request)}),
             scores,
-            intensity=encode(intensity),
+            intensity=None
+            if spec.normalization.scheme == "dataset"
+            else encode(fit_intensity([s.intensities for s in subjects])),
             onnx=onnx_export.to_onnx(network, spec.canvas),
             make_default=request.make_default,
         )
@@ -201,12 +199,26 @@ class SynthesisTask(SynthesisStep):
 
 def _subjects_of(request: ExportRequest) -> list[CachedSubject]:
     """The subjects that a run was trained on, of its cache."""
-    subjects = {s.name: s for s in build_cache(request.data, request.cache)}
+    subjects = {s.name: s for s in build_cache(request.data, request.cache, request.state.recipe.normalization.build())}
     if missing := [n for n in request.state.subjects if n not in subjects]:
         raise UsageError(
             f"{request.data} lacks {missing[0]}, which {request.run} was trained on; give the folder of that run."
         )
     return [subjects[n] for n in request.state.subjects]
+
+
+def _prior_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPrior | None:
+    """The prior of the targets' medians that a recipe asks for; None without intensity encoding."""
+    if not recipe.network.intensity_encoding:
+        return None
+    return KAIST24_PRIOR if recipe.network.intensity_prior == "published" else fit_intensity_prior(subjects)
+
+
+def _predictor_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPredictor | None:
+    """The predictor of the target's brightness; None where the scheme's constants hold."""
+    if recipe.normalization.scheme == "dataset":
+        return None
+    return IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
 
 
 def _specialists_before(request: ExportRequest) -> dict[Modality, str]:

@@ -10,7 +10,8 @@ from pydantic import model_validator
 from app.core.config import FusionName
 from app.core.constants import MODALITIES, VIEWS, Confidence, Modality, View
 from app.networks.architectures import HF_GAN_PRESETS, UNET_WIDTHS, GeneratorConfig, HfGanConfig, UNetConfig
-from app.preprocessing.target_intensity import MedianPredictor
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.target_intensity import IntensityPrior
 from app.registry.spec import GeneratorSpec
 from app.training.config import (
     ContrastRecipe,
@@ -26,7 +27,6 @@ from app.training.config import (
     TargetsSchedule,
     check_rules,
 )
-from app.training.data.cache import BACKGROUND, NORMALIZATION
 from app.training.losses import CONFIDENCE_WEIGHTS
 
 
@@ -40,9 +40,9 @@ class NetworkRecipe(Section):
         discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
         confidence: head that predicts the error of each pixel (`app.networks.confidence`).
         frozen: train that head alone on a network that stays as `--start` gave it: its images keep every bit.
-        intensity_conditioning: what the network gets of the target's median
-            (`app.preprocessing.target_intensity.MedianPredictor`): nothing, the mean over the training subjects, or a
-            prediction from the present sequences.
+        intensity_encoding: give the network its target's median brain intensity, the true one while it learns
+            (`app.preprocessing.target_intensity.IntensityPrior`).
+        intensity_prior: what takes its place in use: `fitted` on the training subjects, or as `published`.
     """
 
     kind: Literal["hybrid", "unet"] = "hybrid"
@@ -51,7 +51,8 @@ class NetworkRecipe(Section):
     discriminator_width: int = 64
     confidence: Confidence = "none"
     frozen: bool = False
-    intensity_conditioning: Literal["none", "mean", "predicted"] = "none"
+    intensity_encoding: bool = False
+    intensity_prior: Literal["fitted", "published"] = "fitted"
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
@@ -205,6 +206,8 @@ class SynthesisRecipe(Recipe):
                 "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
                     not (network.frozen and losses.has_discriminator)
                 ),
+                "network.intensity_encoding needs normalization.scheme = 'range'": not network.intensity_encoding
+                or self.normalization.scheme == "range",
                 "output.fusion = 'confidence' needs network.confidence": self.output.fusion != "confidence" or has_head,
             }
         )
@@ -217,7 +220,7 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
     A confidence head begins with the first lambda.
     """
     network = recipe.network
-    has_code = network.intensity_conditioning != "none"
+    has_code = network.intensity_encoding
     scale = CONFIDENCE_WEIGHTS[0] if network.confidence == "bounded" else 1.0
     if network.kind == "unet":
         return UNetConfig(
@@ -239,23 +242,23 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
 def generator_spec(
     recipe: SynthesisRecipe,
     architecture: GeneratorConfig,
-    conditioning: MedianPredictor | None,
+    prior: IntensityPrior | None,
     views: Sequence[View] | None = None,
 ) -> GeneratorSpec:
     """Describe the generator that a recipe trains.
 
     Args:
-        conditioning: predictor of the target's median, for a network that gets it.
+        prior: of the targets' medians, for a network with intensity encoding.
         views: views that it is run on; those of the recipe if not given.
     """
     return GeneratorSpec(
         architecture=architecture,
-        normalization=NORMALIZATION,
+        normalization=recipe.normalization.build(),
         canvas=recipe.data.canvas,
         views=tuple(views or recipe.data.views),
         targets=recipe.data.targets,
         fusion=recipe.output.fusion,
         flip_average=recipe.output.flip_average,
         contrast=recipe.output.contrast,
-        intensity_conditioning=conditioning,
+        intensity_prior=prior,
     )

@@ -19,9 +19,9 @@ from app.networks.discriminator import Discriminator
 from app.networks.enhancer import ENHANCING
 from app.networks.hf_gan import HfGan
 from app.networks.unet import Segmenter2d, UNetGenerator
+from app.preprocessing.normalization import BACKGROUND
 from app.training import losses as L
 from app.training.data.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
-from app.training.data.cache import BACKGROUND
 from app.training.data.slices import Batch, Source
 from app.training.intensity_fit import IntensityCodes
 from app.training.tasks.base import Task, Update, add_to, masked, placed
@@ -67,7 +67,7 @@ class SynthesisStep(Task[SynthesisRecipe]):
     """A generator, the discriminator if there is one, the frozen segmenter if it teaches.
 
     Args:
-        codes: medians of the targets of all training subjects, for a network that gets them.
+        codes: true medians of all training subjects, for a network with intensity encoding.
     """
 
     average: HfGan | UNetGenerator
@@ -235,7 +235,7 @@ class SynthesisStep(Task[SynthesisRecipe]):
     ) -> tuple[Tensor, Tensor | None]:
         """What the sequence `target` is made of, and the bottleneck where the network has one."""
         index = torch.full((len(images),), target, device=self.device)
-        median = None if self.codes is None else self.codes.of(batch.subjects, members, target)
+        median = None if self.codes is None else self.codes.of(batch.subjects, target)
         if isinstance(self.generator, UNetGenerator):
             present = self._present(len(images), members)
             return self.generator.features(_channels_last(images), present, index, batch.views, median), None

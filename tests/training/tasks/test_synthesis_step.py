@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from app.core.constants import MODALITIES
 from app.networks.unet import Segmenter2d
-from app.training.data.cache import BACKGROUND, build_cache
+from app.preprocessing.normalization import BACKGROUND
+from app.training.data.cache import build_cache
 from app.training.losses import ssim_pixels
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.tasks.synthesis_recipe import SynthesisData

@@ -215,13 +215,15 @@ class SynthesisSchedule(TargetsSchedule):
 
 
 class SynthesisOutput(ContrastRecipe):
-    """Use of the trained generator, beside `data.views`.
+    """Use of the trained generator.
 
     Attributes:
+        views: views that it is run on; all of `data.views` if none is named.
         fusion: how its views become one volume (`app.inference.view_fusion`).
         flip_average: whether the exam is also run mirrored, and both are averaged.
     """
 
+    views: Listed[tuple[View, ...]] = ()
     fusion: FusionName = "mean"
     flip_average: bool = False
 
@@ -259,6 +261,7 @@ class SynthesisRecipe(Recipe):
                 "network.intensity_encoding needs normalization.scheme = 'range'": not network.intensity_encoding
                 or self.normalization.scheme == "range",
                 "output.fusion = 'confidence' needs network.confidence": self.output.fusion != "confidence" or has_head,
+                "output.views must be among data.views": set(self.output.views) <= set(data.views),
             }
         )
         return self
@@ -305,11 +308,12 @@ def generator_spec(
         prior: of the targets' medians, for a network with intensity encoding.
         views: views that it is run on; those of the recipe if not given.
     """
+    chosen = views or recipe.output.views or recipe.data.views
     return GeneratorSpec(
         architecture=architecture,
         normalization=recipe.normalization.build(),
         canvas=recipe.data.canvas,
-        views=tuple(views or recipe.data.views),
+        views=tuple(chosen),
         targets=recipe.data.targets,
         fusion=recipe.output.fusion,
         flip_average=recipe.output.flip_average,

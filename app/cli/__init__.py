@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from app import __version__
 from app.cli.argument_types import EXIT_CODES
 from app.cli.check import add_check
-from app.cli.evaluate import add_baselines, add_dropout, add_evaluate
+from app.cli.evaluate import add_average, add_baselines, add_dropout, add_evaluate
 from app.cli.synthesize import add_infer, add_synthesize
 from app.cli.tools import add_demo, add_info, add_phantom
 from app.cli.train import add_train
@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_phantom(commands)
     add_evaluate(commands)
     add_dropout(commands)
+    add_average(commands)
     add_baselines(commands)
     add_export(commands)
     add_import(commands)

@@ -39,6 +39,7 @@ def add_export(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether it also runs the exam mirrored and averages both; default: the recipe's",
     )
+    p.add_argument("--views", type=views, metavar="VIEW,...", help="those of its views that it runs; default: all")
     p.add_argument(
         "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
     )
@@ -75,6 +76,7 @@ def _export(options: argparse.Namespace) -> int:
         contrast=options.contrast,
         fusion=options.fusion,
         flip_average=options.flip_average,
+        views=options.views,
         make_default=options.make_default,
         specialist_of=options.specialist_of,
         refines=options.refines,

@@ -11,6 +11,7 @@ from app.core.constants import Confidence
 
 Position = Literal["sinusoidal", "learned"]
 Activation = Literal["gelu", "silu"]
+Gate = Literal["channel", "released"]
 
 #: Channels of the first stage of an HF-GAN per preset.
 HF_GAN_PRESETS: Final[dict[str, int]] = {"full": 64, "half": 32, "compact": 16}
@@ -35,6 +36,8 @@ class HfGanConfig:
         view_code, intensity_code: codes added to the sequence code.
         position, activation: see `app.networks.infuser.Infuser`; the release uses `learned`, and `gelu` with a view
             code, `silu` without.
+        gate: how a sequence's gate weighs its features (`app.networks.hf_gan.Fusion`): `channel` as the thesis
+            describes it, `released` as the public weights were trained.
         background: input value of background voxels and of every voxel of a missing sequence.
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
     """
@@ -46,6 +49,7 @@ class HfGanConfig:
     intensity_code: bool = False
     position: Position = "sinusoidal"
     activation: Activation = "gelu"
+    gate: Gate = "channel"
     background: float = -1.0
     confidence: Confidence = "none"
     confidence_scale: float = 1.0
@@ -58,8 +62,12 @@ class HfGanConfig:
 
     @classmethod
     def released(cls, view_code: bool = True) -> HfGanConfig:
-        """Give the released network's: 80,859,521 parameters with the view code, 80,039,041 without."""
-        return cls(width=64, view_code=view_code, position="learned", activation="gelu" if view_code else "silu")
+        """Give the released network's: 80,859,521 parameters with the view code, 80,039,041 without.
+
+        A network of this shape computes the released function, in float32 to rounding.
+        """
+        activation: Activation = "gelu" if view_code else "silu"
+        return cls(width=64, view_code=view_code, position="learned", activation=activation, gate="released")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ frozen, refuses unknown keys, and needs no torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
@@ -76,6 +76,14 @@ class GeneratorSpec(Strict):
     refiner: str | None = None
     refine: bool = False
     specialists: dict[Modality, str] = Field(default_factory=dict)
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _gate_of_older_imports(cls, stated: Any) -> Any:
+        """What an older version imported does not state its gate: it is the released one."""
+        if isinstance(stated, dict) and stated.get("position") == "learned":
+            return {"gate": "released", **stated}
+        return stated
 
     @field_validator("views")
     @classmethod

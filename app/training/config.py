@@ -6,7 +6,7 @@ This module has the keys of every task; each task declares its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -334,6 +334,7 @@ class ScheduleRecipe(Section):
 
     Attributes:
         precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32.
+            `fp16` is for tasks that scale their losses.
         batch_size: slices or patches per step and process.
         steps, budget_minutes: the run ends, annealed, with whichever comes first; at least one is above 0.
         warmup: share of the run in which the rate rises.
@@ -342,7 +343,8 @@ class ScheduleRecipe(Section):
         validation_subjects: at most so many held-out subjects are used.
     """
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    scales_losses: ClassVar[bool] = False
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     batch_size: int = 64
     steps: int = 0
     budget_minutes: float = 0.0
@@ -363,6 +365,7 @@ class ScheduleRecipe(Section):
             {
                 "schedule.steps or schedule.budget_minutes must be above 0": self.steps > 0 or self.budget_minutes > 0,
                 "schedule.steps, budget_minutes and epoch_steps must not be negative": min(counts) >= 0,
+                "schedule.precision = 'fp16' is for synthesis": self.precision != "fp16" or self.scales_losses,
                 "schedule.batch_size must be at least 1": self.batch_size >= 1,
                 "schedule.warmup must be from 0 to below 1": 0 <= self.warmup < 1,
                 "schedule.validation_subjects must be at least 1": self.validation_subjects >= 1,

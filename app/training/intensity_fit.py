@@ -186,11 +186,11 @@ class IntensityCodes:
     def __init__(self, subjects: Sequence[CachedSubject]) -> None:
         self._table = torch.tensor([[row[m] for m in MODALITIES] for row in map(medians_of, subjects)])
 
-    def of(self, subjects: Tensor, target: int) -> Tensor:
+    def of(self, subjects: Tensor, target: int | Tensor) -> Tensor:
         """Give the medians of a target, (B,).
 
         Args:
             subjects: (B,) indices among the training subjects.
-            target: index of the sequence.
+            target: index of the sequence, one for all or (B,).
         """
         return self._table.to(subjects.device)[subjects, target]

@@ -123,7 +123,7 @@ class _Run:
         kind = task_of(recipe)
         if before is None:
             kind.check_start(recipe, start)
-        subjects = self._subjects()
+        subjects = kind.choose(recipe, self._subjects())
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         self.training = kind.usable(self.training)
         context = TrainingContext(recipe, self.training, paths.data, group, segmenter, stage_one, before)

@@ -81,6 +81,16 @@ def test_an_intensity_code_needs_its_prior_and_its_scale():
             generator(architecture=code, **fields)
 
 
+def test_an_older_import_has_the_released_gate():
+    """Until 0.2.0 nothing but imported networks had a table of positions, and none stated its gate."""
+    form = generator(architecture=HfGanConfig.released()).model_dump(mode="json")
+    assert form["architecture"].pop("gate") == "released"
+    assert SPEC.validate_python(form).architecture.gate == "released"
+    stated = generator(architecture=HfGanConfig(position="learned"))
+    assert SPEC.validate_python(stated.model_dump(mode="json")) == stated
+    assert stated.architecture.gate == "channel"
+
+
 def test_it_cannot_be_changed():
     with pytest.raises(ValidationError):
         generator().contrast = 1.0

@@ -14,7 +14,7 @@ def test_a_recipe_changes_the_one_that_it_extends(tmp_path):
     (tmp_path / "base.toml").write_text('extends = "r2"\n[schedule]\nsteps = 7\n')
     (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[losses]\nl1 = 3\n')
     recipe = load_recipe(str(tmp_path / "mine.toml"))
-    assert (recipe.schedule.steps, recipe.losses.l1, recipe.losses.ssim_tissue) == (7, 3.0, "dual")
+    assert (recipe.schedule.steps, recipe.losses.l1, recipe.losses.ssim_tissue) == (7, 3.0, "sum")
     (tmp_path / "base.toml").write_text('extends = "mine.toml"\n')
     with pytest.raises(UsageError, match="extends itself"):
         load_recipe(str(tmp_path / "mine.toml"))

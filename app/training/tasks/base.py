@@ -140,6 +140,15 @@ class Task(Generic[R]):
         """
 
     @classmethod
+    def choose(cls, recipe: R, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects that a recipe asks for, to train or to validate on.
+
+        Raises:
+            UsageError: there are none.
+        """
+        return subjects
+
+    @classmethod
     def usable(cls, subjects: list[CachedSubject]) -> list[CachedSubject]:
         """Choose the subjects that the task can learn from.
 
@@ -225,7 +234,8 @@ class Task(Generic[R]):
 
     def mixed_precision(self) -> torch.autocast:
         """Give the context in which networks run."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        low = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision if low else torch.bfloat16, enabled=low)
 
     def step(self, source: Any, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
         """Learn from one batch.
@@ -314,7 +324,9 @@ def task_of(recipe: Recipe) -> type[Task[Any]]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the recipe and the device agree to it, else float32."""
+    """Choose bfloat16 where the recipe and the device agree to it, float16 where it is asked for, else float32."""
+    if wanted == "fp16":
+        return torch.float16
     native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
     return torch.bfloat16 if native else torch.float32
 

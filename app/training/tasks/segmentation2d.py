@@ -25,7 +25,7 @@ from app.training.data.augmentation import vary_geometry, vary_intensities
 from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
-from app.training.losses import focal_tversky_loss
+from app.training.losses import TVERSKY_LOSSES, TverskyForm
 from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, placed
 
@@ -34,11 +34,13 @@ class Segmentation2dLosses(LossRecipe):
     """Weights of the losses.
 
     Attributes:
-        segmentation: focal Tversky of the answer.
+        segmentation: focal Tversky of the answer; `tversky_form` says whether the mean over the `tumour` classes, or
+            the `published` sum over all four (`app.training.losses`).
         entropy: cross-entropy in the brain: it moves a network whose overlap is nothing yet.
     """
 
     segmentation: float = 1.0
+    tversky_form: TverskyForm = "tumour"
     entropy: float = 1.0
 
 
@@ -98,7 +100,8 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
             share = len(part) / len(batch)
             with self.mixed_precision():
                 logits = self.segmenter(shown, part.views, part.types)
-            tversky, entropy = focal_tversky_loss(logits, part.labels), _entropy(logits.float(), part)
+            tversky = TVERSKY_LOSSES[weights.tversky_form](logits, part.labels)
+            entropy = _entropy(logits.float(), part)
             loss = weights.segmentation * tversky + weights.entropy * entropy
             (share * loss).backward()  # type: ignore[no-untyped-call]
             add_to(totals, {"tversky": tversky, "entropy": entropy}, share)

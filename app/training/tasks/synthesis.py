@@ -16,6 +16,7 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.networks import new_generator
+from app.networks.architectures import GeneratorConfig
 from app.networks.confidence import ConfidenceHead
 from app.networks.hf_gan import HfGan
 from app.networks.unet import UNetGenerator
@@ -40,6 +41,7 @@ from app.training.promotion import (
     write_model,
 )
 from app.training.tasks.base import TrainingContext, masked
+from app.training.tasks.synthesis_jobs import Job
 from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.tasks.synthesis_step import SynthesisStep
 
@@ -65,6 +67,22 @@ class SynthesisTask(SynthesisStep):
         """Check that a frozen network is one that is trained."""
         if recipe.network.frozen and start is None:
             raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
+        if recipe.network.pretrained and start is None:
+            raise UsageError("this recipe goes on from a trained model, as its note says; name it with --start.")
+
+    @classmethod
+    def choose(cls, recipe: SynthesisRecipe, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects whose names state one of the recipe's tumour types."""
+        wanted = recipe.data.tumour_types
+        chosen = [s for s in subjects if not wanted or s.tumour_type in wanted]
+        if not chosen:
+            raise UsageError(
+                f"no subject is named as one of data.tumour_types = {', '.join(wanted)} (BraTS-{wanted[0]}-00001-000); "
+                "--set 'data.tumour_types=[]' takes them all."
+            )
+        if left_out := [s.name for s in subjects if s not in chosen]:
+            log.info("Left out, of another tumour type or of none: %s.", ", ".join(left_out))
+        return chosen
 
     @classmethod
     def open(cls, context: TrainingContext[SynthesisRecipe]) -> Self:
@@ -105,7 +123,18 @@ class SynthesisTask(SynthesisStep):
                 f"model {start.name!r} makes {', '.join(known)} and not {', '.join(unknown)}; say so with --set "
                 "data.targets=[...], and --set schedule.targets_per_batch=N for as many of them."
             )
+        self._check_same_function(network.config, start)
         self._load(self._with_head(network.state_dict(), network.confidence, start.name), start)
+
+    def _check_same_function(self, config: GeneratorConfig, start: Entry) -> None:
+        """Refuses a model whose weights would fit and mean something else."""
+        own = self.generator.config
+        for key in ("position", "activation", "gate"):
+            theirs = getattr(config, key, None)
+            if type(config) is type(own) and theirs != getattr(own, key, None):
+                raise UsageError(
+                    f"model {start.name!r} has {key} = {theirs!r}; go on so with --set network.{key}={theirs}."
+                )
 
     def _with_head(self, state: dict[str, Tensor], head: ConfidenceHead | None, name: str) -> dict[str, Tensor]:
         """A generator's weights with as much of a confidence head as the recipe asks for."""
@@ -123,7 +152,7 @@ class SynthesisTask(SynthesisStep):
         if another:
             raise UsageError(f"model {name!r} has a confidence head of the kind {head.kind!r}; "
                              "set network.confidence to that, or start from one without.")  # fmt: skip
-        if self.task_state:
+        if "lambda" in self.task_state:
             self.restore_task_state({**self.task_state, "lambda": head.scale})
         return state
 
@@ -138,11 +167,10 @@ class SynthesisTask(SynthesisStep):
         batch = sampler.draw(draw, draw, 1).to(self.device)
         rows = []
         for target in sorted(MODALITIES.index(m) for m in self.recipe.data.targets):
-            members = tuple(i for i in range(len(MODALITIES)) if i != target)
-            present = self._present(1, members)
-            index = torch.full((1,), target, device=self.device)
-            median = None if self.codes is None else self.codes.of(batch.subjects, target)
-            image = self.average(batch.images, present, index, batch.views, median, members=members)
+            job = Job(target, tuple(i for i in range(len(MODALITIES)) if i != target), target)
+            plan = job.first_pass(1, self.device)
+            median = self._medians(batch, plan)
+            image = self.average(batch.images, plan.present, plan.target, batch.views, median, members=plan.members)
             shown = masked(image.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows

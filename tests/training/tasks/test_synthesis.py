@@ -321,6 +321,51 @@ class TestDataset:
 
 
 @pytest.mark.usefixtures("no_onnx")
+class TestStart:
+    """The weights that a run goes on from."""
+
+    def test_a_run_that_goes_on_names_its_start(self, paths):
+        with pytest.raises(UsageError, match=r"goes on from a trained model, .*; name it with --start\."):
+            train(load_recipe("r6", ["losses.tversky=0"]), paths, device="cpu")
+
+    @pytest.mark.parametrize("key,value", [("gate", "released"), ("activation", "silu")])
+    def test_weights_that_would_mean_something_else_are_refused(self, weights, key, value):
+        """They would fit: neither is a tensor."""
+        task = SynthesisTask(small(*HYBRID, f"network.{key}={value!r}", recipe="smoke"), torch.device("cpu"))
+        with pytest.raises(UsageError, match=f"go on so with --set network.{key}="):
+            task.load_initial_weights(entry_of(weights, "hybrid"))
+
+    def test_weights_of_the_same_function_are_taken(self, weights):
+        task = SynthesisTask(small(*HYBRID, recipe="smoke"), torch.device("cpu"))
+        task.load_initial_weights(entry_of(weights, "hybrid"))
+        wanted = torch_state(weights, "hybrid")
+        assert all(torch.equal(v, wanted[k].float()) for k, v in task.generator.state_dict().items())
+
+
+class TestTumourTypes:
+    def _choose(self, subjects, *types):
+        return SynthesisTask.choose(small(f"data.tumour_types={list(types)}", recipe="smoke"), subjects)
+
+    def test_names_decide(self, training_data, training_cache, caplog):
+        first, second, *others = build_cache(training_data, training_cache)
+        subjects = [replace(first, tumour_type="GLI"), replace(second, tumour_type="MET"),
+                    *(replace(s, tumour_type="unknown") for s in others)]  # fmt: skip
+        assert self._choose(subjects) == subjects
+        assert self._choose(subjects, "GLI", "MET") == subjects[:2]
+        with caplog.at_level("INFO"):
+            assert self._choose(subjects, "GLI") == subjects[:1]
+        assert second.name in caplog.text
+
+    def test_nobody_of_a_type_is_an_error(self, training_data, training_cache):
+        subjects = [replace(s, tumour_type="MEN") for s in build_cache(training_data, training_cache)]
+        with pytest.raises(UsageError, match=r"GLI \(BraTS-GLI-00001-000\); --set 'data.tumour_types=\[\]' takes"):
+            self._choose(subjects, "GLI")
+
+    def test_a_type_that_does_not_exist(self):
+        with pytest.raises(UsageError, match=r"data\.tumour_types must be some of GLI, MET"):
+            small("data.tumour_types=['GBM']", recipe="smoke")
+
+
 def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     train(small(), paths, start=entry_of(weights))
     export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)

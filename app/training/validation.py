@@ -36,7 +36,7 @@ from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import BACKGROUND, measure, normalize
+from app.preprocessing.normalization import BACKGROUND, Normalization, measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.lineage import ModelScores
 from app.registry.manifest import Identity
@@ -161,7 +161,12 @@ def _brief(scores: Sequence[VolumeScores]) -> str:
 
 
 def score_segmenter2d(
-    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
+    network: Segmenter2d,
+    cases: Iterable[Case],
+    masks: Mapping[str, Path],
+    recipe: SliceData,
+    device: torch.device,
+    normalization: Normalization = NORMALIZATION,
 ) -> list[VolumeScores]:
     """Segment each complete subject from its real sequences, views averaged, and score it."""
     results = []
@@ -170,7 +175,7 @@ def score_segmenter2d(
         if truth is None:
             continue
         arrays = {m: v.data for m, v in volumes.items()}
-        intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
+        intensities = {m: measure(a, m, normalization) for m, a in arrays.items()}
         normalized = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
         labels = segment_slices(
             network, normalized, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device, BACKGROUND

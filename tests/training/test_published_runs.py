@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.networks.architectures import HfGanConfig
+from app.preprocessing.normalization import BRASYN25_INTENSITIES
 from app.training.config import load_recipe
 from app.training.tasks.synthesis_recipe import generator_config
 
@@ -94,6 +95,7 @@ class TestRuns:
     def test_training(self, row):
         """Section 4.2 to 4.5, the same for all runs."""
         recipe = load_recipe(row[0])
+        assert recipe.normalization.build().intensities == BRASYN25_INTENSITIES
         assert all(value == 0 for _, value in recipe.augmentation)
         assert (recipe.output.contrast, recipe.output.flip_average) == (0, False)
         assert set(recipe.data.canvas.sizes.values()) == {(240, 240)}
@@ -126,3 +128,5 @@ def test_the_segmenter_has_focal_tversky_alone():
     for recipe in (published, own):
         assert (recipe.data.tumour_share, recipe.data.min_tumour_share) == (1, 0.001)
         assert recipe.data.views == ("axial", "sagittal", "coronal")
+    # What teaches R6 and R7 sees the intensities that they see.
+    assert published.normalization == load_recipe("r6").normalization

@@ -30,8 +30,8 @@ from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter2d, load_segmenter3d
 from app.registry.lineage import Lineage, read_lineage
-from app.registry.manifest import Entry
-from app.registry.spec import FirstStage, Kind
+from app.registry.manifest import Entry, spec_as
+from app.registry.spec import FirstStage, Kind, Segmenter2dSpec
 from app.training.checkpoint import State
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject
@@ -75,10 +75,19 @@ class TrainingContext(Generic[R]):
         """Read the frozen segmenter that teaches through a loss; None where none does.
 
         Raises:
-            UsageError: there is none.
-            WeightsError: its weights cannot be read.
+            UsageError: there is none, or it sees intensities on another scale than the recipe.
+            WeightsError: its weights cannot be read, or it is no 2D segmenter.
         """
-        return None if loss is None else load_segmenter2d(self._teaching_entry(loss))
+        if loss is None:
+            return None
+        entry, own = self._teaching_entry(loss), self.recipe.normalization.build()
+        theirs = spec_as(entry, Segmenter2dSpec).normalization
+        if theirs != own:
+            raise UsageError(
+                f"segmenter {entry.name!r} learned another scale of intensities ({theirs.scheme}) than the recipe's "
+                f"({own.scheme}); train one with the same section `normalization`, and name it with --segmenter."
+            )
+        return load_segmenter2d(entry)
 
     def teacher3d(self, loss: str | None) -> Segmenter3d | None:
         """Read the frozen 3D segmenter that teaches through a loss; None where none does.

@@ -22,7 +22,7 @@ from app.registry.spec import Segmenter2dSpec
 from app.training import validation
 from app.training.config import LossRecipe, Recipe, ScheduleRecipe, SliceAugmentation, SliceData
 from app.training.data.augmentation import vary_geometry, vary_intensities
-from app.training.data.cache import NORMALIZATION, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
 from app.training.losses import TVERSKY_LOSSES, TverskyForm
@@ -119,8 +119,9 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged network's answers."""
-        network = copy.deepcopy(self.average)
-        return validation.means(validation.score_segmenter2d(network, cases, masks, self.recipe.data, self.device))
+        network, scheme = copy.deepcopy(self.average), self.recipe.normalization.build()
+        rows = validation.score_segmenter2d(network, cases, masks, self.recipe.data, self.device, scheme)
+        return validation.means(rows)
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
         """Give the Dice of the whole tumour and of its core."""
@@ -135,14 +136,15 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
         """Write the segmenter, unless it finds less than the one of its name."""
-        data, network = request.recipe_of(Segmentation2dRecipe).data, Segmenter2d()
+        recipe, network = request.recipe_of(Segmentation2dRecipe), Segmenter2d()
+        data, scheme = recipe.data, recipe.normalization.build()
         request.state.load_into(network)
         rows = None
         if request.cases:
             device = request.torch_device
-            rows = validation.score_segmenter2d(network.to(device), request.cases, request.masks, data, device)
+            rows = validation.score_segmenter2d(network.to(device), request.cases, request.masks, data, device, scheme)
         shape = Segmenter2dConfig(network.widths)
-        spec = Segmenter2dSpec(architecture=shape, normalization=NORMALIZATION, canvas=data.canvas)
+        spec = Segmenter2dSpec(architecture=shape, normalization=scheme, canvas=data.canvas)
         return promote_segmenter(request, spec, rows)
 
 

@@ -124,6 +124,7 @@ class SynthesisTask(SynthesisStep):
                 "data.targets=[...], and --set schedule.targets_per_batch=N for as many of them."
             )
         self._check_same_function(network.config, start)
+        self._check_same_scale(start)
         self._load(self._with_head(network.state_dict(), network.confidence, start.name), start)
 
     def _check_same_function(self, config: GeneratorConfig, start: Entry) -> None:
@@ -135,6 +136,17 @@ class SynthesisTask(SynthesisStep):
                 raise UsageError(
                     f"model {start.name!r} has {key} = {theirs!r}; go on so with --set network.{key}={theirs}."
                 )
+
+    def _check_same_scale(self, start: Entry) -> None:
+        """Refuses a model that saw intensities on another scale; warns where only the constants are others."""
+        theirs, own = spec_as(start, GeneratorSpec).normalization, self.recipe.normalization.build()
+        if theirs.scheme != own.scheme:
+            raise UsageError(
+                f"model {start.name!r} has normalization.scheme = {theirs.scheme!r}; go on so with "
+                f"--set normalization.scheme={theirs.scheme}."
+            )
+        if theirs != own:
+            log.warning("%s was trained with other constants of normalization than the recipe's.", start.name)
 
     def _with_head(self, state: dict[str, Tensor], head: ConfidenceHead | None, name: str) -> dict[str, Tensor]:
         """A generator's weights with as much of a confidence head as the recipe asks for."""

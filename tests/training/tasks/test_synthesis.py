@@ -335,6 +335,15 @@ class TestStart:
         with pytest.raises(UsageError, match=f"go on so with --set network.{key}="):
             task.load_initial_weights(entry_of(weights, "hybrid"))
 
+    def test_weights_of_another_scale_are_refused(self, weights, caplog):
+        changes = [*HYBRID, "normalization.scheme='range'"]
+        task = SynthesisTask(small(*changes, recipe="smoke"), torch.device("cpu"))
+        with pytest.raises(UsageError, match=r"go on so with --set normalization\.scheme=volume"):
+            task.load_initial_weights(entry_of(weights, "hybrid"))
+        other = SynthesisTask(small(*HYBRID, "normalization.percentile=99.0", recipe="smoke"), torch.device("cpu"))
+        other.load_initial_weights(entry_of(weights, "hybrid"))
+        assert "other constants of normalization" in caplog.text
+
     def test_weights_of_the_same_function_are_taken(self, weights):
         task = SynthesisTask(small(*HYBRID, recipe="smoke"), torch.device("cpu"))
         task.load_initial_weights(entry_of(weights, "hybrid"))

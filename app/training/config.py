@@ -73,6 +73,7 @@ class SliceData(DataRecipe):
     Attributes:
         views: views that slices are drawn from, and that the exported model is run on.
         axial, sagittal, coronal: the canvas: rows and columns per view, multiples of 16.
+        centre: whether the canvas is centred on the `brain`, or on the `volume` with whatever surrounds it.
         min_brain_pixels: slices with fewer are left out.
         min_tumour_share: a slice shows the tumour when this share of its canvas is tumour.
         balance_types: draw every tumour type (from the subjects' names) equally often.
@@ -82,6 +83,7 @@ class SliceData(DataRecipe):
     axial: Sides2d = (144, 176)
     sagittal: Sides2d = (176, 144)
     coronal: Sides2d = (144, 144)
+    centre: Literal["brain", "volume"] = "brain"
     min_brain_pixels: int = 2000
     min_tumour_share: float = 0.001
     balance_types: bool = True
@@ -89,7 +91,7 @@ class SliceData(DataRecipe):
     @property
     def canvas(self) -> Canvas:
         """Window sizes per view."""
-        return Canvas({"axial": self.axial, "sagittal": self.sagittal, "coronal": self.coronal})
+        return Canvas({"axial": self.axial, "sagittal": self.sagittal, "coronal": self.coronal}, self.centre)
 
     @model_validator(mode="after")
     def _check_slices(self) -> Self:

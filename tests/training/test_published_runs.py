@@ -99,6 +99,7 @@ class TestRuns:
         assert all(value == 0 for _, value in recipe.augmentation)
         assert (recipe.output.contrast, recipe.output.flip_average) == (0, False)
         assert set(recipe.data.canvas.sizes.values()) == {(240, 240)}
+        assert recipe.data.centre == "volume"
         assert (recipe.data.min_brain_pixels, recipe.data.tumour_share) == (2000, 0)
         assert not recipe.data.balance_types
         optimizer, schedule = recipe.optimizer, recipe.schedule

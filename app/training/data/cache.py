@@ -55,6 +55,7 @@ class CachedSubject:
         tumour_type: as the name states it, or `unknown`.
         intensities: how each sequence was normalized.
         brain_pixels, tumour_pixels: per view, how many each slice has.
+        start, shape: where the box of the brain begins in the volume, and the volume's extent; None in older caches.
     """
 
     name: str
@@ -64,6 +65,8 @@ class CachedSubject:
     intensities: dict[Modality, Intensity]
     brain_pixels: dict[View, NDArray[np.int64]]
     tumour_pixels: dict[View, NDArray[np.int64]]
+    start: tuple[int, int, int] | None = None
+    shape: tuple[int, int, int] | None = None
 
     @property
     def normalized(self) -> NDArray[np.float16]:
@@ -209,6 +212,8 @@ def _write(
         "intensities": {m: asdict(i) for m, i in intensities.items()},
         "brain_pixels": {v: stack_slices(brain[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
         "tumour_pixels": {v: stack_slices(tumour[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
+        "start": [side.start for side in box],
+        "shape": list(brain.shape),
     }
 
 
@@ -228,6 +233,7 @@ def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
         {m: Intensity(**entry["intensities"][m]) for m in MODALITIES},
         {v: np.array(entry["brain_pixels"][v]) for v in VIEWS},
         {v: np.array(entry["tumour_pixels"][v]) for v in VIEWS},
+        *(None if entry.get(key) is None else (*entry[key],) for key in ("start", "shape")),
     )
 
 

@@ -41,8 +41,8 @@ from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.lineage import ModelScores
 from app.registry.manifest import Identity
 from app.registry.spec import GeneratorSpec, RefinerSpec
-from app.training.config import SliceData
 from app.training.data.cache import NORMALIZATION
+from app.training.data.sections import SliceData
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from app.evaluation.scoring import VolumeScores
 from app.inference.synthesizer import Synthesizer
 from app.networks.unet import Segmenter2d
 from app.training import validation
-from app.training.config import SliceData
+from app.training.data.sections import SliceData
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), views=("axial",))
 

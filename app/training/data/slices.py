@@ -20,8 +20,8 @@ from torch import Tensor
 from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, View
 from app.core.errors import UsageError
 from app.preprocessing.slices import SLICE_AXIS
-from app.training.config import SliceData
 from app.training.data.cache import CachedSubject, slice_of
+from app.training.data.sections import SliceData
 
 log = logging.getLogger(__name__)
 

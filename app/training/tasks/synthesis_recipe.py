@@ -23,18 +23,14 @@ from app.networks.discriminator import DiscriminatorForm
 from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.target_intensity import IntensityPrior
 from app.registry.spec import GeneratorSpec
-from app.training.config import (
-    ContrastRecipe,
+from app.training.config import ContrastRecipe, LossRecipe, OptimizerRecipe, Recipe, TargetsSchedule
+from app.training.data.sections import (
     Listed,
-    LossRecipe,
     MissingData,
-    OptimizerRecipe,
-    Recipe,
     RecolouringRecipe,
     Section,
     SliceAugmentation,
     SliceData,
-    TargetsSchedule,
     check_rules,
 )
 from app.training.losses import CONFIDENCE_WEIGHTS, TverskyForm

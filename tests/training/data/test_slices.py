@@ -12,7 +12,7 @@ from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.slices import crop, place_window
-from app.training.config import SliceData
+from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler, Source
 from tests.training.helpers import changed
 

@@ -27,10 +27,11 @@ from app.training import losses as L
 from app.training import trainer as loop
 from app.training import validation
 from app.training.checkpoint import BEST, LAST, load_state
-from app.training.config import SliceData, load_recipe
+from app.training.config import load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.first_stage import StageOne
 from app.training.data.patches import PatchSampler, PatchSource
+from app.training.data.sections import SliceData
 from app.training.export import export_run
 from app.training.tasks.base import masked
 from app.training.tasks.refinement import NetworkRecipe, RefinementTask, degrade, refiner_config

@@ -99,6 +99,8 @@ class GeneratorSpec(Strict):
     def _check_intensity_code(self) -> GeneratorSpec:
         if self.architecture.intensity_code and (self.intensity_prior is None or self.normalization.scheme != "range"):
             raise ValueError("a network with an intensity code needs intensity_prior and the normalization `range`")
+        if self.contrast > 0 and self.normalization.scheme != "volume":
+            raise ValueError("contrast is for the normalization `volume`, whose z-scores have a deviation of 1")
         return self
 
     @property

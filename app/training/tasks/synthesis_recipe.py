@@ -254,6 +254,8 @@ class SynthesisRecipe(Recipe):
                 "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
                     not (network.frozen and losses.has_discriminator)
                 ),
+                "output.contrast is for normalization.scheme = 'volume': set it to 0": self.output.contrast == 0
+                or self.normalization.scheme == "volume",
                 "network.intensity_encoding needs normalization.scheme = 'range'": not network.intensity_encoding
                 or self.normalization.scheme == "range",
                 "output.fusion = 'confidence' needs network.confidence": self.output.fusion != "confidence" or has_head,

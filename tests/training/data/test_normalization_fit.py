@@ -69,7 +69,9 @@ class TestCommand:
         file = tmp_path / "constants.json"
         assert main(["fit-normalization", "--data", str(data), "--out", str(file)]) == ExitCode.OK
         assert json.loads(file.read_text())["subjects"] == ["s0", "s1"]
-        recipe = load_recipe("smoke", ["normalization.scheme='dataset'", f"normalization.file='{file}'"])
+        recipe = load_recipe(
+            "smoke", ["normalization.scheme='dataset'", f"normalization.file='{file}'", "output.contrast=0"]
+        )
         scheme = recipe.normalization.build()
         for modality in MODALITIES:
             volumes = [load_volume(data / f"s{i}" / f"s{i}-{modality}.nii.gz").data for i in range(2)]
@@ -79,7 +81,7 @@ class TestCommand:
             assert scheme.intensities[modality].mean == pytest.approx(np.minimum(voxels, clip).mean(), rel=1e-3)
         # Beside a recipe, by its name alone; and the recipe needs the file no more.
         (tmp_path / "mine.toml").write_text('extends = "smoke"\n[normalization]\nscheme = "dataset"\n'
-                                            'file = "constants.json"\n')  # fmt: skip
+                                            'file = "constants.json"\n[output]\ncontrast = 0.0\n')  # fmt: skip
         monkeypatch.chdir("/")
         assert load_recipe(str(tmp_path / "mine.toml")).normalization == recipe.normalization
 
@@ -91,7 +93,7 @@ class TestCommand:
 
 def test_what_a_recipe_says_of_it(tmp_path):
     assert load_recipe("smoke").normalization.build() == Normalization("volume", background=-1.0)
-    published = load_recipe("smoke", ["normalization.scheme='dataset'"]).normalization.build()
+    published = load_recipe("smoke", ["normalization.scheme='dataset'", "output.contrast=0"]).normalization.build()
     assert published == Normalization("dataset", background=-1.0, intensities=BRASYN25_INTENSITIES)
     with pytest.raises(UsageError, match="make one with fit-normalization"):
         load_recipe("smoke", ["normalization.scheme='dataset'", f"normalization.file='{tmp_path / 'gone'}'"])

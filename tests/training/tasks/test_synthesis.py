@@ -227,7 +227,7 @@ def range_cache(tmp_path_factory):
 class TestIntensityEncoding:
     """A network that gets the target's median: the true one while it learns, a prior's in use."""
 
-    CODE = ("normalization.scheme='range'", "network.intensity_encoding=true")
+    CODE = ("normalization.scheme='range'", "network.intensity_encoding=true", "output.contrast=0")
 
     @pytest.fixture
     def paths(self, training_data, range_cache, tmp_path):
@@ -276,6 +276,10 @@ class TestIntensityEncoding:
         entry = export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         assert entry.spec.intensity_prior == KAIST24_PRIOR
 
+    def test_its_spread_is_not_brought_to_that_of_z_scores(self):
+        with pytest.raises(UsageError, match=r"output\.contrast is for normalization\.scheme = 'volume'"):
+            small("normalization.scheme='range'", recipe="smoke")
+
     def test_it_needs_slices_of_that_range(self):
         with pytest.raises(UsageError, match=r"needs normalization\.scheme = 'range'"):
             small("network.intensity_encoding=true", recipe="smoke")
@@ -303,7 +307,7 @@ class TestDataset:
 
     def test_from_recipe_to_image(self, weights, training_data, subject, tmp_path):
         paths = TrainingPaths(training_data, tmp_path / "run", tmp_path / "cache")
-        recipe = small(*UNET, "normalization.scheme='dataset'", self.CONSTANTS, "data.held_out=1",
+        recipe = small(*UNET, "normalization.scheme='dataset'", self.CONSTANTS, "output.contrast=0", "data.held_out=1",
                        "schedule.validate_every=1", recipe="smoke")  # fmt: skip
         train(recipe, paths)
         (one, *_) = build_cache(paths.data, paths.cache, recipe.normalization.build())
@@ -317,7 +321,10 @@ class TestDataset:
         assert model.intensity_of("t2f", prepared.measured) == Intensity(90.0, 40.0, 300.0)
 
     def test_the_published_constants_hold_unless_own_are_given(self):
-        assert small("normalization.scheme='dataset'").normalization.build().intensities == BRASYN25_INTENSITIES
+        assert (
+            small("normalization.scheme='dataset'", "output.contrast=0").normalization.build().intensities
+            == BRASYN25_INTENSITIES
+        )
 
 
 @pytest.mark.usefixtures("no_onnx")

@@ -1,19 +1,34 @@
-"""`python -m app`: see `app.cli`."""
+"""`python -m app`, the command `tetrad`, and the file that entrypoint.sh starts: see `app.cli`."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
-from app.core.startup import start_tuned
+if not __package__:
+    # Run as a file by an isolated interpreter (entrypoint.sh), which looks for code neither in the working directory
+    # nor where the environment points: the package is where this file is.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> int:
     """Run the command line in a process with settings that suit networks; the command `tetrad`."""
+    from app.core.startup import start_tuned
+    from app.core.streams import open_standard_streams
+
     start_tuned()
+    open_standard_streams()
+    # Child processes take the search path from this one; they must not look in the working directory before that.
+    os.environ["PYTHONSAFEPATH"] = "1"
     from app.cli import main as run
 
     return run()
 
 
 if __name__ == "__main__":
+    if not __package__:
+        from app.core.startup import join_parent
+
+        join_parent()
     sys.exit(main())

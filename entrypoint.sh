@@ -2,9 +2,21 @@
 # Without arguments: complete the exams of /input into /output. With: any command of `python -m app`.
 
 # A container's first process gets only the signals that it asks for: this shell does at once, and hands them on.
-child='' signal=''
-trap 'signal=TERM; [ -z "$child" ] || kill -s TERM "$child"' TERM
-trap 'signal=INT; [ -z "$child" ] || kill -s INT "$child"' INT
+# Ctrl-C is handed on as SIGTERM, since a shell lets what it runs in the background ignore the former.
+child='' ended='' again=''
+end() {
+    woken=yes
+    [ -n "$child" ] || return
+    kill -s TERM "$child" 2>/dev/null
+    if [ -z "$again" ]; then
+        # Once more: a copy of this shell that has not become Python yet swallows the first. Python does the second.
+        again=yes
+        { sleep 1 && kill -s USR1 $$; } </dev/null >/dev/null 2>&1 &
+    fi
+}
+trap 'ended=143; end' TERM
+trap 'ended=130; end' INT
+trap end USR1
 
 # The working directory may be anybody's data. No search path may lead there, so relative parts and empty ones go.
 set -f
@@ -31,14 +43,17 @@ esac
 # Isolated (-I): neither the working directory, nor the environment, nor the home leads Python to code.
 python -I -B -u "$place/app/__main__.py" "$@" &
 child=$!
-[ -z "$signal" ] || kill -s "$signal" "$child"
-# A signal ends the wait, not the child; waited for twice, one that has ended gives 127.
-wait "$child"
-code=$?
-while [ -n "$signal" ]; do
-    signal=''
+[ -z "$ended" ] || end
+# A signal ends the wait, not the child. One that has been waited for gives 127.
+code=127 woken=yes
+while [ -n "$woken" ]; do
+    woken=''
     wait "$child"
-    again=$?
-    [ "$again" -eq 127 ] || code=$again
+    now=$?
+    [ "$now" -eq 127 ] || code=$now
 done
+[ "$code" -ne 143 ] || code=${ended:-143}
+case $code in 134 | 137 | 139)
+    echo "ERROR: Tetrad was killed (code $code), most often for want of memory; give it more (--memory, ulimit -v)." >&2 ;;
+esac
 exit "$code"

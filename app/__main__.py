@@ -14,9 +14,19 @@ if not __package__:
 
 def main() -> int:
     """Run the command line in a process with settings that suit networks; the command `tetrad`."""
-    from app.core.startup import start_tuned
+    try:
+        return _start()
+    except KeyboardInterrupt:
+        # It came while something was loaded; commands catch their own.
+        return 130
+
+
+def _start() -> int:
+    from app.core.startup import end_with_parent, start_tuned
     from app.core.streams import open_standard_streams
 
+    if not __package__:
+        end_with_parent()
     start_tuned()
     open_standard_streams()
     # Child processes take the search path from this one; they must not look in the working directory before that.
@@ -27,8 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if not __package__:
-        from app.core.startup import join_parent
-
-        join_parent()
     sys.exit(main())

@@ -142,17 +142,26 @@ def _complete(config: RunConfig, cases: Sequence[Case], summary: Summary, starte
     runner: SubjectRunner | None = None
     try:
         with guard.installed():
-            runner = open_runner(config, cases, guard)
-            with _progress_bar(len(cases)) as bar, runner:
-                _Collector(config, summary, len(cases), bar).take_all(runner, guard)
-    except Interrupted as interruption:
-        summary.signal_number = interruption.number
-        log.error("%s: stopped cleanly; run again to do the rest.", interruption)
+            try:
+                runner = open_runner(config, cases, guard)
+                with _progress_bar(len(cases)) as bar, runner:
+                    _Collector(config, summary, len(cases), bar).take_all(runner, guard)
+            except Interrupted as interruption:
+                summary.signal_number = interruption.number
+                log.error("%s: stopped cleanly; run again to do the rest.", interruption)
+                # Still guarded: a second signal must not cost the record.
+                _conclude(config, summary, runner, started)
+                runner = None
     finally:
-        summary.outcomes.sort(key=lambda outcome: outcome.subject)
-        if runner is not None:
-            write_trace(config, summary, runner)
-            write_record(config, summary, runner, started)
+        _conclude(config, summary, runner, started)
+
+
+def _conclude(config: RunConfig, summary: Summary, runner: SubjectRunner | None, started: datetime) -> None:
+    """Write the trace and the record, where there is a runner to tell of."""
+    summary.outcomes.sort(key=lambda outcome: outcome.subject)
+    if runner is not None:
+        write_trace(config, summary, runner)
+        write_record(config, summary, runner, started)
 
 
 @contextlib.contextmanager

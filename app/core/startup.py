@@ -55,12 +55,7 @@ def start_tuned() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def join_parent() -> None:
-    """Make a process that a shell runs in its background one that lives and ends as in its foreground.
-
-    Such a shell lets its child ignore Ctrl-C. And where the shell is killed, the child would go on alone.
-    """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def end_with_parent() -> None:
+    """Have the system end this process when the one that started it is killed, and would leave it alone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -208,7 +208,7 @@ def _from_json(entry: Entry, role: str, read: Callable[[Any], Predictor]) -> Pre
     path = entry.path_of(role)
     try:
         return read(read_json(path, entry.folder))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         raise WeightsError(f"{path} is damaged ({reason}); fetch the weights again.") from None
 
@@ -217,7 +217,7 @@ def _read_regression(form: Any) -> VoxelwiseRegression:
     """Read coefficients for every set of inputs and every target.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: some are missing or no numbers.
+        ValueError, LookupError, TypeError, AttributeError: some are missing or no numbers.
     """
     regression = VoxelwiseRegression.from_json(form)
     for inputs, target in subsets():

@@ -35,8 +35,9 @@ SCHEMA: Final = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
 _SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx"}
-#: Fields of a specification that name other models, which have identities of their own.
-_OTHERS: Final = {"specialists", "refiner", "refine"}
+#: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
+#: headers and records state the fusion that was used.
+_OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average"}
 #: Most characters of a damaged manifest that an error repeats.
 _SHOWN: Final = 160
 
@@ -197,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
         if fallback is not None and not isinstance(entries[fallback].spec, RegressionSpec):
             raise ValueError(f"{fallback} is no regression, as a fallback must be")
         return Manifest(folder, entries, default, fallback)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(folder / MANIFEST, error) from None
 
 

@@ -35,7 +35,9 @@ def figure_class(spare: Path | None = None) -> type[Figure]:
     """
     if "matplotlib" not in sys.modules:
         with _empty_folder(spare) as folder, _settings_in(folder), _working_in(folder):
-            from matplotlib import figure, font_manager  # noqa: F401
+            # All that a picture needs: what cannot be loaded is known before the first one.
+            from matplotlib import font_manager  # noqa: F401
+            from matplotlib.backends import backend_agg  # noqa: F401
     from matplotlib.figure import Figure
 
     return Figure

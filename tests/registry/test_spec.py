@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -76,6 +77,44 @@ def test_an_unknown_key_of_an_architecture_is_refused():
 def test_an_intensity_code_needs_its_predictor():
     with pytest.raises(ValidationError, match="intensity_conditioning"):
         generator(architecture=UNetConfig(intensity_code=True))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": UNetConfig(widths=(10**9,))},
+        {"architecture": UNetConfig(widths=(8, -1))},
+        {"architecture": UNetConfig(widths=())},
+        {"architecture": UNetConfig(widths=(8,) * 9)},
+        {"architecture": UNetConfig(background=float("nan"))},
+        {"architecture": UNetConfig(confidence_scale=float("inf"))},
+        {"architecture": HfGanConfig(width=10**9)},
+        {"normalization": Normalization("volume", percentile=101)},
+        {"normalization": Normalization("volume", background=float("inf"))},
+        {"canvas": Canvas({"axial": (48, 64)})},
+        {"canvas": Canvas({"axial": (48, 64), "coronal": (16 * 10**8, 16)})},
+        {"views": ()},
+        {"targets": ()},
+        {"contrast": 2.0},
+        {"intensity_conditioning": MedianPredictor({"t1c": 0.1})},
+        {"intensity_conditioning": MedianPredictor({m: float("nan") for m in ("t1c", "t1n", "t2f", "t2w")})},
+    ],
+)
+def test_what_no_model_can_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        generator(**fields)
+
+
+@pytest.mark.parametrize("window", [(0, 32, 32), (32, 32, -1), (32, 32, 10**9)])
+def test_a_window_has_sides(window):
+    with pytest.raises(ValidationError):
+        RefinerSpec(architecture=EnhancerConfig(), normalization=VOLUME, window=window, overlap=0.25)
+
+
+def test_constants_of_a_data_set_are_intensities():
+    wrong = {**BRASYN25_INTENSITIES, "t1c": replace(BRASYN25_INTENSITIES["t1c"], std=0.0)}
+    with pytest.raises(ValidationError, match="std and clip above 0"):
+        RegressionSpec(normalization=Normalization("dataset", intensities=wrong))
 
 
 def test_it_cannot_be_changed():

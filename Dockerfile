@@ -13,10 +13,13 @@ LABEL org.opencontainers.image.title="tetrad" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 
+# The first five are for whoever runs Python here by other ways than the entrypoint, which isolates it.
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONSAFEPATH=1 \
+    PYTHONNOUSERSITE=1 \
+    PYTHONPATH=/opt/tetrad \
     ORT_DISABLE_TELEMETRY=1 \
-    MPLCONFIGDIR=/tmp/matplotlib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -50,7 +50,8 @@ from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas, Window, place_window
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import save_network
-from app.registry.manifest import Identity, read_manifest
+from app.registry.identity import Identity
+from app.registry.manifest import read_manifest
 from app.registry.spec import GeneratorSpec
 from benchmarks._common import choose, machine, phantom_of
 

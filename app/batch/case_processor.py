@@ -21,12 +21,15 @@ from app.batch.stages import (
 from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.constants import Modality
-from app.core.errors import DeviceError, TetradError
+from app.core.errors import DeviceError, TetradError, VolumeError, WeightsError
 from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
+from app.data.nifti_reader import file_sha256
 from app.data.nifti_writer import DESCRIPTION
 from app.data.origin import SYNTHETIC
+from app.inference.backends import is_memory_error
 from app.inference.pipeline import describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
+from app.inference.provenance import mark_inputs
 from app.inference.synthesizer import Synthesizer
 
 log = logging.getLogger(__name__)
@@ -103,12 +106,21 @@ class CaseProcessor:
 
     def _keep_good(self, case: Case, first: Plan, case_log: CaseLog) -> bool:
         """Note the outputs that are there, if they are all that the subject lacks."""
-        good = self.files.find_good(case, first, self.synthesizer.fallback_name)
+        try:
+            sha256s = {m: file_sha256(case.files[m]) for m in first.inputs}
+        except VolumeError:
+            # Whoever decodes it says what is wrong with it.
+            return False
+        good = self.files.find_good(case, first, self.synthesizer.fallback_name, sha256s)
         if len(good) < len(first.targets):
             return False
-        case_log.outputs.extend(good)
+        if all(output.same_inputs for output in good):
+            case_log.input_sha256 = sha256s
+        case_log.outputs.extend(output.record for output in good)
         case_log.warnings.extend(first.warnings)
-        case_log.warnings.extend(w for o in good if (w := self._origin_warning(o, first)) is not None)
+        for output in good:
+            case_log.warnings.extend(output.warnings)
+            case_log.warnings.extend(self._origin_warnings(output.record, first))
         return True
 
     def _load(self, case: Case, case_log: CaseLog) -> LoadedCase:
@@ -118,17 +130,18 @@ class CaseProcessor:
         case_log.warnings.extend(final.warnings)
         case_log.warnings.extend(input_warnings(volumes))
         case_log.inputs = {m: str(case.files[m]) for m in final.inputs}
+        case_log.input_sha256 = {m: volumes[m].sha256 for m in final.inputs}
         return LoadedCase(case_log, case, final, volumes, prepare(volumes, self.synthesizer.model))
 
-    def _origin_warning(self, output: OutputRecord, first: Plan) -> str | None:
+    def _origin_warnings(self, output: OutputRecord, first: Plan) -> list[str]:
         """Warn of a kept output that was made in another way than this run would make it."""
         expected = describe(self.synthesizer.model.model_for(output.target), output.target, len(first.inputs))
         if not (output.origin or "").startswith(SYNTHETIC) or output.origin == expected[:DESCRIPTION]:
-            return None
-        return (
+            return []
+        return [
             f"{output.path} is kept as it is: it was made as {output.origin!r}, this run would make {expected!r}; "
             "--overwrite makes it again."
-        )
+        ]
 
     # ------------------------------------------------------------ network
 
@@ -190,12 +203,14 @@ class CaseProcessor:
     def _write(self, loaded: LoadedCase, synthesis: Synthesis) -> OutputRecord:
         target, model = synthesis.target, synthesis.model
         path = self.files.image_path(loaded.case.subject, target)
+        mark_inputs(synthesis.image, loaded.log.input_sha256)
         # First, so that an output that is there, and is kept by the next run, has its map.
         confidence = self._write_confidence(loaded, synthesis)
         sha256 = write_image(synthesis.image, path)
         provenance = Provenance(
             reference=loaded.plan.reference_of(target),
             model=model.name,
+            model_sha256=model.identity.refined_by(None if model.refiner is None else model.refiner.identity),
             weights_sha256=model.identity.sha256,
             refiner_sha256=None if model.refiner is None else model.refiner.identity.sha256,
             fusion=None if model.fusion is None else model.fusion.name,
@@ -217,6 +232,7 @@ class CaseProcessor:
             # A map of what another model made before would be taken for this one's.
             path.unlink(missing_ok=True)
             return None
+        mark_inputs(synthesis.confidence, loaded.log.input_sha256)
         write_image(synthesis.confidence, path)
         return str(path)
 
@@ -228,3 +244,14 @@ def _open_synthesizer(config: RunConfig) -> Synthesizer:
         # A GPU that is full, or in another's exclusive use.
         reason = f"the model could not be loaded on device {config.runtime.device} ({str(error).splitlines()[0]})"
         raise DeviceError(f"{reason}; free it, or use --device cpu.") from None
+    except (TetradError, MemoryError, ImportError, OSError):
+        raise
+    except Exception as error:
+        log.debug("", exc_info=True)
+        if is_memory_error(error):
+            raise MemoryError(str(error)) from None
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise WeightsError(
+            f"the model in {config.model.weights_dir} cannot be used ({type(error).__name__}: {reason}); "
+            "fetch the weights again."
+        ) from None

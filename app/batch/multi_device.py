@@ -21,9 +21,11 @@ from app.batch.prefetch import PrefetchingRunner
 from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.errors import DeviceError, TetradError
+from app.core.plain_text import start_log
 from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
-from app.registry.manifest import identity_record, read_manifest
+from app.registry.identity import identity_record
+from app.registry.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +105,8 @@ class MultiDeviceRunner:
         threads = max(1, (os.cpu_count() or 1) // len(devices))
         for number, device in enumerate(devices):
             self._connections[number], theirs = context.Pipe()
-            arguments = (replace(config, runtime=replace(config.runtime, device=device)), threads, theirs)
+            level = logging.getLogger().getEffectiveLevel()
+            arguments = (replace(config, runtime=replace(config.runtime, device=device)), threads, theirs, level)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             # Only the process holds that end now: when it dies, the connection ends.
@@ -183,10 +186,11 @@ class _Parent:
         return self._connection.recv()
 
 
-def _serve(config: RunConfig, threads: int, connection: Connection) -> None:
+def _serve(config: RunConfig, threads: int, connection: Connection, level: int) -> None:
     """Load a model in this process and take subjects until there are no more or SIGTERM comes."""
     import torch
 
+    start_log(level)
     # Ctrl-C reaches all processes of a terminal; the first one decides and tells the others. It may also die.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -206,7 +210,8 @@ def _serve(config: RunConfig, threads: int, connection: Connection) -> None:
     except TetradError as error:
         parent.tell("broken", error)
         return
-    except (RuntimeError, OSError, MemoryError, ValueError, ImportError) as error:
+    except Exception as error:
+        log.debug("", exc_info=True)
         reason = f"the model could not be loaded on {config.runtime.device} ({type(error).__name__}: {error})."
         parent.tell("broken", DeviceError(reason))
         return

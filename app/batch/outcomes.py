@@ -21,6 +21,7 @@ class Provenance:
         reference: the input whose geometry, header and number type the output has.
         model: the model's name, with its refiner's.
         weights_sha256, refiner_sha256: checksums; None without a refiner.
+        model_sha256: fingerprint of all its files and of its refiner's; empty in records of version 0.1.0.
         fusion: how the views became one volume, such as `mean+flip`; None for a regression.
         device: where the network ran.
         confidence: path of the confidence map; None where there is none.
@@ -33,6 +34,7 @@ class Provenance:
     fusion: str | None
     device: str
     confidence: str | None = None
+    model_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Give the keys of the run record; `confidence` only where there is a map."""
@@ -56,6 +58,7 @@ class Provenance:
             fusion=form.get("fusion", form.get("joined")),
             device=form["device"],
             confidence=form.get("confidence"),
+            model_sha256=form.get("model_sha256", ""),
         )
 
 
@@ -108,6 +111,7 @@ class Outcome:
     Attributes:
         status: `made` (now), `kept` (a good output was there), `complete` (nothing lacked), `failed`.
         inputs: the file of each sequence that was read.
+        input_sha256: checksums of the files that the outputs were made from, as far as they are known.
         lacked: sequences to make.
         error: why it failed.
         seconds, stages: of work on it, in all and per stage (read, network, write). Subjects overlap: a run takes less
@@ -123,6 +127,7 @@ class Outcome:
     error: str | None = None
     seconds: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
+    input_sha256: Mapping[Modality, str] = field(default_factory=dict)
 
     @property
     def checksums(self) -> frozenset[str]:
@@ -147,6 +152,7 @@ class Outcome:
             "subject": self.subject,
             "status": self.status,
             "inputs": dict(self.inputs),
+            "input_sha256": dict(self.input_sha256),
             "lacked": list(self.lacked),
             "outputs": [o.to_json() for o in self.outputs],
             "warnings": list(self.warnings),
@@ -175,6 +181,7 @@ class Outcome:
             error=form.get("error"),
             seconds=float(form.get("seconds", 0.0)),
             stages=dict(form.get("stages", {})),
+            input_sha256=dict(form.get("input_sha256", {})),
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +13,30 @@ import nibabel as nib
 
 from app.batch.outcomes import OutputRecord
 from app.core.atomic_io import save_bytes
-from app.core.config import RunConfig
+from app.core.config import Resume, RunConfig
 from app.core.constants import Modality
 from app.core.errors import VolumeError
 from app.data.cases import Case, Plan
 from app.data.nifti_reader import load_volume, read_grid
 from app.data.nifti_writer import encode_image
 from app.data.origin import SYNTHETIC, origin_of
+from app.inference.provenance import inputs_digest, inputs_of
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptOutput:
+    """Hold an output that is there and good.
+
+    Attributes:
+        warnings: what cannot be known of it, one sentence each.
+        same_inputs: whether its header says that it was made from the files that are there now.
+    """
+
+    record: OutputRecord
+    warnings: tuple[str, ...]
+    same_inputs: bool
 
 
 @dataclass(frozen=True)
@@ -29,15 +46,17 @@ class OutputFiles:
     Attributes:
         folder: of the images.
         confidence_folder: of the confidence maps; None where none are wanted.
+        resume: `any` keeps outputs of other inputs too.
     """
 
     folder: Path
     confidence_folder: Path | None
+    resume: Resume = "same"
 
     @classmethod
     def of(cls, config: RunConfig) -> OutputFiles:
         """Take the folders of a run."""
-        return cls(config.output_dir, config.confidence_dir)
+        return cls(config.output_dir, config.confidence_dir, config.resume)
 
     def image_path(self, subject: str, target: Modality) -> Path:
         """Name the file of a synthesised sequence."""
@@ -48,33 +67,54 @@ class OutputFiles:
         folder = self.confidence_folder
         return None if folder is None else folder / f"{subject}-{target}-confidence.nii.gz"
 
-    def find_good(self, case: Case, plan: Plan, fallback: str | None) -> list[OutputRecord]:
+    def find_good(
+        self, case: Case, plan: Plan, fallback: str | None, sha256s: Mapping[Modality, str]
+    ) -> list[KeptOutput]:
         """Find the outputs that are there already and need not be made again.
 
         Args:
             fallback: the model whose outputs the chosen one tries again; None where they are the same.
+            sha256s: checksums of the plan's inputs.
         """
-        records = (self._check(case, plan, target, fallback) for target in plan.targets)
-        return [record for record in records if record is not None]
+        digest = inputs_digest(sha256s)
+        found = (self._check(case, plan, target, fallback, digest) for target in plan.targets)
+        return [output for output in found if output is not None]
 
-    def _check(self, case: Case, plan: Plan, target: Modality, fallback: str | None) -> OutputRecord | None:
+    def _check(self, case: Case, plan: Plan, target: Modality, fallback: str | None, digest: str) -> KeptOutput | None:
         """Describe the output that is there; None where there is none, or it must be made again."""
         path = self.image_path(case.subject, target)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
             # Decoded whole: a damaged file may have a good header.
-            grid = load_volume(path).grid
-            if not grid.same_as(read_grid(case.files[plan.reference_of(target)])):
+            volume = load_volume(path)
+            if not volume.grid.same_as(read_grid(case.files[plan.reference_of(target)])):
                 return None
         except VolumeError as error:
             log.warning("%s It is made again.", error)
             return None
-        origin = origin_of(grid)
+        origin, stated = origin_of(volume.grid), inputs_of(volume.grid)
         confidence = self.confidence_path(case.subject, target)
         if _is_outdated(origin, len(plan.inputs), fallback) or (confidence is not None and not confidence.exists()):
             return None
-        return OutputRecord(target, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), origin=origin)
+        if stated not in {None, digest} and self.resume == "same":
+            log.warning("%s was made from other inputs than are there now; it is made again.", path)
+            return None
+        record = OutputRecord(target, str(path), volume.sha256, origin=origin)
+        return KeptOutput(record, _doubts(path, origin, stated, digest), stated == digest)
+
+
+def _doubts(path: Path, origin: str, stated: str | None, digest: str) -> tuple[str, ...]:
+    """Say what is not right, or not known, of an output that is kept."""
+    if stated == digest:
+        return ()
+    if not origin.startswith(SYNTHETIC):
+        reason = "nothing in it says that Tetrad made it"
+    elif stated is None:
+        reason = "its header does not tell from which inputs it was made (version 0.1.0 did not write that)"
+    else:
+        reason = "it was made from other inputs than are there now (--resume any)"
+    return (f"{path} is kept, but {reason}; --overwrite makes it again.",)
 
 
 def write_image(image: nib.Nifti1Image, path: Path) -> str:

@@ -13,7 +13,7 @@ from app.batch.case_processor import CaseProcessor
 from app.batch.outcomes import Outcome
 from app.batch.stages import FinishedCase, LoadedCase
 from app.data.cases import Case
-from app.registry.manifest import identity_record
+from app.registry.identity import identity_record
 
 #: Subjects that wait, computed, for the disk.
 WRITE_BEHIND = 2

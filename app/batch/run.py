@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,13 +17,18 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from app.batch.outcomes import STATUSES, Outcome, Summary
 from app.batch.run_record import write_record, write_trace
 from app.batch.runner import SubjectRunner, open_runner
+from app.core.atomic_io import sweep
 from app.core.config import RunConfig
+from app.core.container import is_lost_with_container
 from app.core.errors import NothingToDo, UsageError
 from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
 from app.data.discovery import Scan, scan
 
 log = logging.getLogger(__name__)
+
+#: Notes on the input that a run says and records.
+MOST_NOTES = 50
 
 
 def run(config: RunConfig) -> Summary:
@@ -50,9 +56,18 @@ def run(config: RunConfig) -> Summary:
 def _scan_input(config: RunConfig) -> Scan:
     own = [config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
     inventory = scan(config.input_dir, exclude=own, naming=config.naming)
-    for note in inventory.notes:
+    # One sentence each, but a folder may hold thousands of things: the log, the record and the page stay readable.
+    notes = shortened(inventory.notes)
+    for note in notes:
         log.warning("%s", note)
-    return inventory
+    return replace(inventory, notes=notes)
+
+
+def shortened(notes: Sequence[str]) -> tuple[str, ...]:
+    """Give the first notes, and how many more there are."""
+    if len(notes) <= MOST_NOTES:
+        return tuple(notes)
+    return (*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more notes of this kind are left out.")
 
 
 def _check_work(cases: Sequence[Case], config: RunConfig) -> None:
@@ -68,7 +83,9 @@ def _check_work(cases: Sequence[Case], config: RunConfig) -> None:
 def _choose_part(cases: Sequence[Case], config: RunConfig) -> Sequence[Case]:
     part = cases[config.part_id :: config.num_parts]
     if config.num_parts > 1:
-        log.info("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(part), len(cases))
+        # Nothing to do may be a mistake, as where each task of an array has an input folder of its own.
+        say: Callable[..., None] = log.info if part else log.warning
+        say("Part %d of %d: %d of %d subjects.", config.part_id, config.num_parts, len(part), len(cases))
     return part
 
 
@@ -76,8 +93,14 @@ def _check_folders(config: RunConfig) -> None:
     """Refuse folders that lie in one another, and make those that are not there."""
     _check_places(config)
     trace = None if config.profile_file is None else config.profile_file.absolute().parent
-    for folder in filter(None, [config.output_dir, config.report_dir, config.confidence_dir, trace]):
+    beside = [folder for folder in (config.report_dir, config.confidence_dir, trace) if folder is not None]
+    for folder in (config.output_dir, *beside):
         _make_writable(folder)
+    for folder in filter(None, [config.output_dir, config.confidence_dir, config.report_dir]):
+        sweep(folder)
+    if not is_lost_with_container(config.output_dir):
+        for folder in filter(is_lost_with_container, beside):
+            log.warning("%s lies in the container itself and goes with it; mount a folder there.", folder)
 
 
 def _check_places(config: RunConfig) -> None:
@@ -119,17 +142,26 @@ def _complete(config: RunConfig, cases: Sequence[Case], summary: Summary, starte
     runner: SubjectRunner | None = None
     try:
         with guard.installed():
-            runner = open_runner(config, cases, guard)
-            with _progress_bar(len(cases)) as bar, runner:
-                _Collector(config, summary, len(cases), bar).take_all(runner, guard)
-    except Interrupted as interruption:
-        summary.signal_number = interruption.number
-        log.error("%s: stopped cleanly; run again to do the rest.", interruption)
+            try:
+                runner = open_runner(config, cases, guard)
+                with _progress_bar(len(cases)) as bar, runner:
+                    _Collector(config, summary, len(cases), bar).take_all(runner, guard)
+            except Interrupted as interruption:
+                summary.signal_number = interruption.number
+                log.error("%s: stopped cleanly; run again to do the rest.", interruption)
+                # Still guarded: a second signal must not cost the record.
+                _conclude(config, summary, runner, started)
+                runner = None
     finally:
-        summary.outcomes.sort(key=lambda outcome: outcome.subject)
-        if runner is not None:
-            write_trace(config, summary, runner)
-            write_record(config, summary, runner, started)
+        _conclude(config, summary, runner, started)
+
+
+def _conclude(config: RunConfig, summary: Summary, runner: SubjectRunner | None, started: datetime) -> None:
+    """Write the trace and the record, where there is a runner to tell of."""
+    summary.outcomes.sort(key=lambda outcome: outcome.subject)
+    if runner is not None:
+        write_trace(config, summary, runner)
+        write_record(config, summary, runner, started)
 
 
 @contextlib.contextmanager

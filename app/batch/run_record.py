@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,17 +43,38 @@ def write_record(config: RunConfig, summary: Summary, runner: SubjectRunner, sta
     record = {**_header(config, summary, runner, started), "subjects": subjects}
     try:
         save_bytes((json.dumps(record, indent=2) + "\n").encode(), path)
-        if summary.signal_number is None:
-            # Drawing takes time that a process told to end does not have.
-            write_run_report(record, path.with_suffix(".html"))
+        # Drawing takes time that a process told to end does not have.
+        has_page = summary.signal_number is None and _write_page(record, path.with_suffix(".html"))
     except OutputError as error:
         log.error("%s", error)
         summary.report_failed = True
         return
-    if summary.signal_number is None:
-        log.info("Run record and report: %s, .html", path)
-    else:
-        log.info("Run record: %s", path)
+    log.info("Run record and report: %s, .html" if has_page else "Run record: %s", path)
+
+
+def _write_page(record: Mapping[str, Any], path: Path) -> bool:
+    """Write the page of a run; say so where that fails for want of anything but room for it.
+
+    The images and the record are there: what draws them may lack memory or a package.
+
+    Returns:
+        Whether the page is there.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        write_run_report(record, path)
+    except OutputError:
+        raise
+    except Exception as error:
+        log.debug("", exc_info=True)
+        # One of an earlier run would be taken for this run's.
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        log.error("The page %s lacks: it could not be made (%s).", path, error or type(error).__name__)
+        return False
+    return True
 
 
 def _part_suffix(config: RunConfig) -> str:
@@ -114,4 +136,9 @@ def _recall(outcome: Outcome, earlier: list[Outcome]) -> Outcome:
     known = earlier.pop(max(range(len(earlier)), key=likeness))
     if outcome.status != "kept" or not outcome.checksums <= known.checksums:
         return outcome
-    return replace(known, status="kept", warnings=tuple(dict.fromkeys([*known.warnings, *outcome.warnings])))
+    return replace(
+        known,
+        status="kept",
+        warnings=tuple(dict.fromkeys([*known.warnings, *outcome.warnings])),
+        input_sha256=known.input_sha256 or outcome.input_sha256,
+    )

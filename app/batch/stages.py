@@ -26,6 +26,7 @@ class CaseLog:
 
     Attributes:
         inputs: the file of each sequence that was read.
+        input_sha256: checksums of the files that the outputs were made from.
         lacked: sequences to make.
         outputs: those on disk so far.
         stages: seconds of work per stage.
@@ -33,6 +34,7 @@ class CaseLog:
 
     subject: str
     inputs: dict[Modality, str] = field(default_factory=dict)
+    input_sha256: dict[Modality, str] = field(default_factory=dict)
     lacked: tuple[Modality, ...] = ()
     outputs: list[OutputRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -45,6 +47,7 @@ class CaseLog:
             subject=self.subject,
             status=status,
             inputs=self.inputs,
+            input_sha256=self.input_sha256,
             lacked=self.lacked,
             outputs=tuple(self.outputs),
             warnings=tuple(self.warnings),

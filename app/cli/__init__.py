@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from app import __version__
 from app.cli.argument_types import EXIT_CODES
@@ -18,6 +19,8 @@ from app.cli.tools import add_demo, add_info, add_phantom
 from app.cli.train import add_train
 from app.cli.weights import add_export, add_fit, add_fit_normalization, add_import, add_weights
 from app.core.errors import ExitCode, TetradError
+from app.core.plain_text import printable, start_log
+from app.core.streams import lasting_streams
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,11 @@ _DESCRIPTION = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with lasting_streams():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(given: list[str]) -> int:
     parser = build_parser()
     # `docker run IMAGE --device cpu` means synthesize, as does `docker run IMAGE`.
     if not given or (given[0].startswith("-") and given[0] not in {"-h", "--help", "--version"}):
@@ -39,14 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A name that the terminal cannot show must not end the run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
-    )
-    logging.getLogger().handlers[0].setFormatter(_Formatter())
-    for noisy in ("matplotlib", "PIL", "torch", "onnxscript", "onnx_ir"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    start_log(logging.DEBUG if options.verbose else logging.INFO)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
     except TetradError as error:
         log.error("%s", error)
         return error.exit_code
@@ -54,27 +57,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Commands with something to finish first see to it themselves (`app.core.signals`).
         log.error("Interrupted.")
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone; that is no failure worth a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
-    except OSError as error:
+    except Exception as error:
         log.debug("", exc_info=True)
+        return _say(error)
+    return code
+
+
+def _say(error: Exception) -> int:
+    """Say an error of the machine, or one that nobody foresaw, in one sentence; return the exit code."""
+    reason = str(error) or type(error).__name__
+    if _is_lack_of_memory(error):
+        log.error("The memory does not suffice (%s); give more (ulimit -v, --memory), or free some.", reason)
+        return ExitCode.DEVICE
+    if isinstance(error, OSError):
         what, why = error.filename or "A file", error.strerror or error
         log.error("%s cannot be used (%s); make room or give permission there, or choose another path.", what, why)
         return ExitCode.USAGE
+    if isinstance(error, ImportError):
+        log.error("A package cannot be loaded (%s); install Tetrad again.", reason)
+        return ExitCode.USAGE
+    log.error("Unexpected %s: %s; please report it with the output of --verbose.", type(error).__name__, reason)
+    return ExitCode.SUBJECT_FAILED
 
 
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
-        return prefix + super().format(record)
+def _is_lack_of_memory(error: Exception) -> bool:
+    words = ("Cannot allocate memory", "failed to map segment", "can't start new thread")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 class _CommandParser(argparse.ArgumentParser):
     """Parse a command, and load text for the end of its help only where help is shown."""
 
     late_epilog: Callable[[], str] | None = None
+
+    def error(self, message: str) -> NoReturn:
+        """End with a usage error; what the caller wrote is shown, and does not act."""
+        super().error(printable(message))
 
     def format_help(self) -> str:
         if self.late_epilog is not None:

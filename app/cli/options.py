@@ -85,7 +85,8 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 def _value(action: argparse.Action) -> str:
     """Name the value that follows an option; nothing where none does."""
     if action.choices is not None:
-        return " " + "\\|".join(map(str, action.choices))
+        choices = "\\|".join(map(str, action.choices))
+        return f" [{choices}]" if action.nargs == "?" else f" {choices}"
     if action.nargs == 0:
         return ""
     return " " + (action.metavar if isinstance(action.metavar, str) else action.dest.upper())

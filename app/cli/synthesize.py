@@ -5,16 +5,31 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from app.cli.argument_types import EXIT_CODES, path
 from app.cli.options import add_options, given
-from app.core.config import WEIGHTS_DIR, ModelOptions, NamingOptions, RunConfig, RuntimeOptions
+from app.core.config import RESUMES, WEIGHTS_DIR, ModelOptions, NamingOptions, RunConfig, RuntimeOptions
+from app.core.container import is_lost_with_container
 from app.core.errors import UsageError
 
 log = logging.getLogger(__name__)
+
+_ARRAY = "SLURM_ARRAY_TASK_"
+_TASK = f"{_ARRAY}ID"
+#: Most digits of a number in the environment.
+_DIGITS = 18
+_ADVICE = (
+    "give --part-id I --num-parts N, I counting from 0 (for tasks 0 to N-1 of an array that is: --part-id "
+    f"${_TASK}), or --num-parts 1 to do all in each"
+)
+_RESUME = (
+    "keep outputs that are there and good: those made from the same inputs (same, the default), or any, with a warning "
+    "where the inputs are others by now"
+)
 
 
 def add_synthesize(commands: Any) -> None:
@@ -43,7 +58,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     add_options(p, RunConfig, *(f.name for f in fields(RunConfig) if f.name not in directories))
     p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
                    help="hospital: --on-error skip and a report folder beside the output")  # fmt: skip
-    p.add_argument("--resume", action="store_true", help="keep outputs that are there and good (the default)")
+    p.add_argument("--resume", nargs="?", choices=RESUMES, const="same", help=_RESUME)
     p.add_argument("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -71,8 +86,10 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
     if options.cuda_graphs:
         log.warning("--cuda-graphs was removed and changes nothing; leave it out.")
     values = given(options, RunConfig)
-    if options.resume and values.get("overwrite"):
-        raise UsageError("--resume and --overwrite contradict each other; give one.")
+    if options.resume is not None:
+        if values.get("overwrite"):
+            raise UsageError("--resume and --overwrite contradict each other; give one.")
+        values["resume"] = options.resume
     if options.profile == "hospital":
         values.setdefault("on_error", "skip")
         if "report_dir" not in values:
@@ -85,26 +102,35 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
 
 
 def _report_beside(output_dir: Path) -> Path:
+    """Place the report folder beside the output.
+
+    Raises:
+        UsageError: there is no such place, or a container would lose it.
+    """
     output = output_dir.resolve()
     if not output.name:
         raise UsageError(f"the output {output_dir} has no folder beside it for the report; give --report-dir.")
-    return output.with_name(output.name + "-report")
+    report = output.with_name(output.name + "-report")
+    if is_lost_with_container(report) and not is_lost_with_container(output):
+        raise UsageError(
+            f"the report folder {report} would lie in the container itself and be lost with it; mount a folder there "
+            f"(-v DIR:{report}), or name another with --report-dir."
+        )
+    return report
 
 
-def choose_part(part_id: int | None, num_parts: int | None, environment: Any) -> tuple[int, int]:
+def choose_part(part_id: int | None, num_parts: int | None, environment: Mapping[str, str]) -> tuple[int, int]:
     """Choose this process's share of the subjects: from the options, else Slurm or Kubernetes.
 
     Raises:
-        UsageError: only one of the two numbers is known, or the part does not exist.
+        UsageError: only one of the two numbers is known, the part does not exist, or an array's parts cannot be
+            counted.
     """
     if num_parts == 1:
         part_id = part_id or 0
-    if part_id is None and num_parts is None and "SLURM_ARRAY_TASK_ID" in environment:
-        first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
-        step = _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
-        part_id = (_number(environment, "SLURM_ARRAY_TASK_ID") - first) // step
-        num_parts = _number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
-        log.info("Part %d of %d, from SLURM_ARRAY_TASK_ID; --num-parts 1 does all.", part_id, num_parts)
+    if part_id is None and num_parts is None and _TASK in environment:
+        part_id, num_parts = _slurm_part(environment)
+        log.info("Part %d of %d, from %s; --num-parts 1 does all.", part_id, num_parts, _TASK)
     elif part_id is None and num_parts is not None and "JOB_COMPLETION_INDEX" in environment:
         part_id = _number(environment, "JOB_COMPLETION_INDEX")
     if part_id is None and num_parts is None:
@@ -116,10 +142,34 @@ def choose_part(part_id: int | None, num_parts: int | None, environment: Any) ->
     return part_id, num_parts
 
 
-def _number(environment: Any, name: str, default: int | None = None) -> int:
+def _slurm_part(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Count the parts of a Slurm array by the place of each task in it, where that is certain.
+
+    A list of tasks such as `--array=3,7`, often those of an earlier array that failed, has no place for each: with the
+    lowest and highest number and the count alone, some subjects would be done by nobody.
+
+    Raises:
+        UsageError: the places are not certain.
+    """
+    task, count = _number(environment, _TASK), _number(environment, f"{_ARRAY}COUNT")
+    if count == 1:
+        return 0, 1
+    first, last = (_number(environment, f"{_ARRAY}{end}") for end in ("MIN", "MAX"))
+    step = _number(environment, f"{_ARRAY}STEP", 1)
+    regular = step > 0 and first <= task <= last and (last - first) // step + 1 == count
+    if not regular or (task - first) % step:
+        raise UsageError(
+            f"this Slurm array is a list: {count} tasks from {first} to {last} by steps of {step} do not tell which "
+            f"part task {task} is; {_ADVICE}."
+        )
+    return (task - first) // step, count
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = environment.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not text.isdecimal():
-        raise UsageError(f"the environment's {name} is {text!r}, not a whole number; give --part-id and --num-parts.")
+    if text is None or not text.isdecimal() or len(text) > _DIGITS:
+        shown = "not set" if text is None else f"{text[:_DIGITS]!r}, not a whole number"
+        raise UsageError(f"the environment's {name} is {shown}; {_ADVICE}.")
     return int(text)

@@ -18,12 +18,15 @@ BackendName = Literal["auto", "torch", "onnx"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 #: Which of several files of one sequence is used.
 RunChoice = Literal["first", "last"]
+#: Which outputs that are there are kept: those of the same inputs, or of any.
+Resume = Literal["same", "any"]
 #: How views become one volume: see `app.inference.view_fusion`.
 FusionName = Literal["mean", "median", "confidence"]
 
 ON_ERROR: Final[tuple[OnError, ...]] = ("fallback", "skip", "stop")
 BACKENDS: Final[tuple[BackendName, ...]] = ("auto", "torch", "onnx")
 PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32")
+RESUMES: Final[tuple[Resume, ...]] = ("same", "any")
 FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
 
 #: The weights unless `--weights` names others.
@@ -171,6 +174,7 @@ class RunConfig:
         runtime: how networks are run.
         model: which model; its `with_error` belongs to `confidence_dir`.
         naming: how names are read.
+        resume: which outputs that are there are kept (`--resume`, in `app.cli.synthesize`).
 
     Raises:
         ValueError: maps of confidence are wanted of a model that is not asked for its error.
@@ -222,6 +226,7 @@ class RunConfig:
     report_dir: Path | None = field(
         default=None, metadata=_option("where the run record (JSON) goes; not in the output", "DIR")
     )
+    resume: Resume = "same"
 
     def __post_init__(self) -> None:
         if self.confidence_dir is not None and not self.model.with_error:

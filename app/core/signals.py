@@ -17,12 +17,16 @@ class Interrupted(BaseException):
 
 
 class SignalGuard:
-    """Raise `Interrupted` at SIGTERM and SIGINT, but not inside `shielded()`."""
+    """Raise `Interrupted` at the first SIGTERM or SIGINT, but not inside `shielded()`.
+
+    Later ones change nothing: what the first one began to end must end well, and callers repeat themselves.
+    """
 
     def __init__(self, signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:
         self._signals = signals
         self._shields = 0
         self._pending: int | None = None
+        self._delivered = False
 
     @property
     def waiting(self) -> int:
@@ -33,6 +37,7 @@ class SignalGuard:
     def installed(self) -> Iterator[None]:
         """Deliver the signals as `Interrupted` inside this context."""
         previous = {}
+        self._delivered = False
         # Python allows handlers in the main thread only; elsewhere the caller's stay.
         with contextlib.suppress(ValueError):
             for number in self._signals:
@@ -53,10 +58,15 @@ class SignalGuard:
             self._shields -= 1
         if self._shields == 0 and self._pending is not None:
             number, self._pending = self._pending, None
-            raise Interrupted(number)
+            self._deliver(number)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._shields:
             self._pending = number
         else:
+            self._deliver(number)
+
+    def _deliver(self, number: int) -> None:
+        if not self._delivered:
+            self._delivered = True
             raise Interrupted(number)

@@ -11,8 +11,10 @@ takes several times as long (`python -m benchmarks sharing`). Hospitals' batch m
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -21,6 +23,8 @@ from collections.abc import Mapping
 TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=4294967296"
 #: Read by OpenMP when torch loads it.
 WAIT_POLICY = "passive"
+#: Asks the system for a signal when the parent has ended (`man 2 prctl`).
+_PR_SET_PDEATHSIG = 1
 
 
 def tuned_environment(environment: Mapping[str, str], libc: str) -> dict[str, str] | None:
@@ -42,7 +46,16 @@ def tuned_environment(environment: Mapping[str, str], libc: str) -> dict[str, st
 
 
 def start_tuned() -> None:
-    """Restart this process once with settings that suit networks; return where none is missing."""
+    """Restart this process once with settings that suit networks; return where none is missing.
+
+    The interpreter's own flags stay: one that is isolated must not look for code in the working directory afterwards.
+    """
     environment = tuned_environment(os.environ, platform.libc_ver()[0])
     if environment is not None and sys.orig_argv and sys.executable:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def end_with_parent() -> None:
+    """Have the system end this process when the one that started it is killed, and would leave it alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

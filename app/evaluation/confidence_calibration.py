@@ -25,6 +25,7 @@ from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.calibration import BINS, Calibration, calibrate
 from app.evaluation.scoring import Pair
 from app.evaluation.statistics import markdown
+from app.report.plotting import figure_class
 
 #: Sampled voxels of each volume, spread evenly over its brain: memory stays bounded with any number of volumes.
 VOXELS = 50_000
@@ -139,9 +140,7 @@ def to_json(groups: Mapping[str, Calibration]) -> dict[str, Any]:
 
 def plot(groups: Mapping[str, Calibration]) -> bytes:
     """Plot observed over expected error as a PNG, one line per group."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.0, 5.0), layout="constrained")
+    figure = figure_class()(figsize=(5.0, 5.0), layout="constrained")
     panel: Any = figure.subplots()
     top = 1.05 * max(float(max(c.expected.max(), c.observed.max())) for c in groups.values())
     panel.plot([0, top], [0, top], "--", color="0.6", label="as expected")

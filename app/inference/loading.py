@@ -14,7 +14,8 @@ from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
-from app.registry.checkpoints import load_intensity, load_regression
+from app.registry.checkpoints import check_metadata, load_intensity, load_regression
+from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec, RegressionSpec, Segmenter2dSpec, Segmenter3dSpec
 
@@ -30,10 +31,13 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
         UsageError: a combination that does not exist.
     """
     entry = manifest.entry(options.model)
+    check_not_exchanged(manifest, entry)
     refiner = choose_refiner(manifest, entry, options.refine)
     if isinstance(entry.spec, RegressionSpec):
         return open_regression(entry, entry.spec, options, runtime)
     others = manifest.specialists_of(entry) if options.specialists else {}
+    for other in others.values():
+        check_not_exchanged(manifest, other)
     model = open_network(entry, refiner, options, runtime)
     if model.refiner is not None:
         _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
@@ -55,6 +59,31 @@ def _refiner_of_specialists(model: NetworkModel) -> VolumeRefiner | None:
     refiner = model.refiner
     first = None if refiner is None else refiner.spec.first_stage
     return refiner if first is not None and first.specialists else None
+
+
+def check_not_exchanged(manifest: Manifest, entry: Entry) -> None:
+    """Check that a model's weights are not another model's of its folder, as far as the lineage knows them.
+
+    Weights files of version 0.1.0 do not say whose they are; the trainings that gave them are known by checksum.
+
+    Raises:
+        WeightsError: they came from a training of another model, or one for other sequences.
+    """
+    record = manifest.lineage.trainings.get(entry.sha256)
+    if record is None:
+        return
+    other = manifest.entries.get(record.model)
+    if record.model != entry.name and other is not None and other.sha256 != entry.sha256:
+        raise WeightsError(
+            f"the weights of {entry.name!r} in {manifest.folder} are those that {record.model!r} was trained to; "
+            "somebody exchanged them: fetch the weights again."
+        )
+    targets = trained_targets(record)
+    if isinstance(entry.spec, GeneratorSpec) and targets is not None and targets != entry.spec.targets:
+        raise WeightsError(
+            f"the weights of {entry.name!r} in {manifest.folder} were trained for {', '.join(targets)} and not for "
+            f"{', '.join(entry.spec.targets)}; fetch the weights again."
+        )
 
 
 def open_fallback(manifest: Manifest) -> Model:
@@ -100,6 +129,9 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
     spec = _generator_spec(entry)
     if options.intensity is not None and spec.intensity_prior is None:
         raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
+    if "torch" in entry.files:
+        # Whichever file is run, it must belong to the model.
+        check_metadata(entry)
     fusion = choose_fusion(entry, options)
     machine = Machine.probe()
     chosen = choose_runtime(entry.files, machine, runtime)
@@ -174,6 +206,7 @@ def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None)
     refiner = manifest.entries.get(name)
     if refiner is None or not isinstance(refiner.spec, RefinerSpec):
         raise WeightsError(f"{manifest.folder} lacks {name!r}, the refiner of {entry.name!r}; use --no-refine.")
+    check_not_exchanged(manifest, refiner)
     first = refiner.spec.first_stage
     if first is not None and first.sha256 != entry.sha256:
         raise WeightsError(

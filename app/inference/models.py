@@ -16,7 +16,7 @@ from app.inference.view_fusion import FusedPrediction, FusionOptions, tta_passes
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.normalization import Intensity, Normalization
 from app.preprocessing.target_intensity import IntensityPredictor
-from app.registry.manifest import Identity
+from app.registry.identity import Identity
 from app.registry.spec import GeneratorSpec, RegressionSpec
 
 

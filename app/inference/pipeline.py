@@ -13,7 +13,7 @@ from app.core.constants import Modality
 from app.core.errors import CaseError
 from app.core.types import VolumeArray
 from app.data.nifti_reader import Volume
-from app.data.nifti_writer import scale_to_type, to_image
+from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_image
 from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.prepared import Prepared
@@ -125,6 +125,11 @@ def finish_confidence(
 
 
 def describe(model: Model, target: Modality, inputs: int) -> str:
-    """Describe an output in its header, so that nobody takes it for a scan."""
-    fusion = "" if model.fusion is None else f" {model.fusion.name}"
-    return f"synthetic {target} from {inputs}, tetrad {__version__}, {model.name} {model.identity.sha256[:8]}{fusion}"
+    """Describe an output in its header, so that nobody takes it for a scan.
+
+    A long name of a model is cut, so that the fingerprint behind it has its place.
+    """
+    refiner = None if model.refiner is None else model.refiner.identity
+    begin = f"synthetic {target} from {inputs}, tetrad {__version__}, "
+    end = f" {model.identity.refined_by(refiner)[:8]}" + ("" if model.fusion is None else f" {model.fusion.name}")
+    return begin + model.name[: DESCRIPTION - len(begin) - len(end)] + end

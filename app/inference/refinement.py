@@ -25,7 +25,8 @@ from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import Normalization
 from app.registry.checkpoints import load_refiner
-from app.registry.manifest import Entry, Identity, spec_as
+from app.registry.identity import Identity
+from app.registry.manifest import Entry, spec_as
 from app.registry.spec import RefinerSpec
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from app.data.loading import input_warnings, load_inputs
 from app.inference.loading import open_fallback, open_model
 from app.inference.models import Model, RegressionModel
 from app.inference.pipeline import synthesize_case
+from app.inference.provenance import mark_inputs
 from app.registry.manifest import read_manifest
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,9 @@ class Synthesizer:
         for warning in (*todo.warnings, *input_warnings(volumes)):
             log.warning("%s", warning)
         wanted = target or todo.targets[0]
-        return synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
+        image = synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
+        mark_inputs(image, {m: volume.sha256 for m, volume in volumes.items()})
+        return image
 
 
 def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.core.constants import MODALITIES
 from app.core.errors import WeightsError
+from app.core.sequence_subsets import subset_key, subsets
 from app.networks.architectures import EnhancerConfig
-from app.networks.voxelwise_regression import VoxelwiseRegression
+from app.networks.voxelwise_regression import VoxelwiseRegression, exponents
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.lineage import Lineage, TrainingRecord
 from app.registry.manifest import MANIFEST, Entry, spec_as, write_entry
+from app.registry.plain_files import read_json
 from app.registry.spec import (
     GeneratorSpec,
     ModelSpec,
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     from app.networks.unet import Segmenter2d, UNetGenerator
     from app.networks.unet3d import Segmenter3d
 
+    Network = TypeVar("Network", bound=nn.Module)
+
+Predictor = TypeVar("Predictor", VoxelwiseRegression, IntensityPredictor)
+
 
 def load_generator(entry: Entry) -> HfGan | UNetGenerator:
     """Load a generator: float32, on the CPU, in eval mode, without gradients.
@@ -38,26 +45,20 @@ def load_generator(entry: Entry) -> HfGan | UNetGenerator:
     Raises:
         WeightsError: the model is of another kind, or its file is missing, changed, or does not fit its architecture.
     """
-    import torch
-
     from app.networks import new_generator
 
     spec = spec_as(entry, GeneratorSpec)
-    with torch.device("meta"):
-        network = new_generator(spec.architecture)
+    network = _built(entry, lambda: new_generator(spec.architecture))
     _load_state(network, entry)
     return network
 
 
 def load_segmenter2d(entry: Entry) -> Segmenter2d:
     """Load a 2D segmenter; state and errors as `load_generator`."""
-    import torch
-
     from app.networks.unet import Segmenter2d
 
     spec = spec_as(entry, Segmenter2dSpec)
-    with torch.device("meta"):
-        network = Segmenter2d(spec.architecture.widths)
+    network = _built(entry, lambda: Segmenter2d(spec.architecture.widths))
     _load_state(network, entry)
     return network
 
@@ -69,22 +70,20 @@ def load_segmenter3d(entry: Entry) -> Segmenter3d:
     from app.networks.unet3d import Segmenter3d
 
     spec = spec_as(entry, Segmenter3dSpec)
-    with torch.device("meta"):
-        network = Segmenter3d(spec.architecture.widths)
+    network = _built(entry, lambda: Segmenter3d(spec.architecture.widths))
     _load_state(network, entry)
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
 def load_refiner(entry: Entry) -> Refiner | Enhancer:
     """Load a 3D refiner or enhancer; state and errors as `load_generator`."""
-    import torch
-
     from app.networks.enhancer import Enhancer
     from app.networks.refiner import Refiner
 
     shape = spec_as(entry, RefinerSpec).architecture
-    with torch.device("meta"):
-        network = Enhancer(shape) if isinstance(shape, EnhancerConfig) else Refiner(shape)
+    network: Enhancer | Refiner = _built(
+        entry, lambda: Enhancer(shape) if isinstance(shape, EnhancerConfig) else Refiner(shape)
+    )
     _load_state(network, entry)
     return network
 
@@ -93,21 +92,21 @@ def load_regression(entry: Entry) -> VoxelwiseRegression:
     """Load the voxel-wise regression.
 
     Raises:
-        WeightsError: the model is of another kind, or its file is missing or changed.
+        WeightsError: the model is of another kind, or its file is missing, changed or lacks coefficients.
     """
     spec_as(entry, RegressionSpec)
-    return VoxelwiseRegression.from_json(json.loads(entry.path_of("coefficients").read_text(encoding="utf-8")))
+    return _from_json(entry, "coefficients", _read_regression)
 
 
 def load_intensity(entry: Entry) -> IntensityPredictor | None:
     """Load the predictor of the target's intensities; None for the `dataset` scheme, which needs none.
 
     Raises:
-        WeightsError: the file is missing or changed.
+        WeightsError: the file is missing, changed or lacks coefficients.
     """
     if entry.spec.normalization.scheme == "dataset":
         return None
-    return IntensityPredictor.from_json(json.loads(entry.path_of("intensity").read_text(encoding="utf-8")))
+    return _from_json(entry, "intensity", _read_intensity)
 
 
 def save_network(
@@ -135,7 +134,8 @@ def save_network(
     """
     from safetensors.torch import save
 
-    files: dict[str, bytes | Path] = {"torch": save({k: v.contiguous() for k, v in state.items()})}
+    tensors = {k: v.contiguous() for k, v in state.items()}
+    files: dict[str, bytes | Path] = {"torch": save(tensors, metadata=_metadata(name, spec))}
     if intensity is not None:
         files["intensity"] = intensity
     if onnx is not None:
@@ -145,18 +145,99 @@ def save_network(
     )  # fmt: skip
 
 
-def _load_state(network: nn.Module, entry: Entry) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def check_metadata(entry: Entry) -> None:
+    """Check that a weights file is that of its model, as far as it says whose it is.
+
+    Files of version 0.1.0 do not; their checksums are known to the lineage (`app.inference.loading`).
+
+    Raises:
+        WeightsError: it names another model or other sequences, or is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
 
     path = entry.path_of("torch")
     try:
-        state = load_file(path)
+        with safe_open(path, "pt") as stream:
+            stated = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a safetensors file ({error}); fetch the weights again.") from None
+    for key, value in _metadata(entry.name, entry.spec).items():
+        if stated.get(key, value) != value:
+            raise WeightsError(
+                f"{path} says of itself {key} {stated[key]!r}, but {MANIFEST} takes it for {value!r}; "
+                "fetch the weights again."
+            )
+
+
+def _metadata(name: str, spec: ModelSpec) -> dict[str, str]:
+    """What a weights file says of itself."""
+    targets = {"tetrad_targets": " ".join(spec.targets)} if isinstance(spec, GeneratorSpec) else {}
+    return {"tetrad_model": name, **targets}
+
+
+def _built(entry: Entry, build: Callable[[], Network]) -> Network:
+    """Build a network without memory for its weights."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"model {entry.name!r} in {entry.folder / MANIFEST} has an architecture that cannot be built ({reason}); "
+            "fetch the weights again."
+        ) from None
+
+
+def _load_state(network: nn.Module, entry: Entry) -> None:
+    from safetensors.torch import load_file
+
+    check_metadata(entry)
+    path = entry.folder / entry.files["torch"].path
+    state = load_file(path)
     try:
         network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{path} does not fit the architecture in {MANIFEST} ({reason}).") from None
     network.requires_grad_(False).eval()
+
+
+def _from_json(entry: Entry, role: str, read: Callable[[Any], Predictor]) -> Predictor:
+    path = entry.path_of(role)
+    try:
+        return read(read_json(path, entry.folder))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        raise WeightsError(f"{path} is damaged ({reason}); fetch the weights again.") from None
+
+
+def _read_regression(form: Any) -> VoxelwiseRegression:
+    """Read coefficients for every set of inputs and every target.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: some are missing or no numbers.
+    """
+    regression = VoxelwiseRegression.from_json(form)
+    for inputs, target in subsets():
+        _check_numbers(regression.coefficients[subset_key(inputs, target)], len(exponents(len(inputs))))
+    _check_numbers((*regression.input_range, regression.contrast), 3)
+    return regression
+
+
+def _read_intensity(form: Any) -> IntensityPredictor:
+    """Read coefficients for every set of inputs and every target; errors as `_read_regression`."""
+    predictor = IntensityPredictor.from_json(form)
+    for inputs, target in subsets():
+        for row in predictor.coefficients[subset_key(inputs, target)]:
+            _check_numbers(row, 1 + 2 * len(inputs))
+    for target in MODALITIES:
+        _check_numbers(predictor.ratio_range[target], 2)
+    return predictor
+
+
+def _check_numbers(values: Iterable[float], count: int) -> None:
+    numbers = [float(v) for v in values]
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{len(numbers)} values where {count} finite ones are needed")

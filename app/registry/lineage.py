@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from app.core.constants import Modality
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import WeightsError
+from app.registry.plain_files import read_json
 from app.registry.spec import Strict
 
 LINEAGE: Final = "lineage.json"
@@ -141,14 +142,23 @@ def read_lineage(folder: Path) -> Lineage:
     """
     path = folder / LINEAGE
     try:
-        return Lineage.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Lineage.from_json(read_json(path, folder))
     except FileNotFoundError:
         return Lineage()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); put the weights back in place.") from None
-    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise WeightsError(f"{path} is damaged or of a later version ({reason}); fetch it again.") from None
+
+
+def trained_targets(record: TrainingRecord) -> tuple[Modality, ...] | None:
+    """Give the sequences that a generator was trained to make; None where the record does not tell."""
+    data = record.recipe.get("data", {})
+    if record.task != "synthesis" or not isinstance(data, dict):
+        return None
+    stated = data.get("targets", MODALITIES)
+    return tuple(m for m in MODALITIES if m in stated)
 
 
 def _listed(names: Iterable[str], lists: dict[str, list[str]]) -> str:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from app.core.atomic_io import save_together
 from app.core.constants import Modality
 from app.core.errors import UsageError, WeightsError
 from app.core.json_text import readable_json
 from app.core.weights_dir import advise_on
+from app.registry.identity import Identity
 from app.registry.lineage import LINEAGE, Lineage, TrainingRecord, read_lineage
-from app.registry.spec import SPEC, GeneratorSpec, ModelSpec, Strict
+from app.registry.plain_files import is_inside, open_plain, read_json
+from app.registry.spec import SPEC, GeneratorSpec, ModelSpec, RegressionSpec, Strict
 
 Spec = TypeVar("Spec", bound=Strict)
 
@@ -32,22 +35,25 @@ SCHEMA: Final = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
 _SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx"}
+#: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
+#: headers and records state the fusion that was used.
+_OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average"}
+#: Most characters of a damaged manifest that an error repeats.
+_SHOWN: Final = 160
+
+
+def _inside(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError("a file must lie in the folder of the manifest")
+    return name
 
 
 class FileRecord(Strict):
     """One file of a model: its name in the folder, its checksum and its size."""
 
-    path: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which model it is: its name, and the checksum of the file that makes the images."""
-
-    name: str
-    sha256: str
+    path: Annotated[str, AfterValidator(_inside)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -72,23 +78,28 @@ class Entry:
         role = next(role for role in ("coefficients", "torch", "onnx") if role in self.files)
         return self.files[role].sha256
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
-        """Name and checksum."""
-        return Identity(self.name, self.sha256)
+        """Name, checksum and fingerprint."""
+        spec = self.spec.model_dump(mode="json", exclude=_OTHERS, exclude_defaults=True)
+        form = {"files": {role: record.sha256 for role, record in self.files.items()}, "spec": spec}
+        text = json.dumps(form, sort_keys=True)
+        return Identity(self.name, self.sha256, hashlib.sha256(text.encode()).hexdigest())
 
     def path_of(self, role: str) -> Path:
         """Give the file of a role, its checksum verified.
 
         Raises:
-            WeightsError: the model has no such file, or it is missing or differs from the manifest.
+            WeightsError: the model has no such file, or it is missing, no plain file, or differs from the manifest.
         """
         if role not in self.files:
             raise WeightsError(f"model {self.name!r} in {self.folder} has no {role} file; see `python -m app info`.")
         stated = self.files[role]
         path = self.folder / stated.path
         try:
-            actual = sha256_of(path)
+            with open_plain(path, self.folder) as stream:
+                too_long = os.fstat(stream.fileno()).st_size > stated.bytes
+                actual = "" if too_long else hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise WeightsError(f"{path} cannot be read ({error.strerror}); put the weights back in place.") from None
         if actual != stated.sha256:
@@ -152,11 +163,6 @@ class Manifest:
         return read_lineage(self.folder)
 
 
-def identity_record(identity: Identity, specialists: Mapping[Modality, Identity]) -> dict[str, Any]:
-    """Give a model's name, checksum, and those of its specialists by sequence, for records."""
-    return {**asdict(identity), "specialists": {m: asdict(other) for m, other in specialists.items()}}
-
-
 def spec_as(entry: Entry, kind: type[Spec]) -> Spec:
     """Give a model's specification, which must be of a kind.
 
@@ -181,7 +187,6 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         WeightsError: it is missing, damaged or of a later schema.
     """
-    path = folder / MANIFEST
     form = read_form(folder)
     try:
         if form["schema"] == 1:
@@ -189,9 +194,12 @@ def read_manifest(folder: Path) -> Manifest:
 
             form = upgraded(form)[0]
         entries = {name: _entry(name, folder, values) for name, values in form["models"].items()}
-        return Manifest(folder, entries, form["default"], form["fallback"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
+        default, fallback = _named(form, "default"), _named(form, "fallback")
+        if fallback is not None and not isinstance(entries[fallback].spec, RegressionSpec):
+            raise ValueError(f"{fallback} is no regression, as a fallback must be")
+        return Manifest(folder, entries, default, fallback)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(folder / MANIFEST, error) from None
 
 
 def read_form(folder: Path) -> dict[str, Any]:
@@ -202,15 +210,32 @@ def read_form(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        form = json.loads(path.read_text(encoding="utf-8"))
+        form = dict(read_json(path, folder))
         schema = form["schema"]
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); {advise_on(folder)}.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is damaged ({type(error).__name__}: {error}); fetch it again.") from None
+        raise _damaged(path, error) from None
     if schema not in (1, SCHEMA):
-        raise WeightsError(f"{path} has schema {schema}, this version reads {SCHEMA}; update Tetrad.")
-    return dict(form)
+        raise WeightsError(f"{path} has schema {str(schema)[:20]}, this version reads {SCHEMA}; update Tetrad.")
+    return form
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN]
+    return WeightsError(f"{path} is damaged ({reason}); fetch it again.")
+
+
+def _named(form: Mapping[str, Any], role: str) -> str | None:
+    """The name of the default or the fallback model.
+
+    Raises:
+        KeyError, TypeError: there is none, or it is no name.
+    """
+    name = form[role]
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"{role} is no name")
+    return name
 
 
 def check_name(name: str) -> None:
@@ -350,14 +375,18 @@ def _kept(entry: Entry) -> dict[str, bytes | Path]:
 
 
 def _entry(name: str, folder: Path, form: Mapping[str, Any]) -> Entry:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:40]!r} is no name of a model")
     try:
         files = {role: FileRecord.model_validate(record) for role, record in form["files"].items()}
         spec = SPEC.validate_python({key: value for key, value in form.items() if key != "files"})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "kind"
+        reason = f"{'.'.join(map(str, first['loc'])) or 'kind'}: {first['msg']}"
         raise WeightsError(
-            f"model {name!r} in {folder / MANIFEST} cannot be used: {where}: {first['msg']}; "
+            f"model {name!r} in {folder / MANIFEST} cannot be used: {reason[:_SHOWN]}; "
             "update Tetrad, or fetch the weights again."
         ) from None
+    if not files.keys() & {"coefficients", "torch", "onnx"}:
+        raise ValueError(f"{name} has no file that makes or finds anything")
     return Entry(name, spec, folder, files)

@@ -6,9 +6,10 @@ frozen, refuses unknown keys, and needs no torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from app.core.config import FusionName
 from app.core.constants import MODALITIES, VIEWS, Modality, View
@@ -24,7 +25,47 @@ from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
 from app.preprocessing.target_intensity import IntensityPrior
 
-Sides = tuple[int, int, int]
+Shape = HfGanConfig | UNetConfig | Segmenter2dConfig | Segmenter3dConfig | RefinerConfig | EnhancerConfig
+AnyShape = TypeVar("AnyShape", bound=Shape)
+
+#: Most levels of a network, channels of one, and voxels of a window's side: far beyond any that fits a machine.
+_LEVELS: Final = 8
+_CHANNELS: Final = 4096
+_SIDE: Final = 1024
+
+
+def _check_shape(shape: AnyShape) -> AnyShape:
+    """Refuse a shape that no network can have: it must be said at once, and not as lack of memory."""
+    if not 1 <= len(shape.widths) <= _LEVELS or not all(1 <= w <= _CHANNELS for w in shape.widths):
+        raise ValueError(f"widths must be 1 to {_LEVELS} numbers from 1 to {_CHANNELS}")
+    numbers = [getattr(shape, name, 0.0) for name in ("background", "confidence_scale")]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("background and confidence_scale must be finite")
+    return shape
+
+
+def _check_canvas(canvas: Canvas) -> Canvas:
+    if not all(n <= _SIDE for size in canvas.sizes.values() for n in size):
+        raise ValueError(f"a canvas has at most {_SIDE} rows and columns")
+    return canvas
+
+
+def _check_normalization(normalization: Normalization) -> Normalization:
+    if not 0 < normalization.percentile <= 100:
+        raise ValueError("percentile must be above 0 and at most 100")
+    if normalization.background is not None and not math.isfinite(normalization.background):
+        raise ValueError("background must be finite")
+    for intensity in normalization.intensities.values():
+        if not math.isfinite(intensity.mean) or not 0 < intensity.std < math.inf or not intensity.clip > 0:
+            raise ValueError("intensities must be finite, std and clip above 0")
+    return normalization
+
+
+Side = Annotated[int, Field(ge=1, le=_SIDE)]
+Sides = tuple[Side, Side, Side]
+Share = Annotated[float, Field(ge=0, le=1)]
+CheckedCanvas = Annotated[Canvas, AfterValidator(_check_canvas)]
+CheckedNormalization = Annotated[Normalization, AfterValidator(_check_normalization)]
 
 
 class Strict(BaseModel):
@@ -37,7 +78,7 @@ class RegressionSpec(Strict):
     """The voxel-wise regression: any sequences in, any other one out."""
 
     kind: Literal["regression"] = "regression"
-    normalization: Normalization
+    normalization: CheckedNormalization
 
     @property
     def targets(self) -> tuple[Modality, ...]:
@@ -64,14 +105,14 @@ class GeneratorSpec(Strict):
     """
 
     kind: Literal["generator"] = "generator"
-    architecture: Annotated[HfGanConfig | UNetConfig, Field(discriminator="network")]
-    normalization: Normalization
-    canvas: Canvas
-    views: tuple[View, ...]
-    targets: tuple[Modality, ...] = MODALITIES
+    architecture: Annotated[HfGanConfig | UNetConfig, Field(discriminator="network"), AfterValidator(_check_shape)]
+    normalization: CheckedNormalization
+    canvas: CheckedCanvas
+    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Modality, ...], Field(min_length=1)] = MODALITIES
     fusion: FusionName = "mean"
     flip_average: bool = False
-    contrast: float = 0.0
+    contrast: Share = 0.0
     intensity_prior: IntensityPrior | None = None
     refiner: str | None = None
     refine: bool = False
@@ -96,9 +137,13 @@ class GeneratorSpec(Strict):
         return tuple(m for m in MODALITIES if m in targets)
 
     @model_validator(mode="after")
-    def _check_intensity_code(self) -> GeneratorSpec:
+    def _check_canvas_and_intensities(self) -> GeneratorSpec:
+        if lacking := [v for v in self.views if v not in self.canvas.sizes]:
+            raise ValueError(f"the canvas lacks the view {lacking[0]}")
         if self.architecture.intensity_code and (self.intensity_prior is None or self.normalization.scheme != "range"):
             raise ValueError("a network with an intensity code needs intensity_prior and the normalization `range`")
+        if self.intensity_prior is not None:
+            _check_prior(self.intensity_prior, self.targets)
         if self.contrast > 0 and self.normalization.scheme != "volume":
             raise ValueError("contrast is for the normalization `volume`, whose z-scores have a deviation of 1")
         return self
@@ -109,13 +154,19 @@ class GeneratorSpec(Strict):
         return self.architecture.confidence != "none"
 
 
+def _check_prior(prior: IntensityPrior, targets: tuple[Modality, ...]) -> None:
+    both = (prior.means, prior.deviations)
+    if not all(m in values and math.isfinite(values[m]) for m in targets for values in both):
+        raise ValueError("intensity_prior must have finite numbers for every target")
+
+
 class Segmenter2dSpec(Strict):
     """A network that finds tumours in slices, and teaches generators."""
 
     kind: Literal["segmenter2d"] = "segmenter2d"
-    architecture: Segmenter2dConfig
-    normalization: Normalization
-    canvas: Canvas
+    architecture: Annotated[Segmenter2dConfig, AfterValidator(_check_shape)]
+    normalization: CheckedNormalization
+    canvas: CheckedCanvas
 
 
 class Segmenter3dSpec(Strict):
@@ -126,8 +177,8 @@ class Segmenter3dSpec(Strict):
     """
 
     kind: Literal["segmenter3d"] = "segmenter3d"
-    architecture: Segmenter3dConfig
-    normalization: Normalization
+    architecture: Annotated[Segmenter3dConfig, AfterValidator(_check_shape)]
+    normalization: CheckedNormalization
     window: Sides
 
 
@@ -158,11 +209,13 @@ class RefinerSpec(Strict):
     """
 
     kind: Literal["refiner"] = "refiner"
-    architecture: Annotated[RefinerConfig | EnhancerConfig, Field(discriminator="network")]
-    normalization: Normalization
+    architecture: Annotated[
+        RefinerConfig | EnhancerConfig, Field(discriminator="network"), AfterValidator(_check_shape)
+    ]
+    normalization: CheckedNormalization
     window: Sides
     overlap: Annotated[float, Field(ge=0, lt=1)]
-    contrast: float | None = None
+    contrast: Share | None = None
     first_stage: FirstStage | None = None
 
 

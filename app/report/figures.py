@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,11 @@ from numpy.typing import NDArray
 from app.core.atomic_io import save_bytes
 from app.core.constants import DISPLAY_NAMES, MODALITIES, Modality
 from app.core.errors import VolumeError
+from app.core.plain_text import printable
 from app.core.types import MaskArray, VolumeArray
 from app.data.nifti_reader import load_volume
 from app.preprocessing.normalization import rescale_as_scored
+from app.report.plotting import figure_class
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +96,7 @@ def _result_columns(
 
 def _draw(columns: Sequence[_Column], centre: tuple[int, int, int], title: str) -> bytes:
     """Draw three planes of every volume, one volume per column."""
-    # matplotlib writes a font cache; it must not go to the user's home.
-    os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"tetrad-matplotlib-{os.getuid()}"))
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(2.2 * len(columns), 5.0), 6.9), facecolor="black", layout="constrained")
+    figure = figure_class()(figsize=(max(2.2 * len(columns), 5.0), 6.9), facecolor="black", layout="constrained")
     axes = figure.subplots(3, len(columns), squeeze=False)
     for number, column in enumerate(columns):
         _draw_column(axes[:, number], column, centre)
@@ -108,9 +104,7 @@ def _draw(columns: Sequence[_Column], centre: tuple[int, int, int], title: str) 
         if column.synthetic:
             _mark_synthetic(axes[:, number])
     _letters(axes)
-    # A subject's name may hold bytes that are no text.
-    safe = title.encode("utf-8", "replace").decode()
-    figure.suptitle(safe, color="white", fontsize=10, parse_math=False)
+    figure.suptitle(printable(title), color="white", fontsize=10, parse_math=False)
     figure.supxlabel("radiological convention: the patient's right is on the left", color="0.7", fontsize=8)
     buffer = io.BytesIO()
     # Without the software's name and version, the same pixels give the same bytes.

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from app.core.plain_text import printable
+from app.report.plotting import figure_class
+
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta name="viewport" content="width=device-width">
@@ -87,18 +90,21 @@ class Page:
 
 
 def render(page: Page) -> bytes:
-    """Render the page as UTF-8 HTML; every text is escaped."""
+    """Render the page as UTF-8 HTML; every text is escaped, and control characters are shown as such."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
     subjects = [
         {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": _base64(s.jpeg)}
         for i, s in enumerate(page.subjects)
     ]
     pictures = {"plot": _base64(page.plot), "calibration": _base64(page.calibration)}
     text = environment.from_string(_TEMPLATE).render(**{**vars(page), **pictures, "subjects": subjects})
-    # A file name may hold bytes that are no text.
-    return text.encode("utf-8", "replace")
+    return text.encode()
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _base64(content: bytes) -> str:
@@ -111,9 +117,7 @@ def distribution_plot(values: Mapping[str, Mapping[str, Sequence[float]]]) -> by
     Args:
         values: per metric, per group, the scores; those that are not finite are left out.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(values), 3.0), layout="constrained")
+    figure = figure_class()(figsize=(3.2 * len(values), 3.0), layout="constrained")
     panels: Any = figure.subplots(1, len(values), squeeze=False)[0]
     for panel, (metric, groups) in zip(panels, values.items(), strict=True):
         data = [np.asarray([v for v in g if np.isfinite(v)]) for g in groups.values()]

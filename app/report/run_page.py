@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from app.core.atomic_io import save_bytes
 from app.report.figures import MOST_PICTURES, draw_files
 from app.report.html import Page, SubjectEntry, render
+from app.report.plotting import figure_class
+
+log = logging.getLogger(__name__)
 
 
 def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
@@ -21,14 +25,30 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
         OutputError: they cannot be written.
     """
     outcomes: Sequence[Mapping[str, Any]] = record["subjects"]
+    lack = _reason_for_no_pictures(page_path.parent)
     page = Page(
         title="Tetrad: synthesised sequences",
         facts=_facts(record),
         failures=[f"{o['subject']}: {o['error']}" for o in outcomes if o["status"] == "failed"],
-        warnings=[*record["notes"], *(w for o in outcomes for w in o["warnings"])],
-        subjects=_entries(outcomes, page_path.parent),
+        warnings=[*lack, *record["notes"], *(w for o in outcomes for w in o["warnings"])],
+        subjects=_entries(outcomes, page_path.parent, 0 if lack else MOST_PICTURES),
     )
     save_bytes(render(page), page_path)
+
+
+def _reason_for_no_pictures(folder: Path) -> list[str]:
+    """Say why nothing can be drawn, in the log and in one sentence for the page; empty where it can.
+
+    Args:
+        folder: of the page; it can be written to.
+    """
+    try:
+        figure_class(folder)
+    except (OSError, ImportError, MemoryError) as error:
+        reason = f"the page has no pictures, since matplotlib could not be loaded ({error or type(error).__name__})."
+        log.warning("%s", reason)
+        return [reason]
+    return []
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -47,11 +67,11 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _entries(outcomes: Sequence[Mapping[str, Any]], folder: Path) -> list[SubjectEntry]:
-    """Make an entry per output; those with warnings are the first to have pictures."""
+def _entries(outcomes: Sequence[Mapping[str, Any]], folder: Path, pictures: int) -> list[SubjectEntry]:
+    """Make an entry per output; those with warnings are the first of so many to have pictures."""
     # Of what was kept, only where an earlier record says what it was made of.
     known = [o for o in outcomes if o["status"] in {"made", "kept"} and o["inputs"]]
-    pictured = {id(o) for o in sorted(known, key=lambda o: not o["warnings"])[:MOST_PICTURES]}
+    pictured = {id(o) for o in sorted(known, key=lambda o: not o["warnings"])[:pictures]}
     return [_entry(o, output, folder, draw=id(o) in pictured) for o in known for output in o["outputs"]]
 
 

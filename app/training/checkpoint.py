@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from app.core.atomic_io import save_bytes
 from app.core.errors import UsageError
+from app.registry.identity import Identity
 from app.registry.lineage import Lineage, ModelScores, TrainingRecord
-from app.registry.manifest import Identity
 from app.registry.spec import FirstStage
 from app.training.config import Recipe, recipe_from_json
 

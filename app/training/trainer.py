@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from app.core.errors import CaseError, UsageError
 from app.core.signals import Interrupted, SignalGuard
 from app.inference.backends import is_memory_error
+from app.registry.identity import Identity
 from app.registry.lineage import Lineage, read_lineage
-from app.registry.manifest import Entry, Identity
+from app.registry.manifest import Entry
 from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject, build_cache

@@ -38,8 +38,8 @@ from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import BACKGROUND, Normalization, measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
+from app.registry.identity import Identity
 from app.registry.lineage import ModelScores
-from app.registry.manifest import Identity
 from app.registry.spec import GeneratorSpec, RefinerSpec
 from app.training.data.cache import NORMALIZATION
 from app.training.data.sections import SliceData

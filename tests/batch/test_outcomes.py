@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ OUTCOME = Outcome(
     warnings=("careful",),
     seconds=1.5,
     stages={"read": 1.0, "network": 0.5},
+    input_sha256={"t2w": "ef" * 32},
 )
 
 
@@ -63,9 +65,15 @@ class TestJson:
         assert set(KEPT.to_json()) == {"target", "path", "sha256", "origin"}
         assert set(MADE.to_json()) == {
             "target", "path", "sha256", "reference", "model", "weights_sha256", "refiner_sha256", "fusion", "device",
+            "model_sha256",
         }  # fmt: skip
         with_map = Provenance("t2w", "unet", "ab" * 32, None, "mean", "cpu", "maps/s-t2f-confidence.nii.gz")
         assert with_map.to_json()["confidence"] == "maps/s-t2f-confidence.nii.gz"
+
+    def test_an_older_record_knows_no_checksums_of_inputs(self):
+        form = OUTCOME.to_json()
+        del form["input_sha256"], form["outputs"][0]["model_sha256"]
+        assert Outcome.from_json(form) == replace(OUTCOME, input_sha256={})
 
     def test_an_older_record_calls_the_fusion_joined(self):
         form = OUTCOME.to_json()

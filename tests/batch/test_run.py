@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from app.batch import run as run_module
 from app.batch.outcomes import exit_code_of
-from app.batch.run import run
+from app.batch.run import MOST_NOTES, run
+from app.cli import main
 from app.core.config import ModelOptions, RunConfig
 from app.core.errors import NothingToDo, UsageError
 from tests.batch.helpers import config_of, names_in, write_copies
@@ -47,8 +50,9 @@ class TestParts:
             done += [o.subject for o in summary.outcomes]
         assert sorted(done) == list("abcde")
 
-    def test_a_part_without_subjects_is_no_failure(self, three, weights_dir):
+    def test_a_part_without_subjects_is_no_failure_but_said(self, three, weights_dir, caplog):
         assert exit_code_of(run(config_of(three, weights_dir, part_id=7, num_parts=8))) == 0
+        assert [r.message for r in caplog.records if r.levelname == "WARNING"] == ["Part 7 of 8: 0 of 3 subjects."]
 
 
 class TestFolders:
@@ -67,6 +71,61 @@ class TestFolders:
             write_subject(tmp_path / "in" / "a", lacks=())
         with pytest.raises(NothingToDo):
             run(config_of(tmp_path, weights_dir))
+
+
+class TestFoldersOfOthers:
+    def test_what_a_killed_run_left_is_swept(self, three, weights_dir, no_page):
+        part = ".tetrad-0123456789abcdef.part"
+        for folder in ("out", "report"):
+            (three / folder).mkdir()
+            (three / folder / part).write_bytes(b"half")
+        run(config_of(three, weights_dir, report_dir=three / "report"))
+        assert not (three / "out" / part).exists()
+        assert not (three / "report" / part).exists()
+
+    def test_many_notes_stay_few_lines(self, three, weights_dir, no_page, monkeypatch, caplog):
+        notes = tuple(f"note {number}" for number in range(20_000))
+        real = run_module.scan
+        monkeypatch.setattr(run_module, "scan", lambda *a, **o: replace(real(*a, **o), notes=notes))
+        summary = run(config_of(three, weights_dir, report_dir=three / "report"))
+        assert len(summary.notes) == MOST_NOTES + 1
+        assert summary.notes[-1] == f"{20_000 - MOST_NOTES} more notes of this kind are left out."
+        assert len(caplog.records) < 2 * MOST_NOTES
+        assert (three / "report" / "tetrad-run.json").stat().st_size < 20_000
+
+    def test_a_folder_that_goes_with_the_container_is_said(self, three, weights_dir, no_page, monkeypatch, caplog):
+        monkeypatch.setattr(run_module, "is_lost_with_container", lambda folder: folder.name != "out")
+        run(config_of(three, weights_dir, report_dir=three / "report"))
+        assert f"{three / 'report'} lies in the container itself" in caplog.text
+        caplog.clear()
+        monkeypatch.setattr(run_module, "is_lost_with_container", lambda _: True)
+        run(config_of(three, weights_dir, report_dir=three / "report"))
+        assert "container" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a\nERROR: forged", "a\rmade", "\x1b[2J\x1b[1;31m", "abc\u202egnp.x"])
+def test_a_name_that_acts_is_shown(tmp_path, write_subject, weights_dir, name, capsys):
+    """In every message, log, record and page; the output bears the name as it is."""
+    files = {m: f"{m}.nii.gz" for m in ("t1c", "t1n", "t2f", "t2w")}
+    for lacks in (("t2f",), ("t1c", "t2f")):
+        write_subject(tmp_path / "in" / (name + "2" * len(lacks)), files, lacks)
+    (tmp_path / "in" / (name + "2") / "t1n.nii.gz").write_bytes(b"damaged")
+    code = main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights", str(weights_dir),
+                 "--report-dir", str(tmp_path / "report"), "--verbose"])  # fmt: skip
+    assert code == 0
+    raw = [c for c in name if not c.isprintable()]
+    shown = capsys.readouterr().err
+    assert not any(c in shown.replace("\n", "") for c in raw)
+    assert not any(line.startswith("ERROR") for line in shown.splitlines())
+    assert names_in(tmp_path / "out") == sorted(
+        name + end for end in ("2-t2f.nii.gz", "22-t1c.nii.gz", "22-t2f.nii.gz")
+    )
+    record = (tmp_path / "report" / "tetrad-run.json").read_text()
+    assert not any(c in record.replace("\n", "") for c in raw)
+    assert {s["subject"] for s in json.loads(record)["subjects"]} == {name + "2", name + "22"}
+    page = (tmp_path / "report" / "tetrad-run.html").read_text()
+    assert not any(c in page.replace("\n", "") for c in raw)
+    assert "forged" not in page or "\\nERROR: forged" in page
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small file system, which needs root")

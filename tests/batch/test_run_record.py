@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from app.batch import run_record
 from app.batch.outcomes import Outcome, OutputRecord, Provenance, Summary, exit_code_of
 from app.batch.run import run
 from app.core.errors import OutputError
+from app.report import run_page
 from tests.batch.helpers import config_of
 
 
@@ -22,7 +25,10 @@ class TestRecord:
         a, b, _ = record["subjects"]
         assert set(a["inputs"]) == {"t1c", "t1n", "t2w"}
         assert a["lacked"] == ["t2f"]
-        assert len(a["outputs"][0]["sha256"]) == len(a["outputs"][0]["weights_sha256"]) == 64
+        sums = [a["outputs"][0][key] for key in ("sha256", "weights_sha256", "model_sha256")]
+        assert [len(s) for s in sums] == [64] * 3
+        for modality, path in a["inputs"].items():
+            assert a["input_sha256"][modality] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
         assert any("fallback" in w for w in b["warnings"])
 
     @pytest.mark.parametrize("name", ["$\\frac$", "<b>&", "Müller 1", b"\xff".decode("utf-8", "surrogateescape")])
@@ -38,6 +44,29 @@ class TestRecord:
 
         monkeypatch.setattr(run_record, "write_run_report", full)
         assert exit_code_of(run(config_of(three, weights_dir, report_dir=three / "report"))) == 1
+
+    @pytest.mark.parametrize("error", [MemoryError(), ImportError("failed to map segment"), PermissionError(13, "no")])
+    def test_a_page_that_cannot_be_made_is_said_to_lack(self, three, weights_dir, monkeypatch, error, caplog):
+        def broken(*_args):
+            raise error
+
+        monkeypatch.setattr(run_record, "write_run_report", broken)
+        (three / "report").mkdir()
+        (three / "report" / "tetrad-run.html").write_text("of an earlier run")
+        assert exit_code_of(run(config_of(three, weights_dir, report_dir=three / "report"))) == 0
+        assert "tetrad-run.html lacks: it could not be made" in caplog.text
+        assert [p.name for p in (three / "report").iterdir()] == ["tetrad-run.json"]
+
+    def test_a_page_without_pictures_says_so(self, three, weights_dir, monkeypatch, caplog):
+        def nowhere(*_args):
+            raise FileNotFoundError("there is no folder for temporary files")
+
+        monkeypatch.setattr(run_page, "figure_class", nowhere)
+        assert exit_code_of(run(config_of(three, weights_dir, report_dir=three / "report"))) == 0
+        text = (three / "report" / "tetrad-run.html").read_text()
+        assert "the page has no pictures" in text
+        assert "<img" not in text
+        assert "no folder for temporary files" in caplog.text
 
     def test_a_second_run_keeps_what_the_first_said(self, three, weights_dir, monkeypatch):
         with monkeypatch.context() as patch:

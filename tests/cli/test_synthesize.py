@@ -11,8 +11,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.cli import main
+from app.cli import main, synthesize
 from app.cli.synthesize import choose_part
 from app.core.errors import UsageError
 
@@ -146,6 +148,38 @@ class TestGoodInput:
         assert (tmp_path / "out-report" / "tetrad-run.json").is_file()
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["sub01-t2f.nii.gz"]
 
+    @pytest.mark.parametrize("options", [["--resume"], ["--resume", "same"], ["--resume=any"], []])
+    def test_what_is_there_is_kept(self, subject, call, options):
+        assert call()[0] == 0
+        code, messages, _ = call(*options)
+        assert (code, "1 kept" in messages) == (0, True)
+
+
+class TestHospital:
+    """A container without a mount for the report would lose it."""
+
+    @pytest.fixture
+    def container(self, monkeypatch, tmp_path):
+        def lost(folder):
+            return not folder.is_relative_to(tmp_path / "out")
+
+        monkeypatch.setattr(synthesize, "is_lost_with_container", lost)
+
+    @pytest.mark.usefixtures("container")
+    def test_it_is_said_before_the_run(self, subject, call, tmp_path):
+        code, messages, outputs = call("--profile", "hospital")
+        assert (code, outputs) == (2, [])
+        assert f"mount a folder there (-v DIR:{tmp_path / 'out'}-report), or name another with --report-dir" in messages
+
+    @pytest.mark.usefixtures("container")
+    def test_who_names_a_folder_gets_it(self, subject, call, tmp_path, monkeypatch):
+        assert call("--profile", "hospital", "--report-dir", tmp_path / "report")[0] == 0
+        assert (tmp_path / "report" / "tetrad-run.json").is_file()
+
+    def test_where_all_is_in_the_container_nothing_is_said(self, subject, call, monkeypatch):
+        monkeypatch.setattr(synthesize, "is_lost_with_container", lambda _: True)
+        assert call("--profile", "hospital")[0] == 0
+
 
 class TestBadInput:
     def test_truncated_gzip(self, subject, call):
@@ -242,7 +276,13 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "options",
-        [["--resume", "--overwrite"], ["--part-id", "1"], ["--part-id", "2", "--num-parts", "2"], ["--device", "tpu"]],
+        [
+            ["--resume", "--overwrite"],
+            ["--resume=any", "--overwrite"],
+            ["--part-id", "1"],
+            ["--part-id", "2", "--num-parts", "2"],
+            ["--device", "tpu"],
+        ],
     )
     def test_usage(self, subject, call, options):
         assert call(*options)[::2] == (2, [])
@@ -256,15 +296,80 @@ class TestBadInput:
         assert exit_info.value.code == 2
 
 
-class TestParts:
-    def test_slurm(self):
-        environment = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "4"}
-        assert choose_part(None, None, environment) == (2, 4)
+def _array(task, first, last, count, step=1, **more):
+    names = ("ID", "MIN", "MAX", "COUNT", "STEP")
+    values = {f"SLURM_ARRAY_TASK_{n}": str(v) for n, v in zip(names, (task, first, last, count, step), strict=True)}
+    return {k: v for k, v in (values | more).items() if v is not None}
 
-    def test_slurm_with_steps(self):
-        environment = {"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "4",
-                       "SLURM_ARRAY_TASK_COUNT": "3"}  # fmt: skip
-        assert choose_part(None, None, environment) == (2, 3)
+
+def _tasks(tasks, step=1):
+    """What Slurm sets for each task of an array."""
+    return [_array(task, min(tasks), max(tasks), len(tasks), step) for task in tasks]
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        ("tasks", "step"),
+        [(range(5, 9), 1), (range(4), 1), (range(1, 10, 4), 4), (range(0, 10, 2), 2), ([7], 1), ([3, 4], 1)],
+    )
+    def test_slurm_arrays_with_and_without_steps(self, tasks, step):
+        parts = [choose_part(None, None, environment) for environment in _tasks(list(tasks), step)]
+        assert parts == [(number, len(tasks)) for number in range(len(tasks))]
+
+    def test_slurm_tells_the_end_or_the_last_task(self):
+        # `--array=0-9:4` has the tasks 0, 4 and 8.
+        assert choose_part(None, None, _array(8, 0, 9, 3, 4)) == (2, 3)
+
+    @given(st.sets(st.integers(0, 30), min_size=1, max_size=6))
+    def test_tasks_cover_all_parts_once_or_all_are_refused(self, tasks):
+        parts, refused = [], 0
+        for environment in _tasks(sorted(tasks)):
+            try:
+                parts.append(choose_part(None, None, environment))
+            except UsageError as error:
+                refused += 1
+                assert "--part-id" in str(error)
+                assert "--num-parts" in str(error)
+        assert refused in {0, len(tasks)}
+        if not refused:
+            assert sorted(parts) == [(number, len(tasks)) for number in range(len(tasks))]
+
+    @pytest.mark.parametrize("tasks", [[3, 7], [0, 1, 2, 8], [1, 3, 5], [2, 900]])
+    def test_a_list_of_tasks_is_refused_in_every_task(self, tasks):
+        for environment in _tasks(tasks):
+            with pytest.raises(UsageError, match=r"this Slurm array is a list.*--part-id I --num-parts N"):
+                choose_part(None, None, environment)
+            # Who knows the parts gives them.
+            assert choose_part(1, 4, environment) == (1, 4)
+            assert choose_part(None, 1, environment) == (0, 1)
+
+    def test_a_list_is_refused_before_any_work(self, subject, call, monkeypatch):
+        for name, value in _array(7, 3, 7, 2).items():
+            monkeypatch.setenv(name, value)
+        code, messages, outputs = call()
+        assert (code, outputs) == (2, [])
+        assert "--num-parts" in messages
+
+    @pytest.mark.parametrize("missing", ["MIN", "MAX", "COUNT"])
+    def test_what_slurm_does_not_tell_is_not_guessed(self, missing):
+        environment = _array(2, 0, 3, 4)
+        del environment[f"SLURM_ARRAY_TASK_{missing}"]
+        with pytest.raises(UsageError, match=f"SLURM_ARRAY_TASK_{missing} is not set"):
+            choose_part(None, None, environment)
+
+    def test_the_only_task_does_all(self):
+        environment = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1"}
+        assert choose_part(None, None, environment) == (0, 1)
+
+    def test_without_a_step_it_is_one(self):
+        environment = _array(6, 5, 8, 4, SLURM_ARRAY_TASK_STEP=None)
+        assert choose_part(None, None, environment) == (1, 4)
+
+    @pytest.mark.parametrize("environment", [_array(9, 0, 3, 4), _array(1, 2, 5, 4), _array(1, 0, 3, 4, 0),
+                                             _array(2, 3, 0, 4), _array(1, 0, 8, 3, 4)])  # fmt: skip
+    def test_numbers_that_contradict_each_other(self, environment):
+        with pytest.raises(UsageError, match="do not tell which part"):
+            choose_part(None, None, environment)
 
     def test_kubernetes(self):
         assert choose_part(None, 4, {"JOB_COMPLETION_INDEX": "3"}) == (3, 4)
@@ -277,8 +382,10 @@ class TestParts:
         assert choose_part(None, None, {}) == (0, 1)
 
     @pytest.mark.parametrize(
-        "environment", [{"SLURM_ARRAY_TASK_ID": "abc", "SLURM_ARRAY_TASK_COUNT": "6"}, {"JOB_COMPLETION_INDEX": "x"}]
-    )
+        "environment",
+        [_array("abc", 0, 5, 6), _array("", 0, 5, 6), _array("-1", -1, 4, 6), _array(1, 0, "5.0", 6),
+         _array(1, 0, 5, "9" * 5000), _array(1, 0, 5, 6, " 1"), {"JOB_COMPLETION_INDEX": "x"}],
+    )  # fmt: skip
     def test_no_numbers(self, environment):
         with pytest.raises(UsageError, match="not a whole number"):
             choose_part(None, 2 if "JOB_COMPLETION_INDEX" in environment else None, environment)

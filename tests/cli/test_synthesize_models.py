@@ -139,7 +139,8 @@ class TestSpecialists:
         assert self._run(weights, tmp_path, "--complete-all") == ExitCode.OK
         record = self._record(tmp_path)
         entry = read_manifest(weights).entry("expert")
-        assert record["model"]["specialists"] == {"t2f": {"name": "expert", "sha256": entry.sha256}}
+        told = {"name": "expert", "sha256": entry.identity.fingerprint, "weights_sha256": entry.sha256}
+        assert record["model"]["specialists"] == {"t2f": told}
         made = {o["target"]: (o["model"], o["weights_sha256"]) for o in record["subjects"][0]["outputs"]}
         assert made["t2f"] == ("expert", entry.sha256)
         assert made["t1c"][0] == "tiny"

@@ -42,6 +42,21 @@ def test_a_shield_holds_it_back_until_the_outermost_ends():
     assert guard.waiting == 0
 
 
+def test_a_second_signal_does_not_tear_what_the_first_one_ends():
+    guard, steps = SignalGuard(), []
+    with guard.installed():
+        try:
+            _send()
+        except Interrupted:
+            _send()
+            with guard.shielded():
+                _send(signal.SIGINT)
+            steps.append("ended well")
+    assert steps == ["ended well"]
+    with pytest.raises(Interrupted), guard.installed():
+        _send()
+
+
 def test_without_a_signal_a_shield_does_nothing():
     guard = SignalGuard()
     with guard.installed(), guard.shielded():

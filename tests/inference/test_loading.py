@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from app.cli import main
 from app.cli.info import describe
+from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
 from app.inference.synthesizer import Synthesizer
@@ -190,3 +192,58 @@ class TestSpecialists:
         with pytest.raises(WeightsError, match=reason):
             opened(weights)
         assert opened(weights, specialists=False)({m: str(f) for m, f in subject.items()}) is not None
+
+
+class TestExchanged:
+    """The shipped weights do not say whose they are; the lineage does."""
+
+    @pytest.fixture
+    def weights(self, tmp_path):
+        """The shipped models, their files shared."""
+        folder = tmp_path / "weights"
+        folder.mkdir()
+        for file in WEIGHTS_DIR.iterdir():
+            if file.suffix in {".safetensors", ".onnx"}:
+                os.link(file.resolve(), folder / file.name)
+            else:
+                shutil.copy(file, folder)
+        return folder
+
+    @staticmethod
+    def _rewrite(folder, change):
+        form = json.loads((folder / "manifest.json").read_text())
+        change(form["models"])
+        (folder / "manifest.json").write_text(json.dumps(form))
+
+    @staticmethod
+    def _files(models):
+        one, two = models["unet-t1n"], models["unet-t2w"]
+        one["files"], two["files"] = two["files"], one["files"]
+
+    @staticmethod
+    def _names(models):
+        models["unet-t1n"], models["unet-t2w"] = models["unet-t2w"], models["unet-t1n"]
+
+    @staticmethod
+    def _specialists(models):
+        models["unet"]["specialists"] |= {"t1n": "unet-t2w", "t2w": "unet-t1n"}
+
+    @staticmethod
+    def _names_and_specialists(models):
+        TestExchanged._names(models)
+        TestExchanged._specialists(models)
+
+    @staticmethod
+    def _targets(models):
+        models["unet-t1n"]["targets"] = ["t2w"]
+
+    @pytest.mark.parametrize("change", ["_files", "_names", "_specialists", "_names_and_specialists", "_targets"])
+    @pytest.mark.parametrize("backend", ["torch", "onnx"])
+    def test_two_specialists_that_were_exchanged_are_refused(self, weights, change, backend):
+        self._rewrite(weights, getattr(self, change))
+        with pytest.raises(WeightsError):
+            opened(weights, "unet", backend=backend)
+
+    def test_a_copy_of_another_name_is_taken(self, weights):
+        self._rewrite(weights, lambda models: models.update(mine=models["unet-t1n"]))
+        assert opened(weights, "mine").model.targets == ("t1n",)

@@ -11,7 +11,8 @@ import pytest
 from app import Synthesizer
 from app.core.constants import MODALITIES, REFERENCE_OF
 from app.data.nifti_reader import load_volume
-from app.inference.pipeline import predict, prepare, refine
+from app.data.nifti_writer import DESCRIPTION
+from app.inference.pipeline import describe, predict, prepare, refine
 from app.inference.slice_predictor import SlicePredictor
 
 MODELS = ["regression", "tiny"]
@@ -135,3 +136,13 @@ class TestRefine:
             assert "normalized" in vars(prepared)
             results.append(refine(predict(prepared, "t2f", model), prepared, "t2f", model).volume)
         np.testing.assert_allclose(results[0], results[1], atol=2e-3)
+
+
+def test_a_long_name_leaves_room_for_what_tells_the_model(weights_dir):
+    model = _synthesizer(weights_dir, "tiny").model
+    named = replace(model, identity=replace(model.identity, name="x" * 200))
+    text = describe(named, "t2f", 3)
+    assert len(text) == DESCRIPTION
+    assert text.startswith("synthetic t2f from 3, tetrad ")
+    assert text.endswith(f"xx {model.identity.fingerprint[:8]} mean")
+    assert describe(model, "t2f", 3).endswith(f", tiny {model.identity.fingerprint[:8]} mean")

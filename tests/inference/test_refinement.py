@@ -15,7 +15,7 @@ from app.core.errors import CaseError
 from app.inference.device import Runtime
 from app.inference.refinement import VolumeRefiner
 from app.networks.refiner import Refiner
-from app.registry.manifest import Identity
+from app.registry.identity import Identity
 from app.registry.spec import RefinerSpec
 from tests.networks.small_models import VOLUME, new_refiner
 

@@ -9,6 +9,8 @@ from app import Synthesizer
 from app.core.config import ModelOptions, RuntimeOptions
 from app.core.errors import CaseError, DeviceError, UsageError, WeightsError
 from app.data.discovery import scan
+from app.data.nifti_reader import file_sha256
+from app.inference.provenance import inputs_digest
 
 MODELS = ["regression", "tiny"]
 
@@ -96,6 +98,11 @@ def test_from_the_options_of_a_command_line(subject, weights_dir):
     assert by_options.model.runtime == by_words.model.runtime
     assert by_options.fallback_name == "regression"
     np.testing.assert_array_equal(np.asarray(by_options(subject).dataobj), np.asarray(by_words(subject).dataobj))
+
+
+def test_an_image_says_what_it_was_made_from(weights_dir, subject):
+    text = _synthesizer(weights_dir)(subject).header["aux_file"].item().decode()
+    assert text == f"inputs {inputs_digest({m: file_sha256(f) for m, f in subject.items()})}"
 
 
 def test_the_regression_is_its_own_fallback(weights_dir):

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from app.core.errors import WeightsError
 from app.networks.architectures import EnhancerConfig, RefinerConfig
@@ -24,8 +26,15 @@ from app.registry.checkpoints import (
     load_segmenter3d,
 )
 from app.registry.lineage import TrainingRecord
-from app.registry.manifest import read_manifest, sha256_of
-from tests.networks.small_models import VOLUME, save_generator, save_refiner, save_segmenter2d, save_segmenter3d
+from app.registry.manifest import add_file, change_spec, read_manifest, sha256_of
+from tests.networks.small_models import (
+    VOLUME,
+    add_expert,
+    save_generator,
+    save_refiner,
+    save_segmenter2d,
+    save_segmenter3d,
+)
 
 CANVAS = Canvas({"axial": (48, 48)})
 
@@ -126,3 +135,87 @@ def test_a_training_is_kept_beside_the_weights(tmp_path):
     record = TrainingRecord(model="m", task="segmentation3d", subjects=("s1",), minutes=2.5)
     entry = save_segmenter3d(tmp_path, "m", network.widths, network.state_dict(), VOLUME, (16, 16, 16), training=record)
     assert read_manifest(tmp_path).lineage.trainings == {entry.sha256: record}
+
+
+class TestMetadata:
+    @pytest.fixture
+    def two(self, copy):
+        """`tiny`, and `expert` for T2-FLAIR."""
+        add_expert(copy)
+        return copy
+
+    @staticmethod
+    def _exchange(folder, role="torch"):
+        """Exchanges the files of both in the manifest."""
+        form = json.loads((folder / "manifest.json").read_text())
+        one, two = (form["models"][name]["files"] for name in ("tiny", "expert"))
+        one[role], two[role] = two[role], one[role]
+        (folder / "manifest.json").write_text(json.dumps(form))
+
+    def test_a_file_names_its_model_and_its_targets(self, two):
+        for name, targets in (("tiny", "t1c t1n t2f t2w"), ("expert", "t2f")):
+            with safe_open(two / f"{name}.safetensors", "pt") as stream:
+                assert stream.metadata() == {"tetrad_model": name, "tetrad_targets": targets}
+            load_generator(read_manifest(two).entry(name))
+
+    def test_files_that_were_exchanged_are_refused(self, two):
+        self._exchange(two)
+        for name in ("tiny", "expert"):
+            with pytest.raises(WeightsError, match="says of itself tetrad_model"):
+                load_generator(read_manifest(two).entry(name))
+
+    def test_a_file_of_other_targets_is_refused(self, two):
+        change_spec(read_manifest(two).entry("expert"), targets=("t1c",))
+        with pytest.raises(WeightsError, match=r"says of itself tetrad_targets 't2f', but .* 't1c'"):
+            load_generator(read_manifest(two).entry("expert"))
+
+    def test_a_file_that_does_not_say_is_taken(self, copy):
+        state = load_file(copy / "tiny.safetensors")
+        entry = add_file(read_manifest(copy).entry("tiny"), "torch", save(state))
+        load_generator(entry)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"{}", b"{", b"[" * 100_000])
+@pytest.mark.parametrize(("role", "load"), [("intensity", load_intensity), ("coefficients", load_regression)])
+def test_coefficients_that_are_none_are_named(copy, content, role, load):
+    entry = add_file(read_manifest(copy).entry("regression"), role, content)
+    with pytest.raises(WeightsError, match="is damaged"):
+        load(entry)
+
+
+def _without(form, key):
+    return {**form, "coefficients": {k: v for k, v in form["coefficients"].items() if k != key}}
+
+
+def _infinite(values):
+    return [_infinite(v) for v in values] if isinstance(values, list) else float("inf")
+
+
+def _with(form, key, value):
+    return {**form, "coefficients": {**form["coefficients"], key: value}}
+
+
+@pytest.mark.parametrize(("role", "load"), [("intensity", load_intensity), ("coefficients", load_regression)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda form: _without(form, "t1c>t2f"),
+        lambda form: _with(form, "t1c>t2f", []),
+        lambda form: _with(form, "t1c>t2f", [[1.0], [1.0]]),
+        lambda form: _with(form, "t1c>t2f", "abc"),
+        lambda form: _with(form, "t1c>t2f", _infinite(form["coefficients"]["t1c>t2f"])),
+    ],
+)
+def test_coefficients_that_lack_or_are_no_numbers_are_named(copy, role, load, damage):
+    entry = read_manifest(copy).entry("regression")
+    form = damage(json.loads(entry.path_of(role).read_text()))
+    with pytest.raises(WeightsError, match="is damaged"):
+        load(add_file(entry, role, json.dumps(form).encode()))
+
+
+def test_a_shape_that_no_network_has(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    form["models"]["tiny"]["architecture"]["width"] = 17
+    (copy / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match=r"cannot be built|does not fit"):
+        load_generator(read_manifest(copy).entry("tiny"))

@@ -104,10 +104,124 @@ def test_missing_manifest_is_named(tmp_path):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 99, "models": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "3", '"a"', '{"schema": 1}', '{"schema": 99, "models": {}}', '{"schema": [], "models": {}}',
+     '{"schema": 2, "models": [], "default": null, "fallback": null}',
+     '{"schema": 2, "models": {"a": 3}, "default": null, "fallback": null}',
+     '{"schema": 2, "models": {"a": {"files": []}}, "default": null, "fallback": null}',
+     '{"schema": 2, "models": {}, "default": ["a"], "fallback": null}',
+     '{"schema": 2, "models": {}, "default": null, "fallback": "a"}',
+     '{"schema": 1, "models": {"a": {"kind": "generator", "files": {}}}}',
+     "[" * 100_000, '{"schema": 2, "models": ' + "[" * 100_000, '{"schema":' * 50_000],
+)  # fmt: skip
 def test_damaged_manifest(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(WeightsError, match=r"manifest\.json"):
+    with pytest.raises(WeightsError, match=r"manifest\.json") as error:
+        read_manifest(tmp_path)
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def _changed(folder, model, path, value):
+    """Changes one value of the manifest; None takes it out."""
+    form = json.loads((folder / "manifest.json").read_text())
+    *way, last = path.split(".")
+    place = form["models"][model]
+    for key in way:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    (folder / "manifest.json").write_text(json.dumps(form))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("files.torch.path", "/dev/zero"),
+        ("files.torch.path", "../tiny.safetensors"),
+        ("files.torch.path", 5),
+        ("files.torch.path", ""),
+        ("files.torch.path", "a\x1b[2Jb"),
+        ("files.torch.path", None),
+        ("files.torch.sha256", None),
+        ("files.torch.sha256", "short"),
+        ("files.torch.bytes", -1),
+        ("files.torch", None),
+        ("files", []),
+        ("files", None),
+        ("canvas", None),
+        ("canvas.sizes", {"axial": [48, 48]}),
+        ("canvas.sizes.axial", [16_000_000_000, 16]),
+        ("canvas.sizes.axial", [-16, 16]),
+        ("architecture.width", 10**9),
+        ("architecture.width", -1),
+        ("architecture.width", 0),
+        ("architecture.background", float("nan")),
+        ("architecture.network", "other"),
+        ("specialists", ["tiny"]),
+        ("specialists", {"t9": "tiny"}),
+        ("refiner", ["tiny"]),
+        ("views", []),
+        ("targets", []),
+        ("contrast", 1e9),
+        ("contrast", "much"),
+        ("normalization.percentile", 0),
+        ("normalization.background", float("inf")),
+        ("normalization.scheme", "none"),
+        ("kind", "oracle"),
+        ("kind", None),
+    ],
+)
+def test_an_entry_that_cannot_be_is_one_sentence(copy, path, value):
+    _changed(copy, "tiny", path, value)
+    with pytest.raises(WeightsError) as error:
+        read_manifest(copy)
+    assert "manifest.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_no_model_can_have(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    form["models"]["a\x1b[2J"] = form["models"]["tiny"]
+    (copy / "manifest.json").write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match="no name of a model"):
+        read_manifest(copy)
+
+
+def test_the_fallback_is_a_regression(copy):
+    form = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(form | {"fallback": "tiny"}))
+    with pytest.raises(WeightsError, match="tiny is no regression"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "link", "folder", "longer"])
+def test_only_plain_files_of_the_folder_are_opened(copy, tmp_path, what):
+    path = copy / "tiny.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "link":
+        (tmp_path / "other").write_bytes(content)
+        path.symlink_to(tmp_path / "other")
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+        os.truncate(path, 2**40)
+    entry = read_manifest(copy).entry("tiny")
+    with pytest.raises(WeightsError, match=r"tiny\.safetensors"):
+        entry.path_of("torch")
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(WeightsError, match="no plain file"):
         read_manifest(tmp_path)
 
 

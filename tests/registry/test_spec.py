@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
+from app.core.constants import MODALITIES
 from app.networks.architectures import EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
-from app.preprocessing.target_intensity import KAIST24_PRIOR
+from app.preprocessing.target_intensity import KAIST24_PRIOR, IntensityPrior
 from app.registry.spec import SPEC, FirstStage, GeneratorSpec, RefinerSpec, RegressionSpec
 
 VOLUME = Normalization("volume", background=-1.0)
@@ -89,6 +91,44 @@ def test_an_older_import_has_the_released_gate():
     stated = generator(architecture=HfGanConfig(position="learned"))
     assert SPEC.validate_python(stated.model_dump(mode="json")) == stated
     assert stated.architecture.gate == "channel"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": UNetConfig(widths=(10**9,))},
+        {"architecture": UNetConfig(widths=(8, -1))},
+        {"architecture": UNetConfig(widths=())},
+        {"architecture": UNetConfig(widths=(8,) * 9)},
+        {"architecture": UNetConfig(background=float("nan"))},
+        {"architecture": UNetConfig(confidence_scale=float("inf"))},
+        {"architecture": HfGanConfig(width=10**9)},
+        {"normalization": Normalization("volume", percentile=101)},
+        {"normalization": Normalization("volume", background=float("inf"))},
+        {"canvas": Canvas({"axial": (48, 64)})},
+        {"canvas": Canvas({"axial": (48, 64), "coronal": (16 * 10**8, 16)})},
+        {"views": ()},
+        {"targets": ()},
+        {"contrast": 2.0},
+        {"intensity_prior": IntensityPrior({"t1c": 0.1}, {"t1c": 0.1})},
+        {"intensity_prior": IntensityPrior(dict.fromkeys(MODALITIES, float("nan")), dict.fromkeys(MODALITIES, 0.1))},
+    ],
+)
+def test_what_no_model_can_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        generator(**fields)
+
+
+@pytest.mark.parametrize("window", [(0, 32, 32), (32, 32, -1), (32, 32, 10**9)])
+def test_a_window_has_sides(window):
+    with pytest.raises(ValidationError):
+        RefinerSpec(architecture=EnhancerConfig(), normalization=VOLUME, window=window, overlap=0.25)
+
+
+def test_constants_of_a_data_set_are_intensities():
+    wrong = {**BRASYN25_INTENSITIES, "t1c": replace(BRASYN25_INTENSITIES["t1c"], std=0.0)}
+    with pytest.raises(ValidationError, match="std and clip above 0"):
+        RegressionSpec(normalization=Normalization("dataset", intensities=wrong))
 
 
 def test_it_cannot_be_changed():

@@ -111,7 +111,7 @@ def test_a_name_that_acts_is_shown(tmp_path, write_subject, weights_dir, name, c
         write_subject(tmp_path / "in" / (name + "2" * len(lacks)), files, lacks)
     (tmp_path / "in" / (name + "2") / "t1n.nii.gz").write_bytes(b"damaged")
     code = main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights", str(weights_dir),
-                 "--report-dir", str(tmp_path / "report"), "--verbose"])  # fmt: skip
+                 "--report-dir", str(tmp_path / "report"), "--verbose", "--complete-all"])  # fmt: skip
     assert code == 0
     raw = [c for c in name if not c.isprintable()]
     shown = capsys.readouterr().err

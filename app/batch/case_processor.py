@@ -25,7 +25,6 @@ from app.core.errors import DeviceError, TetradError, VolumeError, WeightsError
 from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import file_sha256
-from app.data.nifti_writer import DESCRIPTION
 from app.data.origin import SYNTHETIC
 from app.inference.backends import is_memory_error
 from app.inference.pipeline import describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
@@ -135,8 +134,12 @@ class CaseProcessor:
 
     def _origin_warnings(self, output: OutputRecord, first: Plan) -> list[str]:
         """Warn of a kept output that was made in another way than this run would make it."""
-        expected = describe(self.synthesizer.model.model_for(output.target), output.target, len(first.inputs))
-        if not (output.origin or "").startswith(SYNTHETIC) or output.origin == expected[:DESCRIPTION]:
+        model = self.synthesizer.model.model_for(output.target)
+        expected = describe(model, output.target, len(first.inputs))
+        fingerprint = model.identity.refined_by(None if model.refiner is None else model.refiner.identity)
+        # Version 0.1.0 named the checksum of the weights file alone.
+        before = expected.replace(f" {fingerprint[:8]}", f" {model.identity.sha256[:8]}")
+        if not (output.origin or "").startswith(SYNTHETIC) or output.origin in {expected, before}:
             return []
         return [
             f"{output.path} is kept as it is: it was made as {output.origin!r}, this run would make {expected!r}; "

@@ -14,7 +14,7 @@ from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusionOptions
-from app.registry.checkpoints import check_metadata, load_intensity, load_regression
+from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec, RegressionSpec, Segmenter2dSpec, Segmenter3dSpec
@@ -135,6 +135,8 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
     fusion = choose_fusion(entry, options)
     machine = Machine.probe()
     chosen = choose_runtime(entry.files, machine, runtime)
+    if chosen.backend == "onnx" and "torch" in entry.files:
+        check_onnx(entry)
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
     predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size)
     return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from app.core.constants import MODALITIES
 from app.core.errors import WeightsError
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from app.networks.unet3d import Segmenter3d
 
     Network = TypeVar("Network", bound=nn.Module)
+
+#: Tensors of a network by which its ONNX file is known.
+_COMPARED: Final = 3
 
 Predictor = TypeVar("Predictor", VoxelwiseRegression, IntensityPredictor)
 
@@ -167,6 +170,27 @@ def check_metadata(entry: Entry) -> None:
                 f"{path} says of itself {key} {stated[key]!r}, but {MANIFEST} takes it for {value!r}; "
                 "fetch the weights again."
             )
+
+
+def check_onnx(entry: Entry) -> None:
+    """Check that a model's ONNX file holds the weights of its safetensors file, which says whose they are.
+
+    The export writes the large ones as they are, in float32.
+
+    Raises:
+        WeightsError: it holds none of them, or a file is missing or changed.
+    """
+    from safetensors.torch import load_file
+
+    path = entry.path_of("onnx")
+    graph = path.read_bytes()
+    state = load_file(entry.path_of("torch"))
+    largest = sorted(state.values(), key=lambda tensor: tensor.numel())[-_COMPARED:]
+    if not any(tensor.float().numpy().tobytes() in graph for tensor in largest):
+        raise WeightsError(
+            f"{path} is not the network of {entry.files['torch'].path}; "
+            "run `python -m app export`, or use --backend torch."
+        )
 
 
 def _metadata(name: str, spec: ModelSpec) -> dict[str, str]:

@@ -244,6 +244,17 @@ class TestExchanged:
         with pytest.raises(WeightsError):
             opened(weights, "unet", backend=backend)
 
+    def test_graphs_that_were_exchanged_are_refused(self, weights):
+        def exchange(models):
+            one, two = (models[name]["files"] for name in ("unet-t1n", "unet-t2w"))
+            one["onnx"], two["onnx"] = two["onnx"], one["onnx"]
+
+        assert opened(weights, "unet-t1n", backend="onnx").model.targets == ("t1n",)
+        self._rewrite(weights, exchange)
+        with pytest.raises(WeightsError, match=r"is not the network of unet-t1n\.safetensors"):
+            opened(weights, "unet-t1n", backend="onnx")
+        assert opened(weights, "unet-t1n").model.targets == ("t1n",)
+
     def test_a_copy_of_another_name_is_taken(self, weights):
         self._rewrite(weights, lambda models: models.update(mine=models["unet-t1n"]))
         assert opened(weights, "mine").model.targets == ("t1n",)

@@ -88,6 +88,8 @@ class SynthesisTask(SynthesisStep):
     def open(cls, context: TrainingContext[SynthesisRecipe]) -> Self:
         """Build the untrained networks of a run, with the true medians of its subjects."""
         recipe, subjects = context.recipe, context.subjects
+        if recipe.schedule.precision == "fp16" and context.group.device.type == "cpu":
+            raise UsageError("processors do not compute in float16; --set schedule.precision=fp32, or bf16.")
         torch.manual_seed(recipe.seed)
         codes = IntensityCodes(subjects) if recipe.network.intensity_encoding else None
         task = cls(recipe, context.group.device, context.teacher(cls.teaching_loss(recipe)), codes)

@@ -335,6 +335,10 @@ class TestStart:
         with pytest.raises(UsageError, match=r"goes on from a trained model, .*; name it with --start\."):
             train(load_recipe("r6", ["losses.tversky=0"]), paths, device="cpu")
 
+    def test_float16_is_for_gpus(self, paths):
+        with pytest.raises(UsageError, match="processors do not compute in float16"):
+            train(small(*UNET, "schedule.precision='fp16'", recipe="smoke"), paths, device="cpu")
+
     @pytest.mark.parametrize("key,value", [("gate", "released"), ("activation", "silu")])
     def test_weights_that_would_mean_something_else_are_refused(self, weights, key, value):
         """They would fit: neither is a tensor."""

@@ -27,7 +27,6 @@ from app.registry.spec import GeneratorSpec, ModelSpec, RefinerSpec
 from app.training import validation
 from app.training.checkpoint import State
 from app.training.config import Recipe, recipe_from_json
-from app.training.data.cache import NORMALIZATION
 from app.training.validation import SEGMENTATION_METRICS, SELECTION_METRICS, rounded, rounded_means, scores_of
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,9 @@ def check_slot(request: ExportRequest, targets: Sequence[Modality]) -> None:
     if len(targets) == len(MODALITIES):
         raise UsageError(_NO_SPECIALIST)
     host = read_manifest(weights).entry(host_name)
-    fits = isinstance(host.spec, GeneratorSpec) and host.spec.normalization == NORMALIZATION
+    fits = (
+        isinstance(host.spec, GeneratorSpec) and host.spec.normalization == request.state.recipe.normalization.build()
+    )
     if not fits or host.name == name or request.make_default:
         raise UsageError(
             f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "

@@ -109,14 +109,16 @@ def score_segmenter3d(
     window: tuple[int, int, int],
     device: torch.device,
     precision: torch.dtype,
+    normalization: Normalization = NORMALIZATION,
 ) -> list[VolumeScores]:
     """Segment each complete subject in 3D from its real sequences, and score it.
 
     Args:
         network: a 3D segmenter.
         window: sides in voxels of what it sees at once.
+        normalization: scheme of its inputs.
     """
-    segmenter = TumourSegmenter(network.eval(), NORMALIZATION, window, device, precision)
+    segmenter = TumourSegmenter(network.eval(), normalization, window, device, precision)
     results = []
     for subject, volumes in load_complete(cases):
         first = volumes[MODALITIES[0]]

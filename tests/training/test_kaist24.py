@@ -11,17 +11,13 @@ from app.training.tasks.refinement import refiner_config
 def test_the_first_stage_is_appendix_a_1_and_section_3_1():
     recipe = load_recipe("kaist24")
     losses = recipe.losses
-    # Equation 6: alpha to delta and epsilon; zeta and eta are halves of one weight.
-    assert (losses.l1, losses.feature, losses.cycle, losses.adversarial, losses.classification) == (
-        10,
-        1,
-        1,
-        0.25,
-        0.25,
-    )
-    assert (losses.ssim, losses.ssim_tissue, losses.tversky) == (2 * 5, "dual", 0)
+    # Equation 6: alpha to epsilon, and zeta and eta as one weight of two SSIM losses.
+    weights = [losses.l1, losses.feature, losses.cycle, losses.adversarial, losses.classification]
+    assert weights == [10, 1, 1, 0.25, 0.25]
+    assert (losses.ssim, losses.ssim_tissue, losses.tversky) == (5, "sum", 0)
     assert recipe.normalization.build().scheme == "range"
     assert recipe.network.intensity_encoding
+    assert not recipe.network.view_code
     assert (recipe.data.views, recipe.data.axial, recipe.data.min_brain_pixels) == (("axial",), (240, 240), 2000)
     assert recipe.schedule.batch_size == 24
     assert recipe.schedule.steps == round(20 * 158867 / 24)

@@ -163,6 +163,11 @@ class NormalizationRecipe(Section):
     percentile: float = 99.5
     intensities: dict[Modality, SequenceIntensity] = Field(default_factory=dict)
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is that of every 3D network that makes images: z-scores of each volume."""
+        return self == NormalizationRecipe()
+
     def build(self) -> Normalization:
         """Give the scheme that subjects are prepared by and models are run with."""
         if self.scheme != "dataset":

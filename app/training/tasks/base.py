@@ -31,7 +31,7 @@ from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter2d, load_segmenter3d
 from app.registry.lineage import Lineage, read_lineage
 from app.registry.manifest import Entry, spec_as
-from app.registry.spec import FirstStage, Kind, Segmenter2dSpec
+from app.registry.spec import FirstStage, Kind, Segmenter2dSpec, Segmenter3dSpec
 from app.training.checkpoint import State
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject
@@ -78,35 +78,33 @@ class TrainingContext(Generic[R]):
             UsageError: there is none, or it sees intensities on another scale than the recipe.
             WeightsError: its weights cannot be read, or it is no 2D segmenter.
         """
-        if loss is None:
-            return None
-        entry, own = self._teaching_entry(loss), self.recipe.normalization.build()
-        theirs = spec_as(entry, Segmenter2dSpec).normalization
-        if theirs != own:
-            raise UsageError(
-                f"segmenter {entry.name!r} learned another scale of intensities ({theirs.scheme}) than the recipe's "
-                f"({own.scheme}); train one with the same section `normalization`, and name it with --segmenter."
-            )
-        return load_segmenter2d(entry)
+        return None if loss is None else load_segmenter2d(self._teaching_entry(loss, Segmenter2dSpec))
 
     def teacher3d(self, loss: str | None) -> Segmenter3d | None:
         """Read the frozen 3D segmenter that teaches through a loss; None where none does.
 
         Raises:
-            UsageError: there is none, or it is the one that measures exams.
-            WeightsError: its weights cannot be read.
+            UsageError: as `teacher`; or it is the one that measures exams.
+            WeightsError: its weights cannot be read, or it is no 3D segmenter.
         """
         if loss is None:
             return None
-        entry = self._teaching_entry(loss)
+        entry = self._teaching_entry(loss, Segmenter3dSpec)
         if entry.name == TUMOUR_SEGMENTER:
             raise UsageError(f"{entry.name!r} measures exams and must not teach; name another with --segmenter.")
         return load_segmenter3d(entry)
 
-    def _teaching_entry(self, loss: str) -> Entry:
+    def _teaching_entry(self, loss: str, kind: type[Segmenter2dSpec | Segmenter3dSpec]) -> Entry:
         if self.segmenter is None:
             raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
-        return self.segmenter
+        entry, own = self.segmenter, self.recipe.normalization.build()
+        theirs = spec_as(entry, kind).normalization
+        if theirs != own:
+            raise UsageError(
+                f"segmenter {entry.name!r} learned another scale of intensities ({theirs.scheme}) than the recipe's "
+                f"({own.scheme}); train one with the same section `normalization`, and name it with --segmenter."
+            )
+        return entry
 
 
 class Task(Generic[R]):
@@ -209,6 +207,11 @@ class Task(Generic[R]):
         raise NotImplementedError
 
     def _load(self, state: Mapping[str, Tensor], start: Entry) -> None:
+        if start.spec.normalization.scheme != self.recipe.normalization.scheme:
+            raise UsageError(
+                f"model {start.name!r} has normalization.scheme = {start.spec.normalization.scheme!r}; go on so, or "
+                "start from random."
+            )
         try:
             for network in (next(iter(self.networks.values())), self.average):
                 network.load_state_dict(state)

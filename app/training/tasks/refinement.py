@@ -29,7 +29,6 @@ from app.training import losses as L
 from app.training import validation
 from app.training.config import ContrastRecipe, LossRecipe, Recipe, TargetsSchedule, WindowRecipe
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import NORMALIZATION
 from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import MissingData, PatchData, check_rules
@@ -123,6 +122,7 @@ class RefinementRecipe(Recipe):
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         count = self.schedule.targets_per_batch
+        check_rules({"a refiner sees z-scores of each volume: leave out normalization": self.normalization.is_default})
         check_rules({"schedule.targets_per_batch must be 1 to 4": 1 <= count <= len(MODALITIES)})
         return self
 
@@ -136,7 +136,7 @@ def refiner_spec(recipe: RefinementRecipe, first_stage: FirstStage | None) -> Re
     """Describe the refiner that a recipe trains."""
     return RefinerSpec(
         architecture=refiner_config(recipe),
-        normalization=NORMALIZATION,
+        normalization=recipe.normalization.build(),
         window=recipe.data.patch,
         overlap=recipe.refinement.overlap,
         contrast=recipe.output.contrast,

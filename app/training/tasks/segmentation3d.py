@@ -24,7 +24,7 @@ from app.registry.spec import Segmenter3dSpec
 from app.training import validation
 from app.training.config import LossRecipe, Recipe
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import NORMALIZATION, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
@@ -144,8 +144,8 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged network's answers."""
-        patch = self.recipe.data.patch
-        rows = validation.score_segmenter3d(self.average, cases, masks, patch, self.device, self.precision)
+        patch, scheme = self.recipe.data.patch, self.recipe.normalization.build()
+        rows = validation.score_segmenter3d(self.average, cases, masks, patch, self.device, self.precision, scheme)
         return validation.means(rows)
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
@@ -164,14 +164,14 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
         recipe = request.recipe_of(Segmentation3dRecipe)
         network = Segmenter3d(recipe.network.widths)
         request.state.load_into(network)
-        rows, patch = None, recipe.data.patch
+        rows, patch, scheme = None, recipe.data.patch, recipe.normalization.build()
         if request.cases:
             device = request.torch_device
             precision = choose_volume_precision(recipe.schedule.precision, device, patch[0])
             cases, masks = request.cases, request.masks
-            rows = validation.score_segmenter3d(network.to(device), cases, masks, patch, device, precision)
+            rows = validation.score_segmenter3d(network.to(device), cases, masks, patch, device, precision, scheme)
         shape = Segmenter3dConfig(network.widths)
-        spec = Segmenter3dSpec(architecture=shape, normalization=NORMALIZATION, window=patch)
+        spec = Segmenter3dSpec(architecture=shape, normalization=scheme, window=patch)
         return promote_segmenter(request, spec, rows)
 
 

@@ -16,14 +16,14 @@ from app.data.nifti_reader import load_volume
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks import new_generator
-from app.networks.unet import UNetGenerator
+from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Intensity, Normalization
 from app.preprocessing.target_intensity import KAIST24_PRIOR
 from app.registry.manifest import read_manifest
 from app.training import losses as L
 from app.training import trainer as loop
 from app.training.checkpoint import LAST, load_state
-from app.training.config import load_recipe
+from app.training.config import SliceData, load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.slices import Sampler, Source
 from app.training.export import export_run
@@ -31,7 +31,7 @@ from app.training.intensity_fit import encode, fit_intensity, medians_of
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.tasks.synthesis_recipe import generator_config
 from app.training.trainer import TrainingPaths, train
-from tests.networks.small_models import record_of, save_generator
+from tests.networks.small_models import record_of, save_generator, save_segmenter2d
 
 SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
          "schedule.validate_every=0", "schedule.batch_size=2", "schedule.targets_per_batch=1",
@@ -319,6 +319,16 @@ class TestDataset:
         prepared = prepare({m: load_volume(f) for m, f in subject.items()}, model)
         assert prepared.measured["t2w"] == Intensity(80.0, 30.0, 290.0)
         assert model.intensity_of("t2f", prepared.measured) == Intensity(90.0, 40.0, 300.0)
+
+    def test_models_of_another_scale_neither_start_nor_teach_it(self, weights, training_data, tmp_path):
+        paths = TrainingPaths(training_data, tmp_path / "run", tmp_path / "cache")
+        changes = [*UNET, "normalization.scheme='dataset'", self.CONSTANTS, "output.contrast=0"]
+        with pytest.raises(UsageError, match=r"normalization\.scheme = 'volume'"):
+            train(small(*changes, recipe="smoke"), paths, start=entry_of(weights))
+        teacher = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
+                                   NORMALIZATION, SliceData().canvas)  # fmt: skip
+        with pytest.raises(UsageError, match="'seg' learned another scale of intensities"):
+            train(small(*changes, "losses.tversky=1", recipe="smoke"), paths, segmenter=teacher)
 
     def test_the_published_constants_hold_unless_own_are_given(self):
         assert (

@@ -23,8 +23,9 @@ from app.registry.manifest import read_manifest
 from app.training import losses as L
 from app.training import trainer as loop
 from app.training.checkpoint import LAST, load_state
-from app.training.config import SliceData, load_recipe
+from app.training.config import load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler, Source
 from app.training.export import export_run
 from app.training.intensity_fit import encode, fit_intensity, medians_of

@@ -124,7 +124,7 @@ def write_image(image: nib.Nifti1Image, path: Path) -> str:
         OutputError: it cannot be written.
     """
     content = encode_image(image)
-    save_bytes(content, path)
+    save_bytes(content, path, alone=True)
     return hashlib.sha256(content).hexdigest()
 
 

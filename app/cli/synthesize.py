@@ -23,8 +23,8 @@ _TASK = f"{_ARRAY}ID"
 #: Most digits of a number in the environment.
 _DIGITS = 18
 _ADVICE = (
-    "give --part-id I --num-parts N, I counting from 0 (for tasks 0 to N-1 of an array that is: --part-id "
-    f"${_TASK}), or --num-parts 1 to do all in each"
+    f"give --part-id and --num-parts (--part-id ${_TASK} --num-parts N for tasks of an array from 0 to N-1), or "
+    "--num-parts 1 to do all in each"
 )
 _RESUME = (
     "keep outputs that are there and good: those made from the same inputs (same, the default), or any, with a warning "

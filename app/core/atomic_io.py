@@ -32,18 +32,22 @@ _ABANDONED: Final = 3600.0
 _ATTEMPTS: Final = 3
 
 
-def save_bytes(content: bytes, path: Path) -> None:
-    """Write a file whole or not at all, without another name in its folder.
+def save_bytes(content: bytes, path: Path, *, alone: bool = False) -> None:
+    """Write a file whole or not at all.
 
     On Linux the bytes go to a file without a name, which is linked into place when complete. So even a killed process
     leaves nothing behind. An existing file is replaced in one step, by way of a hidden neighbour. File systems without
     unnamed files are served the same way; `sweep` removes what a killed process leaves there.
 
+    Args:
+        alone: do without the neighbour where the file system can, since others open all that a folder holds: an
+            existing file is removed when the new one is complete, and only that takes its name.
+
     Raises:
         OutputError: the disk is full, the folder is not writable or went away.
     """
     try:
-        if not _write_unnamed(content, path):
+        if not _write_unnamed(content, path, alone):
             _write_and_rename(content, path)
     except OSError as error:
         raise OutputError(
@@ -85,7 +89,7 @@ def sweep(folder: Path) -> None:
                     _remove_abandoned(Path(entry.path))
 
 
-def _write_unnamed(content: bytes, path: Path) -> bool:
+def _write_unnamed(content: bytes, path: Path, alone: bool) -> bool:
     """Write through an unnamed file; return False where the file system has none."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
@@ -103,11 +107,14 @@ def _write_unnamed(content: bytes, path: Path) -> bool:
             return False
         # A link cannot replace a name: where there is one, the old content stays until the new one takes its place.
         target = path
-        if os.path.lexists(path):
+        if alone:
+            path.unlink(missing_ok=True)
+        elif os.path.lexists(path):
             target = _neighbour(path)
             _lock(stream)
         try:
-            os.link(source, target, follow_symlinks=True)
+            # With a descriptor, `os.link` calls `linkat`, which alone follows the link that the source is.
+            os.link(source, target, src_dir_fd=stream.fileno(), follow_symlinks=True)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise

@@ -337,7 +337,7 @@ class TestParts:
     @pytest.mark.parametrize("tasks", [[3, 7], [0, 1, 2, 8], [1, 3, 5], [2, 900]])
     def test_a_list_of_tasks_is_refused_in_every_task(self, tasks):
         for environment in _tasks(tasks):
-            with pytest.raises(UsageError, match=r"this Slurm array is a list.*--part-id I --num-parts N"):
+            with pytest.raises(UsageError, match=r"this Slurm array is a list.*give --part-id and --num-parts"):
                 choose_part(None, None, environment)
             # Who knows the parts gives them.
             assert choose_part(1, 4, environment) == (1, 4)

@@ -137,6 +137,46 @@ class TestSweep:
         assert list(tmp_path.iterdir()) == [new]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs unnamed files")
+@pytest.mark.parametrize("old", ["file", "link", "nothing"])
+def test_alone_no_other_name_is_ever_there(tmp_path, monkeypatch, old):
+    path, names = tmp_path / "a.bin", set()
+    if old == "link":
+        path.symlink_to("elsewhere")
+    elif old == "file":
+        path.write_bytes(b"one")
+    real = os.link
+
+    def link(*arguments, **options):
+        names.update(p.name for p in tmp_path.iterdir())
+        real(*arguments, **options)
+        names.update(p.name for p in tmp_path.iterdir())
+
+    monkeypatch.setattr(os, "link", link)
+    save_bytes(b"two", path, alone=True)
+    assert names == {"a.bin"}
+    assert (path.read_bytes(), path.is_symlink()) == (b"two", False)
+
+
+def test_alone_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    save_bytes(b"old", path)
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        save_bytes(b"new", path, alone=True)
+    assert path.read_bytes() == b"old"
+
+
+def test_alone_a_folder_of_that_name_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OutputError, match="folder of that name"):
+        save_bytes(b"new", tmp_path / "a", alone=True)
+
+
 def test_what_another_machine_swept_away_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic_io, "_write_unnamed", lambda *_: False)
     real, swept = atomic_io._write, []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +143,43 @@ def test_a_full_disk_leaves_no_half_file(three, weights_dir, capsys):
         assert names_in(output) == []
     finally:
         subprocess.run(["umount", output], check=True)
+
+
+class TestSharedFolder:
+    @pytest.fixture
+    def clean(self, tmp_path, write_subject, weights_dir):
+        """Eight subjects, and what one undisturbed run makes of them."""
+        write_copies(write_subject, tmp_path / "in", [f"s{number}" for number in range(8)])
+        run(config_of(tmp_path, weights_dir))
+        expected = _contents(tmp_path / "out")
+        shutil.rmtree(tmp_path / "out")
+        return tmp_path, expected
+
+    def test_a_killed_run_leaves_finished_images_only_and_the_next_does_the_rest(self, clean, weights_dir):
+        place, expected = clean
+        command = [sys.executable, "-m", "app", "--input", place / "in", "--output", place / "out", "--weights",
+                   weights_dir, "--model", "regression"]  # fmt: skip
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list((place / "out").glob("*")):
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        left = _contents(place / "out")
+        assert left.items() <= expected.items()
+        summary = run(config_of(place, weights_dir))
+        assert summary.count("kept") == len(left)
+        assert _contents(place / "out") == expected
+
+    def test_two_runs_at_once_make_the_same(self, clean, weights_dir):
+        place, expected = clean
+        with ThreadPoolExecutor(2) as pool:
+            summaries = list(pool.map(lambda _: run(config_of(place, weights_dir, overwrite=True)), range(2)))
+        assert [s.count("made") for s in summaries] == [8, 8]
+        assert _contents(place / "out") == expected
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])

@@ -31,7 +31,10 @@ class TestRecord:
             assert a["input_sha256"][modality] == hashlib.sha256(Path(path).read_bytes()).hexdigest()
         assert any("fallback" in w for w in b["warnings"])
 
-    @pytest.mark.parametrize("name", ["$\\frac$", "<b>&", "Müller 1", b"\xff".decode("utf-8", "surrogateescape")])
+    @pytest.mark.parametrize(
+        "name",
+        ["$\\frac$", "<b>&", "Müller 1", "{{ 7 * 7 }} %s $(touch x) `id`", b"\xff".decode("utf-8", "surrogateescape")],
+    )
     def test_odd_names_do_not_spoil_the_report(self, tmp_path, write_subject, weights_dir, name):
         write_subject(tmp_path / "in" / name)
         summary = run(config_of(tmp_path, weights_dir, report_dir=tmp_path / "report"))

@@ -73,6 +73,18 @@ def test_a_name_of_full_length_is_written_and_replaced(tmp_path, length):
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_any_new_file(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        for content in (b"one", b"two"):
+            save_bytes(content, tmp_path / "a")
+            assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.usefixtures("way")
 def test_a_name_that_is_too_long_is_named(tmp_path):
     with pytest.raises(OutputError, match="shorten"):
         save_bytes(b"one", tmp_path / ("x" * 256))

@@ -170,6 +170,13 @@ class TestSignals:
         assert start("--input", tmp_path / "in", "--output", tmp_path / "out").returncode == 3
 
 
+@pytest.mark.parametrize("locale", ["C", "POSIX", "xx_XX.none"])
+def test_names_are_text_in_every_locale(start, write_subject, tmp_path, locale):
+    write_subject(tmp_path / "in" / "Müller-患者")
+    done = start("check", "--input", tmp_path / "in", LC_ALL=locale)
+    assert (done.returncode, "t2f" in done.stdout) == (0, True)
+
+
 class TestStreams:
     @pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-", "2>/dev/full"])
     def test_who_does_not_listen_gets_the_images_all_the_same(self, start, subject, tmp_path, weights_dir, closed):

@@ -183,7 +183,7 @@ def test_its_recipe_is_checked_as_any(recipe):
     for change, message in (
         ("losses.brian=1", "did you mean 'losses.brain'"),
         ("losses.brain=-1", "no loss may be negative"),
-        ("network.preset=full", "'network'; it is for the task synthesis"),
+        ("network.preset=full", "'network'; it is for the tasks segmentation3d and synthesis"),
     ):
         with pytest.raises(UsageError, match=message):
             load_recipe(str(recipe), [change])

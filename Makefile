@@ -47,8 +47,9 @@ check: $(VENV)/dev.stamp ## style, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-options: $(VENV)/run.stamp ## the documentation's page on the options of `synthesize`
+options: $(VENV)/run.stamp ## the documentation's pages on the options of `synthesize` and on names
 	$(BIN)/python -c 'from app.cli.options import options_page; print(options_page(), end="")' >docs/options.md
+	$(BIN)/python -c 'from app.cli.names_page import names_page; print(names_page(), end="")' >docs/names.md
 
 bench: $(VENV)/dev.stamp ## time and memory per subject, each step beside the released peer's way of running (half an hour)
 	$(BIN)/python -m benchmarks speed --json bench.json

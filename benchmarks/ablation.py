@@ -1,9 +1,10 @@
 """What each part of the training method gives, at equal budget: one run per variant, scored on subjects held out.
 
-Usage: `python -m benchmarks ablation --data TRAIN --out DIR [--steps 200] [--seed 0] [--only NAME,...]`. Every variant
-changes the recipe `compact` in one thing, starts from random weights with one seed, makes the same number of images
-(eight a step) of the same subjects, and is validated on the same held-out ones, axial view only. The processor time
-that this took is in the table (set OMP_NUM_THREADS=1). What is done already is not run again.
+Usage: `python -m benchmarks ablation --data TRAIN --out DIR [--steps 200 | --minutes M] [--validation DIR] [--seed 0]
+[--only NAME,...]`. Every variant changes the recipe `compact` in one thing, or Algorithm 1 in one thing, and starts
+from random weights with one seed. It makes the same number of images (eight a step) of the same subjects, or as many
+as it can in M minutes of processor time. It is validated on the same held-out subjects, or on those of `--validation`,
+axial view only. Time and images are in the table (set OMP_NUM_THREADS=1). What is done already is not run again.
 """
 
 from __future__ import annotations
@@ -15,16 +16,29 @@ from pathlib import Path
 
 from app.core.config import WEIGHTS_DIR
 from app.registry.manifest import read_manifest
-from app.training.checkpoint import LAST, load_state
+from app.training.checkpoint import LAST, State, load_state
 from app.training.config import load_recipe
 from app.training.tasks.base import task_of
 from app.training.trainer import TrainingPaths, train
 from benchmarks._common import choose
 
-COMMON = ["data.held_out=4", "schedule.validate_every=1", "schedule.epoch_steps=100000",
-          "schedule.validation_views=['axial']", "schedule.budget_minutes=0"]  # fmt: skip
+COMMON = ["schedule.validate_every=1", "schedule.epoch_steps=100000", "schedule.validation_views=['axial']"]
 ADVERSARY = ["losses.adversarial=0.025", "losses.classification=0.025", "network.discriminator_width=16"]
 UNET = ["network.kind='unet'"]
+#: The published losses but focal Tversky, at the width, rate and canvas of `compact`; parts as they were before.
+ALGORITHM_ONE = ["losses.l1=10", "losses.ssim=5", "losses.adversarial=0.25", "losses.classification=0.25",
+                 "losses.cycle=1", "losses.feature=1", "losses.enhancing=0", "schedule.targets_per_batch=4",
+                 "schedule.batch_size=2", "network.discriminator_width=16"]  # fmt: skip
+#: Each published part that a recipe may choose, alone.
+PARTS: dict[str, list[str]] = {
+    "an update per sequence": ["schedule.update='sequence'"],
+    "availability per sample": ["data.availability='sample'"],
+    "SSIM as a sum": ["losses.ssim_tissue='sum'"],
+    "L1 over all pixels": ["losses.pixels='all'"],
+    "L1 over all pixels and nothing masked": ["losses.pixels='all'", "losses.mask_background=false"],
+    "the published discriminator": ["network.discriminator='published'"],
+}
+TVERSKY = ["losses.tversky=5"]
 VARIANTS: dict[str, list[str]] = {
     "compact": [],
     "plain U-Net": UNET,
@@ -36,8 +50,6 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "U-Net on axial slices only": [*UNET, "data.views=['axial']"],
     "U-Net shown thick slices": [*UNET, "augmentation.thick=5"],
-    "U-Net told the mean median": [*UNET, "network.intensity_conditioning='mean'"],
-    "U-Net told the predicted median": [*UNET, "network.intensity_conditioning='predicted'"],
     "U-Net with confidence by likelihood": [*UNET, "network.confidence='likelihood'", "losses.confidence=0.1"],
     "U-Net with bounded confidence": [*UNET, "network.confidence='bounded'"],
     "the paper's Algorithm 1 with all losses": [
@@ -61,6 +73,16 @@ VARIANTS: dict[str, list[str]] = {
     "no SSIM": ["losses.ssim=0"],
     "no weight on enhancement": ["losses.enhancing=0"],
     "float32": ["schedule.precision=fp32"],
+    "Algorithm 1": ALGORITHM_ONE,
+    "Algorithm 1 without adversary": [*ALGORITHM_ONE, "losses.adversarial=0", "losses.classification=0"],
+    **{f"Algorithm 1 with {name}": [*ALGORITHM_ONE, *changes] for name, changes in PARTS.items()},
+    "Algorithm 1 with focal Tversky": [*ALGORITHM_ONE, *TVERSKY],
+    "Algorithm 1 with the published focal Tversky": [*ALGORITHM_ONE, *TVERSKY, "losses.tversky_form='published'"],
+    "Algorithm 1 as published": [*ALGORITHM_ONE, *(c for changes in PARTS.values() for c in changes)],
+    "Algorithm 1 as published without adversary": [
+        *ALGORITHM_ONE, *(c for changes in PARTS.values() for c in changes), "losses.adversarial=0",
+        "losses.classification=0",
+    ],
 }  # fmt: skip
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")
 
@@ -70,6 +92,8 @@ def main() -> None:
     parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=0.0, help="of processor time, instead of steps")
+    parser.add_argument("--validation", type=lambda text: Path(text).resolve(), help="instead of four held out")
     parser.add_argument("--seed", type=int, default=0, help="another one draws otherwise and holds out other subjects")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     options = parser.parse_args()
@@ -77,27 +101,36 @@ def main() -> None:
     for name in chosen:
         if not _run(name, options):
             return
-    print(f"| {options.steps} steps each | processor-minutes | " + " | ".join(COLUMNS) + " |")
-    print("|---" * (2 + len(COLUMNS)) + "|")
+    budget = f"{options.minutes:g} minutes" if options.minutes > 0 else f"{options.steps} steps"
+    print(f"| {budget} each | processor-minutes | images | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (3 + len(COLUMNS)) + "|")
     for name in chosen:
         run = _folder(name, options.out)
         state, scores = load_state(run / LAST), _scores(run / "log.csv")
         cells = " | ".join(f"{scores[c]:.4f}" if "official" in c else f"{scores[c]:.3f}" for c in COLUMNS)
-        print(f"| {name} | {state.minutes:.1f} | {cells} |")
+        images = state.step * state.recipe.schedule.images_per_step
+        print(f"| {name} | {state.minutes:.1f} | {images:,} | {cells} |")
 
 
 def _run(name: str, options: argparse.Namespace) -> bool:
     """Trains one variant unless that is done; False when a signal ended it."""
     run = _folder(name, options.out)
     begun = (run / LAST).exists()
-    if begun and load_state(run / LAST).step >= options.steps and "official_healthy" in _scores(run / "log.csv"):
+    if begun and _is_done(load_state(run / LAST), options) and "official_healthy" in _scores(run / "log.csv"):
         return True
-    settings = [*COMMON, *VARIANTS[name], f"schedule.steps={options.steps}", f"seed={options.seed}"]
+    length = [f"schedule.steps={0 if options.minutes > 0 else options.steps}",
+              f"schedule.budget_minutes={options.minutes}"]  # fmt: skip
+    held_out = 0 if options.validation is not None else 4
+    settings = [*COMMON, *VARIANTS[name], *length, f"data.held_out={held_out}", f"seed={options.seed}"]
     recipe = load_recipe("compact", settings)
-    paths = TrainingPaths(options.data, run, options.out / "cache")
+    paths = TrainingPaths(options.data, run, options.out / "cache", options.validation)
     teacher = read_manifest(WEIGHTS_DIR).entry("segmenter") if task_of(recipe).teaching_loss(recipe) else None
     outcome = train(recipe, paths, segmenter=teacher, resume=begun, clock=time.process_time)
     return outcome.signal_number is None
+
+
+def _is_done(state: State, options: argparse.Namespace) -> bool:
+    return bool(state.minutes >= options.minutes if options.minutes > 0 else state.step >= options.steps)
 
 
 def _folder(name: str, out: Path) -> Path:

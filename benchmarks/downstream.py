@@ -18,20 +18,21 @@ import torch
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.core.types import VolumeArray
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume
+from app.data.segmentations import find_segmentations
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import find_pairs
 from app.inference.segmentation import segment_slices
 from app.networks.enhancer import ENHANCING
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.normalization import BACKGROUND, measure, normalize
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import read_manifest, spec_as
 from app.registry.spec import Segmenter2dSpec
-from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.data.cache import NORMALIZATION
 
 REGIONS = ("dice_WT", "dice_TC", "dice_ET")
 

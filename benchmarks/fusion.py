@@ -22,10 +22,11 @@ from app.core.config import FUSIONS, WEIGHTS_DIR, FusionName
 from app.core.constants import MODALITIES, REFERENCE_OF, Modality, View
 from app.core.errors import UsageError
 from app.core.types import VolumeArray
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_writer import to_array
+from app.data.segmentations import find_segmentations
 from app.evaluation.metrics.image import image_scores
 from app.inference.models import NetworkModel
 from app.inference.pipeline import finish, predict, prepare

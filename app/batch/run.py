@@ -55,7 +55,7 @@ def run(config: RunConfig) -> Summary:
 
 def _scan_input(config: RunConfig) -> Scan:
     own = [config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
-    inventory = scan(config.input_dir, exclude=own)
+    inventory = scan(config.input_dir, exclude=own, naming=config.naming)
     # One sentence each, but a folder may hold thousands of things: the log, the record and the page stay readable.
     notes = shortened(inventory.notes)
     for note in notes:
@@ -76,7 +76,7 @@ def _check_work(cases: Sequence[Case], config: RunConfig) -> None:
             f"{config.input_dir} holds no subject; "
             "expected files such as <ID>/<ID>-t1n.nii.gz, <ID>_flair.nii.gz or a BIDS tree."
         )
-    if all(c.problem is None and not c.absent and not c.empty and not c.faults for c in cases):
+    if all(c.problem is None and not c.absent and not c.empty and not c.faults and not c.runs for c in cases):
         raise NothingToDo(f"all {len(cases)} subjects of {config.input_dir} have the four sequences; nothing to make.")
 
 

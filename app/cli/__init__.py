@@ -13,11 +13,11 @@ from typing import NoReturn
 from app import __version__
 from app.cli.argument_types import EXIT_CODES
 from app.cli.check import add_check
-from app.cli.evaluate import add_baselines, add_dropout, add_evaluate
+from app.cli.evaluate import add_average, add_baselines, add_dropout, add_evaluate
 from app.cli.synthesize import add_infer, add_synthesize
 from app.cli.tools import add_demo, add_info, add_phantom
 from app.cli.train import add_train
-from app.cli.weights import add_export, add_fit, add_import, add_weights
+from app.cli.weights import add_export, add_fit, add_fit_normalization, add_import, add_weights
 from app.core.errors import ExitCode, TetradError
 from app.core.plain_text import printable, start_log
 from app.core.streams import lasting_streams
@@ -114,10 +114,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_phantom(commands)
     add_evaluate(commands)
     add_dropout(commands)
+    add_average(commands)
     add_baselines(commands)
     add_export(commands)
     add_import(commands)
     add_fit(commands)
+    add_fit_normalization(commands)
     add_weights(commands)
     add_train(commands)
     for command in commands.choices.values():

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.cli.argument_types import EXIT_CODES
 from app.cli.options import add_options, given
-from app.core.config import RunConfig
+from app.core.config import NamingOptions, RunConfig
 from app.core.errors import ExitCode
+from app.core.plain_text import printable
 
 if TYPE_CHECKING:
     from app.data.cases import Case
+    from app.data.discovery import Scan
 
 log = logging.getLogger(__name__)
+
+#: Subjects whose files are shown where something was guessed.
+_MOST_SHOWN = 20
 
 
 class _Row(NamedTuple):
@@ -25,23 +31,31 @@ class _Row(NamedTuple):
     present: str
     targets: str
     method: str
+    problem: str | None = None
 
 
 def add_check(commands: Any) -> None:
     """Declare the command `check`."""
     p = commands.add_parser("check", help="say what synthesize would do, from the headers alone", epilog=EXIT_CODES)
     add_options(p, RunConfig, "input_dir", "on_error", "complete_all")
+    add_options(p, NamingOptions)
+    p.add_argument("--json", action="store_true", help="print subjects, files and plans as JSON")
     p.set_defaults(command=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
     from app.data.discovery import scan
 
-    config = RunConfig(**given(options, RunConfig))
-    exams = scan(config.input_dir)
+    naming = NamingOptions(**given(options, NamingOptions))
+    config = RunConfig(**given(options, RunConfig), naming=naming)
+    exams = scan(config.input_dir, naming=naming)
     table, warnings, failed = _plan_all(exams.cases, config)
-    _print_table(table)
-    for warning in [*exams.notes, *warnings]:
+    if options.json:
+        _print_json(exams, table)
+    else:
+        _print_table(table)
+        _print_readings(exams.cases, everything=options.verbose)
+    for warning in [*exams.notes, *dict.fromkeys(warnings)]:
         log.warning("%s", warning)
     if failed:
         return ExitCode.SUBJECT_FAILED
@@ -66,7 +80,7 @@ def _plan_all(cases: Sequence[Case], config: RunConfig) -> tuple[list[_Row], lis
             todo = plan(case, config.on_error, config.complete_all)
         except CaseError as error:
             failed = True
-            table.append(_Row(case.subject, present, "-", "cannot be done"))
+            table.append(_Row(case.subject, present, "-", "cannot be done", str(error)))
             warnings.append(str(error))
             continue
         warnings.extend(todo.warnings)
@@ -79,7 +93,39 @@ def _print_table(table: Sequence[_Row]) -> None:
     """Print the rows in columns below their header; nothing where there are none."""
     if not table:
         return
-    rows = [_Row("subject", "present", "to make", "how"), *table]
+    rows = [("subject", "present", "to make", "how"), *((printable(r.subject), *r[1:4]) for r in table)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())  # noqa: T201
+
+
+def _print_readings(cases: Sequence[Case], everything: bool) -> None:
+    """Print what each file was taken for: of all subjects, or of those where something was guessed."""
+    shown = [c for c in cases if everything or any(r.guessed for r in c.readings)]
+    if not shown:
+        return
+    print("\nWhat each file was taken for:")  # noqa: T201
+    for case in shown[: None if everything else _MOST_SHOWN]:
+        print(f"{printable(case.subject)}:")  # noqa: T201
+        for reading in case.readings:
+            if everything or reading.sequence is not None or reading.guessed:
+                print(f"  {reading.sequence or '-':4} {printable(str(reading.path))} ({reading.why})")  # noqa: T201
+    if not everything and len(shown) > _MOST_SHOWN:
+        print(f"{len(shown) - _MOST_SHOWN} more subjects; --verbose shows all.")  # noqa: T201
+
+
+def _print_json(exams: Scan, table: Sequence[_Row]) -> None:
+    """Print subjects, files and plans as JSON."""
+    subjects = [
+        {
+            "subject": case.subject,
+            "to_make": [] if row.targets == "-" else row.targets.split(", "),
+            "how": row.method,
+            "problem": row.problem,
+            "files": [
+                {"path": str(r.path), "sequence": r.sequence, "why": r.why, "guessed": r.guessed} for r in case.readings
+            ],
+        }
+        for case, row in zip(exams.cases, table, strict=True)
+    ]
+    print(json.dumps({"input": str(exams.root), "subjects": subjects, "notes": list(exams.notes)}, indent=2))  # noqa: T201

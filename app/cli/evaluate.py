@@ -1,4 +1,4 @@
-"""Offer the commands that score: evaluate, dropout, baselines."""
+"""Offer the commands that score, and what they need: evaluate, dropout, average, baselines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.cli.argument_types import natural, path, positive
 from app.core.atomic_io import save_bytes
 from app.core.config import WEIGHTS_DIR
+from app.core.constants import TUMOUR_SEGMENTER
 from app.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Name of the 3D segmenter in a folder of weights, and its name until 0.1.0.
-TUMOUR_SEGMENTER: Final = "tumour_segmenter"
 _FORMER_NAME: Final = "judge"
 
 
@@ -229,6 +229,21 @@ def _dropout(options: argparse.Namespace) -> int:
     exams = make_missing_sequence_set(options.input, options.output, options.seed, options.each)
     for subject, dropped in exams:
         log.info("%s: without %s", subject, dropped)
+    return ExitCode.OK
+
+
+def add_average(commands: Any) -> None:
+    """Declare the command `average`."""
+    p = commands.add_parser("average", help="average what several runs made of the same exams, voxel by voxel")
+    p.add_argument("folders", type=path, nargs="+", metavar="DIR", help="outputs of synthesize, two or more")
+    p.add_argument("--output", type=path, required=True, metavar="DIR", help="gets the means")
+    p.set_defaults(command=_average)
+
+
+def _average(options: argparse.Namespace) -> int:
+    from app.evaluation.averaging import average_folders
+
+    average_folders(options.folders, options.output)
     return ExitCode.OK
 
 

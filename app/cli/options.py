@@ -40,7 +40,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any], *names: str) -
 
 def given(options: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
     """Return the fields of a dataclass that the command line named."""
-    return {f.name: getattr(options, f.name) for f in _fields(kind) if hasattr(options, f.name)}
+    values = {f.name: getattr(options, f.name) for f in _fields(kind) if hasattr(options, f.name)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _fields(kind: type[Any]) -> Iterator[dataclasses.Field[Any]]:
@@ -51,6 +52,8 @@ def _form(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
     """Choose what argparse needs for values of a type."""
     optional = typing.get_origin(hint) in {types.UnionType, typing.Union}
     kind = next(a for a in typing.get_args(hint) if a is not type(None)) if optional else hint
+    if typing.get_origin(kind) is tuple:
+        return {"action": "append", "metavar": field.metadata["metavar"]}
     if kind is bool:
         return {"action": "store_true" if field.default is False else argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is typing.Literal:

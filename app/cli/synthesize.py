@@ -12,7 +12,7 @@ from typing import Any
 
 from app.cli.argument_types import EXIT_CODES, path
 from app.cli.options import add_options, given
-from app.core.config import RESUMES, WEIGHTS_DIR, ModelOptions, RunConfig, RuntimeOptions
+from app.core.config import RESUMES, WEIGHTS_DIR, ModelOptions, NamingOptions, RunConfig, RuntimeOptions
 from app.core.container import is_lost_with_container
 from app.core.errors import UsageError
 
@@ -53,6 +53,7 @@ def add_infer(commands: Any) -> None:
 def _add_run_options(p: argparse.ArgumentParser) -> None:
     add_options(p, ModelOptions)
     add_options(p, RuntimeOptions)
+    add_options(p, NamingOptions)
     directories = {"input_dir", "output_dir"}
     add_options(p, RunConfig, *(f.name for f in fields(RunConfig) if f.name not in directories))
     p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
@@ -96,7 +97,8 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
     part_id, num_parts = choose_part(values.get("part_id"), values.get("num_parts"), os.environ)
     values |= {"part_id": part_id, "num_parts": num_parts}
     model = ModelOptions(**given(options, ModelOptions), with_error="confidence_dir" in values)
-    return RunConfig(**values, runtime=RuntimeOptions(**given(options, RuntimeOptions)), model=model)
+    runtime, naming = RuntimeOptions(**given(options, RuntimeOptions)), NamingOptions(**given(options, NamingOptions))
+    return RunConfig(**values, runtime=runtime, model=model, naming=naming)
 
 
 def _report_beside(output_dir: Path) -> Path:

@@ -37,7 +37,7 @@ def add_train(commands: Any) -> None:
         metavar="DIR",
         help="where the models named below are",
     )
-    p.add_argument("--segmenter", default="segmenter", metavar="NAME", help="teaches the Tversky and Dice losses")
+    p.add_argument("--segmenter", metavar="NAME", help="teaches the Tversky and Dice losses; default: the task's own")
     p.add_argument(
         "--start",
         metavar="NAME",
@@ -76,7 +76,9 @@ def _train(options: argparse.Namespace) -> int:
         TrainingPaths(options.data, options.run, options.cache, options.validation),
         device=choose_device(options.device, Machine.probe())[0],
         resume=options.resume,
-        segmenter=read_manifest(options.weights).entry(options.segmenter) if task.teaching_loss(recipe) else None,
+        segmenter=read_manifest(options.weights).entry(options.segmenter or task.teacher_name)
+        if task.teaching_loss(recipe)
+        else None,
         start=read_manifest(options.weights).entry(options.start) if options.start else None,
         stage_one=read_manifest(options.weights).entry(options.stage_one) if task.needs_stage_one else None,
     )

@@ -1,4 +1,4 @@
-"""The commands that make and move weights: export, import-weights, fit-regression, train."""
+"""The commands that make and move weights: export, import-weights, fit-regression, fit-normalization, weights."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def add_export(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether it also runs the exam mirrored and averages both; default: the recipe's",
     )
+    p.add_argument("--views", type=views, metavar="VIEW,...", help="those of its views that it runs; default: all")
     p.add_argument(
         "--make-default", action="store_true", help="make it the manifest's default; a refiner, its generator's"
     )
@@ -75,6 +76,7 @@ def _export(options: argparse.Namespace) -> int:
         contrast=options.contrast,
         fusion=options.fusion,
         flip_average=options.flip_average,
+        views=options.views,
         make_default=options.make_default,
         specialist_of=options.specialist_of,
         refines=options.refines,
@@ -138,4 +140,26 @@ def _fit(options: argparse.Namespace) -> int:
     entry = fit_and_write(options.data, options.weights)
     subjects = read_manifest(entry.folder).lineage.trainings[entry.sha256].subjects
     log.info("Fitted on %d subjects: model %s of %s.", len(subjects), entry.name, entry.folder)
+    return ExitCode.OK
+
+
+def add_fit_normalization(commands: Any) -> None:
+    """Declare the command `fit-normalization`."""
+    p = commands.add_parser(
+        "fit-normalization",
+        help="fit the constants of recipes with normalization.scheme = 'dataset'",
+        description="Counts the non-zero voxels of all complete subjects, in constant memory. Writes the 99.5th "
+        "percentile of each sequence, and mean and deviation below it, for --set normalization.file=FILE.",
+    )
+    p.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of complete subjects")
+    p.add_argument("--out", type=path, required=True, metavar="FILE", help="gets the constants, as JSON")
+    p.set_defaults(command=_fit_normalization)
+
+
+def _fit_normalization(options: argparse.Namespace) -> int:
+    from app.training.data.normalization_fit import fit_and_write_normalization
+
+    for modality, i in fit_and_write_normalization(options.data, options.out).items():
+        log.info("%s: clip %g, mean %g, deviation %g", modality, i.clip, i.mean, i.std)
+    log.info("Use: train RECIPE --set normalization.scheme=dataset --set normalization.file=%s", options.out)
     return ExitCode.OK

@@ -16,6 +16,8 @@ from app.core.errors import UsageError
 OnError = Literal["fallback", "skip", "stop"]
 BackendName = Literal["auto", "torch", "onnx"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+#: Which of several files of one sequence is used.
+RunChoice = Literal["first", "last"]
 #: Which outputs that are there are kept: those of the same inputs, or of any.
 Resume = Literal["same", "any"]
 #: How views become one volume: see `app.inference.view_fusion`.
@@ -114,11 +116,54 @@ class ModelOptions:
             "default: the model's own way, else not"
         ),
     )
+    intensity: str | None = field(
+        default=None,
+        metadata=_option(
+            "for models with intensity encoding, the brightness that they aim at: the mean of their training subjects "
+            "(mean, the default), a sample of these that each exam seeds by itself (sample), or the median of the "
+            "brain as a share of the brightest, 0 to 1",
+            "mean|sample|VALUE",
+        ),
+    )
     with_error: bool = False
 
     def __post_init__(self) -> None:
+        if self.intensity is not None and not _is_intensity(self.intensity):
+            raise UsageError(f"intensity={self.intensity!r} does not exist; use mean, sample or a number from 0 to 1.")
         if self.fusion is not None and self.fusion not in FUSIONS:
             raise UsageError(f"fusion={self.fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
+
+
+def _is_intensity(text: str) -> bool:
+    """Check that a text names an intensity: `mean`, `sample`, or a number from 0 to 1."""
+    try:
+        return text in {"mean", "sample"} or 0 <= float(text) <= 1
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class NamingOptions:
+    """What the user says of the names of files and subjects."""
+
+    names: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "teach a name: t1c='*_POST.nii.gz' says that such files are the T1c of the subject named by the first *; "
+            "none='*_old.nii.gz' passes files over; with a slash the pattern is of the path below the input; may be "
+            "given several times",
+            "SEQUENCE=PATTERN",
+            flag="--name",
+        ),
+    )
+    run: RunChoice | None = field(
+        default=None,
+        metadata=_option("which of several files of one sequence is used, by name; default: such a subject is refused"),
+    )
+    name_from_folders: bool = field(
+        default=False,
+        metadata=_option("name subjects by their folders as well (siteA_sub-01), where names repeat"),
+    )
 
 
 @dataclass(frozen=True)
@@ -128,6 +173,7 @@ class RunConfig:
     Attributes:
         runtime: how networks are run.
         model: which model; its `with_error` belongs to `confidence_dir`.
+        naming: how names are read.
         resume: which outputs that are there are kept (`--resume`, in `app.cli.synthesize`).
 
     Raises:
@@ -142,6 +188,7 @@ class RunConfig:
     )
     runtime: RuntimeOptions = RuntimeOptions()
     model: ModelOptions = ModelOptions()
+    naming: NamingOptions = NamingOptions()
     confidence_dir: Path | None = field(
         default=None,
         metadata=_option(
@@ -188,7 +235,6 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the form of the run record: all options on one level."""
         form = asdict(self)
-        runtime, model = form.pop("runtime"), form.pop("model")
-        form |= {**runtime, **model}
+        form |= {**form.pop("runtime"), **form.pop("model"), **form.pop("naming")}
         del form["with_error"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in form.items()}

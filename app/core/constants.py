@@ -42,5 +42,8 @@ TUMOUR_TYPES: Final = ("GLI", "MET", "MEN", "PED", "SSA")
 MIN_EXTENT: Final = 32
 MAX_EXTENT: Final = 512
 
-#: Largest difference, in millimetres, between affines that count as one grid.
-AFFINE_TOLERANCE: Final = 1e-3
+#: Largest distance between the same corner of two volumes that count as one grid, in shortest edges of a voxel.
+GRID_TOLERANCE: Final = 0.1
+
+#: The 3D segmenter that measures exams. It must teach nobody: it would approve of its own lessons.
+TUMOUR_SEGMENTER: Final = "tumour_segmenter"

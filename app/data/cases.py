@@ -18,6 +18,21 @@ _BRATS_EXAM = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d{3}")
 
 
 @dataclass(frozen=True)
+class FileReading:
+    """Say what one image of a subject was taken for, and why.
+
+    Attributes:
+        sequence: None for an image that is passed over or not understood.
+        guessed: whether a person should look at it.
+    """
+
+    path: Path
+    sequence: Modality | None
+    why: str
+    guessed: bool = False
+
+
+@dataclass(frozen=True)
 class Case:
     """Describe one subject and the state of its files.
 
@@ -28,6 +43,11 @@ class Case:
         faults: per sequence with an unusable file, the reason.
         empty: per sequence with an empty file (it counts as missing), the reason.
         problem: the reason why nothing can be done with this subject at all.
+        doubts: a sentence for each image that may be a sequence, but is not understood.
+        runs: per sequence with several files, what to do; it lacks nothing, but cannot be used.
+        readings: what each image was taken for.
+        notes: for the user, one sentence each.
+        challenge_names: whether every file is named exactly as the challenge names it.
     """
 
     subject: str
@@ -36,11 +56,17 @@ class Case:
     faults: dict[Modality, str] = field(default_factory=dict)
     empty: dict[Modality, str] = field(default_factory=dict)
     problem: str | None = None
+    doubts: tuple[str, ...] = ()
+    runs: dict[Modality, str] = field(default_factory=dict)
+    readings: tuple[FileReading, ...] = ()
+    notes: tuple[str, ...] = ()
+    challenge_names: bool = False
 
     @property
     def usable(self) -> tuple[Modality, ...]:
         """List sequences with a file that is neither faulty nor empty, in challenge order."""
-        return tuple(m for m in MODALITIES if m in self.files and m not in self.faults and m not in self.empty)
+        unusable = {*self.faults, *self.empty, *self.runs}
+        return tuple(m for m in MODALITIES if m in self.files and m not in unusable)
 
     @property
     def absent(self) -> tuple[Modality, ...]:
@@ -100,34 +126,48 @@ def plan(case: Case, on_error: OnError = "fallback", complete_all: bool = False)
     """Decide the inputs and targets of a subject, for `check` and for the run.
 
     A sequence without a file is a target. Where all four have files, an empty one is; under `fallback`, an unusable one
-    too. Several targets need `complete_all` or `fallback`: there a missing output costs more than a surplus one.
+    too. A sequence with several runs never is. Several targets need `complete_all`, or the challenge's exact names
+    under `fallback`: there a missing output costs more than a surplus one.
 
     Raises:
         CaseError: nothing can be made under this policy.
     """
     if case.problem is not None:
         raise CaseError(case.problem)
-    reasons = list(case.faults.values())
-    if reasons and on_error != "fallback":
-        raise CaseError(reasons[0])
+    targets = _targets(case, complete_all)
+    doubts = list(case.doubts) if targets else []
+    reasons = [*case.runs.values(), *case.faults.values()]
+    if (reasons or doubts) and on_error != "fallback":
+        raise CaseError((*doubts, *reasons)[0])
+    if case.runs and not targets:
+        raise CaseError(next(iter(case.runs.values())))
     inputs = case.usable
     if not inputs:
-        first, *others = [*reasons, *case.empty.values()]
-        more = f" ({len(others)} more files of it cannot be used either)" if others else ""
+        first, *others = [*reasons, *case.empty.values(), *doubts, f"{case.subject} has no image at all"]
+        more = f" ({len(others) - 1} more files of it cannot be used either)" if len(others) > 1 else ""
         raise CaseError(f"{case.subject}: no sequence can be used: {first.rstrip('.')}{more}.")
     _check_one_grid(case)
-    unusable = tuple(m for m in MODALITIES if m in case.files and m not in inputs)
-    targets = case.absent or unusable
-    if complete_all:
-        targets = tuple(m for m in MODALITIES if m not in inputs)
-    fallback, several = bool(reasons) and bool(targets), len(targets) > 1 and not complete_all
-    if several and on_error != "fallback":
-        raise CaseError(f"{case.subject} lacks {', '.join(targets)}; pass --complete-all to make all of them.")
-    warnings = [*case.empty.values(), *reasons]
-    if fallback or several:
+    _check_several(case, targets, on_error, complete_all)
+    fallback = bool(reasons) and bool(targets)
+    warnings = [*case.empty.values(), *reasons, *doubts]
+    if fallback or (len(targets) > 1 and not complete_all):
         left = f"made from what is left ({', '.join(inputs)}), less surely than from three"
         warnings.append(f"{case.subject}: {', '.join(targets)} {left} (--on-error fallback).")
     return Plan(inputs, targets, fallback, tuple(warnings))
+
+
+def _targets(case: Case, complete_all: bool) -> tuple[Modality, ...]:
+    """List the sequences to make."""
+    if complete_all:
+        return tuple(m for m in MODALITIES if m not in case.usable and m not in case.runs)
+    return case.absent or tuple(m for m in MODALITIES if m in case.faults or m in case.empty)
+
+
+def _check_several(case: Case, targets: tuple[Modality, ...], on_error: OnError, complete_all: bool) -> None:
+    if len(targets) < 2 or complete_all or (on_error == "fallback" and case.challenge_names):
+        return
+    also = f" {case.notes[0]}" if case.notes else ""
+    raise CaseError(f"{case.subject} lacks {', '.join(targets)}; pass --complete-all to make all of them.{also}")
 
 
 def _check_one_grid(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Find subjects in a folder, their sequences and their segmentations.
+"""Find subjects in a folder, and their sequences.
 
 All of it comes from names and headers, without torch, so that `check` answers at once. Decoding may show more: a
 damaged stream, voxels that are nowhere finite. `app.data.loading` then adds it through `Case.with_fault` and
@@ -8,42 +8,29 @@ damaged stream, voxels that are nowhere finite. `app.data.loading` then adds it 
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from app.core.config import NamingOptions
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError, VolumeError
-from app.data.cases import Case
+from app.data.cases import Case, FileReading
+from app.data.file_formats import foreign_stem
+from app.data.file_tree import FEW, FileTree, few_of, walk
+from app.data.naming.grouping import Exam, group_images
+from app.data.naming.reading import NamedImage
+from app.data.naming.rules import parse_rules
 from app.data.nifti_reader import find_emptiness, read_grid
+from app.data.origin import made_by_tetrad
 
 log = logging.getLogger(__name__)
 
-#: Spellings of BraTS and BraSyn years, lower case.
-_TOKENS: dict[str, Modality] = {
-    "t1n": "t1n",
-    "t1": "t1n",
-    "t1c": "t1c",
-    "t1ce": "t1c",
-    "t1gd": "t1c",
-    "t2w": "t2w",
-    "t2": "t2w",
-    "t2f": "t2f",
-    "flair": "t2f",
-}
-_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_BRATS = re.compile(rf"^(?:(?P<subject>.+)[-_.])?(?P<token>{'|'.join(_TOKENS)})$", re.IGNORECASE)
-_BIDS = re.compile(r"^(?P<subject>sub-[^_]+(?:_ses-[^_]+)?)(?P<entities>(?:_[^_]+)*)_(?P<suffix>T1w|T2w|FLAIR)$")
-_SEGMENTATION = re.compile(r"(^|[-_.])(seg|segmentation|mask|dseg)$", re.IGNORECASE)
-_BRATS_SEGMENTATION = re.compile(r"^(?:(?P<subject>.+)[-_])?seg\.nii(\.gz)?$", re.IGNORECASE)
-#: Parts of a BIDS tree that repeat or precede the raw images.
-_NOT_RAW = {"derivatives", "sourcedata"}
-#: Folders deeper than this are no subjects' any more.
-_MAX_DEPTH = 8
-_SIDECARS = (".json", ".tsv", ".bval", ".bvec")
+_CHALLENGE = re.compile(r"^(?P<subject>.+)-(?:t1c|t1n|t2f|t2w)\.nii\.gz$")
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -55,218 +42,243 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan(root: Path, exclude: Iterable[Path] = ()) -> Scan:
+def scan(root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None = None) -> Scan:
     """Find the subjects below `root` and read their headers.
 
     Args:
         root: a BraSyn folder, one flat folder, one subject's folder or a BIDS tree; links are followed.
         exclude: folders to leave out (an output folder inside the input).
+        naming: what the user says of names.
 
     Raises:
-        UsageError: `root` is not a readable folder.
+        UsageError: `root` is not a readable folder, or a naming rule cannot be read.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UsageError(f"the input {root} {what}; give the folder that holds the subjects.")
-    notes: list[str] = []
-    cases: list[Case] = []
-    images: list[Path] = []
-    for folder, names, problem in _walk(root, {p.resolve() for p in exclude}, notes):
-        if problem is not None:
-            cases.append(Case(subject=folder.name, files={}, problem=problem))
-        images += [folder / name for name in names]
-    for (subject, _), files in _renamed(_grouped(images, root, notes), root).items():
-        cases.append(inspect(subject, files))
-    ordered = sorted(_without_rivals(cases), key=lambda c: c.subject)
-    return Scan(root=root, cases=tuple(ordered), notes=tuple(notes))
+    naming = naming or NamingOptions()
+    rules = parse_rules(naming.names)
+    tree = walk(root, exclude)
+    exams, left = group_images(tree.images, root, rules, naming.name_from_folders, _unread(tree))
+    found = [_case_of(exam, naming) for exam in exams]
+    # What Tetrad made itself is no subject of its own.
+    made = [n for c in found for n in c.notes if not c.files]
+    cases = [_with_notes_of(c, found) for c in found if c.files or not c.notes]
+    cases += [_unreadable(folder, reason) for folder, reason in tree.unreadable]
+    empty, no_subject = _sort_empty(tree.empty, exams)
+    cases += [_empty_subject(folder) for folder in empty]
+    made += [n for c in cases for n in c.notes if n not in made]
+    notes = (*_notes(tree, left, no_subject), *_few_notes(made))
+    return Scan(root, tuple(sorted(_without_rivals(cases), key=lambda c: c.subject)), notes)
 
 
-def inspect(subject: str, files: dict[Modality, list[Path]]) -> Case:
-    """Read the headers of a subject's files; an unusable file becomes a fault of its sequence."""
-    case = Case(subject=subject, files={m: sorted(paths)[0] for m, paths in files.items()})
-    for modality in MODALITIES:
-        paths = sorted(files.get(modality, []))
-        if not paths:
-            continue
-        if len(paths) > 1:
-            names = " and ".join(str(p) for p in paths)
-            case = case.with_fault(modality, f"{subject} has {len(paths)} files for {modality}: {names}; keep one.")
-            continue
-        try:
-            grid = read_grid(paths[0])
-            emptiness = find_emptiness(grid)
-        except VolumeError as error:
-            case = case.with_fault(modality, str(error))
-            continue
-        if emptiness is not None:
-            case = case.with_empty(modality, emptiness)
-        else:
-            case.grids[modality] = grid
+def inspect(subject: str, files: Mapping[Modality, Sequence[Path]], choose_run: str | None = None) -> Case:
+    """Read the headers of a subject's files; an unusable file becomes a fault of its sequence.
+
+    Args:
+        choose_run: `first` or `last` of several files of one sequence; None asks the user.
+    """
+    ordered = {m: sorted(files[m], key=_natural) for m in MODALITIES if files.get(m)}
+    if choose_run is not None:
+        ordered = {m: [paths[0 if choose_run == "first" else -1]] for m, paths in ordered.items()}
+    case = Case(subject=subject, files={m: paths[0] for m, paths in ordered.items()})
+    for modality, paths in ordered.items():
+        case = _read_header(case, modality, paths)
     return case
 
 
-def parse_name(path: Path) -> tuple[str, Modality] | None:
-    """Read subject and sequence from a file name; None where it states no sequence.
+# ------------------------------------------------------------ one subject
 
-    The folder's name stands for a subject that is not named.
-    """
-    if not _NIFTI.search(path.name):
-        return None
-    stem = _NIFTI.sub("", path.name)
-    if bids := _BIDS.match(stem):
-        suffix = bids["suffix"]
-        if suffix == "T1w":
-            return bids["subject"], "t1c" if re.search(r"_ce-", bids["entities"]) else "t1n"
-        return bids["subject"], "t2w" if suffix == "T2w" else "t2f"
-    if brats := _BRATS.match(stem):
-        return brats["subject"] or path.parent.name, _TOKENS[brats["token"].lower()]
+
+def _case_of(exam: Exam, naming: NamingOptions) -> Case:
+    files = {m: [i.path for i in images] for m, images in exam.files.items()}
+    case = inspect(exam.name, files, naming.run)
+    return replace(
+        case,
+        doubts=tuple(_doubt(exam.name, i) for i in exam.unknown if i.reading.sequence not in exam.files),
+        readings=tuple(_readings(exam)),
+        challenge_names=all(_is_challenge_name(i.path, exam.name) for images in exam.files.values() for i in images),
+    )
+
+
+def _read_header(case: Case, modality: Modality, paths: Sequence[Path]) -> Case:
+    """Add the header of a sequence's file, or why it cannot be used."""
+    if len(paths) > 1:
+        names = " and ".join(str(p) for p in paths)
+        advice = "keep one, or give --run first or --run last"
+        reason = f"{case.subject} has {len(paths)} files for {modality}: {names}; {advice}."
+        return replace(case, runs={**case.runs, modality: reason})
+    try:
+        grid = read_grid(paths[0])
+        if made_by_tetrad(grid):
+            return _without_own(case, modality)
+        emptiness = find_emptiness(grid)
+    except VolumeError as error:
+        return case.with_fault(modality, str(error))
+    except Exception as error:
+        # One file must never end the search for all others.
+        log.debug("%s", paths[0], exc_info=True)
+        reason = f"{paths[0]} cannot be read (unexpected {type(error).__name__}: {error}); please report it."
+        return case.with_fault(modality, reason)
+    if emptiness is not None:
+        return case.with_empty(modality, emptiness)
+    return replace(case, grids={**case.grids, modality: grid})
+
+
+def _without_own(case: Case, modality: Modality) -> Case:
+    """Leave out a file that Tetrad made: it is no scan."""
+    note = f"{case.files[modality]} was made by Tetrad (its header says so): it is no scan and is not used as one."
+    return replace(case, files={m: f for m, f in case.files.items() if m != modality}, notes=(*case.notes, note))
+
+
+def _with_notes_of(case: Case, others: Sequence[Case]) -> Case:
+    """Add what was said of synthetic files that bear the subject's name elsewhere."""
+    notes = [n for o in others if not o.files and o.subject == case.subject for n in o.notes]
+    return replace(case, notes=(*case.notes, *notes))
+
+
+def _unread(tree: FileTree) -> dict[Path, str]:
+    """List files and folders of formats that are not read."""
+    files = {p: f"it is a {p.suffix} file" for p in tree.strays if foreign_stem(p.name) is not None}
+    return files | {folder: f"it holds {count} DICOM files" for folder, count in tree.dicom.items()}
+
+
+def _doubt(subject: str, image: NamedImage) -> str:
+    if image.reading.sequence is not None and image.reading.kind == "unknown" and "convert" in image.reading.why:
+        return f"{image.path} seems to be the {image.reading.sequence} of {subject}, but {image.reading.why}."
+    return (
+        f"{image.path} may be a sequence of {subject}, but {image.reading.why}; rename it, or say which it is "
+        f"(--name t1c={image.path.name}, for example; --name none={image.path.name} passes it over)."
+    )
+
+
+def _readings(exam: Exam) -> Iterable[FileReading]:
+    """Say of each image of an exam what it was taken for."""
+    for modality, images in exam.files.items():
+        for image in images:
+            yield FileReading(image.path, modality, _why(image), guessed=not image.reading.sure)
+    for image in (*exam.unknown, *exam.others):
+        yield FileReading(image.path, None, image.reading.why, guessed=image.reading.kind == "unknown")
+
+
+def _why(image: NamedImage) -> str:
+    reading = image.reading
+    version = f", version {'+'.join(sorted(reading.version))}" if reading.version else ""
+    return f"{reading.why}{version}"
+
+
+def _is_challenge_name(path: Path, subject: str) -> bool:
+    match = _CHALLENGE.match(path.name)
+    return match is not None and match["subject"] == subject == path.parent.name
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort `run-10` after `run-2`."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(p), "") if p.isdecimal() else (0, p) for p in parts], str(path)
+
+
+# ------------------------------------------------------------ folders
+
+
+def _unreadable(folder: Path, reason: str) -> Case:
+    problem = f"{folder} may not be read by this user ({reason}); give it read permission."
+    return Case(subject=folder.name, files={}, problem=problem)
+
+
+def _empty_subject(folder: Path) -> Case:
+    problem = f"{folder} is an empty folder; put at least one sequence into it or remove it."
+    return Case(subject=folder.name, files={}, problem=problem)
+
+
+def _sort_empty(folders: Sequence[Path], exams: Sequence[Exam]) -> tuple[list[Path], list[Path]]:
+    """Tell empty folders that are named as the subjects beside them from folders that are no subjects'."""
+    shapes: dict[Path, set[str]] = defaultdict(set)
+    for exam in exams:
+        for image in (i for images in exam.files.values() for i in images):
+            for folder in image.path.parents:
+                shapes[folder.parent].add(_DIGITS.sub("#", folder.name))
+    own: list[Path] = []
+    others: list[Path] = []
+    for folder in folders:
+        shape = _DIGITS.sub("#", folder.name)
+        (own if "#" in shape and shape in shapes[folder.parent] else others).append(folder)
+    return own, others
+
+
+def _notes(tree: FileTree, left: Sequence[NamedImage], empty: Sequence[Path]) -> list[str]:
+    """Say in a few sentences what is passed over."""
+    notes = tree.notes[:FEW]
+    if len(tree.notes) > FEW:
+        notes.append(f"{len(tree.notes) - FEW} more folders are not searched for such reasons.")
+    unknown = [i.path for i in left if i.reading.kind == "unknown"]
+    for paths in (unknown, tree.strays):
+        if paths:
+            what = "is no sequence" if len(paths) == 1 else "are no sequences"
+            notes.append(f"{few_of(paths)} {what} that Tetrad knows; ignored.")
+    notes += filter(None, map(_unusable, unknown[:FEW]))
+    if tree.dicom:
+        count, places = sum(tree.dicom.values()), few_of(list(tree.dicom))
+        notes.append(f"{places}: {count} files that look like DICOM are not read; convert them to NIfTI (dcm2niix).")
+    if empty:
+        notes.append(f"{few_of(empty)}: empty, passed over.")
+    return notes
+
+
+def _few_notes(notes: Sequence[str]) -> list[str]:
+    return [*notes[:FEW], *([f"{len(notes) - FEW} more files were made by Tetrad."] if len(notes) > FEW else [])]
+
+
+def _unusable(path: Path) -> str | None:
+    """Say why an image could not be used under any name: four volumes in one file, say."""
+    try:
+        read_grid(path)
+    except VolumeError as error:
+        return str(error)
     return None
 
 
-def find_segmentations(folder: Path, cases: Iterable[Case] = ()) -> dict[str, Path]:
-    """Find the segmentation of each subject below a folder.
-
-    It is named `<subject>-seg.nii[.gz]`, or `seg.nii[.gz]` in a folder of the subject's name.
-
-    Args:
-        cases: whose segmentation may have another name where a folder holds one subject and one segmentation; one
-            beside the sequences goes before one elsewhere.
-
-    Raises:
-        UsageError: the folder does not exist.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"the folder {folder} does not exist.")
-    masks: dict[str, list[Path]] = {}
-    beside: dict[Path, list[Path]] = {}
-    for path in images_below(folder):
-        if match := _BRATS_SEGMENTATION.match(path.name):
-            masks.setdefault(match["subject"] or path.parent.name, []).append(path)
-            beside.setdefault(path.parent, []).append(path)
-    places = [(case, {file.parent for file in case.files.values()}) for case in cases]
-    subjects = Counter(place for _, folders in places for place in folders)
-    for case, folders in places:
-        near = [path for place in sorted(folders) for path in beside.get(place, [])]
-        alone = all(subjects[place] == 1 for place in folders)
-        if own := [path for path in masks.get(case.subject, []) if path in near]:
-            masks[case.subject] = own
-        elif alone and len(near) == 1:
-            masks[case.subject] = near
-    for subject, paths in masks.items():
-        if len(paths) > 1:
-            log.warning("%s has %d segmentations; %s is used.", subject, len(paths), paths[0])
-    return {subject: paths[0] for subject, paths in masks.items()}
-
-
-def images_below(folder: Path) -> list[Path]:
-    """List every `.nii` and `.nii.gz` file below a folder, sorted, following links once."""
-    images: list[Path] = []
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        images += [Path(place, name) for name in names if _NIFTI.search(name)]
-    return sorted(images)
-
-
-def _walk(root: Path, barred: set[Path], notes: list[str]) -> Iterator[tuple[Path, list[str], str | None]]:
-    """Yield each folder once, with its visible file names sorted, or its problem."""
-    seen: set[tuple[int, int]] = set()
-    pending = [(root, 0)]
-    while pending:
-        folder, depth = pending.pop()
-        try:
-            status = folder.stat()
-            if folder.resolve() in barred or (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
-        except OSError as error:
-            yield folder, [], f"{folder} may not be read by this user ({error.strerror}); give it read permission."
-            continue
-        if not entries and folder != root:
-            yield folder, [], f"{folder} is an empty folder; put at least one sequence into it or remove it."
-            continue
-        folders = [e for e in entries if _is_folder(e)]
-        for entry in reversed(folders):
-            reason = _reason_to_stay_out(entry, root, depth)
-            if reason is None:
-                pending.append((Path(entry.path), depth + 1))
-            else:
-                notes.append(f"{entry.path} {reason}; it is not searched.")
-        yield folder, [e.name for e in entries if e not in folders], None
-
-
-def _grouped(
-    images: Iterable[Path], root: Path, notes: list[str]
-) -> dict[tuple[str, Path], dict[Modality, list[Path]]]:
-    """Group files by subject and place, then by sequence; note files that are none."""
-    groups: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
-    for path in images:
-        parsed = parse_name(path)
-        if parsed is None:
-            if not _is_companion(path.name):
-                notes.append(f"{path} is no sequence that Tetrad knows; it is ignored.")
-            continue
-        subject, modality = parsed
-        # The sessions of a BIDS subject are told apart by name; elsewhere the folder decides.
-        place = path.parent if not subject.startswith("sub-") else root
-        groups.setdefault((subject, place), {}).setdefault(modality, []).append(path)
-    return groups
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link that cannot be followed is dealt with as a file: it is named if it bears a sequence's name.
-        return False
-
-
-def _reason_to_stay_out(entry: os.DirEntry[str], root: Path, depth: int) -> str | None:
-    if entry.name in _NOT_RAW:
-        return "holds processed or source data, not the raw images"
-    if entry.is_symlink() and Path(entry.path).resolve() in root.resolve().parents:
-        return "is a link that leads out of the input to a folder above it"
-    return "is nested too deeply" if depth >= _MAX_DEPTH else None
-
-
-def _is_companion(name: str) -> bool:
-    return name.lower().endswith(_SIDECARS) or bool(_SEGMENTATION.search(_NIFTI.sub("", name)))
-
-
-def _renamed(
-    groups: dict[tuple[str, Path], dict[Modality, list[Path]]], root: Path
-) -> dict[tuple[str, Path], dict[Modality, list[Path]]]:
-    """Name subjects by their folders where all folders call their files alike.
-
-    An example is `case01/scan-t1n` beside `case02/scan-t1n`. Each of these folders must hold nothing else; other
-    subjects of one name are barred later.
-    """
-    places: dict[str, list[Path]] = {}
-    for subject, folder in groups:
-        places.setdefault(subject, []).append(folder)
-    crowded = {f for _, f in groups if sum(f == other for _, other in groups) > 1} | {root}
-    renamed: dict[tuple[str, Path], dict[Modality, list[Path]]] = {}
-    for (subject, folder), files in groups.items():
-        alike = len(places[subject]) > 1 and not crowded & set(places[subject])
-        renamed[(folder.name if alike else subject, folder)] = files
-    return renamed
+# ------------------------------------------------------------ several of one name
 
 
 def _without_rivals(cases: list[Case]) -> list[Case]:
-    """Bar subjects whose outputs would bear one name: a patient must never get another's image."""
-    wanted: dict[tuple[str, Modality], list[Case]] = {}
+    """Bar subjects of one name: a patient must never get another's image.
+
+    One exam with another sequence left out in each folder is no rival of itself: its copies share files, and make
+    different sequences.
+    """
+    by_name: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        for modality in {*case.absent, *case.empty, *case.faults}:
-            wanted.setdefault((case.subject, modality), []).append(case)
-    rivals = {id(c): group for group in wanted.values() if len(group) > 1 for c in group}
-    return [_barred(c, rivals[id(c)]) if c.problem is None and id(c) in rivals else c for c in cases]
+        # Some file systems keep no difference of case, or of the two forms of `ü`.
+        by_name[unicodedata.normalize("NFC", case.subject).casefold()].append(case)
+    barred = {id(c): group for group in by_name.values() if len(group) > 1 for c in group if _is_rival(c, group)}
+    return [_barred(c, barred[id(c)]) if c.problem is None and id(c) in barred else c for c in cases]
 
 
-def _barred(case: Case, rivals: list[Case]) -> Case:
+def _is_rival(case: Case, group: Sequence[Case]) -> bool:
+    others = [c for c in group if c is not case and c.files]
+    wanted = _wanted(case)
+    if not wanted or not case.files:
+        return False
+    return any(wanted & _wanted(o) or (_wanted(o) and not _share_a_file(case, o)) for o in others)
+
+
+def _wanted(case: Case) -> set[Modality]:
+    return {*case.absent, *case.empty, *case.faults}
+
+
+def _share_a_file(case: Case, other: Case) -> bool:
+    return any(_size(case.files[m]) == _size(other.files[m]) for m in case.files if m in other.files)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _barred(case: Case, rivals: Sequence[Case]) -> Case:
     places = " and ".join(str(next(iter(c.files.values())).parent) for c in rivals if c.files)
-    return replace(case, problem=f"two subjects are named {case.subject} ({places}); rename one of them.")
+    advice = "rename one of them, or give --name-from-folders"
+    return replace(case, problem=f"two subjects are named {case.subject} ({places}); {advice}.")

@@ -5,8 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-#: Endings of the images that are read, lower case, longest first.
-IMAGE_SUFFIXES: Final = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img")
+#: Endings of the images that are read, lower case, longest first. Of a pair it is the header's: one file, not two.
+IMAGE_SUFFIXES: Final = (".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr")
+
+#: Endings of images, and of archives with images, that are not read.
+FOREIGN_SUFFIXES: Final = (
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".nii.7z", ".img.gz", ".hdr.gz", ".mif.gz", ".mnc.gz", ".brik.gz",
+    ".mnc", ".mif", ".brik", ".par", ".rec", ".npy", ".npz", ".h5", ".hdf5", ".gipl", ".gipl.gz", ".fdf", ".vtk",
+    ".vti",
+    ".nrrd.gz", ".zip", ".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".bz2", ".xz", ".zst", ".dcm", ".ima",
+)  # fmt: skip
+
+
+def foreign_stem(name: str) -> str | None:
+    """Return a file's name without the ending of an image that is not read; None where it has none."""
+    lower = name.lower()
+    suffix = next((s for s in FOREIGN_SUFFIXES if lower.endswith(s)), None)
+    return None if suffix is None else name[: -len(suffix)]
 
 
 def image_stem(name: str) -> str | None:

@@ -35,7 +35,7 @@ def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tu
         if pending is None:
             break
         try:
-            volumes[pending] = load_volume(case.files[pending])
+            volumes[pending] = load_volume(case.files[pending], scanned=case.grids.get(pending))
         except EmptyVolumeError as error:
             case = case.with_empty(pending, str(error))
         except VolumeError as error:

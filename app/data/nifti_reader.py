@@ -1,4 +1,4 @@
-"""Read NIfTI files without losing a header or trusting an orientation.
+"""Read images without losing a header or trusting an orientation.
 
 Reading has two steps, because `check` needs only the first: `read_grid` looks at the header, `load_volume` decodes the
 voxels. `app.data.nifti_writer` writes.
@@ -9,43 +9,36 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
-import zlib
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import cast
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
-from isal.igzip_lib import IsalError
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from app.core.constants import AFFINE_TOLERANCE, MAX_EXTENT, MIN_EXTENT, ORIENTATION
+from app.core.constants import GRID_TOLERANCE, MAX_EXTENT, MIN_EXTENT, ORIENTATION
 from app.core.errors import EmptyVolumeError, VolumeError
 from app.core.types import Affine, VolumeArray
+from app.data.formats.contents import READ_ERRORS, FileStamp
+from app.data.formats.opening import open_image
+from app.data.formats.stored_image import StoredImage
 
 # nibabel logs what it finds odd in a header, without the file's name; the errors here have it.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
-#: Deflate cannot compress further than this.
-_DEFLATE_LIMIT = 1032
 #: A real scan compresses 5 to 30 times; only a (nearly) constant one goes beyond this.
 _SUSPICIOUS_COMPRESSION = 150
 #: Share of the voxels with content that may lie below zero (interpolation leaves some); z-scored images have half.
 _MOST_NEGATIVE = 0.25
 #: Beyond this no intensity is real, and sums of squares leave float32.
 _LARGEST = 1e12
-#: Bytes that may follow the last voxel (some writers append).
-_TRAILING_SLACK = 2**24
-#: Errors of nibabel, zlib and the system for a damaged or foreign file.
-# isal's stubs call its error an instance.
-_READ_ERRORS: tuple[type[Exception], ...] = (  # type: ignore[assignment]
-    ImageFileError, HeaderDataError, EOFError, OSError, ValueError, OverflowError, zlib.error, IsalError,
-)  # fmt: skip
+#: Angle by which a float32 quaternion near half a turn may be off, in radians.
+_QFORM_ROUNDING = 1e-3
+#: The volume of a voxel against the product of its edges, below which its axes span none.
+_FLAT = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +51,7 @@ class Grid:
         affine: 4 x 4, stored voxel index to millimetres.
         header: the file's own header, kept for the output.
         notes: for the user, one sentence each.
-        fractions: whether a slope or intercept makes fractions of stored integers.
+        stamp: the file's state when its header was read; None where there is no file.
     """
 
     path: Path
@@ -66,7 +59,7 @@ class Grid:
     affine: Affine
     header: nib.Nifti1Header
     notes: tuple[str, ...] = ()
-    fractions: bool = False
+    stamp: FileStamp | None = None
 
     @property
     def to_lps(self) -> NDArray[np.float64]:
@@ -105,17 +98,42 @@ class Grid:
         left, posterior, superior = np.sqrt((self.lps_affine[:3, :3] ** 2).sum(axis=0))
         return float(left), float(posterior), float(superior)
 
-    def same_as(self, other: Grid, tolerance: float = AFFINE_TOLERANCE) -> bool:
-        """Tell whether both files sample the same points, in whatever axis order."""
-        return self.lps_shape == other.lps_shape and np.allclose(
-            self.lps_affine, other.lps_affine, rtol=0.0, atol=tolerance
-        )
+    def same_as(self, other: Grid, tolerance: float = GRID_TOLERANCE) -> bool:
+        """Tell whether both files sample the same points, in whatever axis order.
+
+        Of one qform, which one file's sform repeats more exactly, float32 may turn the volume by up to a thousandth.
+
+        Args:
+            tolerance: how far apart a corner of the volume may lie in both, in shortest edges of a voxel.
+        """
+        if self.lps_shape != other.lps_shape:
+            return False
+        allowed = tolerance * min(self.spacing)
+        if self._has_qform_of(other):
+            allowed += _QFORM_ROUNDING * float(np.linalg.norm(np.multiply(self.lps_shape, self.lps_spacing)))
+        return self._corner_distance(other) < allowed
+
+    def _has_qform_of(self, other: Grid) -> bool:
+        """Tell whether both headers have the same qform, to the rounding of its numbers."""
+        one, two = self.header, other.header
+        if self.shape != other.shape or not (int(one["qform_code"]) > 0 and int(two["qform_code"]) > 0):
+            return False
+        fields = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+        rows = [[*(float(h[f]) for f in fields), *map(float, h["pixdim"][:4])] for h in (one, two)]
+        return bool(np.allclose(rows[0], rows[1], rtol=1e-5, atol=1e-6))
+
+    def _corner_distance(self, other: Grid) -> float:
+        """Measure the largest distance between the same corner of both volumes, in millimetres."""
+        ends = [(0, n - 1) for n in self.lps_shape]
+        corners = np.array([(*corner, 1) for corner in product(*ends)], dtype=np.float64)
+        apart = corners @ (self.lps_affine - other.lps_affine).T
+        return float(np.sqrt((apart[:, :3] ** 2).sum(axis=1)).max())
 
     def difference(self, other: Grid) -> str:
         """Name both grids in words, for a message on their difference."""
         hint = ""
         if self.describe() == other.describe():
-            hint = f", affines {abs(self.lps_affine - other.lps_affine).max():.3g} mm apart"
+            hint = f", corners {self._corner_distance(other):.3g} mm apart"
         return f"{self.path.name} is {self.describe()}, {other.path.name} {other.describe()}{hint}"
 
     def describe(self) -> str:
@@ -154,17 +172,16 @@ def file_sha256(path: Path) -> str:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read and check the header of a NIfTI file, without its voxels.
+    """Read and check the header of an image, without its voxels.
 
     Raises:
-        VolumeError: the file cannot be read, is no NIfTI, is not one 3D volume, or has an axis
-            outside `MIN_EXTENT` to `MAX_EXTENT`.
+        VolumeError: the file cannot be read, is no image, is not one 3D volume, or has an axis outside `MIN_EXTENT` to
+            `MAX_EXTENT`.
     """
-    image = _open(path)
-    return _grid_of(path, image)
+    return _grid_of(open_image(path))
 
 
-def load_volume(path: Path, *, strict: bool = False) -> Volume:
+def load_volume(path: Path, *, strict: bool = False, scanned: Grid | None = None) -> Volume:
     """Read a file as float32 in L, P, S, with its scaling applied.
 
     NaN, infinities and negatives become 0 and are noted.
@@ -172,32 +189,32 @@ def load_volume(path: Path, *, strict: bool = False) -> Volume:
     Args:
         strict: for scoring rather than use: values that are not finite are an error, and a constant volume is taken as
             it is.
+        scanned: the file's grid as it was found; the file must not have changed since.
 
     Raises:
         EmptyVolumeError: every voxel is the same or none is finite (not when `strict`).
-        VolumeError: as `read_grid`, or the voxels cannot be decoded.
+        VolumeError: as `read_grid`, or the voxels cannot be decoded, or the file has changed.
     """
-    image = _open(path)
-    grid = _grid_of(path, image)
+    image = open_image(path)
+    grid = _grid_of(image)
     try:
         # Damaged or extreme files may overflow float32; the infinities are counted below.
         with np.errstate(over="ignore", invalid="ignore"):
-            decoded = _decompressed(path, image)
-            stored = np.asarray(decoded.get_fdata(dtype=np.float32, caching="unchanged"))
+            stored, digest = image.read()
     except MemoryError:
         raise VolumeError(f"{path} does not fit into memory ({grid.describe()}); free memory or resample it.") from None
-    except _READ_ERRORS as error:
-        raise VolumeError(_damaged(path, error)) from None
+    if FileStamp.of(path) != image.stamp or (scanned is not None and scanned.stamp not in {None, image.stamp}):
+        raise VolumeError(f"{path} was changed while it was read; run again when nobody writes it.")
     data = np.ascontiguousarray(apply_orientation(stored.reshape(grid.shape), grid.to_lps), dtype=np.float32)
     if not data.flags.writeable:
         data = data.copy()
     if strict:
         if not np.isfinite(data).all():
             raise VolumeError(f"{path} holds NaN or infinite voxels and cannot be scored; make it again.")
-        return Volume(data=np.maximum(data, 0), grid=grid, notes=grid.notes, sha256=file_sha256(path))
+        return Volume(data=np.maximum(data, 0), grid=grid, notes=grid.notes, sha256=digest)
     # An integer is never infinite by itself.
     notes = [*grid.notes, *_clean_in_place(data, path, overflowed=grid.header.get_data_dtype().kind in "iu")]
-    return Volume(data=data, grid=grid, notes=tuple(notes), sha256=file_sha256(path))
+    return Volume(data=data, grid=grid, notes=tuple(notes), sha256=digest)
 
 
 def find_emptiness(grid: Grid) -> str | None:
@@ -206,14 +223,12 @@ def find_emptiness(grid: Grid) -> str | None:
     Compressed files are decoded only when they are too small to hold a scan. Uncompressed ones are decoded only when a
     sparse sample of their voxels is constant. `load_volume` finds the rare rest.
     """
-    image = _open(grid.path)
+    image = open_image(grid.path)
     raw_bytes = math.prod(grid.shape) * image.header.get_data_dtype().itemsize
-    if grid.path.name.lower().endswith(".gz"):
-        suspicious = grid.path.stat().st_size * _SUSPICIOUS_COMPRESSION < raw_bytes
+    if image.sample is None:
+        suspicious = image.stamp.size * _SUSPICIOUS_COMPRESSION < raw_bytes
     else:
-        sample = np.asarray(image.dataobj[tuple(slice(n // 32, None, max(1, n // 16)) for n in grid.shape)])
-        finite = sample[np.isfinite(sample)]
-        suspicious = finite.size == 0 or finite.min() == finite.max()
+        suspicious = _is_constant(image)
     if suspicious:
         try:
             load_volume(grid.path)
@@ -224,60 +239,20 @@ def find_emptiness(grid: Grid) -> str | None:
     return None
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    if path.is_symlink() and not path.exists():
-        raise VolumeError(f"{path} is a broken link; restore the file that it points to.")
-    if not path.is_file():
-        raise VolumeError(f"{path} is not a file; give a .nii or .nii.gz file.")
+def _is_constant(image: StoredImage) -> bool:
+    """Tell whether a sparse sample of the voxels has one value at most."""
+    assert image.sample is not None
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise VolumeError(f"{path} is empty (0 bytes); copy it again.")
-        with path.open("rb") as stream:
-            magic = stream.read(2)
-        if path.name.lower().endswith(".gz") and magic != b"\x1f\x8b":
-            raise VolumeError(f"{path} is not gzip-compressed although its name ends in .gz; write it as NIfTI again.")
-        image = nib.load(path)
-    except PermissionError:
-        raise VolumeError(f"{path} may not be read by this user; give it read permission.") from None
-    except _READ_ERRORS as error:
-        raise VolumeError(_damaged(path, error)) from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise VolumeError(f"{path} is {type(image).__name__}, not NIfTI; convert it to .nii.gz.")
-    return image
+        with np.errstate(over="ignore", invalid="ignore"):
+            sample = image.sample()
+    except READ_ERRORS:
+        return True
+    finite = sample[np.isfinite(sample)]
+    return finite.size == 0 or bool(finite.min() == finite.max())
 
 
-def _decompressed(path: Path, image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Decompress a compressed image into memory; return others as they are.
-
-    Reading to the end makes gzip compare its checksum. Nibabel alone would stop at the last voxel and take a stream
-    with a flipped bit for an image.
-    """
-    if not path.name.lower().endswith(".gz"):
-        return image
-    limit = _bytes_needed(image) + _TRAILING_SLACK
-    with igzip.open(path) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise VolumeError(f"{path} is damaged: it holds more data than its header says; copy or export it again.")
-    return type(image).from_bytes(content)
-
-
-def _bytes_needed(image: nib.Nifti1Image) -> int:
-    header = image.header
-    return math.prod(image.shape) * int(header.get_data_dtype().itemsize) + int(header["vox_offset"])
-
-
-def _damaged(path: Path, error: BaseException) -> str:
-    if isinstance(error, EOFError):
-        return f"{path} is truncated: it ends before its last voxel; copy or export it again."
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} cannot be read as NIfTI ({reason.rstrip('.')[:120]}); copy or export it again."
-
-
-def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
-    header = image.header
-    shape = tuple(int(n) for n in image.shape)
+def _grid_of(image: StoredImage) -> Grid:
+    path, header, shape = image.path, image.header, image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     text = "x".join(map(str, shape))
@@ -294,36 +269,24 @@ def _grid_of(path: Path, image: nib.Nifti1Image) -> Grid:
         raise VolumeError(
             f"{path} has voxels that are no plain numbers (colour, say); export it with one number per voxel."
         )
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise VolumeError(f"{path} has an affine that maps voxels to no place; repair its sform or qform.")
-    _check_file_size(path, image)
+    _check_affine(path, image.affine)
+    if image.check_length is not None:
+        image.check_length()
     own = header.copy()
     own.set_data_shape(shape)
     x, y, z = shape
     notes = []
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         notes.append(f"{path} has neither sform nor qform: its axes are taken as right to left, back to front, up.")
-    scaling = [float(getattr(image.dataobj, name, default)) for name, default in (("slope", 1), ("inter", 0))]
-    fractions = own.get_data_dtype().kind in "iu" and not all(s.is_integer() for s in scaling)
-    return Grid(path=path, shape=(x, y, z), affine=affine, header=own, notes=tuple(notes), fractions=fractions)
+    return Grid(path, (x, y, z), image.affine, own, tuple(notes), image.stamp)
 
 
-def _check_file_size(path: Path, image: nib.Nifti1Image) -> None:
-    # The header says how many bytes must follow; both kinds of file tell their length without being decoded.
-    needed = _bytes_needed(image)
-    with path.open("rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-        length = stream.seek(0, os.SEEK_END)
-        if compressed:
-            stream.seek(-4, os.SEEK_END)
-            # A gzip file ends with the length of its (last) member before compression. In a truncated file
-            # these bytes are any bytes of the stream, and nearly always say far more than the header does.
-            stated = int.from_bytes(stream.read(4), "little")
-            if stated > needed + _TRAILING_SLACK or length * _DEFLATE_LIMIT < needed:
-                raise VolumeError(f"{path} is truncated or damaged: its end does not fit its header; copy it again.")
-        elif length < needed:
-            raise VolumeError(f"{path} is truncated: it has {length} bytes of {needed}; copy or export it again.")
+def _check_affine(path: Path, affine: Affine) -> None:
+    if not np.isfinite(affine).all():
+        raise VolumeError(f"{path} has an affine that maps voxels to no place; repair its sform or qform.")
+    edges = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if edges.min() < 1e-6 or abs(np.linalg.det(affine[:3, :3] / edges)) < _FLAT:
+        raise VolumeError(f"{path} has an affine whose axes do not span a volume; repair its sform or qform.")
 
 
 def _clean_in_place(data: VolumeArray, path: Path, overflowed: bool) -> list[str]:

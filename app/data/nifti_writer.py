@@ -17,6 +17,8 @@ from app.data.nifti_reader import Grid
 
 #: Characters that a header's `descrip` holds.
 DESCRIPTION: Final = 79
+#: Fields of ANALYZE that NIfTI-1 keeps and nobody needs.
+_OLD_TEXT: Final = ("data_type", "db_name")
 #: Whole numbers up to this are too coarse for an image.
 _FEW_LEVELS: Final = 64
 
@@ -27,13 +29,13 @@ def to_image(
     """Put an L, P, S array into the stored geometry and number type of `reference`.
 
     Integer types give rounded integers with slope 1 and intercept 0. An 8-bit type too narrow for the values (such
-    files rely on a slope) becomes int16. Integers scaled to fractions become float32 where rounding would leave few
-    grey levels. Values beyond the type saturate (see `scale_to_type`).
+    files rely on a slope) becomes int16. Where rounding would leave fewer than 64 grey levels, as of sequences in other
+    units, the type is float32. Values beyond the type saturate (see `scale_to_type`).
 
     Args:
         data: float32, axes L, P, S, finite, not negative.
         reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
-        description: names the maker, for the header's 79 characters of `descrip`; the reference's own if empty.
+        description: names the maker, for the header's 79 characters of `descrip`. No other free text is in the header.
         dtype: number type instead of the reference's.
 
     Raises:
@@ -50,8 +52,11 @@ def to_image(
     dtype = dtype or _output_dtype(reference, peak)
     header.set_data_dtype(dtype)
     header["cal_min"] = header["cal_max"] = 0
-    if description:
-        header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION]
+    for free_text in ("descrip", "aux_file", "intent_name", *_OLD_TEXT):
+        # What another tool or a person wrote there belongs to the scan.
+        if free_text in header:
+            header[free_text] = b""
+    header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION]
     if dtype.kind in "iu":
         # Float32 holds every whole number up to 2 ** 24; only beyond it must a copy be wider.
         wide = stored if peak < 2**24 else stored.astype(np.float64)
@@ -98,7 +103,7 @@ def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
 
 def _output_dtype(reference: Grid, peak: float) -> np.dtype:
     stored = reference.header.get_data_dtype()
-    if reference.fractions and peak < _FEW_LEVELS:
+    if stored.kind in "iu" and peak < _FEW_LEVELS:
         return np.dtype(np.float32)
     if stored.kind == "f":
         return np.dtype(np.float32) if stored.itemsize <= 4 else np.dtype(np.float64)

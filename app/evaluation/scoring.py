@@ -16,8 +16,11 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError, VolumeError
 from app.core.types import MaskArray
 from app.data.cases import tumour_type
-from app.data.discovery import find_segmentations, images_below, parse_name, scan
+from app.data.discovery import scan
+from app.data.file_tree import images_below
+from app.data.naming.names import parse_name
 from app.data.nifti_reader import Volume, load_volume
+from app.data.segmentations import find_segmentations
 from app.evaluation.metrics.image import image_scores
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.metrics.ssim import Border

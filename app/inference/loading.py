@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from app.core.config import ModelOptions, RuntimeOptions
-from app.core.constants import MODALITIES
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError, WeightsError
 from app.inference.backends import open_backend
 from app.inference.device import Machine, Runtime, choose_device, choose_runtime
@@ -41,14 +41,24 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
     model = open_network(entry, refiner, options, runtime)
     if model.refiner is not None:
         _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
-    # The options ask for this model's refiner. A specialist is refined where its own entry says so.
-    own = replace(options, refine=None) if options.refine else options
+    shared = _refiner_of_specialists(model)
+    # The options ask for this model's refiner. Else a specialist is refined where its own entry says so.
+    refine = (None if options.refine else options.refine) if shared is None else False
     # One network may make several sequences, and is loaded once.
     specialists = {
-        other.name: open_network(other, choose_refiner(manifest, other, own.refine), own, runtime)
+        other.name: open_network(other, choose_refiner(manifest, other, refine), options, runtime)
         for other in others.values()
     }
+    if shared is not None:
+        specialists = {name: replace(one, refiner=shared) for name, one in specialists.items()}
     return replace(model, specialists={target: specialists[other.name] for target, other in others.items()})
+
+
+def _refiner_of_specialists(model: NetworkModel) -> VolumeRefiner | None:
+    """Give the refiner that a model shares with its specialists: one that was trained behind them."""
+    refiner = model.refiner
+    first = None if refiner is None else refiner.spec.first_stage
+    return refiner if first is not None and first.specialists else None
 
 
 def check_not_exchanged(manifest: Manifest, entry: Entry) -> None:
@@ -97,6 +107,8 @@ def open_regression(
         DeviceError: the device is not there.
         WeightsError: its files are missing or damaged.
     """
+    if options.intensity is not None:
+        raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
     if options.fusion is not None or options.flip_average or options.with_error:
         raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
                          "leave out the fusion, the flip average and the confidence.")  # fmt: skip
@@ -115,6 +127,8 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
         WeightsError, DeviceError, UsageError: as `open_model`.
     """
     spec = _generator_spec(entry)
+    if options.intensity is not None and spec.intensity_prior is None:
+        raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
     if "torch" in entry.files:
         # Whichever file is run, it must belong to the model.
         check_metadata(entry)
@@ -125,7 +139,8 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
         check_onnx(entry)
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
     predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size)
-    return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second)
+    return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,
+                        intensity_choice=options.intensity or "mean")  # fmt: skip
 
 
 def _generator_spec(entry: Entry) -> GeneratorSpec:
@@ -169,6 +184,11 @@ def fusion_of(entry: Entry, fusion: FusionOptions) -> str:
     return "-".join([*spec_as(entry, GeneratorSpec).views, fusion.name])
 
 
+def specialist_hashes(manifest: Manifest, entry: Entry) -> dict[Modality, str]:
+    """List the sha256 of each specialist of a model, by the sequence that it makes."""
+    return {target: other.sha256 for target, other in manifest.specialists_of(entry).items()}
+
+
 def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None) -> Entry | None:
     """Choose the refiner that a model is run with; None for none.
 
@@ -193,6 +213,11 @@ def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None)
     if first is not None and first.sha256 != entry.sha256:
         raise WeightsError(
             f"the refiner {name!r} was trained on other weights of {entry.name!r}; train it anew, or use --no-refine."
+        )
+    if first is not None and first.specialists and first.specialists != specialist_hashes(manifest, entry):
+        raise WeightsError(
+            f"the refiner {name!r} was trained behind other specialists of {entry.name!r}; train it anew, or use "
+            "--no-refine."
         )
     return refiner
 

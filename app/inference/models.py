@@ -101,6 +101,7 @@ class NetworkModel:
         intensity: predictor of the target's brightness; None where the scheme's constants hold.
         predictor: the network.
         fusion: how its views become one volume.
+        intensity_choice: what its intensity code is, as `ModelOptions.intensity`.
     """
 
     identity: Identity
@@ -111,6 +112,7 @@ class NetworkModel:
     fusion: FusionOptions = field(default_factory=FusionOptions)
     refiner: VolumeRefiner | None = None
     specialists: Mapping[Modality, NetworkModel] = field(default_factory=dict)
+    intensity_choice: str = "mean"
 
     @property
     def name(self) -> str:
@@ -135,11 +137,9 @@ class NetworkModel:
         return model if refines else replace(model, refiner=None)
 
     def precompute(self, prepared: Prepared) -> None:
-        """Compute z-scores unless the device does, and medians for an intensity code."""
+        """Compute z-scores unless the device does."""
         if not self.predictor.normalizes or self.refiner is not None:
             _ = prepared.normalized
-        if self._needs_medians:
-            _ = prepared.medians
 
     def predict(self, prepared: Prepared, target: Modality) -> FusedPrediction:
         """Predict a sequence from slices of every view, fused; see `Model.predict`."""
@@ -154,17 +154,10 @@ class NetworkModel:
         """Predict how bright a sequence is; see `Model.intensity_of`."""
         return _intensity(self.intensity, self.spec.normalization, target, measured)
 
-    @property
-    def _needs_medians(self) -> bool:
-        conditioning = self.spec.intensity_conditioning
-        return conditioning is not None and bool(conditioning.coefficients)
-
     def _median_of(self, target: Modality, prepared: Prepared) -> float | None:
-        """Predict the target's median for the intensity code; None where the network has none."""
-        if self.spec.intensity_conditioning is None:
-            return None
-        medians = prepared.medians if self._needs_medians else {}
-        return self.spec.intensity_conditioning.predict(prepared.measured, medians, target)
+        """Choose the target's median for the intensity code; None where the network has none."""
+        prior = self.spec.intensity_prior
+        return None if prior is None else prior.value(target, self.intensity_choice, prepared.measured)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from app.core.constants import Modality
 from app.core.types import MaskArray, VolumeArray
 from app.data.nifti_reader import Grid
@@ -40,11 +38,3 @@ class Prepared:
     def normalized(self) -> dict[Modality, VolumeArray]:
         """Z-scores of each present sequence, float32; not computed where a GPU does it."""
         return {m: normalize(a, self.measured[m], self.background) for m, a in self.arrays.items()}
-
-    @cached_property
-    def medians(self) -> dict[Modality, float]:
-        """Median z-score in the brain of each present sequence."""
-        # Of the intensities: z-scores keep their order, and need not be there.
-        medians = {m: float(np.median(a[self.foreground])) for m, a in self.arrays.items()}
-        return {m: (min(v, self.measured[m].clip) - self.measured[m].mean) / self.measured[m].std
-                for m, v in medians.items()}  # fmt: skip

@@ -40,6 +40,7 @@ class Synthesizer:
         specialists: let other models make the sequences that the manifest says they make better.
         fusion: how the views are fused: `mean`, `median` or `confidence`; the model's own way if not given.
         flip_average: run the mirrored exam too, and average both; the model's own way if not given.
+        intensity: `mean`, `sample` or a number from 0 to 1, for models with intensity encoding.
         with_error: have the network expect its error too (`app.inference.pipeline.predict` returns it).
 
     Raises:
@@ -61,10 +62,12 @@ class Synthesizer:
         specialists: bool = True,
         fusion: FusionName | None = None,
         flip_average: bool | None = None,
+        intensity: str | float | None = None,
         with_error: bool = False,
     ) -> None:
         runtime = RuntimeOptions(device, backend, precision, batch_size)
-        options = ModelOptions(Path(weights), model, refine, specialists, fusion, flip_average, with_error)
+        aim = None if intensity is None else str(intensity)
+        options = ModelOptions(Path(weights), model, refine, specialists, fusion, flip_average, aim, with_error)
         self._open(options, runtime)
 
     @classmethod

@@ -11,6 +11,7 @@ from app.core.constants import Confidence
 
 Position = Literal["sinusoidal", "learned"]
 Activation = Literal["gelu", "silu"]
+Gate = Literal["channel", "released"]
 
 #: Channels of the first stage of an HF-GAN per preset.
 HF_GAN_PRESETS: Final[dict[str, int]] = {"full": 64, "half": 32, "compact": 16}
@@ -19,8 +20,8 @@ _HF_GAN_MULTIPLIERS: Final = (1, 2, 4, 8, 10)
 UNET_WIDTHS: Final = (32, 64, 128, 256)
 #: Channels per level of the 3D segmenter; 3.7 million parameters.
 SEGMENTER3D_WIDTHS: Final = (16, 32, 64, 128, 128)
-#: Channels per level of a refiner; the paper's is 64.
-REFINER_PRESETS: Final = {16: (16, 32, 64), 32: (32, 64, 128), 64: (64, 128, 256)}
+#: Channels per level of a refiner; the paper's has 64 in each.
+REFINER_PRESETS: Final = {16: (16, 32, 64, 64), 32: (32, 64, 64, 64), 64: (64, 64, 64, 64)}
 
 # A key that this version does not know may change what a network computes: it is refused.
 _STRICT: Final = ConfigDict(extra="forbid")
@@ -35,6 +36,8 @@ class HfGanConfig:
         view_code, intensity_code: codes added to the sequence code.
         position, activation: see `app.networks.infuser.Infuser`; the release uses `learned`, and `gelu` with a view
             code, `silu` without.
+        gate: how a sequence's gate weighs its features (`app.networks.hf_gan.Fusion`): `channel` as the thesis
+            describes it, `released` as the public weights were trained.
         background: input value of background voxels and of every voxel of a missing sequence.
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
     """
@@ -46,6 +49,7 @@ class HfGanConfig:
     intensity_code: bool = False
     position: Position = "sinusoidal"
     activation: Activation = "gelu"
+    gate: Gate = "channel"
     background: float = -1.0
     confidence: Confidence = "none"
     confidence_scale: float = 1.0
@@ -58,8 +62,12 @@ class HfGanConfig:
 
     @classmethod
     def released(cls, view_code: bool = True) -> HfGanConfig:
-        """Give the released network's: 80,859,521 parameters with the view code, 80,039,041 without."""
-        return cls(width=64, view_code=view_code, position="learned", activation="gelu" if view_code else "silu")
+        """Give the released network's: 80,859,521 parameters with the view code, 80,039,041 without.
+
+        A network of this shape computes the released function, in float32 to rounding.
+        """
+        activation: Activation = "gelu" if view_code else "silu"
+        return cls(width=64, view_code=view_code, position="learned", activation=activation, gate="released")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class UNetConfig:
     Attributes:
         widths: channels per level.
         background: input value of background voxels and of every voxel of a missing sequence.
-        intensity_code: whether one more input plane holds the target's median (`MedianPredictor`).
+        intensity_code: whether one more input plane holds the target's median (`IntensityPrior`).
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
     """
 
@@ -109,14 +117,14 @@ class RefinerConfig:
     """Shape of a 3D refiner (`app.networks.refiner.Refiner`).
 
     Attributes:
-        widths: channels per level, the finest first; as many are compared.
-        shared_encoder: one encoder for all present sequences, with a code for each, instead of one encoder for each.
+        widths: channels per level of the encoders, the finest first; as many as there are compared.
+        decoder_layers: 3 x 3 x 3 convolutions before the last.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     widths: tuple[int, ...] = REFINER_PRESETS[16]
-    shared_encoder: bool = False
+    decoder_layers: int = 3
     network: Literal["refiner"] = "refiner"
 
 

@@ -1,7 +1,7 @@
 """Synthesise slices by hybrid fusion: encoders per sequence and early, fusion, infuser, decoder.
 
 Source: the released BraSyn 2025 entry (AImageLab, "No More Slice Wars"), after HF-GAN (hybrid fusion) and the BraSyn
-2024 winner (intensity code). The `full` preset computes the released function.
+2024 winner (intensity code). `HfGanConfig.released` is the shape that computes the released function.
 """
 
 from __future__ import annotations
@@ -11,17 +11,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.core.constants import MODALITIES
-from app.networks.architectures import HfGanConfig
+from app.networks.architectures import Gate, HfGanConfig
 from app.networks.blocks import ChannelGate, Encoder, GroupedNorm, ResidualBlock, Upsample
 from app.networks.confidence import SliceNetwork, new_head
 from app.networks.infuser import Infuser
 
 
 class Fusion(nn.Module):
-    """Fuse the bottlenecks of the present sequences and of the early encoder into one map."""
+    """Fuse the bottlenecks of the present sequences and of the early encoder into one map.
 
-    def __init__(self, channels: int, members: int) -> None:
+    With f_i the present sequences' features, e the early encoder's, and g the gates, per channel:
+
+        s = sum_i g_i f_i + g_e e,  h = sum_i softmax_i(g_i) f_i + e,  result = mix(s, h)
+
+    With one sequence alone, e is left out of both.
+
+    Args:
+        gate: `channel` for that, the thesis's equations. `released` for what the public weights were trained with:
+            where two or more are present, the first channel's g_i stands for all channels; g_e stays per channel.
+    """
+
+    def __init__(self, channels: int, members: int, gate: Gate = "channel") -> None:
         super().__init__()
+        self.gate = gate
         self.gates = nn.ModuleList(ChannelGate(channels) for _ in range(members + 1))
         self.mix = nn.Conv2d(2 * channels, channels, 1)
 
@@ -38,6 +50,8 @@ class Fusion(nn.Module):
         there = present[:, :, None, None, None].to(features)
         # With one sequence alone, the early encoder has nothing to add.
         several = (present.sum(dim=1) > 1)[:, None, None, None].to(features)
+        if self.gate == "released":
+            gates = torch.where(several[:, None] > 0, gates[:, :, :1], gates)
         summed = (there * gates * features).sum(dim=1) + several * self.gates[-1](early) * early
         shares = gates.masked_fill(there == 0, float("-inf")).softmax(dim=1)
         blended = (shares * features).sum(dim=1) + several * early
@@ -79,7 +93,7 @@ class HfGan(SliceNetwork):
         widths = config.widths
         self.early = Encoder(len(MODALITIES), widths)
         self.encoders = Encoder(1, widths, members=len(MODALITIES))
-        self.fusion = Fusion(widths[-1], len(MODALITIES))
+        self.fusion = Fusion(widths[-1], len(MODALITIES), config.gate)
         self.infuser = Infuser(
             widths[-1],
             activation=config.activation,

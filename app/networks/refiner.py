@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.core.constants import MODALITIES, Modality
@@ -44,20 +45,25 @@ class FeatureNet3d(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attend voxel by voxel to one sequence, then normalise and feed forward.
+    """Attend voxel by voxel to one sequence, then feed forward (equations 3 to 5).
+
+    Q is a linear projection of the normalised volume, K and V of the normalised sequence. Then
+
+    - Attention = exp(-|Q - K|) * V, element by element (3);
+    - F' = F + Attention (4);
+    - F'' = F' + FF(F'), FF of two 1 x 1 convolutions (5).
 
     Where query and key agree in a channel, the sequence's value counts in full; it fades exponentially with their
     distance. No voxel looks at another, so the cost grows with the volume and not with its square.
 
-    Source: the winner of BraSyn 2024, which states exp(-|Q - K|) * V, layer norm and a 1 x 1 feed-forward with a
-    residual. The residual of the attention itself is our reading.
+    Source: the winner of BraSyn 2024 (Cho et al., section 2.2). The width of FF and its activation are ours.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.norm_volume, self.norm_sequence = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)
         self.key, self.value = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.norm = nn.LayerNorm(channels)
         self.feed = nn.Sequential(nn.Linear(channels, 2 * channels), Leaky(), nn.Linear(2 * channels, channels))
 
     def forward(self, x: Tensor, sequence: Tensor) -> Tensor:
@@ -66,36 +72,40 @@ class CrossAttention(nn.Module):
         Args:
             x, sequence: B x X x Y x Z x C; channels last, where a 1 x 1 convolution is a matrix product.
         """
-        weights = attention_weights(self.query(x), self.key(sequence))
-        x = self.norm(x + weights * self.value(sequence))
+        query, answering = self.query(_normed(x, self.norm_volume)), _normed(sequence, self.norm_sequence)
+        x = x + attention_weights(query, self.key(answering)) * self.value(answering)
         out: Tensor = x + self.feed(x)
         return out
 
 
+def _normed(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Normalise over the channels in the features' own precision: torch would write float32 volumes in between."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+
+
 def attention_weights(query: Tensor, key: Tensor) -> Tensor:
-    """exp(-|Q - K|) of every element: above 0, and 1 where both are equal."""
+    """exp(-|Q - K|) of every element (equation 3): above 0, and 1 where both are equal."""
     return (query - key).abs().neg_().exp_()
 
 
 class Refiner(nn.Module):
     """Add a residual to a first-stage volume by attention to the present sequences.
 
-    Features of the volume at full resolution ask, and those of each present sequence answer. The attentions follow one
-    another in challenge order, before a convolutional decoder. Only the finest features attend: coarser ones reach them
-    through the U-Nets' own decoders.
+    Four encoders, one for each sequence, give features of full resolution. The volume goes through that of the
+    sequence that it shows (equation 1), each present sequence through its own (2). The attentions (3 to 5) follow one
+    another in challenge order. Several 3 x 3 x 3 convolutions and a 1 x 1 x 1 one make the residual.
 
-    Source: the winner of BraSyn 2024 (the refinement behind its 2D generator).
+    Source: the winner of BraSyn 2024 (Cho et al., section 2.2).
     """
 
     def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
         self.config = config
-        widths, codes = config.widths, len(MODALITIES)
-        self.asking = FeatureNet3d(1 + codes, widths)
-        answering = [1 + codes] if config.shared_encoder else [1] * codes
-        self.answering = nn.ModuleList([FeatureNet3d(channels, widths) for channels in answering])
+        widths = config.widths
+        self.encoders = nn.ModuleList([FeatureNet3d(1, widths) for _ in MODALITIES])
         self.attention = nn.ModuleList([CrossAttention(widths[0]) for _ in MODALITIES])
-        self.decoder = ConvUnit3d(widths[0], widths[0])
+        self.decoder = nn.Sequential(*[ConvUnit3d(widths[0], widths[0]) for _ in range(config.decoder_layers)])
         self.head = nn.Conv3d(widths[0], 1, 1)
         # Untrained it changes nothing, and training starts from what the first stage has reached.
         nn.init.zeros_(self.head.weight)
@@ -118,27 +128,21 @@ class Refiner(nn.Module):
         Args:
             volume: normalized, float32 B x 1 x X x Y x Z, from the first stage.
             images: normalized, B x 4 x X x Y x Z in challenge order; those of no member are ignored.
-            target: (B,) index of the sequence that `volume` shows.
+            target: (B,) index of the sequence that `volume` shows, the same for the whole batch.
             members: indices of the present sequences; they attend in challenge order, however they are listed.
+
+        Raises:
+            ValueError: the volumes show different sequences.
         """
+        shown = set(target.tolist())
+        if len(shown) != 1:
+            raise ValueError("all volumes of a batch must show the same sequence")
         dtype = self.head.weight.dtype
-        asked = torch.cat([volume.to(dtype), _planes(target, volume, dtype)], dim=1)
-        x = self.asking(asked).movedim(1, -1)
+        x = self.encoders[shown.pop()](volume.to(dtype)).movedim(1, -1)
         for member in sorted(members):
-            image = images[:, member : member + 1].to(dtype)
-            if self.config.shared_encoder:
-                which = torch.full_like(target, member)
-                features = self.answering[0](torch.cat([image, _planes(which, image, dtype)], dim=1))
-            else:
-                features = self.answering[member](image)
+            features = self.encoders[member](images[:, member : member + 1].to(dtype))
             x = self.attention[member](x, features.movedim(1, -1))
         residual = self.head(self.decoder(x.movedim(-1, 1)))
         # In bfloat16 the sum would lose what the first stage had.
         out: Tensor = volume.float() + residual.float()
         return out
-
-
-def _planes(index: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Spread one-hot codes of sequences to constant planes, B x 4 x X x Y x Z."""
-    codes = (index[:, None] == torch.arange(len(MODALITIES), device=index.device)[None]).to(dtype)
-    return codes[:, :, None, None, None].expand(-1, -1, *like.shape[2:])

@@ -1,10 +1,12 @@
-"""Bring intensities to a model's scale and back: percentile clip, z-score, and the exact inverse.
+"""Bring intensities to a model's scale and back: percentile clip, linear scaling, and the exact inverse.
 
-`measure` finds the parameters of a sequence; `normalize` and `denormalize` apply them and are pure. Two schemes exist:
+`measure` finds the parameters of a sequence; `normalize` and `denormalize` apply them and are pure. The schemes:
 
 - `volume`: clip at the volume's own 99.5th percentile, z-score over its own brain. The parameters of the synthesised
   sequence are predicted from those of the inputs (`app.preprocessing.target_intensity`).
-- `dataset`: constants of the training set, as published by the 2025 BraSyn entry.
+- `range`: linear scaling of 0 to the volume's own 99.5th percentile to [-1, 1], for intensity encoding (section 2.1 of
+  the BraSyn 2024 winner, which does not say what becomes 1). The percentile of the synthesised one is predicted.
+- `dataset`: constants of a training set, as the 2025 BraSyn entry has them (`app.training.data.normalization_fit`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from numpy.typing import NDArray
 
 from app.core.constants import MODALITIES, Modality
 from app.core.types import MaskArray, VolumeArray
+
+#: Normalized value of background voxels and of every voxel of a missing sequence, in all that is trained here.
+BACKGROUND: Final = -1.0
+Scheme = Literal["volume", "range", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,14 @@ class Normalization:
     """Name the scheme that a model was trained with.
 
     Attributes:
-        scheme: `volume` or `dataset`.
+        scheme: `volume`, `range` or `dataset`.
         background: normalized value of background voxels and of every voxel of a missing sequence; None normalizes
             background voxels like any other.
-        percentile: of the non-zero voxels, where `volume` clips.
+        percentile: of the non-zero voxels, where `volume` and `range` clip; 100 clips nothing.
         intensities: the constants of `dataset`.
     """
 
-    scheme: Literal["volume", "dataset"]
+    scheme: Scheme
     background: float | None = -1.0
     percentile: float = 99.5
     intensities: Mapping[Modality, Intensity] = field(default_factory=dict)
@@ -66,7 +72,7 @@ class Normalization:
     def to_json(self) -> dict[str, Any]:
         """Give the plain values, for comparison with those of a cache."""
         form: dict[str, Any] = {"scheme": self.scheme, "background": self.background}
-        if self.scheme == "volume":
+        if self.scheme != "dataset":
             form["percentile"] = self.percentile
         else:
             form["intensities"] = {m: [i.mean, i.std, i.clip] for m, i in self.intensities.items()}
@@ -83,6 +89,8 @@ def measure(volume: VolumeArray, modality: Modality, normalization: Normalizatio
         return normalization.intensities[modality]
     brain = volume[volume > 0]
     clip = float(np.percentile(brain, normalization.percentile))
+    if normalization.scheme == "range":
+        return Intensity(mean=clip / 2, std=clip / 2, clip=clip)
     np.minimum(brain, clip, out=brain)
     mean = float(brain.mean(dtype=np.float64))
     # In place, so that no float64 copy of the brain is ever held; the sums are float64 all the same.

@@ -1,21 +1,23 @@
 """Predict the intensities of the synthesised sequence from those of the present ones.
 
 `IntensityPredictor` gives the mean and deviation that `app.preprocessing.normalization.denormalize` needs.
-`MedianPredictor` gives the intensity code of networks with intensity conditioning. Both are stored beside the weights.
+`IntensityPrior` gives the intensity code of networks with intensity encoding. Both are stored beside the weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.core.constants import MODALITIES, Modality
 from app.core.sequence_subsets import subset_key
+from app.core.types import MaskArray, VolumeArray
 from app.preprocessing.normalization import Intensity
 
 
@@ -52,43 +54,60 @@ class IntensityPredictor:
 
 
 @dataclass(frozen=True)
-class MedianPredictor:
-    """Predict the intensity code of a network: the target's normalized median in the brain.
+class IntensityPrior:
+    """Hold the normal distribution of each sequence's median brain intensity, scaled to 0 to 1.
 
-    Source: the BraSyn 2024 winner, whose code is the median brain intensity of the target, scaled to [0, 1]. Networks
-    here see z-scored voxels, so the code is the median of those: the middle of the brain against its mean, in
-    deviations. The real median is unknown in use. So training and use both take a known one: the mean over the training
-    subjects, or a prediction from the present sequences.
+    While training, the network gets the true median of its target. In use that is unknown, and a value of this prior
+    takes its place: the mean, which scores best, or a sample.
+
+    Source: the winner of BraSyn 2024 (Cho et al., section 2.1, table 1 and appendix A.1).
 
     Attributes:
-        means: per target, over the training subjects.
-        coefficients: per `subset_key` [constant, one per feature of `median_features`]; empty where the mean is used.
-        span: per target, lowest and highest median seen in training; predictions are held inside.
+        means, deviations: per sequence.
     """
 
     means: Mapping[Modality, float]
-    coefficients: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    span: Mapping[Modality, tuple[float, float]] = field(default_factory=dict)
+    deviations: Mapping[Modality, float]
 
-    def predict(
-        self, inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float], target: Modality
-    ) -> float:
-        """Predict the target's normalized median.
+    def value(self, target: Modality, choice: str, measured: Mapping[Modality, Intensity]) -> float:
+        """Choose the target's median.
 
         Args:
-            inputs: intensity parameters of each present sequence.
-            medians: normalized median in the brain of each present sequence. Both are unused where the mean is used.
+            choice: `mean`, `sample` (clipped at two deviations), or a number from 0 to 1 as text.
+            measured: the intensities of the exam's present sequences; they seed the sample, so that an exam gets the
+                same one in any order and on any machine.
         """
-        if not self.coefficients:
-            return self.means[target]
-        row = np.asarray(self.coefficients[subset_key(inputs, target)])
-        low, high = self.span[target]
-        return min(max(float(median_features(inputs, medians) @ row), low), high)
+        mean = self.means[target]
+        if choice == "mean":
+            return mean
+        if choice != "sample":
+            return float(choice)
+        drawn = float(np.clip(_exam_random(target, measured).standard_normal(), -SAMPLE_CLIP, SAMPLE_CLIP))
+        return min(max(mean + drawn * self.deviations[target], 0.0), 1.0)
 
 
-def median_features(inputs: Mapping[Modality, Intensity], medians: Mapping[Modality, float]) -> NDArray[np.float64]:
-    """Append the medians, in challenge order, to `intensity_features`; float64 (1 + 3 * inputs,)."""
-    return np.concatenate([intensity_features(inputs)[0], [medians[m] for m in MODALITIES if m in inputs]])
+#: Samples of a prior are held inside so many deviations (2 sigma of table 1).
+SAMPLE_CLIP: Final = 2.0
+#: The published priors, of 1,251 subjects of BraSyn 2024 (appendix A.1).
+KAIST24_PRIOR: Final = IntensityPrior(
+    means={"t1n": 0.4332, "t2w": 0.2498, "t2f": 0.3034, "t1c": 0.2404},
+    deviations={"t1n": 0.1003, "t2w": 0.0626, "t2f": 0.1017, "t1c": 0.0623},
+)
+
+
+def brain_median(volume: VolumeArray, brain: MaskArray, intensity: Intensity) -> float:
+    """Measure the median in the brain on the scale of intensity encoding: 0 is black, 1 the clip.
+
+    Args:
+        volume: in the file's units; brain: bool, same shape, not empty.
+    """
+    return min(float(np.median(volume[brain])), intensity.clip) / intensity.clip
+
+
+def _exam_random(target: Modality, measured: Mapping[Modality, Intensity]) -> np.random.Generator:
+    """Seed random numbers by what is known of an exam, to six digits."""
+    text = " ".join(f"{m} {i.mean:.6g} {i.std:.6g} {i.clip:.6g}" for m, i in sorted(measured.items()))
+    return np.random.default_rng(list(hashlib.sha256(f"{target} {text}".encode()).digest()))
 
 
 def intensity_features(inputs: Mapping[Modality, Intensity]) -> tuple[NDArray[np.float64], float]:

@@ -24,7 +24,7 @@ from app.registry.spec import GeneratorSpec
 #: BraSyn 2025 (AImageLab) to ours, in order; the first pattern that matches renames. The fifth gate is the early one.
 _BRASYN25 = [
     (r"encoder\.encoder_early\.(.+)", r"early.\1"),
-    (r"encoder\.encoder_middles\.(.+)", r"encoders.\1"),
+    (r"encoder\.encoder_middles\.(?:\d\.)?(.+)", r"encoders.\1"),
     (r"encoder\.attn_blocks\.(\d)\.(.+)", r"fusion.gates.\1.\2"),
     (r"encoder\.conv1\.(.+)", r"fusion.mix.\1"),
     (r"decoder\.ups\.(\d)\.0\.(.+)", r"decoder.blocks.\1.\2"),
@@ -49,21 +49,28 @@ _BRASYN25 = [
     (r"middle\.layers\.(\d)\.ffn\.fc1\.(.+)", r"infuser.blocks.\1.mlp.0.\2"),
     (r"middle\.layers\.(\d)\.ffn\.fc2\.(.+)", r"infuser.blocks.\1.mlp.3.\2"),
 ]
+#: What a file of several processes puts before every name.
+_PREFIX = "module."
+#: Tensors that ours has as one, along the first axis: projections of the attention, and separate encoders.
+_PIECE = re.compile(r"middle\.layers\.\d\.attn\.(query|key|value)\.|encoder\.encoder_middles\.(\d)\.")
 _PACKED = ("query", "key", "value")
 
 
 def from_brasyn25(released: Mapping[str, Tensor]) -> tuple[HfGanConfig, dict[str, Tensor]]:
     """The configuration and state of our generator that computes what a BraSyn 2025 checkpoint computes.
 
+    Args:
+        released: with grouped or separate encoders, with or without a view code, with or without `module.` before
+            every name.
+
     Raises:
         WeightsError: a tensor is unknown, missing or of another shape.
     """
     config = HfGanConfig.released(view_code=any("view_embedding" in name for name in released))
     parts: dict[str, list[tuple[int, Tensor]]] = {}
-    for name, tensor in released.items():
-        ours = _rename(name)
-        order = next((i for i, part in enumerate(_PACKED) if f".attn.{part}." in name), 0)
-        parts.setdefault(ours, []).append((order, tensor))
+    for full, tensor in released.items():
+        name = full.removeprefix(_PREFIX)
+        parts.setdefault(_rename(name), []).append((_piece(name), tensor))
     state = {
         ours: torch.cat([t for _, t in sorted(pieces, key=lambda piece: piece[0])]) if len(pieces) > 1 else pieces[0][1]
         for ours, pieces in parts.items()
@@ -84,6 +91,14 @@ def _rename(name: str) -> str:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
     raise WeightsError(f"tensor {name!r} is not one of the BraSyn 2025 generator.")
+
+
+def _piece(name: str) -> int:
+    """Place of a tensor among those that are one of ours; 0 for one that is whole."""
+    found = _PIECE.match(name)
+    if found is None:
+        return 0
+    return _PACKED.index(found[1]) if found[1] else int(found[2])
 
 
 def import_checkpoint(file: Path, kind: Literal["brasyn25"], folder: Path, name: str, views: tuple[View, ...]) -> Entry:

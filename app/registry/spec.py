@@ -7,7 +7,7 @@ frozen, refuses unknown keys, and needs no torch.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
@@ -23,7 +23,7 @@ from app.networks.architectures import (
 )
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
-from app.preprocessing.target_intensity import MedianPredictor
+from app.preprocessing.target_intensity import IntensityPrior
 
 Shape = HfGanConfig | UNetConfig | Segmenter2dConfig | Segmenter3dConfig | RefinerConfig | EnhancerConfig
 AnyShape = TypeVar("AnyShape", bound=Shape)
@@ -98,7 +98,7 @@ class GeneratorSpec(Strict):
         fusion: how its views become one volume (`app.inference.view_fusion`).
         flip_average: whether the mirrored exam is run as well.
         contrast: share of the way by which its result is brought to a scan's spread (`app.inference.postprocessing`).
-        intensity_conditioning: predictor of the target's median, for networks with an intensity code.
+        intensity_prior: distribution of the targets' medians, for networks with an intensity code.
         refiner: name of its 3D refiner.
         refine: whether the refiner runs unless a user says otherwise.
         specialists: per sequence, the model that makes it instead.
@@ -113,10 +113,18 @@ class GeneratorSpec(Strict):
     fusion: FusionName = "mean"
     flip_average: bool = False
     contrast: Share = 0.0
-    intensity_conditioning: MedianPredictor | None = None
+    intensity_prior: IntensityPrior | None = None
     refiner: str | None = None
     refine: bool = False
     specialists: dict[Modality, str] = Field(default_factory=dict)
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _gate_of_older_imports(cls, stated: Any) -> Any:
+        """What an older version imported does not state its gate: it is the released one."""
+        if isinstance(stated, dict) and stated.get("position") == "learned":
+            return {"gate": "released", **stated}
+        return stated
 
     @field_validator("views")
     @classmethod
@@ -129,13 +137,15 @@ class GeneratorSpec(Strict):
         return tuple(m for m in MODALITIES if m in targets)
 
     @model_validator(mode="after")
-    def _check_canvas_and_conditioning(self) -> GeneratorSpec:
+    def _check_canvas_and_intensities(self) -> GeneratorSpec:
         if lacking := [v for v in self.views if v not in self.canvas.sizes]:
             raise ValueError(f"the canvas lacks the view {lacking[0]}")
-        if self.architecture.intensity_code and self.intensity_conditioning is None:
-            raise ValueError("a network with an intensity code needs intensity_conditioning")
-        if self.intensity_conditioning is not None:
-            _check_predictor(self.intensity_conditioning, self.targets)
+        if self.architecture.intensity_code and (self.intensity_prior is None or self.normalization.scheme != "range"):
+            raise ValueError("a network with an intensity code needs intensity_prior and the normalization `range`")
+        if self.intensity_prior is not None:
+            _check_prior(self.intensity_prior, self.targets)
+        if self.contrast > 0 and self.normalization.scheme != "volume":
+            raise ValueError("contrast is for the normalization `volume`, whose z-scores have a deviation of 1")
         return self
 
     @property
@@ -144,11 +154,10 @@ class GeneratorSpec(Strict):
         return self.architecture.confidence != "none"
 
 
-def _check_predictor(predictor: MedianPredictor, targets: tuple[Modality, ...]) -> None:
-    known = predictor.span if predictor.coefficients else predictor.means
-    numbers = [*predictor.means.values(), *(n for row in predictor.coefficients.values() for n in row)]
-    if not all(m in known for m in targets) or not all(map(math.isfinite, numbers)):
-        raise ValueError("intensity_conditioning must have finite numbers for every target")
+def _check_prior(prior: IntensityPrior, targets: tuple[Modality, ...]) -> None:
+    both = (prior.means, prior.deviations)
+    if not all(m in values and math.isfinite(values[m]) for m in targets for values in both):
+        raise ValueError("intensity_prior must have finite numbers for every target")
 
 
 class Segmenter2dSpec(Strict):
@@ -180,11 +189,13 @@ class FirstStage(Strict):
         model: its name then.
         sha256: of its weights.
         fusion: its views and their fusion, such as `axial-sagittal-coronal-mean+flip`; None in old records.
+        specialists: sha256 of the specialists that made sequences for it; None for none.
     """
 
     model: str
     sha256: str
     fusion: str | None = None
+    specialists: dict[Modality, str] | None = None
 
 
 class RefinerSpec(Strict):

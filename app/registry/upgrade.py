@@ -34,7 +34,6 @@ _SAME: Final = ("views", "contrast", "fusion", "flip_average", "refiner", "refin
 _RENAMED: Final = {
     "data.makes": "data.targets",
     "schedule.targets": "schedule.targets_per_batch",
-    "network.intensity_prior": "network.intensity_conditioning",
     "losses.judge": "losses.discriminator",
     "losses.judge_class": "losses.discriminator_class",
 }
@@ -133,7 +132,7 @@ def upgraded(form: Mapping[str, Any]) -> tuple[dict[str, Any], Lineage]:
     """
     models, trainings = {}, dict[str, TrainingRecord]()
     for name, entry in form["models"].items():
-        models[name] = _spec_of(entry)
+        models[name] = _spec_of(name, entry)
         _add_training(trainings, name, _main_sha256(entry), entry)
     today = {"schema": SCHEMA, "default": form.get("default"), "fallback": form.get("fallback"), "models": models}
     return today, Lineage(trainings=trainings)
@@ -155,7 +154,7 @@ def _with_shared_files(manifest: Manifest) -> tuple[Manifest, dict[Path, bytes]]
     return replace(manifest, entries=entries), contents
 
 
-def _spec_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _spec_of(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry's files and specification in today's words."""
     kind = _KINDS.get(entry["kind"], entry["kind"])
     spec: dict[str, Any] = {"kind": kind, "files": entry["files"], "normalization": _normalization(entry)}
@@ -167,7 +166,8 @@ def _spec_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "architecture" in entry:
         spec["architecture"] = _architecture(kind, entry["architecture"])
     if "target_medians" in entry:
-        spec["intensity_conditioning"] = {"means": entry["target_medians"], **entry.get("median_predictor", {})}
+        raise WeightsError(f"model {name!r} has an intensity code of version 0.1, which no longer exists; "
+                           "take it out of the manifest and train it anew.")  # fmt: skip
     if "stage_one" in entry:
         first = entry["stage_one"]
         spec["first_stage"] = {"model": first["model"], "sha256": first["sha256"], "fusion": first.get("joined")}
@@ -184,7 +184,7 @@ def _normalization(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _architecture(kind: str, stated: Mapping[str, Any]) -> dict[str, Any]:
     """The network's shape, which names the network where there are several of a kind."""
-    shape = {key: value for key, value in stated.items() if key != "fine_skip"}
+    shape = {key: value for key, value in stated.items() if key not in {"fine_skip", "shared_encoder"}}
     if kind == "generator":
         shape.setdefault("network", "hf_gan")
     elif kind == "refiner":

@@ -6,196 +6,16 @@ This module has the keys of every task; each task declares its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from app.core.constants import VIEWS, View
 from app.core.errors import UsageError
-from app.preprocessing.slices import MULTIPLE, Canvas
+from app.training.data.sections import AugmentationRecipe, DataRecipe, NormalizationRecipe, Section, check_rules
 from app.training.recipe_files import mistake, read_recipe
 
-T = TypeVar("T")
 #: What a recipe trains that does not say it.
 DEFAULT_TASK = "synthesis"
-#: Lists of TOML and JSON are taken for tuples; what they hold is checked as strictly as everything else.
-Listed = Annotated[T, Field(strict=False)]
-Sides2d = Listed[tuple[int, int]]
-Sides3d = Listed[tuple[int, int, int]]
-
-
-class Section(BaseModel):
-    """Base of a recipe's sections: frozen; unknown keys and values of another type are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def check_rules(rules: Mapping[str, bool]) -> None:
-    """Check what no type says of a recipe.
-
-    Args:
-        rules: sentences, and whether they hold.
-
-    Raises:
-        ValueError: the first that does not hold.
-    """
-    for rule, holds in rules.items():
-        if not holds:
-            raise ValueError(rule)
-
-
-class DataRecipe(Section):
-    """Choice of subjects and of what is drawn from them.
-
-    Attributes:
-        tumour_share: probability that a slice shows the tumour, or a patch is centred on it, where the subject has any.
-        held_out: number of subjects, drawn by the seed, that are kept for validation and never trained on.
-    """
-
-    tumour_share: float = 0.0
-    held_out: int = 0
-
-    @model_validator(mode="after")
-    def _check_data(self) -> Self:
-        check_rules(
-            {
-                "data.tumour_share is a probability": 0 <= self.tumour_share <= 1,
-                "data.held_out must not be negative": self.held_out >= 0,
-            }
-        )
-        return self
-
-
-class SliceData(DataRecipe):
-    """Choice of slices.
-
-    Attributes:
-        views: views that slices are drawn from, and that the exported model is run on.
-        axial, sagittal, coronal: the canvas: rows and columns per view, multiples of 16.
-        min_brain_pixels: slices with fewer are left out.
-        min_tumour_share: a slice shows the tumour when this share of its canvas is tumour.
-        balance_types: draw every tumour type (from the subjects' names) equally often.
-    """
-
-    views: Listed[tuple[View, ...]] = VIEWS
-    axial: Sides2d = (144, 176)
-    sagittal: Sides2d = (176, 144)
-    coronal: Sides2d = (144, 144)
-    min_brain_pixels: int = 2000
-    min_tumour_share: float = 0.001
-    balance_types: bool = True
-
-    @property
-    def canvas(self) -> Canvas:
-        """Window sizes per view."""
-        return Canvas({"axial": self.axial, "sagittal": self.sagittal, "coronal": self.coronal})
-
-    @model_validator(mode="after")
-    def _check_slices(self) -> Self:
-        sides = (*self.axial, *self.sagittal, *self.coronal)
-        check_rules(
-            {
-                "data.views must name one view or more": bool(self.views),
-                f"data.axial, sagittal and coronal must be multiples of {MULTIPLE}": all(
-                    n > 0 and n % MULTIPLE == 0 for n in sides
-                ),
-            }
-        )
-        return self
-
-
-class PatchData(DataRecipe):
-    """Choice of 3D patches.
-
-    Attributes:
-        patch: sides in voxels of what the network sees at once, multiples of 16.
-    """
-
-    patch: Sides3d = (96, 96, 96)
-
-    @model_validator(mode="after")
-    def _check_patch(self) -> Self:
-        whole = all(n > 0 and n % MULTIPLE == 0 for n in self.patch)
-        check_rules({f"data.patch must be three multiples of {MULTIPLE}": whole})
-        return self
-
-
-class MissingData(Section):
-    """Choice of the sequences that are missing.
-
-    Attributes:
-        single_missing: probability that only the target is missing; else one or two more sequences are.
-    """
-
-    single_missing: float = 1.0
-
-    @model_validator(mode="after")
-    def _check_missing(self) -> Self:
-        check_rules({"data.single_missing is a probability": 0 <= self.single_missing <= 1})
-        return self
-
-
-class AugmentationRecipe(Section):
-    """Reach of the random variation; all zero leaves images alone.
-
-    Geometry moves all sequences together, the rest varies each input by itself.
-
-    Attributes:
-        flip: probability of mirroring left and right (not in sagittal slices, which have no left).
-        rotate, zoom: largest rotation in degrees and relative change of size.
-        contrast, brightness: largest relative and absolute change of an input's normalized voxels.
-        gamma: largest absolute log of the exponent on an input's voxels, mapped to [0, 1].
-        bias: largest relative change by a smooth field.
-        noise: largest deviation of Gaussian noise, in normalized units.
-        thick: half of the inputs look as if acquired in slices of 1 to so many voxels; up to 1, none does.
-    """
-
-    flip: float = 0.5
-    rotate: float = 0.0
-    zoom: float = 0.0
-    contrast: float = 0.1
-    brightness: float = 0.1
-    gamma: float = 0.0
-    bias: float = 0.0
-    noise: float = 0.0
-    thick: float = 0.0
-
-    @model_validator(mode="after")
-    def _check_augmentation(self) -> Self:
-        check_rules(
-            {
-                "no augmentation must be negative": all(value >= 0 for _, value in self),
-                "augmentation.zoom and bias must be below 1": max(self.zoom, self.bias) < 1,
-            }
-        )
-        return self
-
-
-class SliceAugmentation(AugmentationRecipe):
-    """Reach of the random variation of slices.
-
-    Attributes:
-        shift: largest translation in pixels, each way.
-    """
-
-    shift: int = 6
-
-
-class RecolouringRecipe(Section):
-    """Share of tumours that get another shade.
-
-    Attributes:
-        recolour_t1n, recolour_t2f: probability that the tumours of a T1n, of a T2-FLAIR, get any shade.
-    """
-
-    recolour_t1n: float = 0.0
-    recolour_t2f: float = 0.0
-
-    @model_validator(mode="after")
-    def _check_recolouring(self) -> Self:
-        shares = (self.recolour_t1n, self.recolour_t2f)
-        check_rules({"augmentation.recolour_t1n and recolour_t2f are probabilities": all(0 <= s <= 1 for s in shares)})
-        return self
 
 
 class LossRecipe(Section):
@@ -280,6 +100,7 @@ class ScheduleRecipe(Section):
 
     Attributes:
         precision: of the networks; `auto` is bfloat16 where the device computes in it natively. Losses are float32.
+            `fp16` is for tasks that scale their losses.
         batch_size: slices or patches per step and process.
         steps, budget_minutes: the run ends, annealed, with whichever comes first; at least one is above 0.
         warmup: share of the run in which the rate rises.
@@ -288,7 +109,8 @@ class ScheduleRecipe(Section):
         validation_subjects: at most so many held-out subjects are used.
     """
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    scales_losses: ClassVar[bool] = False
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     batch_size: int = 64
     steps: int = 0
     budget_minutes: float = 0.0
@@ -309,6 +131,7 @@ class ScheduleRecipe(Section):
             {
                 "schedule.steps or schedule.budget_minutes must be above 0": self.steps > 0 or self.budget_minutes > 0,
                 "schedule.steps, budget_minutes and epoch_steps must not be negative": min(counts) >= 0,
+                "schedule.precision = 'fp16' is for synthesis": self.precision != "fp16" or self.scales_losses,
                 "schedule.batch_size must be at least 1": self.batch_size >= 1,
                 "schedule.warmup must be from 0 to below 1": 0 <= self.warmup < 1,
                 "schedule.validation_subjects must be at least 1": self.validation_subjects >= 1,
@@ -345,6 +168,7 @@ class Recipe(Section):
     note: str = ""
     seed: int = 0
     data: DataRecipe = DataRecipe()
+    normalization: NormalizationRecipe = NormalizationRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.core.config import FusionName
+from app.core.constants import View
 from app.core.errors import UsageError
 from app.data.cases import Case, also_in
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
+from app.data.segmentations import find_segmentations
 from app.registry.manifest import Entry, check_name
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.promotion import ExportRequest, check_kind
@@ -30,6 +32,7 @@ def export_run(
     contrast: float | None = None,
     fusion: FusionName | None = None,
     flip_average: bool | None = None,
+    views: Sequence[View] | None = None,
     make_default: bool = False,
     specialist_of: str | None = None,
     refines: str | None = None,
@@ -45,6 +48,7 @@ def export_run(
             where what it refines is worse than before.
         contrast: see `app.inference.postprocessing.stretch`; the recipe's if not given.
         fusion, flip_average: see `app.inference.view_fusion`; the recipe's if not given.
+        views: those of the run's views that the model is run on; the recipe's if not given.
         make_default: make it the manifest's default; a refiner, its first stage's.
         specialist_of: a generator that leaves it the sequences that it makes from now on; it is refused where that one
             makes them better, alone or with the specialist that it has.
@@ -64,7 +68,7 @@ def export_run(
     log.info("Takes %s, step %d.", checkpoint, state.step)
     task = task_of(state.recipe)
     check_kind(weights, name, task.kind)
-    output = {"contrast": contrast, "fusion": fusion, "flip_average": flip_average}
+    output = {"contrast": contrast, "fusion": fusion, "flip_average": flip_average, "views": views and list(views)}
     request = ExportRequest(
         run,
         state,

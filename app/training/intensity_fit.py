@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from app.data.loading import load_complete
 from app.networks.voxelwise_regression import monomials
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
-from app.preprocessing.target_intensity import MedianPredictor, intensity_features, median_features
+from app.preprocessing.target_intensity import IntensityPrior, intensity_features
 from app.registry.lineage import TrainingRecord
 from app.registry.manifest import Entry, write_entry
 from app.registry.spec import RegressionSpec
@@ -159,70 +159,38 @@ def encode(form: dict[str, Any]) -> bytes:
 
 
 def medians_of(subject: CachedSubject) -> dict[Modality, float]:
-    """Measure the median in the brain of each normalized sequence."""
+    """Measure the true median in the brain of each sequence, 0 to 1, of a cache of the scheme `range`."""
     brain = np.asarray(subject.brain)
-    return {m: float(np.median(subject.normalized[i][brain].astype(np.float32))) for i, m in enumerate(MODALITIES)}
+    return {m: float(np.median(subject.normalized[i][brain].astype(np.float32))) / 2 + 0.5
+            for i, m in enumerate(MODALITIES)}  # fmt: skip
 
 
-def fit_intensity_conditioning(
-    subjects: Sequence[CachedSubject], kind: Literal["none", "mean", "predicted"]
-) -> tuple[MedianPredictor, list[dict[Modality, float]]] | None:
-    """Fit the predictor of the target's median that a recipe asks for; None for `none`.
-
-    It is one function, fitted once on all training subjects and stored with the weights. A training subject gets what
-    that function says of its present sequences: exactly what the network gets in use. Leaving each subject out of its
-    own prediction looks cleaner and is not: what is then predicted moves against the subject's own median, and a
-    network could read it off.
-
-    Returns:
-        The predictor, and the medians that it was fitted on, one per subject.
-    """
-    if kind == "none":
-        return None
-    medians = [medians_of(s) for s in subjects]
-    means = {m: round(float(np.mean([row[m] for row in medians])), 6) for m in MODALITIES}
-    if kind == "mean":
-        return MedianPredictor(means), medians
-    coefficients = {}
-    for inputs, target in subsets():
-        features = np.stack(
-            [median_features({m: s.intensities[m] for m in inputs}, {m: row[m] for m in inputs})
-             for s, row in zip(subjects, medians, strict=True)]
-        )  # fmt: skip
-        (row,) = penalised_fit(features, np.array([[row[target] for row in medians]]), RIDGE)
-        coefficients[subset_key(inputs, target)] = tuple(row)
-    span = {m: (min(f[m] for f in medians), max(f[m] for f in medians)) for m in MODALITIES}
-    return MedianPredictor(means, coefficients, span), medians
+def fit_intensity_prior(subjects: Sequence[CachedSubject]) -> IntensityPrior:
+    """Fit the normal distribution of each sequence's median, to six digits."""
+    rows = [medians_of(s) for s in subjects]
+    return IntensityPrior(
+        means={m: round(float(np.mean([row[m] for row in rows])), 6) for m in MODALITIES},
+        deviations={m: round(float(np.std([row[m] for row in rows])), 6) for m in MODALITIES},
+    )
 
 
 class IntensityCodes:
-    """Medians that the network gets with each training subject.
+    """Tell the true medians of the training subjects, which a network with intensity encoding gets while it learns.
 
-    There is one for every target and every set of present sequences.
+    Source: the winner of BraSyn 2024 (section 2.1): in training the code is that of the target itself.
 
     Args:
         subjects: those that batches are drawn from, in the sampler's order.
     """
 
-    def __init__(
-        self, prior: MedianPredictor, subjects: Sequence[CachedSubject], medians: Sequence[dict[Modality, float]]
-    ) -> None:
-        self._table = {
-            subset_key(inputs, target): torch.tensor(
-                [
-                    prior.predict({m: s.intensities[m] for m in inputs}, {m: row[m] for m in inputs}, target)
-                    for s, row in zip(subjects, medians, strict=True)
-                ]
-            )
-            for inputs, target in subsets()
-        }
+    def __init__(self, subjects: Sequence[CachedSubject]) -> None:
+        self._table = torch.tensor([[row[m] for m in MODALITIES] for row in map(medians_of, subjects)])
 
-    def of(self, subjects: Tensor, members: tuple[int, ...], target: int) -> Tensor:
-        """Give the medians of the target, (B,).
+    def of(self, subjects: Tensor, target: int | Tensor) -> Tensor:
+        """Give the medians of a target, (B,).
 
         Args:
             subjects: (B,) indices among the training subjects.
-            members: indices of the present sequences.
+            target: index of the sequence, one for all or (B,).
         """
-        table = self._table[subset_key([MODALITIES[m] for m in members], MODALITIES[target])]
-        return table.to(subjects.device)[subjects]
+        return self._table.to(subjects.device)[subjects, target]

@@ -1,7 +1,7 @@
 """Losses, one function each.
 
-Image losses take normalized images, B x 1 x H x W, and average over brain pixels only. `l1_loss` and `ssim_loss` take
-volumes too, B x 1 x X x Y x Z.
+Image losses take normalized images, B x 1 x H x W, and average over brain pixels only, `mae_loss` over all. `l1_loss`
+and `ssim_loss` take volumes too, B x 1 x X x Y x Z.
 
 Sources: the BraSyn 2025 entry ("No More Slice Wars") and the thesis behind it (SSIM per tissue: Appendix A); HF-GAN
 (adversarial, classification, feature, cycle); Abraham and Khan, ISBI 2019 (focal Tversky); CG-SAMR (confidence).
@@ -9,18 +9,24 @@ Sources: the BraSyn 2025 entry ("No More Slice Wars") and the thesis behind it (
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from app.evaluation.metrics.ssim import K1, K2, SIGMA, TAPS
 
+TverskyForm = Literal["tumour", "published"]
 #: Lambda of the confidence loss, before and after the mean confidence passes `SURE` (CG-SAMR).
 CONFIDENCE_WEIGHTS = (0.1, 0.03)
 SURE = 0.7
 #: Abraham and Khan's: misses weigh more than false alarms, hard classes more than easy ones.
 TVERSKY_MISS = 0.7
 TVERSKY_GAMMA = 4.0 / 3.0
+#: Keeps the published Tversky index finite where a class is absent.
+TVERSKY_SMOOTH = 1e-6
 
 
 def brain_mean(values: Tensor, brain: Tensor) -> Tensor:
@@ -29,8 +35,19 @@ def brain_mean(values: Tensor, brain: Tensor) -> Tensor:
 
 
 def l1_loss(prediction: Tensor, truth: Tensor, brain: Tensor) -> Tensor:
-    """Compute the mean absolute difference inside the brain."""
+    """Compute the mean absolute difference inside the brain.
+
+    sum_i b_i |x_i - y_i| / sum_i b_i, with b_i = 1 in the brain, else 0.
+    """
     return brain_mean((prediction.float() - truth).abs(), brain)
+
+
+def mae_loss(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Compute the mean absolute difference over all pixels, background included.
+
+    MAE(x, y) = sum_i |x_i - y_i| / N, with N all pixels of the batch: L_recon and L_cycle of the BraSyn 2025 entry.
+    """
+    return (prediction.float() - truth).abs().mean()
 
 
 def region_loss(prediction: Tensor, truth: Tensor, brain: Tensor, region: Tensor) -> Tensor:
@@ -73,10 +90,25 @@ def ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, t
     similarity = ssim_pixels(prediction, truth, brain, scale)
     if tumour is None:
         return 1 - brain_mean(similarity, brain)
+    healthy, ill, share = _ssim_of_tissues(similarity, brain, tumour)
+    return (1 - 0.5 * share) * healthy + 0.5 * share * ill
+
+
+def dual_ssim_loss(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor, tumour: Tensor) -> Tensor:
+    """Add one minus SSIM of the healthy brain and of the tumour, both at full weight.
+
+    (1 - mean_healthy SSIM) + (1 - mean_tumour SSIM): L_SSIM_dual of the BraSyn 2025 entry. Without a tumour pixel in
+    the batch, the second term is left out. Arguments as `ssim_loss`.
+    """
+    healthy, ill, share = _ssim_of_tissues(ssim_pixels(prediction, truth, brain, scale), brain, tumour)
+    return healthy + share * ill
+
+
+def _ssim_of_tissues(similarity: Tensor, brain: Tensor, tumour: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One minus SSIM of the healthy brain and of the tumour, and 1 if there is a tumour pixel, else 0."""
     ill = brain * tumour
     healthy = 1 - brain_mean(similarity, brain - ill)
-    share = 0.5 * (ill.sum() > 0)
-    return (1 - share) * healthy + share * (1 - brain_mean(similarity, ill))
+    return healthy, 1 - brain_mean(similarity, ill), (ill.sum() > 0).to(healthy)
 
 
 def ssim_pixels(prediction: Tensor, truth: Tensor, brain: Tensor, scale: Tensor) -> Tensor:
@@ -107,14 +139,14 @@ def adversarial_loss(patches: Tensor, real: bool) -> Tensor:
     return F.binary_cross_entropy_with_logits(patches.float(), torch.full_like(patches, float(real)).float())
 
 
-def classification_loss(classes: Tensor, sequence: int) -> Tensor:
+def classification_loss(classes: Tensor, sequences: Tensor) -> Tensor:
     """Compute the cross-entropy of the discriminator's sequence head.
 
     Args:
         classes: B x 4 logits.
-        sequence: index of the sequence that all images of the batch show.
+        sequences: int64 (B,), index of the sequence that each image shows.
     """
-    return F.cross_entropy(classes.float(), torch.full((len(classes),), sequence, device=classes.device))
+    return F.cross_entropy(classes.float(), sequences)
 
 
 def feature_loss(first: Tensor, second: Tensor) -> Tensor:
@@ -126,7 +158,10 @@ def feature_loss(first: Tensor, second: Tensor) -> Tensor:
 
 
 def focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Average (1 - Tversky index) ** (1 / gamma) over the tumour classes (equation 4).
+    """Average (1 - TI_c) ** (1 / gamma) over the tumour classes.
+
+    TI_c = (TP + 1) / (TP + 0.7 FN + 0.3 FP + 1) over the batch, gamma = 4/3: equation 4 of Abraham and Khan (2019),
+    averaged, without the background.
 
     Args:
         logits: B x 4 x H x W.
@@ -139,6 +174,27 @@ def focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
     # One pixel of slack keeps the slope finite where the index is 1 or a class is absent.
     index = (hit + 1) / (hit + TVERSKY_MISS * missed + (1 - TVERSKY_MISS) * false + 1)
     cost: Tensor = ((1 - index).clamp(min=1e-6) ** (1 / TVERSKY_GAMMA)).mean()
+    return cost
+
+
+def published_focal_tversky_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Add (1 - TI_c) ** gamma over all four classes, background included.
+
+    FTL = sum_c (1 - TI_c) ** gamma, TI_c = TP / (TP + alpha FP + beta FN) over the batch: section 2.8 and algorithm 1
+    of the BraSyn 2025 thesis. It states no numbers: alpha = 0.3 and beta = 0.7 are Abraham and Khan's, gamma = 4/3 is
+    also that of the released script, as is the smoothing of the quotient.
+
+    Args:
+        logits: B x 4 x H x W.
+        labels: int64 B x H x W. A class that no pixel of the batch shows costs 1.
+    """
+    shares = logits.float().softmax(dim=1)
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(shares)
+    hit = (shares * truth).sum(dim=(0, 2, 3))
+    missed, false = truth.sum(dim=(0, 2, 3)) - hit, shares.sum(dim=(0, 2, 3)) - hit
+    weighed = (1 - TVERSKY_MISS) * false + TVERSKY_MISS * missed
+    index = (hit + TVERSKY_SMOOTH) / (hit + weighed + TVERSKY_SMOOTH)
+    cost: Tensor = ((1 - index).clamp(min=0) ** TVERSKY_GAMMA).sum()
     return cost
 
 
@@ -185,3 +241,10 @@ def _blur_volumes(volumes: Tensor, kernel: Tensor) -> Tensor:
         matrix = F.conv1d(padded, kernel[None, None])[:, 0]
         volumes = torch.tensordot(volumes, matrix, dims=([axis], [0])).movedim(-1, axis)
     return volumes
+
+
+#: Focal Tversky by the name that recipes give it.
+TVERSKY_LOSSES: Final[dict[TverskyForm, Callable[[Tensor, Tensor], Tensor]]] = {
+    "tumour": focal_tversky_loss,
+    "published": published_focal_tversky_loss,
+}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import torch
 from torch import nn
@@ -34,3 +35,52 @@ def new_optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Op
         betas=(recipe.beta1, recipe.beta2),
         weight_decay=recipe.weight_decay,
     )
+
+
+#: Scale of losses in float16 at first, and updates without overflow after which it doubles.
+FIRST_SCALE: Final = 2.0**16
+GROWTH_INTERVAL: Final = 2000
+
+
+class LossScale:
+    """Scale losses up, so that small gradients survive in float16.
+
+    It halves with every update whose gradients overflow, and doubles after `GROWTH_INTERVAL` others.
+
+    Attributes:
+        value: factor of the losses.
+        steady: updates without overflow since it last changed.
+
+    Source: Micikevicius et al., Mixed precision training, ICLR 2018, section 3.2.
+    """
+
+    def __init__(self) -> None:
+        self.value, self.steady = FIRST_SCALE, 0
+
+    @property
+    def state(self) -> dict[str, float]:
+        """Its numbers, for checkpoints."""
+        return {"loss_scale": self.value, "loss_scale_steady": float(self.steady)}
+
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Take over the numbers of `state`, where they are there."""
+        self.value = values.get("loss_scale", self.value)
+        self.steady = int(values.get("loss_scale_steady", self.steady))
+
+    def unscale(self, network: nn.Module) -> None:
+        """Divide a network's gradients by the scale."""
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.value
+
+    def adapt(self, finite: bool) -> None:
+        """Change the scale after an update.
+
+        Args:
+            finite: whether its gradients did not overflow.
+        """
+        self.steady += 1
+        if not finite:
+            self.value, self.steady = self.value / 2, 0
+        elif self.steady >= GROWTH_INTERVAL:
+            self.value, self.steady = self.value * 2, 0

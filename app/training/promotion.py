@@ -27,7 +27,6 @@ from app.registry.spec import GeneratorSpec, ModelSpec, RefinerSpec
 from app.training import validation
 from app.training.checkpoint import State
 from app.training.config import Recipe, recipe_from_json
-from app.training.data.cache import NORMALIZATION
 from app.training.validation import SEGMENTATION_METRICS, SELECTION_METRICS, rounded, rounded_means, scores_of
 
 log = logging.getLogger(__name__)
@@ -123,7 +122,9 @@ def check_slot(request: ExportRequest, targets: Sequence[Modality]) -> None:
     if len(targets) == len(MODALITIES):
         raise UsageError(_NO_SPECIALIST)
     host = read_manifest(weights).entry(host_name)
-    fits = isinstance(host.spec, GeneratorSpec) and host.spec.normalization == NORMALIZATION
+    fits = (
+        isinstance(host.spec, GeneratorSpec) and host.spec.normalization == request.state.recipe.normalization.build()
+    )
     if not fits or host.name == name or request.make_default:
         raise UsageError(
             f"{name!r} cannot be a specialist of {host.name!r}: name another model, one that sees scores as training "
@@ -227,7 +228,7 @@ def check_better_refiner(
     common = [m for m in targets if m in load_refiner(before).targets]
     known = {m: _known_scores(manifest, before, m, scores) for m in common}
     if any(row is None for row in known.values()):
-        opened = Synthesizer(first.name, weights=first.folder, device=request.device, refine=True, specialists=False)
+        opened = Synthesizer(first.name, weights=first.folder, device=request.device, refine=True)
         rows = validation.score_missing_sequences(opened.model, request.cases, request.masks, common)
         known = {m: rounded_means([s for s in rows if s.modality == m]) for m in common}
     new, old = ([scores.by_target[m] for m in common], [row for row in known.values() if row is not None])
@@ -364,7 +365,8 @@ def promote_refiner(
     if stage_one is not None:
         model = validation.candidate_refined_model(network, spec, stage_one)
         scores = scores_of(validation.score_missing_sequences(model, request.cases, request.masks, targets), targets)
-        known = read_manifest(first.folder).lineage.scores_of(first.sha256)
+        # What is known of the first stage is of its own volumes, not of its specialists'.
+        known = None if stage_one.specialists else read_manifest(first.folder).lineage.scores_of(first.sha256)
         if targets == MODALITIES and known is not None and known.subjects == scores.subjects:
             unrefined = known.mean
         else:

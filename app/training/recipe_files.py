@@ -6,6 +6,7 @@ Importing this module needs no third-party package: the help of `train` lists th
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,6 @@ OLD_NAMES: Final[Mapping[str, str]] = {
     "judging": "segmentation3d",
     "data.makes": "data.targets",
     "schedule.targets": "schedule.targets_per_batch",
-    "network.intensity_prior": "network.intensity_conditioning",
     "losses.judge": "losses.discriminator",
     "losses.judge_class": "losses.discriminator_class",
 }
@@ -55,7 +55,30 @@ def read_recipe(name: str, changes: Sequence[str] = ()) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set {change!r} is not of the form section.key=value.")
         form = _merged(form, _renamed(_nested(form, key.strip(), _value(value.strip()))))
-    return form
+    return _with_constants(form, Path(name).parent)
+
+
+def _with_constants(form: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Put the constants of `normalization.file` in the place of that key.
+
+    So a checkpoint says them itself, wherever the file goes.
+
+    Args:
+        folder: of the recipe; the file may lie beside it.
+    """
+    section = form.get("normalization")
+    if not isinstance(section, Mapping) or "file" not in section:
+        return form
+    name = Path(str(section["file"]))
+    path = name if name.is_file() else folder / name
+    try:
+        constants = json.loads(path.read_text(encoding="utf-8"))["intensities"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UsageError(
+            f"normalization.file {name} is no file of constants; make one with fit-normalization."
+        ) from None
+    others = {key: value for key, value in section.items() if key != "file"}
+    return {**form, "normalization": {**others, "intensities": constants}}
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:

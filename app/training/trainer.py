@@ -16,7 +16,7 @@ from app.core.errors import CaseError, UsageError
 from app.core.signals import Interrupted, SignalGuard
 from app.inference.backends import is_memory_error
 from app.registry.identity import Identity
-from app.registry.lineage import Lineage
+from app.registry.lineage import Lineage, read_lineage
 from app.registry.manifest import Entry
 from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.config import Recipe
@@ -124,7 +124,7 @@ class _Run:
         kind = task_of(recipe)
         if before is None:
             kind.check_start(recipe, start)
-        subjects = self._subjects()
+        subjects = kind.choose(recipe, self._subjects())
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         self.training = kind.usable(self.training)
         context = TrainingContext(recipe, self.training, paths.data, group, segmenter, stage_one, before)
@@ -157,16 +157,19 @@ class _Run:
     # ------------------------------------------------------------ preparing
 
     def _subjects(self) -> list[CachedSubject]:
-        cache = self.paths.cache or self.paths.run / "cache"
+        cache, scheme = self.paths.cache or self.paths.run / "cache", self.recipe.normalization.build()
         with self.group.first_alone() as chosen:
-            subjects = build_cache(self.paths.data, cache) if chosen else []
-        return subjects or build_cache(self.paths.data, cache)
+            subjects = build_cache(self.paths.data, cache, scheme) if chosen else []
+        return subjects or build_cache(self.paths.data, cache, scheme)
 
     def _new_state(self, subjects: list[str], held_out: list[str], sources: Mapping[str, Entry | None]) -> State:
         """The state of a run that begins, with the models that it is made from."""
         lineage = Lineage()
         for entry in sources.values():
             lineage = lineage if entry is None else lineage.joined(lineage_of(entry))
+        if (first := self.task.first_stage) is not None and first.specialists and sources["first_stage"] is not None:
+            known = read_lineage(sources["first_stage"].folder)
+            lineage = lineage.joined(known.ancestry(first.specialists.values()))
         start, teacher = (None if (e := sources[k]) is None else e.identity for k in ("started_from", "teacher"))
         return State(
             self.recipe,

@@ -36,13 +36,13 @@ from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import measure, normalize
+from app.preprocessing.normalization import BACKGROUND, Normalization, measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.identity import Identity
 from app.registry.lineage import ModelScores
 from app.registry.spec import GeneratorSpec, RefinerSpec
-from app.training.config import SliceData
-from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.data.cache import NORMALIZATION
+from app.training.data.sections import SliceData
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 
 
 def candidate_model(
-    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor, device: torch.device
+    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor | None, device: torch.device
 ) -> Model:
     """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
@@ -64,10 +64,12 @@ def candidate_model(
 
 
 def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:
-    """Build the pipeline's model of a refined first stage; the refiner is a copy."""
+    """Build the pipeline's model of a refined first stage, specialists included; the refiner is a copy."""
     assert isinstance(stage_one, NetworkModel)
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(stage_one.runtime.device))
-    return replace(stage_one, refiner=VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime))
+    refiner = VolumeRefiner(CANDIDATE, spec, copy.deepcopy(network), runtime)
+    specialists = {m: replace(one, refiner=refiner) for m, one in stage_one.specialists.items()}
+    return replace(stage_one, refiner=refiner, specialists=specialists)
 
 
 def score_missing_sequences(
@@ -107,14 +109,16 @@ def score_segmenter3d(
     window: tuple[int, int, int],
     device: torch.device,
     precision: torch.dtype,
+    normalization: Normalization = NORMALIZATION,
 ) -> list[VolumeScores]:
     """Segment each complete subject in 3D from its real sequences, and score it.
 
     Args:
         network: a 3D segmenter.
         window: sides in voxels of what it sees at once.
+        normalization: scheme of its inputs.
     """
-    segmenter = TumourSegmenter(network.eval(), NORMALIZATION, window, device, precision)
+    segmenter = TumourSegmenter(network.eval(), normalization, window, device, precision)
     results = []
     for subject, volumes in load_complete(cases):
         first = volumes[MODALITIES[0]]
@@ -159,7 +163,12 @@ def _brief(scores: Sequence[VolumeScores]) -> str:
 
 
 def score_segmenter2d(
-    network: Segmenter2d, cases: Iterable[Case], masks: Mapping[str, Path], recipe: SliceData, device: torch.device
+    network: Segmenter2d,
+    cases: Iterable[Case],
+    masks: Mapping[str, Path],
+    recipe: SliceData,
+    device: torch.device,
+    normalization: Normalization = NORMALIZATION,
 ) -> list[VolumeScores]:
     """Segment each complete subject from its real sequences, views averaged, and score it."""
     results = []
@@ -168,7 +177,7 @@ def score_segmenter2d(
         if truth is None:
             continue
         arrays = {m: v.data for m, v in volumes.items()}
-        intensities = {m: measure(a, m, NORMALIZATION) for m, a in arrays.items()}
+        intensities = {m: measure(a, m, normalization) for m, a in arrays.items()}
         normalized = [normalize(arrays[m], intensities[m], BACKGROUND) for m in MODALITIES]
         labels = segment_slices(
             network, normalized, vote_foreground(arrays), recipe.views, recipe.canvas, subject, device, BACKGROUND

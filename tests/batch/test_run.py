@@ -108,10 +108,9 @@ class TestFoldersOfOthers:
 @pytest.mark.parametrize("name", ["a\nERROR: forged", "a\rmade", "\x1b[2J\x1b[1;31m", "abc\u202egnp.x"])
 def test_a_name_that_acts_is_shown(tmp_path, write_subject, weights_dir, name, capsys):
     """In every message, log, record and page; the output bears the name as it is."""
-    files = {m: f"{m}.nii.gz" for m in ("t1c", "t1n", "t2f", "t2w")}
     for lacks in (("t2f",), ("t1c", "t2f")):
-        write_subject(tmp_path / "in" / (name + "2" * len(lacks)), files, lacks)
-    (tmp_path / "in" / (name + "2") / "t1n.nii.gz").write_bytes(b"damaged")
+        write_subject(tmp_path / "in" / (name + "2" * len(lacks)), lacks=lacks)
+    (tmp_path / "in" / (name + "2") / f"{name}2-t1n.nii.gz").write_bytes(b"damaged")
     code = main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights", str(weights_dir),
                  "--report-dir", str(tmp_path / "report"), "--verbose"])  # fmt: skip
     assert code == 0

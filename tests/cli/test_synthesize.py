@@ -193,7 +193,7 @@ class TestBadInput:
         subject["t2w"].write_text("see the attached scan")
         code, messages, outputs = call()
         assert (code, outputs) == (1, [])
-        assert "not gzip-compressed" in messages
+        assert "is text, not an image" in messages
 
     def test_three_volumes_in_one_file(self, subject, call):
         data = np.asarray(nib.load(subject["t2w"]).dataobj)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,41 @@ class TestPlan:
             plan(case, "skip")
         assert plan(case, "skip", complete_all=True).targets == ("t1c", "t2f")
         assert plan(case, "fallback").targets == ("t1c", "t2f")
+
+    def test_several_missing_under_other_names_than_the_challenges(self, tmp_path, write_subject):
+        write_subject(tmp_path / "s", {m: f"s_{m}.nii.gz" for m in MODALITIES}, lacks=("t1c", "t2f"))
+        (case,) = scan(tmp_path).cases
+        with pytest.raises(CaseError, match=r"lacks t1c, t2f; pass --complete-all"):
+            plan(case, "fallback")
+        assert plan(case, "fallback", complete_all=True).targets == ("t1c", "t2f")
+
+    def test_two_runs_lack_nothing(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "s", lacks=())
+        shutil.copy(files["t1n"], files["t1n"].with_name("s_t1_run-2.nii.gz"))
+        (case,) = scan(tmp_path).cases
+        for policy in ("fallback", "skip", "stop"):
+            with pytest.raises(CaseError, match=r"2 files for t1n.*keep one, or give --run first"):
+                plan(case, policy)
+        assert (
+            "t1n"
+            not in plan(replace(case, files={"t1n": files["t1n"], "t2w": files["t2w"]}), complete_all=True).targets
+        )
+
+    def test_an_image_that_is_not_understood(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "s")
+        shutil.copy(files["t1n"], files["t1n"].with_name("s_kernel.nii.gz"))
+        (case,) = scan(tmp_path).cases
+        for policy in ("skip", "stop"):
+            with pytest.raises(CaseError, match=r"s_kernel\.nii\.gz may be a sequence of s.*--name t1c="):
+                plan(case, policy)
+        todo = plan(case, "fallback")
+        assert todo.targets == ("t2f",)
+        assert any("s_kernel.nii.gz" in w for w in todo.warnings)
+
+    def test_beside_a_complete_exam_an_image_that_is_not_understood_matters_not(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "s", lacks=())
+        shutil.copy(files["t1n"], files["t1n"].with_name("s_kernel.nii.gz"))
+        assert not plan(scan(tmp_path).cases[0], "skip").targets
 
     def test_three_missing(self, tmp_path, write_subject):
         write_subject(tmp_path / "s", lacks=("t1c", "t1n", "t2f"))
@@ -99,6 +135,7 @@ class TestLaws:
     @given(st.sets(st.sampled_from(MODALITIES), min_size=1), st.booleans())
     def test_inputs_and_targets_share_nothing_and_references_are_inputs(self, present, complete_all):
         case = Case("s", {m: Path(m) for m in present}, {m: SimpleNamespace(same_as=lambda _: True) for m in present})
+        case = replace(case, challenge_names=True)
         todo = plan(case, "fallback", complete_all)
         assert todo.inputs == case.usable == tuple(m for m in MODALITIES if m in present)
         assert todo.targets == case.absent

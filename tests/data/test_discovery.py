@@ -3,36 +3,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from app.core.config import NamingOptions
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, UsageError
 from app.data.cases import plan
-from app.data.discovery import parse_name, scan
-
-
-@pytest.mark.parametrize(
-    "name,expected",
-    [
-        ("BraTS-GLI-00001-000-t1c.nii.gz", ("BraTS-GLI-00001-000", "t1c")),
-        ("BraTS-GLI-00001-000-t2f.nii", ("BraTS-GLI-00001-000", "t2f")),
-        ("BraTS2021_00000_t1.nii.gz", ("BraTS2021_00000", "t1n")),
-        ("BraTS2021_00000_t1ce.nii.gz", ("BraTS2021_00000", "t1c")),
-        ("BraTS2021_00000_t2.nii.gz", ("BraTS2021_00000", "t2w")),
-        ("BraTS2021_00000_flair.NII.GZ", ("BraTS2021_00000", "t2f")),
-        ("sub-01_T1w.nii.gz", ("sub-01", "t1n")),
-        ("sub-01_ses-02_ce-gadolinium_T1w.nii.gz", ("sub-01_ses-02", "t1c")),
-        ("sub-01_ses-02_acq-3d_FLAIR.nii.gz", ("sub-01_ses-02", "t2f")),
-        ("sub-01_T2w.nii", ("sub-01", "t2w")),
-        ("t2w.nii.gz", ("folder", "t2w")),
-        ("sub01-seg.nii.gz", None),
-        ("scan.nii.gz", None),
-        ("sub01-t1c.txt", None),
-        ("art2.nii.gz", None),
-    ],
-)
-def test_names(name, expected):
-    assert parse_name(Path("folder") / name) == expected
+from app.data.discovery import scan
 
 
 class TestLayouts:
@@ -152,6 +131,123 @@ class TestTrouble:
         with pytest.raises(CaseError, match="sub02 is an empty folder"):
             plan(case)
 
+    def test_an_empty_folder_that_is_no_subjects_is_passed_over(self, tmp_path, subject):
+        for name in ("stimuli", "sub01/func"):
+            (tmp_path / "in" / name).mkdir()
+        found = scan(tmp_path / "in")
+        assert [c.subject for c in found.cases] == ["sub01"]
+        assert "stimuli" in found.notes[0]
+        assert "func" in found.notes[0]
+
+    @pytest.mark.parametrize("name", ["lost+found", "@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN"])
+    def test_folders_of_a_system_are_not_entered(self, tmp_path, subject, name):
+        shutil.copytree(tmp_path / "in" / "sub01", tmp_path / "in" / name / "sub01")
+        found = scan(tmp_path / "in")
+        assert [c.subject for c in found.cases] == ["sub01"]
+        assert not found.notes
+
+    def test_thousands_of_stray_files_are_one_sentence(self, tmp_path, subject):
+        for number in range(2000):
+            (tmp_path / "in" / f"f{number:04d}.pdf").touch()
+            (tmp_path / "in" / f"d{number:04d}").mkdir()
+        found = scan(tmp_path / "in")
+        assert [c.subject for c in found.cases] == ["sub01"]
+        assert len(found.notes) == 2
+        assert "and 1997 more" in found.notes[0]
+
+    def test_a_folder_of_dicom_is_one_sentence(self, tmp_path):
+        folder = tmp_path / "in" / "PAT1" / "T1"
+        folder.mkdir(parents=True)
+        for number in range(20):
+            (folder / f"IM{number:04d}").write_bytes(bytes(128) + b"DICM" + bytes(100))
+        (note,) = scan(tmp_path / "in").notes
+        assert "20 files that look like DICOM" in note
+        assert "dcm2niix" in note
+
+    @pytest.mark.parametrize("name", ["sub01-t2f.nii.bz2", "sub01_FLAIR.mnc", "sub01_flair.zip", "FLAIR/IM0001"])
+    def test_a_sequence_in_a_format_that_is_not_read_is_not_made_anew(self, tmp_path, subject, name):
+        path = tmp_path / "in" / "sub01" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM")
+        (case,) = scan(tmp_path / "in").cases
+        with pytest.raises(CaseError, match=r"seems to be the t2f of sub01.*convert"):
+            plan(case, "skip")
+        assert plan(case, "fallback").targets == ("t2f",)
+
+    @pytest.mark.parametrize("name", ["sub01-t1n.nii.bz2", "sub01.zip", "DICOM/IM0001"])
+    def test_what_is_not_read_and_is_not_lacking_is_no_doubt(self, tmp_path, subject, name):
+        path = tmp_path / "in" / "sub01" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(128) + b"DICM")
+        (case,) = scan(tmp_path / "in").cases
+        assert plan(case, "skip").targets == ("t2f",)
+
+    def test_four_volumes_in_one_file(self, tmp_path):
+        image = nib.Nifti1Image(np.zeros((40, 40, 40, 4), np.uint8), np.eye(4))
+        nib.save(image, tmp_path / "BRATS_001.nii.gz")
+        assert any("holds 4 volumes" in note for note in scan(tmp_path).notes)
+
+
+class TestOneName:
+    def test_two_data_sets_with_one_subjects_name(self, tmp_path, write_subject):
+        names = {"t1c": "sub-01_ce-gd_T1w", "t1n": "sub-01_T1w", "t2f": "sub-01_FLAIR", "t2w": "sub-01_T2w"}
+        names = {m: f"{n}.nii.gz" for m, n in names.items()}
+        write_subject(tmp_path / "A" / "sub-01" / "anat", names, lacks=("t2f", "t2w"))
+        write_subject(tmp_path / "B" / "sub-01" / "anat", names, lacks=("t1c", "t1n", "t2f"))
+        for case in scan(tmp_path).cases:
+            for policy in ("fallback", "skip"):
+                with pytest.raises(CaseError, match=r"two subjects are named sub-01 .*A.*B.*--name-from-folders"):
+                    plan(case, policy, complete_all=True)
+        apart = scan(tmp_path, naming=NamingOptions(name_from_folders=True)).cases
+        assert [(c.subject, c.usable) for c in apart] == [("A_sub-01", ("t1c", "t1n")), ("B_sub-01", ("t2w",))]
+
+    def test_one_name_whose_outputs_differ_is_refused_too(self, tmp_path, write_subject, phantom):
+        write_subject(tmp_path / "A" / "001", lacks=("t2f",))
+        files = write_subject(tmp_path / "B" / "001", lacks=("t1c",), dtype=np.float32)
+        assert set(files) == {"t1n", "t2f", "t2w"}
+        for case in scan(tmp_path).cases:
+            with pytest.raises(CaseError, match="two subjects are named 001"):
+                plan(case)
+
+    def test_names_that_differ_in_case_only(self, tmp_path, write_subject):
+        for name in ("a", "A"):
+            write_subject(tmp_path / name, {m: f"{name}01-{m}.nii.gz" for m in MODALITIES})
+        for case in scan(tmp_path).cases:
+            with pytest.raises(CaseError, match="two subjects are named"):
+                plan(case)
+
+
+class TestOwnOutputs:
+    def test_what_tetrad_made_is_no_scan(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "in" / "s", lacks=())
+        image = nib.load(files["t2f"])
+        image.header["descrip"] = b"synthetic t2f from 3, tetrad 0.1.0, unet 00000000 mean"
+        nib.save(image, files["t2f"])
+        found = scan(tmp_path / "in")
+        assert plan(found.cases[0], "skip").targets == ("t2f",)
+        assert any("made by Tetrad" in note for note in found.notes)
+
+    def test_in_a_folder_of_its_own_it_is_no_subject(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "in" / "s")
+        image = nib.load(files["t1n"])
+        image.header["descrip"] = b"synthetic t2f from 3, tetrad 0.1.0, unet 00000000 mean"
+        (tmp_path / "in" / "done").mkdir()
+        nib.save(image, tmp_path / "in" / "done" / "s-t2f.nii.gz")
+        (case,) = scan(tmp_path / "in").cases
+        assert plan(case, "skip").targets == ("t2f",)
+
+
+def test_a_run_can_be_chosen(tmp_path, write_subject):
+    names = {m: f"P_{m}_run-2.nii.gz" for m in MODALITIES}
+    write_subject(tmp_path / "P", names)
+    write_subject(tmp_path / "P", {**names, "t1n": "P_t1n_run-10.nii.gz"}, lacks=("t1c", "t2f", "t2w"))
+    for choice, run in (("first", "run-2"), ("last", "run-10")):
+        (case,) = scan(tmp_path, naming=NamingOptions(run=choice)).cases
+        assert run in case.files["t1n"].name
+        assert plan(case, "skip").targets == ("t2f",)
+
+
+class TestFiles:
     def test_broken_link(self, tmp_path, subject):
         subject["t2w"].unlink()
         subject["t2w"].symlink_to("gone.nii.gz")

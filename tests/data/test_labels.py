@@ -77,7 +77,7 @@ class TestLoadLabels:
         assert "no s-seg.nii.gz" in caplog.text
         (tmp_path / "s-seg.nii.gz").write_text("labels")
         assert load_labels(tmp_path / "s-seg.nii.gz", grid, "s") is None
-        assert "not gzip-compressed" in caplog.text
+        assert "is text, not an image" in caplog.text
 
     def test_an_empty_one_counts_as_healthy(self, tmp_path, grid, caplog):
         loaded = load_labels(self._write(tmp_path, np.zeros((32, 33, 34), np.uint8)), grid, "s")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -49,10 +50,20 @@ class TestLoadInputs:
     def test_emptiness_that_decoding_shows_is_planned_again(self, subject):
         case = _case(subject)
         _make_empty(subject["t1c"])
+        # As if the header alone had not shown it.
+        case = replace(case, grids={m: replace(grid, stamp=None) for m, grid in case.grids.items()})
         case, todo, volumes = load_inputs(case, "skip")
         assert "counts as missing" in case.empty["t1c"]
         assert todo.targets == ("t2f",)
         assert set(volumes) == {"t1n", "t2w"}
+
+    def test_a_file_that_was_replaced_since_it_was_found_is_refused(self, subject):
+        case = _case(subject)
+        image = nib.load(subject["t1c"])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), subject["t1c"])
+        with pytest.raises(CaseError, match=r"sub01-t1c\.nii\.gz was changed while it was read"):
+            load_inputs(case, "skip")
+        assert load_inputs(case, "fallback")[1].inputs == ("t1n", "t2w")
 
 
 class TestInputWarnings:

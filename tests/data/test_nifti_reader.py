@@ -224,9 +224,30 @@ class TestOrientation:
         np.testing.assert_array_equal(a.data, b.data)
         assert a.grid.same_as(b.grid)
 
-    def test_a_shift_of_a_hundredth_millimetre_is_another_grid(self, tmp_path):
+    @pytest.mark.parametrize("shift,same", [(0.05, True), (0.2, False)])
+    def test_a_tenth_of_a_voxel_tells_grids_apart(self, tmp_path, shift, same):
         affine = np.diag([-1.0, -1, 1, 1])
         a = read_grid(_write(tmp_path / "a.nii.gz", affine=affine))
-        shifted = affine.copy()
-        shifted[0, 3] = 0.01
-        assert not a.same_as(read_grid(_write(tmp_path / "b.nii.gz", affine=shifted)))
+        affine[0, 3] = shift
+        assert a.same_as(read_grid(_write(tmp_path / "b.nii.gz", affine=affine))) is same
+
+    def test_a_qform_that_float32_rounded_is_the_grid_of_its_sform(self, tmp_path):
+        affine = _affine((0, 1, 2), (-1, 1, 1), 0.0087)
+        image = nib.Nifti1Image(DATA.astype(np.int16), affine)
+        for code in (0, 1):
+            image.set_qform(affine, 1)
+            image.set_sform(affine, code)
+            nib.save(image, tmp_path / f"{code}.nii")
+        one, other = read_grid(tmp_path / "0.nii"), read_grid(tmp_path / "1.nii")
+        assert one.same_as(other)
+        # The same qform, but an sform of a registration: another grid.
+        moved = affine.copy()
+        moved[:3, 3] += 5
+        image.set_sform(moved, 2)
+        nib.save(image, tmp_path / "2.nii")
+        assert not one.same_as(read_grid(tmp_path / "2.nii"))
+
+    def test_a_turn_counts_at_the_far_corner(self, tmp_path):
+        a = read_grid(_write(tmp_path / "a.nii.gz", affine=_affine((0, 1, 2), (-1, -1, 1), 0.0)))
+        b = read_grid(_write(tmp_path / "b.nii.gz", affine=_affine((0, 1, 2), (-1, -1, 1), 0.01)))
+        assert not a.same_as(b)

@@ -22,8 +22,8 @@ from app.networks.architectures import UNetConfig
 from app.networks.unet3d import Segmenter3d
 from app.registry.manifest import read_manifest, write_entry
 from app.registry.spec import GeneratorSpec
-from app.training.config import SliceData
 from app.training.data.cache import NORMALIZATION
+from app.training.data.sections import SliceData
 from tests.networks.small_models import save_segmenter3d
 
 SMALL = ["data.patch=[32,32,32]", "schedule.epoch_steps=1000"]

@@ -45,7 +45,7 @@ class TestMakeMissingSequenceSet:
         assert "is left out: it does not have all four" in caplog.text
         next(source.rglob("*MET*t1n.nii.gz")).write_bytes(b"no image")
         assert len(make_missing_sequence_set(source, tmp_path / "again")) == 1
-        assert "is not gzip-compressed" in caplog.text
+        assert "is text, not an image" in caplog.text
 
 
 @pytest.mark.parametrize("count", [1, 7, 40])

@@ -18,8 +18,9 @@ from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions
 from app.preprocessing.normalization import Normalization
 from app.registry.manifest import change_spec, read_manifest
+from app.registry.spec import FirstStage
 from app.training.data.first_stage import StageOne
-from tests.networks.small_models import add_expert, new_refiner, save_refiner
+from tests.networks.small_models import VOLUME, add_expert, new_refiner, save_refiner
 
 
 def opened(weights, model="tiny", **options):
@@ -150,10 +151,30 @@ class TestSpecialists:
         assert model.targets == MODALITIES
         assert model.specialists["t2f"].targets == ("t2f", "t2w")
 
-    def test_a_refiner_learns_on_what_the_first_stage_makes_itself(self, weights, subject):
-        assert StageOne(read_manifest(weights).entry("tiny"), "cpu").model.specialists == {}
+    def test_a_refiner_learns_on_what_specialists_make_too(self, weights):
+        stage_one = StageOne(read_manifest(weights).entry("tiny"), "cpu")
+        assert stage_one.model.specialists["t2f"].name == "expert"
+        assert stage_one.described.specialists == {"t2f": read_manifest(weights).entry("expert").sha256}
         with pytest.raises(UsageError, match=r"'expert' makes t2f only; .*--stage-one"):
             StageOne(read_manifest(weights).entry("expert"), "cpu")
+
+    def test_a_refiner_that_was_trained_behind_them_refines_their_volumes(self, weights):
+        manifest, made = read_manifest(weights), new_refiner()
+        tiny, expert = manifest.entry("tiny"), manifest.entry("expert")
+        for name, specialists in (("all", {"t2f": expert.sha256}), ("alone", None)):
+            save_refiner(weights, name, made.config, made.state_dict(), VOLUME, (32, 32, 32), 0.25,
+                         first_stage=FirstStage(model="tiny", sha256=tiny.sha256, specialists=specialists))  # fmt: skip
+        change_spec(tiny, refiner="all")
+        model = opened(weights, refine=True).model
+        assert model.specialists["t2f"].refiner is model.refiner
+        assert model.model_for("t2f").name == "expert+all"
+        assert opened(weights).model.specialists["t2f"].refiner is None
+        change_spec(read_manifest(weights).entry("tiny"), refiner="alone")
+        assert opened(weights, refine=True).model.specialists["t2f"].refiner is None
+        other = FirstStage(model="tiny", sha256=tiny.sha256, specialists={"t2f": "f" * 64})
+        change_spec(read_manifest(weights).entry("alone"), first_stage=other)
+        with pytest.raises(WeightsError, match="behind other specialists of 'tiny'"):
+            opened(weights, refine=True)
 
     @pytest.mark.parametrize(
         ("entry", "reason"),

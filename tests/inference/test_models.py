@@ -11,7 +11,7 @@ from app.core.config import FUSIONS
 from app.core.constants import MODALITIES, VIEWS
 from app.core.errors import CaseError
 from app.data.nifti_reader import load_volume
-from app.inference.models import NetworkModel, RegressionModel
+from app.inference.models import RegressionModel
 from app.inference.pipeline import predict, prepare
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.synthesizer import Synthesizer
@@ -154,15 +154,6 @@ class TestRegression:
     def test_what_it_reads_is_computed_with_the_exam(self, model, subject):
         prepared = prepare(_volumes(subject), model)
         assert "normalized" in vars(prepared)
-        assert "medians" not in vars(prepared)
         predicted = model.predict(prepared, "t2f")
         assert predicted.error is None
         assert predicted.volume[prepared.foreground].std() > 0
-
-
-def test_a_network_reads_no_medians_without_an_intensity_code(weights_dir, subject):
-    model = _open(weights_dir, "tiny")
-    assert isinstance(model, NetworkModel)
-    prepared = prepare(_volumes(subject), model)
-    assert "normalized" in vars(prepared)
-    assert "medians" not in vars(prepared)

@@ -1,4 +1,4 @@
-"""A case in model space: z-scores, and medians without them."""
+"""A case in model space."""
 
 from __future__ import annotations
 
@@ -28,11 +28,3 @@ def test_background_voxels_get_its_value(phantom):
     for modality, volume in prepared.normalized.items():
         assert volume.dtype == np.float32
         assert (volume[prepared.arrays[modality] <= 0] == -2).all()
-
-
-def test_medians_are_those_of_the_z_scores_which_are_not_needed(phantom):
-    prepared = _prepared(phantom, -1.0)
-    medians = prepared.medians
-    assert "normalized" not in vars(prepared)
-    for modality, volume in prepared.normalized.items():
-        assert medians[modality] == pytest.approx(np.median(volume[prepared.foreground]), abs=1e-5)

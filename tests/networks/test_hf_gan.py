@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig
 from app.networks.blocks import Encoder
-from app.networks.hf_gan import HfGan
+from app.networks.hf_gan import Fusion, HfGan
 
 TINY = HfGanConfig(width=16)
 
@@ -110,6 +111,53 @@ def test_one_sequence_alone_bypasses_the_early_encoder(network):
         finally:
             network.early.load_state_dict(state)
     torch.testing.assert_close(before, after)
+
+
+def _gated(gate, gates, features, early, present):
+    """What a fusion gives whose gates are stated, and whose mix adds s to h."""
+    count, channels = features.shape[1:3]
+    fusion = Fusion(channels, count, gate)
+    for module, values in zip(fusion.gates, gates, strict=True):
+        module.attn = _Constant(values)
+    fusion.mix.weight.data = torch.cat([torch.eye(channels)] * 2, dim=1)[..., None, None]
+    fusion.mix.bias.data.zero_()
+    with torch.inference_mode():
+        return fusion(features, early, present, tuple(range(count)))[0, :, 0, 0]
+
+
+class _Constant(torch.nn.Module):
+    """What a gate's layers give before its sigmoid."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = torch.logit(torch.tensor(values))[None, :, None, None]
+
+    def forward(self, x):
+        return self.values.expand(len(x), -1, 1, 1)
+
+
+class TestGates:
+    """Two channels, two sequences of one pixel: small enough to compute by hand."""
+
+    F, EARLY = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])[..., None, None], torch.tensor([[10.0, 20.0]])[..., None, None]
+    GATES = ([0.5, 0.25], [0.5, 0.75], [0.1, 0.2])
+
+    def test_per_channel(self):
+        made = _gated("channel", self.GATES, self.F, self.EARLY, torch.ones(1, 2))
+        # s + h of the second channel: 0.25 * 2 + 0.75 * 4 + 0.2 * 20, and a softmax of 0.25 and 0.75, plus 20.
+        share = 1 / (1 + math.exp(0.5))
+        expected = [0.5 + 1.5 + 1 + 2 + 10, 0.5 + 3 + 4 + 2 * share + 4 * (1 - share) + 20]
+        torch.testing.assert_close(made, torch.tensor(expected))
+
+    def test_released_takes_the_first_channels_gate_for_all(self):
+        made = _gated("released", self.GATES, self.F, self.EARLY, torch.ones(1, 2))
+        expected = [0.5 + 1.5 + 1 + 2 + 10, 0.5 * 2 + 0.5 * 4 + 0.2 * 20 + 3 + 20]
+        torch.testing.assert_close(made, torch.tensor(expected))
+
+    @pytest.mark.parametrize("gate", ["channel", "released"])
+    def test_one_sequence_alone_has_its_gate_per_channel(self, gate):
+        made = _gated(gate, self.GATES, self.F, self.EARLY, torch.tensor([[0.0, 1.0]]))
+        torch.testing.assert_close(made, torch.tensor([0.5 * 3 + 3, 0.75 * 4 + 4]))
 
 
 @pytest.mark.parametrize("argument,value", [(2, 0), (3, 2)])

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from app.inference.device import Runtime
-from app.networks.architectures import RefinerConfig
-from app.networks.refiner import CrossAttention, Refiner, attention_weights
+from app.networks.architectures import REFINER_PRESETS, RefinerConfig
+from app.networks.refiner import CrossAttention, FeatureNet3d, Refiner, attention_weights
 from app.preprocessing.normalization import Normalization
 
 VOLUME = Normalization("volume", background=-1.0)
@@ -47,16 +47,46 @@ class TestAttention:
         x, sequence = torch.randn(1, 4, 4, 4, 8), torch.randn(1, 4, 4, 4, 8)
         before = block(x, sequence)
         x[0, 1, 2, 3] += 1
-        sequence[0, 3, 0, 0] += 1
+        sequence[0, 3, 0, 0, 5] += 1
         moved = (block(x, sequence) - before).abs().amax(dim=-1)[0] > 1e-6
         assert moved.nonzero().tolist() == [[1, 2, 3], [3, 0, 0]]
 
+    def test_equations_3_to_5_on_one_voxel_by_hand(self):
+        # Two channels: layer norm brings (1, 3) to (-1, 1) and (5, 1) to (1, -1).
+        block = CrossAttention(2)
+        with torch.no_grad():
+            for linear, factor in ((block.query, 1.0), (block.key, 0.5), (block.value, 2.0)):
+                linear.weight.copy_(factor * torch.eye(2))
+                linear.bias.zero_()
+            block.feed[0].weight.copy_(torch.cat([torch.eye(2), -torch.eye(2)]))
+            block.feed[0].bias.zero_()
+            block.feed[2].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
+            block.feed[2].bias.copy_(torch.tensor([0.0, 10.0]))
+        volume, sequence = torch.tensor([1.0, 3.0]), torch.tensor([5.0, 1.0])
+        query, key, value = torch.tensor([-1.0, 1.0]), torch.tensor([0.5, -0.5]), torch.tensor([2.0, -2.0])
+        attention = torch.exp(-(query - key).abs()) * value  # Equation 3: exp(-1.5) * (2, -2).
+        assert torch.allclose(attention, torch.tensor([0.446260, -0.446260]), atol=1e-5)
+        attended = volume + attention  # Equation 4: of the volume itself, not of what was normalised.
+        expected = attended + attended + torch.tensor([0.0, 10.0])  # Equation 5, both above 0 here.
+        out = block(volume.reshape(1, 1, 1, 1, 2), sequence.reshape(1, 1, 1, 1, 2)).flatten()
+        assert torch.allclose(out, expected, atol=1e-4)
+        assert torch.allclose(out, torch.tensor([2.892521, 15.107479]), atol=1e-4)
+
+    def test_only_what_is_projected_is_normalised(self):
+        # A sequence twice as bright answers the same; a volume with more in it keeps what it has.
+        torch.manual_seed(0)
+        block = CrossAttention(8)
+        x, sequence = torch.randn(1, 2, 2, 2, 8), torch.randn(1, 2, 2, 2, 8)
+        assert torch.allclose(block(x, sequence), block(x, 2 * sequence), atol=1e-4)
+        torch.nn.init.zeros_(block.value.weight)
+        torch.nn.init.zeros_(block.value.bias)
+        assert torch.allclose(block(x, sequence), x + block.feed(x), atol=1e-6)
+
 
 class TestNetwork:
-    @pytest.mark.parametrize("shared", [False, True])
-    def test_untrained_it_changes_nothing(self, shared):
+    def test_untrained_it_changes_nothing(self):
         volume, images = patch()
-        made = network(trained=False, shared_encoder=shared)(volume, images, TARGET, (0, 1, 3))
+        made = network(trained=False)(volume, images, TARGET, (0, 1, 3))
         assert torch.equal(made, volume)
 
     def test_untrained_it_changes_nothing_in_bfloat16_either(self):
@@ -65,10 +95,9 @@ class TestNetwork:
         assert made.dtype == torch.float32
         assert torch.equal(made, volume)
 
-    @pytest.mark.parametrize("shared", [False, True])
-    def test_an_absent_sequence_changes_nothing_and_a_present_one_does(self, shared):
+    def test_an_absent_sequence_changes_nothing_and_a_present_one_does(self):
         volume, images = patch()
-        refiner, other = network(shared_encoder=shared), images.clone()
+        refiner, other = network(), images.clone()
         other[:, 1] += torch.randn(16, 12, 8)
         assert torch.equal(refiner(volume, images, TARGET, (0, 3)), refiner(volume, other, TARGET, (0, 3)))
         assert not torch.allclose(refiner(volume, images, TARGET, (0, 1, 3)), refiner(volume, other, TARGET, (0, 1, 3)))
@@ -81,13 +110,29 @@ class TestNetwork:
         assert torch.equal(refiner(volume, images, TARGET, (3, 0, 1)), refiner(volume, images, TARGET, (0, 1, 3)))
         assert asked == [0, 1, 3, 0, 1, 3]
 
-    def test_the_order_matters(self):
-        # The attention is no mean over sequences: what the first has answered is what the next is asked.
+    def test_each_attention_asks_with_what_the_one_before_answered(self):
+        # Equations 3 to 5 follow one another: no mean over sequences.
         volume, images = patch()
-        refiner = network(shared_encoder=True)
-        before = refiner(volume, images, TARGET, (0, 1))
-        refiner.attention[0], refiner.attention[1] = refiner.attention[1], refiner.attention[0]
-        assert not torch.allclose(refiner(volume, images, TARGET, (0, 1)), before)
+        refiner = network()
+        asked, answers = [], []
+        for block in refiner.attention:
+            block.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0]))
+            block.register_forward_hook(lambda _, __, out: answers.append(out))
+        refiner(volume, images, TARGET, (0, 1, 3))
+        assert torch.equal(asked[1], answers[0])
+        assert torch.equal(asked[2], answers[1])
+
+    def test_the_volume_goes_through_its_own_sequence_s_encoder(self):
+        # Equations 1 and 2: four encoders, of which the target's sees the synthesised volume.
+        volume, images = patch()
+        refiner, seen = network(), {}
+        for index, encoder in enumerate(refiner.encoders):
+            encoder.register_forward_hook(lambda _, inputs, out, index=index: seen.update({index: inputs[0]}))
+        refiner(volume, images, TARGET, (0, 1, 3))
+        assert sorted(seen) == [0, 1, 2, 3]
+        assert torch.equal(seen[2], volume)
+        for member in (0, 1, 3):
+            assert torch.equal(seen[member], images[:, member : member + 1])
 
     def test_it_knows_the_target(self):
         volume, images = patch()
@@ -96,17 +141,32 @@ class TestNetwork:
             refiner(volume, images, torch.tensor([2]), (0, 1)), refiner(volume, images, torch.tensor([3]), (0, 1))
         )
 
-    def test_a_shared_encoder_is_smaller_and_is_told_what_it_sees(self):
-        own, shared = (sum(p.numel() for p in network(shared_encoder=s).answering.parameters()) for s in (False, True))
-        assert 3.5 < own / shared < 4
+    def test_a_batch_shows_one_sequence(self):
+        volume, images = (torch.cat([part, part]) for part in patch())
+        refiner = network()
+        assert refiner(volume, images, torch.tensor([2, 2]), (0, 1)).shape == volume.shape
+        with pytest.raises(ValueError, match="the same sequence"):
+            refiner(volume, images, torch.tensor([2, 3]), (0, 1))
+
+    def test_its_result_is_the_volume_and_a_residual_of_its_decoder(self):
         volume, images = patch()
-        images[:, 1] = images[:, 0]
-        refiner = network(shared_encoder=True)
-        refiner.attention[1] = refiner.attention[0]
-        assert not torch.allclose(refiner(volume, images, TARGET, (0,)), refiner(volume, images, TARGET, (1,)))
+        refiner, decoded = network(), []
+        refiner.decoder.register_forward_hook(lambda _, __, out: decoded.append(out))
+        out = refiner(volume, images, TARGET, (0, 1))
+        assert torch.allclose(out, volume + refiner.head(decoded[0]))
+        kernels = [m.kernel_size for m in refiner.decoder.modules() if isinstance(m, torch.nn.Conv3d)]
+        assert kernels == [(3, 3, 3)] * 3
+        assert refiner.head.kernel_size == (1, 1, 1)
+
+    def test_the_paper_s_width_is_the_same_on_every_level(self):
+        encoder = FeatureNet3d(1, REFINER_PRESETS[64])
+        features = [
+            m.out_channels for m in encoder.modules() if isinstance(m, torch.nn.Conv3d | torch.nn.ConvTranspose3d)
+        ]
+        assert set(features) == {64}
 
     def test_its_shape_survives_the_manifest(self):
-        config = RefinerConfig((8, 16), shared_encoder=True)
+        config = RefinerConfig((8, 16), decoder_layers=2)
         adapter = TypeAdapter(RefinerConfig)
         assert adapter.validate_json(adapter.dump_json(config)) == config
         assert Refiner(config).factor == 2

@@ -19,6 +19,7 @@ from app.preprocessing.normalization import (
 )
 
 VOLUME = Normalization("volume", background=-1.0)
+RANGE = Normalization("range", background=-1.0)
 DATASET = Normalization("dataset", background=-1.0, intensities=BRASYN25_INTENSITIES)
 
 
@@ -30,7 +31,7 @@ def _volume(seed: int, scale: float = 1.0) -> np.ndarray:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), scale=st.floats(0.01, 1000), scheme=st.sampled_from([VOLUME, DATASET]))
+@given(seed=st.integers(0, 999), scale=st.floats(0.01, 1000), scheme=st.sampled_from([VOLUME, DATASET, RANGE]))
 def test_denormalize_is_the_inverse_up_to_the_clip(seed, scale, scheme):
     volume = _volume(seed, scale)
     intensity = measure(volume, "t1c", scheme)
@@ -47,6 +48,15 @@ def test_volume_scheme_gives_brain_mean_0_deviation_1():
     assert abs(brain.mean()) < 1e-4
     assert abs(brain.std() - 1) < 1e-4
     assert (normalized[volume == 0] == -1).all()
+
+
+def test_range_scheme_brings_zero_to_minus_one_and_the_clip_to_one():
+    # Section 2.1 of the BraSyn 2024 winner, by hand: of 0, 10 and 40, with a clip at the maximum.
+    volume = np.array([0.0, 10.0, 40.0], dtype=np.float32).reshape(1, 1, 3)
+    scheme = Normalization("range", background=-1.0, percentile=100.0)
+    normalized = normalize(volume, measure(volume, "t1c", scheme), -1.0)
+    np.testing.assert_allclose(normalized.flatten(), [-1.0, -0.5, 1.0], atol=1e-6)
+    assert measure(_volume(2), "t2w", RANGE).clip == measure(_volume(2), "t2w", VOLUME).clip
 
 
 def test_clip_is_at_the_percentile_of_non_zero_voxels():

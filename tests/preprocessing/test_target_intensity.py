@@ -10,7 +10,13 @@ from app.core.constants import MODALITIES
 from app.preprocessing.normalization import (
     Intensity,
 )
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor, intensity_features, median_features
+from app.preprocessing.target_intensity import (
+    KAIST24_PRIOR,
+    IntensityPredictor,
+    IntensityPrior,
+    brain_median,
+    intensity_features,
+)
 
 
 class TestIntensityPredictor:
@@ -57,30 +63,46 @@ class TestFeatures:
         np.testing.assert_allclose(one, other, atol=1e-9)
         assert scaled - scale == pytest.approx(np.log(factor), abs=1e-9)
 
-    def test_medians_follow_in_challenge_order(self):
-        inputs = {m: Intensity(300.0, 100.0) for m in ("t2w", "t1c")}
-        features = median_features(inputs, {"t2w": 0.4, "t1c": 0.1})
-        np.testing.assert_array_equal(features[-2:], [0.1, 0.4])
-        assert len(features) == 7
 
+class TestIntensityPrior:
+    def test_the_published_one(self):
+        # Appendix A.1 of the BraSyn 2024 winner.
+        assert (KAIST24_PRIOR.means["t1n"], KAIST24_PRIOR.deviations["t1n"]) == (0.4332, 0.1003)
+        assert (KAIST24_PRIOR.means["t2w"], KAIST24_PRIOR.deviations["t2w"]) == (0.2498, 0.0626)
+        assert (KAIST24_PRIOR.means["t2f"], KAIST24_PRIOR.deviations["t2f"]) == (0.3034, 0.1017)
+        assert (KAIST24_PRIOR.means["t1c"], KAIST24_PRIOR.deviations["t1c"]) == (0.2404, 0.0623)
 
-MEANS = {m: 0.1 * i for i, m in enumerate(MODALITIES)}
+    def test_the_mean_and_a_number_ask_nothing_of_the_exam(self):
+        assert KAIST24_PRIOR.value("t2w", "mean", {}) == 0.2498
+        assert KAIST24_PRIOR.value("t2w", "0.375", {}) == 0.375
 
+    @given(st.integers(1, 10**6))
+    def test_a_sample_is_within_two_deviations_and_seeded_by_the_exam(self, brightness):
+        exam = {"t1c": Intensity(100.0, 100.0, 200.0), "t1n": Intensity(brightness, brightness, 2 * brightness)}
+        value = KAIST24_PRIOR.value("t2f", "sample", exam)
+        assert abs(value - 0.3034) <= 2 * 0.1017 + 1e-9
+        assert value == KAIST24_PRIOR.value("t2f", "sample", dict(reversed(exam.items())))
 
-class TestMedianPredictor:
-    def test_the_mean_needs_no_input(self):
-        predictor = MedianPredictor(MEANS)
-        assert predictor.predict({}, {}, "t2w") == pytest.approx(0.3)
-        form = TypeAdapter(MedianPredictor)
-        assert form.validate_json(form.dump_json(predictor)) == predictor
+    def test_samples_have_the_prior_s_spread(self):
+        exams = [{"t1c": Intensity(float(i), float(i), 2.0 * i)} for i in range(1, 2001)]
+        values = np.array([KAIST24_PRIOR.value("t1n", "sample", exam) for exam in exams])
+        assert values.mean() == pytest.approx(0.4332, abs=0.01)
+        # Of a normal distribution whose tails are brought to two deviations.
+        assert values.std() == pytest.approx(0.96 * 0.1003, abs=0.005)
+        assert (values != KAIST24_PRIOR.value("t2w", "sample", exams[0])).all()
 
-    def test_a_prediction_stays_within_its_span(self):
-        predictor = MedianPredictor(MEANS, {"t1c>t2w": (0.0, 0.0, 0.0, 2.0)}, {"t2w": (-0.2, 0.2)})
-        inputs = {"t1c": Intensity(300.0, 100.0)}
-        values = [predictor.predict(inputs, {"t1c": median}, "t2w") for median in (-5.0, 0.05, 5.0)]
-        assert values == pytest.approx([-0.2, 0.1, 0.2])
+    def test_json_and_back(self):
+        form = TypeAdapter(IntensityPrior)
+        assert form.validate_json(form.dump_json(KAIST24_PRIOR)) == KAIST24_PRIOR
 
-    @pytest.mark.parametrize("form", [{}, {"means": dict.fromkeys(MODALITIES)}, {"means": {"t9": 0.1}}])
-    def test_damaged_medians_are_refused(self, form):
+    @pytest.mark.parametrize("form", [{"deviations": {}}, {"means": {"t9": 0.1}, "deviations": {}}])
+    def test_a_damaged_one_is_refused(self, form):
         with pytest.raises(ValidationError, match="means"):
-            TypeAdapter(MedianPredictor).validate_python(form)
+            TypeAdapter(IntensityPrior).validate_python(form)
+
+
+def test_a_brain_s_median_is_a_share_of_the_clip():
+    # Section 2.1, by hand: the median of 20, 40, 60 is 40, half of a clip of 80; of values beyond the clip it is 1.
+    volume, brain = np.array([0, 20, 40, 60, 0], np.float32), np.array([0, 1, 1, 1, 0], bool)
+    assert brain_median(volume, brain, Intensity(40.0, 40.0, 80.0)) == 0.5
+    assert brain_median(volume, brain, Intensity(15.0, 15.0, 30.0)) == 1.0

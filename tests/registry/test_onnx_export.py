@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from app.core.errors import UsageError, WeightsError
+from app.networks.hf_gan import Fusion
 from app.registry import onnx_export
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
-from app.registry.onnx_export import check_onnx_packages, export_onnx
+from app.registry.onnx_export import OPSET, check_onnx_packages, export_onnx
 
 
 def session_of(entry):
@@ -30,6 +33,35 @@ def test_the_graph_computes_what_the_network_does(confident_weights):
         features = network.features(*inputs.values())
         np.testing.assert_allclose(image, network.image(features).numpy(), atol=1e-4)
         np.testing.assert_allclose(error, network.error(features).numpy(), rtol=1e-3)
+
+
+def test_released_gates_as_a_graph():
+    """One, two and three sequences in one batch: the released gates differ by their number."""
+    import onnxruntime
+
+    torch.manual_seed(0)
+    fusion = Fusion(16, 4, "released").eval()
+    present = torch.tensor([[1.0, 0, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0]])
+    inputs = {"features": torch.randn(3, 4, 16, 2, 3), "early": torch.randn(3, 16, 2, 3), "present": present}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch.onnx.export(_AllMembers(fusion).eval(), kwargs=inputs, input_names=list(inputs),
+                                  opset_version=OPSET, dynamo=True, verbose=False)  # fmt: skip
+    session = onnxruntime.InferenceSession(graph.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (made,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    with torch.inference_mode():
+        np.testing.assert_allclose(made, fusion(*inputs.values(), (0, 1, 2, 3)).numpy(), atol=1e-5)
+
+
+class _AllMembers(torch.nn.Module):
+    """A fusion as a graph runs it: all four sequences, masked."""
+
+    def __init__(self, fusion):
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, features, early, present):
+        return self.fusion(features, early, present, (0, 1, 2, 3))
 
 
 def test_another_kind_needs_no_graph(weights_dir):

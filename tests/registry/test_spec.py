@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
+from app.core.constants import MODALITIES
 from app.networks.architectures import EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
-from app.preprocessing.target_intensity import MedianPredictor
+from app.preprocessing.target_intensity import KAIST24_PRIOR, IntensityPrior
 from app.registry.spec import SPEC, FirstStage, GeneratorSpec, RefinerSpec, RegressionSpec
 
 VOLUME = Normalization("volume", background=-1.0)
@@ -29,13 +30,14 @@ def generator(**fields):
         generator(architecture=HfGanConfig(width=16), targets=("t1c",), specialists={"t2f": "other"}, contrast=0.25),
         generator(
             architecture=UNetConfig(widths=(8, 16), intensity_code=True),
-            intensity_conditioning=MedianPredictor({"t1c": 0.1, "t1n": 0.2, "t2f": 0.3, "t2w": 0.4}),
+            normalization=Normalization("range", background=-1.0),
+            intensity_prior=KAIST24_PRIOR,
         ),
         RegressionSpec(normalization=Normalization("volume", background=None)),
         RegressionSpec(normalization=Normalization("dataset", intensities=BRASYN25_INTENSITIES)),
         RefinerSpec(architecture=EnhancerConfig(), normalization=VOLUME, window=(32, 32, 64), overlap=0.25),
         RefinerSpec(
-            architecture=RefinerConfig(shared_encoder=True),
+            architecture=RefinerConfig(decoder_layers=2),
             normalization=VOLUME,
             window=(32, 32, 32),
             overlap=0.1,
@@ -74,9 +76,21 @@ def test_an_unknown_key_of_an_architecture_is_refused():
         SPEC.validate_python(form)
 
 
-def test_an_intensity_code_needs_its_predictor():
-    with pytest.raises(ValidationError, match="intensity_conditioning"):
-        generator(architecture=UNetConfig(intensity_code=True))
+def test_an_intensity_code_needs_its_prior_and_its_scale():
+    code = UNetConfig(intensity_code=True)
+    for fields in ({"normalization": Normalization("range")}, {"intensity_prior": KAIST24_PRIOR}):
+        with pytest.raises(ValidationError, match="needs intensity_prior and the normalization `range`"):
+            generator(architecture=code, **fields)
+
+
+def test_an_older_import_has_the_released_gate():
+    """Until 0.2.0 nothing but imported networks had a table of positions, and none stated its gate."""
+    form = generator(architecture=HfGanConfig.released()).model_dump(mode="json")
+    assert form["architecture"].pop("gate") == "released"
+    assert SPEC.validate_python(form).architecture.gate == "released"
+    stated = generator(architecture=HfGanConfig(position="learned"))
+    assert SPEC.validate_python(stated.model_dump(mode="json")) == stated
+    assert stated.architecture.gate == "channel"
 
 
 @pytest.mark.parametrize(
@@ -96,8 +110,8 @@ def test_an_intensity_code_needs_its_predictor():
         {"views": ()},
         {"targets": ()},
         {"contrast": 2.0},
-        {"intensity_conditioning": MedianPredictor({"t1c": 0.1})},
-        {"intensity_conditioning": MedianPredictor({m: float("nan") for m in ("t1c", "t1n", "t2f", "t2w")})},
+        {"intensity_prior": IntensityPrior({"t1c": 0.1}, {"t1c": 0.1})},
+        {"intensity_prior": IntensityPrior(dict.fromkeys(MODALITIES, float("nan")), dict.fromkeys(MODALITIES, 0.1))},
     ],
 )
 def test_what_no_model_can_be_is_refused(fields):

@@ -57,8 +57,8 @@ def folder(tmp_path):
                 "canvas": CANVAS, "views": ["coronal", "axial"], "contrast": 0.25},
         "net": {"kind": "generator", "files": {"torch": file("net.safetensors"), "intensity": file("net-intensity.json")},
                 "normalization": VOLUME, "canvas": CANVAS, "views": ["axial"], "makes": ["t2w", "t1c"],
-                "architecture": {"network": "unet", "widths": [8, 16], "intensity_code": True, "background": -1.0},
-                "target_medians": dict.fromkeys(MODALITIES, 0.5), "refiner": "enh", "refine": True,
+                "architecture": {"network": "unet", "widths": [8, 16], "intensity_code": False, "background": -1.0},
+                "refiner": "enh", "refine": True,
                 "specialists": {"t1c": "gan"}, "training": told(started_from=start), "scores": SCORES},
         "judge": {"kind": "judge", "files": {"torch": file("judge.safetensors")}, "normalization": VOLUME,
                   "architecture": {"widths": [8, 16]}, "window": [32, 32, 32],
@@ -78,10 +78,9 @@ def test_an_old_folder_opens_as_it_is(folder):
     assert (manifest.default, manifest.fallback) == ("gan", None)
     assert gan.spec.architecture == HfGanConfig(width=16)
     assert gan.spec.views == ("axial", "coronal")
-    assert net.spec.architecture == UNetConfig(widths=(8, 16), intensity_code=True)
+    assert net.spec.architecture == UNetConfig(widths=(8, 16))
     assert net.spec.targets == ("t1c", "t2w")
     assert (net.spec.refiner, net.spec.refine, net.spec.specialists) == ("enh", True, {"t1c": "gan"})
-    assert net.spec.intensity_conditioning.means["t1c"] == 0.5
     assert manifest.entry("judge").spec.kind == "segmenter3d"
     assert enh.spec.architecture == EnhancerConfig((8, 16))
     assert (enh.spec.first_stage.model, enh.spec.first_stage.fusion) == ("net", "axial-mean")
@@ -123,6 +122,15 @@ def test_the_history_becomes_flat(folder):
     assert manifest.lineage.trainings[manifest.entry("enh").sha256].first_stage == "1" * 64
 
 
+def test_an_intensity_code_of_old_form_is_refused(folder):
+    path = folder / "manifest.json"
+    form = json.loads(path.read_text())
+    form["models"]["net"]["target_medians"] = dict.fromkeys(MODALITIES, 0.5)
+    path.write_text(json.dumps(form))
+    with pytest.raises(WeightsError, match="'net' has an intensity code of version"):
+        read_manifest(folder)
+
+
 def test_a_recipe_keeps_what_its_task_used_and_changed(folder):
     upgrade_folder(folder)
     manifest = read_manifest(folder)
@@ -130,7 +138,7 @@ def test_a_recipe_keeps_what_its_task_used_and_changed(folder):
     assert generator.task == "synthesis"
     assert generator.recipe == {
         "note": "a note",
-        "network": {"kind": "unet", "intensity_conditioning": "mean"},
+        "network": {"kind": "unet", "intensity_prior": "mean"},
         "data": {"targets": ["t1c"]},
         "losses": {"l1": 1.0, "discriminator": 2.0},
         "schedule": {"targets_per_batch": 1, "steps": 10},

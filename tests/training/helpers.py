@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from app.cli import main
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.manifest import Entry
-from app.training.config import Section, load_recipe
-from app.training.data.cache import BACKGROUND, CachedSubject
+from app.training.config import load_recipe
+from app.training.data.cache import CachedSubject
 from app.training.data.patches import Patches
+from app.training.data.sections import Section
 from app.training.data.slices import Sampler, Source
 from app.training.tasks.base import Task, Update
 from app.training.tasks.segmentation2d import Segmentation2dRecipe

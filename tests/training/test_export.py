@@ -41,6 +41,10 @@ class TestCommands:
         mean = np.mean([score_pair(p).values["ssim_brain"] for p in pairs])
         assert mean == pytest.approx(scores_of(trained / "w", "mine").mean["ssim_brain"], abs=2e-3)
 
+    def test_a_model_is_run_on_views_that_it_learnt(self, trained, capsys):
+        assert export(trained, "--force", "--views", "axial,sagittal") == ExitCode.USAGE
+        assert "output.views must be among data.views" in capsys.readouterr().err
+
     def test_what_the_teacher_was_trained_on_is_not_scored_on(self, trained, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
         seen = TrainingRecord(model="segmenter", subjects=("phantom-7",))

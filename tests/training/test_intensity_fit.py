@@ -1,32 +1,27 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.nifti_reader import load_volume
 from app.data.phantom import make_phantom, write_phantom
-from app.inference.pipeline import prepare
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import measure, normalize
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.preprocessing.normalization import Normalization, measure, normalize
+from app.preprocessing.target_intensity import IntensityPredictor, brain_median
 from app.registry.checkpoints import load_regression
 from app.registry.lineage import read_lineage
-from app.training.data.cache import NORMALIZATION as TRAINING
 from app.training.data.cache import build_cache
 from app.training.intensity_fit import (
     NORMALIZATION,
     IntensityCodes,
     fit,
     fit_and_write,
-    fit_intensity_conditioning,
+    fit_intensity_prior,
     medians_of,
 )
 
@@ -79,55 +74,33 @@ def test_fewer_than_two_subjects_is_an_error(tmp_path):
         fit(scan(tmp_path).cases)
 
 
-class TestConditioning:
-    """The median that a network gets."""
+@pytest.fixture(scope="module")
+def subjects(training_data, tmp_path_factory):
+    scheme = Normalization("range", background=-1.0)
+    return build_cache(training_data, tmp_path_factory.mktemp("range"), scheme)
 
-    @pytest.fixture
-    def subjects(self, training_data, training_cache):
-        return build_cache(training_data, training_cache)
 
-    def test_medians_are_of_the_brain_in_scores(self, subjects):
+class TestIntensityEncoding:
+    """The median that a network gets while it learns, and the prior that takes its place."""
+
+    def test_medians_are_the_true_ones_from_0_to_1(self, subjects, training_data):
         subject = subjects[0]
-        found = medians_of(subject)
-        scores = np.asarray(subject.normalized, dtype=np.float32)[:, np.asarray(subject.brain)]
-        np.testing.assert_allclose([found[m] for m in MODALITIES], np.median(scores, axis=1), atol=1e-6)
-        assert all(-1 < v < 1 for v in found.values())
+        volumes = {m: load_volume(training_data / subject.name / f"{subject.name}-{m}.nii.gz").data for m in MODALITIES}
+        brain, scheme = vote_foreground(volumes), Normalization("range", background=-1.0)
+        for modality, median in medians_of(subject).items():
+            volume = volumes[modality]
+            assert median == pytest.approx(brain_median(volume, brain, measure(volume, modality, scheme)), abs=1e-3)
+            assert 0 < median < 1
 
-    def test_the_mean_is_the_same_for_everybody(self, subjects):
-        prior, medians = fit_intensity_conditioning(subjects, "mean")
-        told = IntensityCodes(prior, subjects, medians).of(torch.arange(3), (0, 1, 2), 3)
-        assert len(told.unique()) == 1
-        assert float(told[0]) == pytest.approx(np.mean([m["t2w"] for m in medians]), abs=1e-5)
+    def test_training_gets_each_subject_s_own(self, subjects):
+        codes = IntensityCodes(subjects)
+        for target, modality in enumerate(MODALITIES):
+            numbers = torch.tensor([2, 0])
+            expected = [medians_of(subjects[2])[modality], medians_of(subjects[0])[modality]]
+            assert codes.of(numbers, target).tolist() == pytest.approx(expected, abs=1e-6)
 
-    def test_the_real_median_is_never_told(self, subjects):
-        """Another truth of the subject itself, with the predictor as it is, changes nothing of what it is told."""
-        prior, medians = fit_intensity_conditioning(subjects, "predicted")
-        before = IntensityCodes(prior, subjects, medians).of(torch.tensor([1]), (0, 1, 2), 3)
-        changed = [{**m, "t2w": 7.0} for m in medians]
-        assert torch.equal(IntensityCodes(prior, subjects, changed).of(torch.tensor([1]), (0, 1, 2), 3), before)
-
-    @pytest.mark.parametrize("kind", ["mean", "predicted"])
-    def test_training_tells_what_use_tells(self, subjects, training_data, kind):
-        """The same number from the cache, in training, as from the files, in use."""
-        prior, medians = fit_intensity_conditioning(subjects, kind)
-        adapter = TypeAdapter(MedianPredictor)
-        stored = adapter.validate_json(adapter.dump_json(prior))
-        told = IntensityCodes(prior, subjects, medians)
-        for number, subject in enumerate(subjects):
-            volumes = {
-                m: load_volume(training_data / subject.name / f"{subject.name}-{m}.nii.gz")
-                for m in ("t1c", "t1n", "t2w")
-            }
-            prepared = prepare(volumes, _model())
-            used = stored.predict(prepared.measured, prepared.medians, "t2f")
-            assert float(told.of(torch.tensor([number]), (0, 1, 3), 2)) == pytest.approx(used, abs=2e-2)
-        if kind == "predicted":
-            assert len(told.of(torch.arange(3), (0, 1, 3), 2).unique()) > 1
-
-    def test_none_is_fitted_where_none_is_asked_for(self, subjects):
-        assert fit_intensity_conditioning(subjects, "none") is None
-
-
-def _model():
-    """What `prepare` looks at of a model."""
-    return SimpleNamespace(spec=SimpleNamespace(normalization=TRAINING), precompute=lambda _: None)
+    def test_the_prior_is_their_mean_and_deviation(self, subjects):
+        prior, rows = fit_intensity_prior(subjects), [medians_of(s) for s in subjects]
+        for modality in MODALITIES:
+            assert prior.means[modality] == pytest.approx(np.mean([r[modality] for r in rows]), abs=1e-6)
+            assert prior.deviations[modality] == pytest.approx(np.std([r[modality] for r in rows]), abs=1e-6)

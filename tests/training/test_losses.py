@@ -30,6 +30,15 @@ def test_only_brain_pixels_count():
     assert float(L.brain_mean(values, torch.zeros_like(brain))) == 0
 
 
+def test_background_counts_where_all_pixels_do():
+    prediction, truth = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    prediction[0, 0, 0, 0], truth[1, 0, 1, 1], truth[1, 0, 0, 1] = 3, 2, -1
+    assert float(L.mae_loss(prediction, truth)) == pytest.approx((3 + 2 + 1) / 8)
+    brain = torch.zeros(2, 1, 2, 2)
+    brain[0] = 1
+    assert float(L.l1_loss(prediction, truth, brain)) == pytest.approx(3 / 4)
+
+
 def test_a_region_counts_as_often_as_its_weight_says():
     brain = torch.ones(1, 1, 1, 4)
     region = torch.tensor([1.0, 0, 0, 0]).reshape(1, 1, 1, 4)
@@ -88,6 +97,28 @@ class TestSsim:
         assert float(L.ssim_loss(made, truth, brain, SCALE, none)) == pytest.approx(float(whole), abs=1e-6)
 
 
+class TestDualSsim:
+    """Both terms at full weight, by hand from the pixels' similarities."""
+
+    SIMILARITY = torch.tensor([0.9, 0.7, 0.4, 0.2, 0.3]).reshape(1, 1, 1, 5)
+    BRAIN, TUMOUR = (torch.tensor(row).reshape(1, 1, 1, 5) for row in ([1.0, 1, 1, 1, 0], [0.0, 0, 0, 1, 1]))
+
+    @pytest.fixture(autouse=True)
+    def _known(self, monkeypatch):
+        monkeypatch.setattr(L, "ssim_pixels", lambda *_: self.SIMILARITY)
+
+    def test_the_terms_are_added(self):
+        healthy, ill = 1 - (0.9 + 0.7 + 0.4) / 3, 1 - 0.2
+        dual = L.dual_ssim_loss(self.BRAIN, self.BRAIN, self.BRAIN, SCALE, self.TUMOUR)
+        assert float(dual) == pytest.approx(healthy + ill)
+        halves = L.ssim_loss(self.BRAIN, self.BRAIN, self.BRAIN, SCALE, self.TUMOUR)
+        assert float(halves) == pytest.approx((healthy + ill) / 2)
+
+    def test_without_tumour_there_is_one_term(self):
+        dual = L.dual_ssim_loss(self.BRAIN, self.BRAIN, self.BRAIN, SCALE, 0 * self.TUMOUR)
+        assert float(dual) == pytest.approx(1 - (0.9 + 0.7 + 0.4 + 0.2) / 4)
+
+
 class TestAdversary:
     def test_a_sure_judge_pays_nothing_when_right_and_much_when_wrong(self):
         sure = torch.full((2, 1, 5, 5), 10.0)
@@ -97,8 +128,8 @@ class TestAdversary:
 
     def test_classification_is_of_the_sequence(self):
         logits = torch.tensor([[0.0, 9.0, 0.0, 0.0]])
-        assert float(L.classification_loss(logits, 1)) < 0.01
-        assert float(L.classification_loss(logits, 0)) > 8
+        assert float(L.classification_loss(logits, torch.tensor([1]))) < 0.01
+        assert float(L.classification_loss(logits, torch.tensor([0]))) > 8
 
 
 def test_feature_loss_is_one_minus_the_cosine():
@@ -141,6 +172,35 @@ class TestFocalTversky:
         logits = self._logits(labels).requires_grad_()
         L.focal_tversky_loss(logits, labels).backward()
         assert torch.isfinite(logits.grad).all()
+
+
+class TestPublishedFocalTversky:
+    """FTL = sum of (1 - TI) ** gamma over all four classes, by hand."""
+
+    def test_by_hand(self):
+        # Four pixels, half of whose share each time is the first class's and half the second's.
+        shares = torch.tensor([0.5, 0.5, 1e-9, 1e-9]).reshape(1, 4, 1, 1).expand(1, 4, 1, 4)
+        labels = torch.tensor([[[0, 0, 0, 1]]])
+        # Class 0: 1.5 hit, 0.5 false, 1.5 missed. Class 1: 0.5 hit, 1.5 false, 0.5 missed. Two classes are absent.
+        first = 1.5 / (1.5 + 0.3 * 0.5 + 0.7 * 1.5)
+        second = 0.5 / (0.5 + 0.3 * 1.5 + 0.7 * 0.5)
+        present = (1 - first) ** (4 / 3) + (1 - second) ** (4 / 3)
+        absent = 2 * (1 - 1 / (1 + 0.3 * 4e-9 / 1e-6)) ** (4 / 3)
+        found = float(L.published_focal_tversky_loss(shares.log(), labels))
+        assert found == pytest.approx(present + absent, rel=1e-4)
+
+    def test_right_costs_nothing_with_a_finite_gradient(self):
+        labels = torch.arange(4).repeat(8).reshape(1, 4, 8)
+        logits = (50.0 * F.one_hot(labels, 4).movedim(-1, 1)).requires_grad_()
+        loss = L.published_focal_tversky_loss(logits, labels)
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+        assert torch.isfinite(logits.grad).all()
+
+    def test_the_background_and_each_class_count_one(self):
+        labels = torch.arange(4).repeat(8).reshape(1, 4, 8)
+        logits = 50.0 * F.one_hot((labels + 1) % 4, 4).movedim(-1, 1)
+        assert float(L.published_focal_tversky_loss(logits, labels)) == pytest.approx(4, rel=1e-5)
 
 
 class TestConfidence:

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from app.training.config import OptimizerRecipe, load_recipe
-from app.training.optimization import learning_rate, new_optimizer
+from app.training.optimization import FIRST_SCALE, GROWTH_INTERVAL, LossScale, learning_rate, new_optimizer
 from tests.training.helpers import changed
 
 
 class TestSchedule:
     def test_it_warms_up_and_anneals_to_nothing(self):
-        recipe = load_recipe("r1")
+        recipe = load_recipe("r1", ["schedule.warmup=0.03"])
         rates = [learning_rate(recipe.optimizer, recipe.schedule, p) for p in np.linspace(0, 1, 201)]
         assert rates[0] < 0.01 * max(rates)
         assert max(rates) == pytest.approx(5e-4, rel=0.01)
@@ -19,7 +19,7 @@ class TestSchedule:
         assert rates[-1] == pytest.approx(0, abs=1e-9)
 
     def test_it_scales_with_the_slices_of_a_step(self):
-        recipe = load_recipe("r1", ["schedule.batch_size=16"])
+        recipe = load_recipe("r1", ["schedule.batch_size=16", "schedule.warmup=0.03"])
         assert learning_rate(recipe.optimizer, recipe.schedule, 0.03, 2) == pytest.approx(2.5e-4, rel=0.02)
 
 
@@ -56,3 +56,25 @@ class TestOptimizer:
         network.bias.requires_grad_(False)
         ((held,),) = (group["params"] for group in new_optimizer(network, self.RECIPE).param_groups)
         assert held is network.weight
+
+
+class TestLossScale:
+    def test_gradients_come_back_to_their_size(self):
+        scale, network = LossScale(), torch.nn.Linear(1, 1, bias=False)
+        (scale.value * 3 * network.weight.sum()).backward()
+        assert float(network.weight.grad) == 3 * FIRST_SCALE
+        scale.unscale(network)
+        assert float(network.weight.grad) == 3
+
+    def test_it_halves_on_overflow_and_doubles_after_long_without(self):
+        scale = LossScale()
+        scale.adapt(False)
+        assert scale.value == FIRST_SCALE / 2
+        for _ in range(GROWTH_INTERVAL - 1):
+            scale.adapt(True)
+        assert scale.value == FIRST_SCALE / 2
+        again = LossScale()
+        again.restore(scale.state)
+        again.adapt(True)
+        assert again.value == FIRST_SCALE
+        assert again.steady == 0

@@ -14,7 +14,7 @@ def test_a_recipe_changes_the_one_that_it_extends(tmp_path):
     (tmp_path / "base.toml").write_text('extends = "r2"\n[schedule]\nsteps = 7\n')
     (tmp_path / "mine.toml").write_text('extends = "base.toml"\n[losses]\nl1 = 3\n')
     recipe = load_recipe(str(tmp_path / "mine.toml"))
-    assert (recipe.schedule.steps, recipe.losses.l1, recipe.losses.ssim_tissue) == (7, 3.0, "dual")
+    assert (recipe.schedule.steps, recipe.losses.l1, recipe.losses.ssim_tissue) == (7, 3.0, "sum")
     (tmp_path / "base.toml").write_text('extends = "mine.toml"\n')
     with pytest.raises(UsageError, match="extends itself"):
         load_recipe(str(tmp_path / "mine.toml"))
@@ -42,7 +42,7 @@ def test_changes_on_the_command_line():
 class TestOldNames:
     """Of version 0.1."""
 
-    @pytest.mark.parametrize("key,value", [("data.makes", ["t1c"]), ("network.intensity_prior", "mean"),
+    @pytest.mark.parametrize("key,value", [("data.makes", ["t1c"]),
                                            ("losses.judge", 2.0), ("losses.judge_class", 3.0)])  # fmt: skip
     def test_keys_are_taken_in_files_and_in_changes(self, key, value, tmp_path):
         section, new = OLD_NAMES[key].split(".")

@@ -8,12 +8,13 @@ import torch
 
 from app.core.errors import CaseError
 from app.data.cases import Case
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
+from app.data.segmentations import find_segmentations
 from app.evaluation.scoring import VolumeScores
 from app.inference.synthesizer import Synthesizer
 from app.networks.unet import Segmenter2d
 from app.training import validation
-from app.training.config import SliceData
+from app.training.data.sections import SliceData
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), views=("axial",))
 

@@ -27,19 +27,18 @@ from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import UsageError
 from app.core.types import MaskArray, VolumeArray
 from app.data.cases import Case, tumour_type
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
 from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.nifti_reader import Volume
+from app.data.segmentations import find_segmentations
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
+from app.preprocessing.normalization import BACKGROUND, Intensity, Normalization, measure, normalize
 from app.preprocessing.slices import SLICE_AXIS, stack_slices
 
 log = logging.getLogger(__name__)
 
-#: Normalized value of background voxels and of every voxel of a missing sequence.
-BACKGROUND: Final = -1.0
-#: How every model that is trained here sees intensities.
+#: How models that are trained here see intensities unless a recipe says otherwise.
 NORMALIZATION: Final = Normalization("volume", background=BACKGROUND)
 _INDEX = "index.json"
 _BEGUN = "begun.jsonl"
@@ -56,6 +55,7 @@ class CachedSubject:
         tumour_type: as the name states it, or `unknown`.
         intensities: how each sequence was normalized.
         brain_pixels, tumour_pixels: per view, how many each slice has.
+        start, shape: where the box of the brain begins in the volume, and the volume's extent; None in older caches.
     """
 
     name: str
@@ -65,6 +65,8 @@ class CachedSubject:
     intensities: dict[Modality, Intensity]
     brain_pixels: dict[View, NDArray[np.int64]]
     tumour_pixels: dict[View, NDArray[np.int64]]
+    start: tuple[int, int, int] | None = None
+    shape: tuple[int, int, int] | None = None
 
     @property
     def normalized(self) -> NDArray[np.float16]:
@@ -210,6 +212,8 @@ def _write(
         "intensities": {m: asdict(i) for m, i in intensities.items()},
         "brain_pixels": {v: stack_slices(brain[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
         "tumour_pixels": {v: stack_slices(tumour[box], v).sum(axis=(1, 2)).tolist() for v in VIEWS},
+        "start": [side.start for side in box],
+        "shape": list(brain.shape),
     }
 
 
@@ -229,6 +233,7 @@ def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
         {m: Intensity(**entry["intensities"][m]) for m in MODALITIES},
         {v: np.array(entry["brain_pixels"][v]) for v in VIEWS},
         {v: np.array(entry["tumour_pixels"][v]) for v in VIEWS},
+        *(None if entry.get(key) is None else (*entry[key],) for key in ("start", "shape")),
     )
 
 

@@ -2,14 +2,16 @@
 
 They are kept beside the subjects' own and cut into patches with them.
 
-Each sequence of each subject is made once, from the other three, as `app.inference.pipeline.predict` gives it:
-normalized, before anything is stretched or cleared; background outside the brain. The file is
-`<subject>-stage1-<the model's sha256, 8 digits>.npy`, where views are not the plain mean of all three with the
-views and their fusion in its name. It is float16 (sequence, left, posterior, superior) on the subject's box.
+Each sequence of each subject is made once, from the other three, as `app.inference.pipeline.predict` gives it, by the
+model or by its specialist: normalized, before anything is refined, stretched or cleared; background outside the brain.
+The file is `<subject>-stage1-<8 digits>.npy`: of the model's sha256, or of those of the model and its specialists.
+Where views are not the plain mean of all three, the name has them and their fusion. It is float16 (sequence, left,
+posterior, superior) on the subject's box.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,17 +27,18 @@ from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.data.nifti_reader import Volume
-from app.inference.loading import choose_fusion, fusion_of
+from app.inference.loading import choose_fusion, fusion_of, specialist_hashes
 from app.inference.models import Model
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.view_fusion import FusionOptions
 from app.preprocessing.foreground import bounding_box, vote_foreground
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.lineage import read_lineage
-from app.registry.manifest import Entry
+from app.registry.manifest import Entry, read_manifest
 from app.registry.spec import FirstStage, GeneratorSpec
 from app.training.checkpoint import State
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject, mapped
+from app.training.data.cache import NORMALIZATION, CachedSubject, mapped
 from app.training.distributed import Processes
 
 log = logging.getLogger(__name__)
@@ -75,20 +78,34 @@ class StageOne:
             WeightsError: its weights are missing or damaged.
         """
         if self._model is None:
-            opened = Synthesizer(self.entry.name, weights=self.entry.folder, device=self._device,
-                                 refine=False, specialists=False)  # fmt: skip
+            opened = Synthesizer(self.entry.name, weights=self.entry.folder, device=self._device, refine=False)
             self._model = opened.model
         return self._model
 
     @property
     def described(self) -> FirstStage:
         """The description of it in a run's state and in a manifest."""
-        return FirstStage(model=self.entry.name, sha256=self.entry.sha256, fusion=self.fusion)
+        specialists = self._specialists()
+        return FirstStage(
+            model=self.entry.name, sha256=self.entry.sha256, fusion=self.fusion, specialists=specialists or None
+        )
+
+    def _specialists(self) -> dict[Modality, str]:
+        """The sha256 of each specialist, by the sequence that it makes."""
+        return specialist_hashes(read_manifest(self.entry.folder), self.entry)
 
     def path_of(self, subject: CachedSubject) -> Path:
         """Give the file of its volumes of a subject."""
         how = "" if self.fusion == "-".join([*VIEWS, FusionOptions().name]) else f"-{self.fusion}"
-        return subject.folder / f"{subject.name}-stage1-{self.entry.sha256[:8]}{how}.npy"
+        return subject.folder / f"{subject.name}-stage1-{self._digits}{how}.npy"
+
+    @property
+    def _digits(self) -> str:
+        """Eight digits that change with any of the weights."""
+        if not (specialists := self._specialists()):
+            return self.entry.sha256[:8]
+        text = " ".join([self.entry.sha256, *(f"{m}={specialists[m]}" for m in MODALITIES if m in specialists)])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
     def fusion(self) -> str:
@@ -145,8 +162,9 @@ class StageOne:
         box = bounding_box(vote_foreground({m: v.data for m, v in volumes.items()}))
         out = np.full((len(MODALITIES), *subject.brain.shape), BACKGROUND, dtype=np.float16)
         for index, target in enumerate(MODALITIES):
-            prepared = prepare({m: v for m, v in volumes.items() if m != target}, self.model)
-            result = predict(prepared, target, self.model).volume[box]
+            model = self.model.model_for(target)
+            prepared = prepare({m: v for m, v in volumes.items() if m != target}, model)
+            result = predict(prepared, target, model).volume[box]
             out[index] = np.where(subject.brain, result, BACKGROUND)
         return out
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
-from app.training.config import PatchData
 from app.training.data.cache import CachedSubject
+from app.training.data.sections import PatchData
 from app.training.data.slices import Prefetcher
 
 #: More volumes of a subject to cut along with its own, C x X x Y x Z on the cache's box; float.

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, View
 from app.core.errors import UsageError
-from app.training.config import SliceData
+from app.preprocessing.slices import SLICE_AXIS
 from app.training.data.cache import CachedSubject, slice_of
+from app.training.data.sections import SliceData
 
 log = logging.getLogger(__name__)
 
@@ -178,25 +179,39 @@ class Sampler:
         pairs = [subject.intensities[m] for m in MODALITIES]
         scale = np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32)
         kind = TUMOUR_TYPES.index(subject.tumour_type) if subject.tumour_type in TUMOUR_TYPES else -1
+        corner = shift + self._corner(subject, view, brain.shape[1:])
         return (
-            self._place(images, view, shift, self._background),
-            self._place(brain, view, shift, 0.0),
-            self._place(labels[None], view, shift, 0),
+            self._place(images, view, corner, self._background),
+            self._place(brain, view, corner, 0.0),
+            self._place(labels[None], view, corner, 0),
             np.array(subject.labelled),
             scale,
             np.array(kind),
             np.array(self._numbers[subject.name]),
         )
 
+    def _corner(self, subject: CachedSubject, view: View, extent: tuple[int, ...]) -> NDArray[np.int64]:
+        """Where a slice of the brain's box begins on the canvas, row and column."""
+        size = self._recipe.canvas.sizes[view]
+        if self._recipe.centre == "brain":
+            return np.array([(length - e) // 2 for length, e in zip(size, extent, strict=True)])
+        if subject.start is None or subject.shape is None:
+            raise UsageError(
+                f"the cache {subject.folder} of an older version does not say where brains lie, which data.centre = "
+                "'volume' needs; delete it, or give another --cache."
+            )
+        axes = [axis for axis in range(3) if axis != SLICE_AXIS[view]]
+        shape, start = subject.shape, subject.start
+        return np.array([(length - shape[a]) // 2 + start[a] for length, a in zip(size, axes, strict=True)])
+
     def _place(
-        self, channels: NDArray[np.generic], view: View, shift: NDArray[np.int64], background: float
+        self, channels: NDArray[np.generic], view: View, corner: NDArray[np.int64], background: float
     ) -> NDArray[np.generic]:
-        """Centres a slice (channel, row, column) on the view's canvas, moved by `shift`; what does not fit is cut."""
+        """Puts a slice (channel, row, column) on the view's canvas from `corner` on; what does not fit is cut."""
         size = self._recipe.canvas.sizes[view]
         out = np.full((len(channels), *size), background, dtype=channels.dtype)
         source, target = [], []
-        for extent, length, move in zip(channels.shape[1:], size, shift, strict=True):
-            start = (length - extent) // 2 + int(move)
+        for extent, length, start in zip(channels.shape[1:], size, corner.tolist(), strict=True):
             low, high = max(start, 0), min(start + extent, length)
             target.append(slice(low, high))
             source.append(slice(low - start, high - start))

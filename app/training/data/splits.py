@@ -14,7 +14,8 @@ import numpy as np
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.cases import Case, also_in
-from app.data.discovery import find_segmentations, scan
+from app.data.discovery import scan
+from app.data.segmentations import find_segmentations
 from app.training.checkpoint import State
 from app.training.config import ScheduleRecipe
 from app.training.data.cache import CachedSubject

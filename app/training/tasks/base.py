@@ -20,18 +20,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from app.core.constants import TUMOUR_SEGMENTER
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.inference.device import Machine
 from app.networks.unet import Segmenter2d
+from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
-from app.registry.checkpoints import load_segmenter2d
+from app.registry.checkpoints import load_segmenter2d, load_segmenter3d
 from app.registry.lineage import Lineage, read_lineage
-from app.registry.manifest import Entry
-from app.registry.spec import FirstStage, Kind
+from app.registry.manifest import Entry, spec_as
+from app.registry.spec import FirstStage, Kind, Segmenter2dSpec, Segmenter3dSpec
 from app.training.checkpoint import State
 from app.training.config import Recipe
-from app.training.data.cache import BACKGROUND, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.distributed import Processes
 from app.training.promotion import ExportRequest, check_no_host, check_no_specialist
 
@@ -72,14 +75,36 @@ class TrainingContext(Generic[R]):
         """Read the frozen segmenter that teaches through a loss; None where none does.
 
         Raises:
-            UsageError: there is none.
-            WeightsError: its weights cannot be read.
+            UsageError: there is none, or it sees intensities on another scale than the recipe.
+            WeightsError: its weights cannot be read, or it is no 2D segmenter.
+        """
+        return None if loss is None else load_segmenter2d(self._teaching_entry(loss, Segmenter2dSpec))
+
+    def teacher3d(self, loss: str | None) -> Segmenter3d | None:
+        """Read the frozen 3D segmenter that teaches through a loss; None where none does.
+
+        Raises:
+            UsageError: as `teacher`; or it is the one that measures exams.
+            WeightsError: its weights cannot be read, or it is no 3D segmenter.
         """
         if loss is None:
             return None
+        entry = self._teaching_entry(loss, Segmenter3dSpec)
+        if entry.name == TUMOUR_SEGMENTER:
+            raise UsageError(f"{entry.name!r} measures exams and must not teach; name another with --segmenter.")
+        return load_segmenter3d(entry)
+
+    def _teaching_entry(self, loss: str, kind: type[Segmenter2dSpec | Segmenter3dSpec]) -> Entry:
         if self.segmenter is None:
             raise UsageError(f"losses.{loss} needs a trained segmenter; name one with --segmenter, or set it to 0.")
-        return load_segmenter2d(self.segmenter)
+        entry, own = self.segmenter, self.recipe.normalization.build()
+        theirs = spec_as(entry, kind).normalization
+        if theirs != own:
+            raise UsageError(
+                f"segmenter {entry.name!r} learned another scale of intensities ({theirs.scheme}) than the recipe's "
+                f"({own.scheme}); train one with the same section `normalization`, and name it with --segmenter."
+            )
+        return entry
 
 
 class Task(Generic[R]):
@@ -89,6 +114,7 @@ class Task(Generic[R]):
         recipe_type: class of its recipes.
         kind: what a manifest calls its result.
         needs_stage_one: whether it corrects what a generator made.
+        teacher_name: the frozen segmenter that teaches unless a user names another.
         export_hint: what the command `export` needs for it beside the usual.
         recipe, device: as a run has them.
         average: running mean of the weights of the first network; what is validated and exported.
@@ -97,6 +123,7 @@ class Task(Generic[R]):
     recipe_type: ClassVar[type[Recipe]]
     kind: ClassVar[Kind]
     needs_stage_one: ClassVar[bool] = False
+    teacher_name: ClassVar[str] = "segmenter"
     export_hint: ClassVar[str] = ""
 
     average: nn.Module
@@ -118,6 +145,15 @@ class Task(Generic[R]):
         Raises:
             UsageError: it may not.
         """
+
+    @classmethod
+    def choose(cls, recipe: R, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects that a recipe asks for, to train or to validate on.
+
+        Raises:
+            UsageError: there are none.
+        """
+        return subjects
 
     @classmethod
     def usable(cls, subjects: list[CachedSubject]) -> list[CachedSubject]:
@@ -171,6 +207,11 @@ class Task(Generic[R]):
         raise NotImplementedError
 
     def _load(self, state: Mapping[str, Tensor], start: Entry) -> None:
+        if start.spec.normalization.scheme != self.recipe.normalization.scheme:
+            raise UsageError(
+                f"model {start.name!r} has normalization.scheme = {start.spec.normalization.scheme!r}; go on so, or "
+                "start from random."
+            )
         try:
             for network in (next(iter(self.networks.values())), self.average):
                 network.load_state_dict(state)
@@ -205,7 +246,8 @@ class Task(Generic[R]):
 
     def mixed_precision(self) -> torch.autocast:
         """Give the context in which networks run."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        low = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision if low else torch.bfloat16, enabled=low)
 
     def step(self, source: Any, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
         """Learn from one batch.
@@ -294,7 +336,9 @@ def task_of(recipe: Recipe) -> type[Task[Any]]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the recipe and the device agree to it, else float32."""
+    """Choose bfloat16 where the recipe and the device agree to it, float16 where it is asked for, else float32."""
+    if wanted == "fp16":
+        return torch.float16
     native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
     return torch.bfloat16 if native else torch.float32
 

@@ -21,25 +21,18 @@ from app.data.cases import Case
 from app.inference.synthesizer import Synthesizer
 from app.networks.architectures import EnhancerConfig
 from app.networks.enhancer import ENHANCING, POOLING, TARGET, Blinded, Enhancer, pooled
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_refiner
 from app.registry.manifest import Entry, read_manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec
 from app.training import losses as L
 from app.training import validation
-from app.training.config import (
-    AugmentationRecipe,
-    LossRecipe,
-    MissingData,
-    PatchData,
-    Recipe,
-    RecolouringRecipe,
-    WindowRecipe,
-    check_rules,
-)
+from app.training.config import LossRecipe, Recipe, WindowRecipe
 from app.training.data.augmentation import recolour_patches, vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
+from app.training.data.sections import AugmentationRecipe, MissingData, PatchData, RecolouringRecipe, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.promotion import ExportRequest, check_no_specialist, promote_refiner
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_volume_precision, masked, placed3d
@@ -185,7 +178,9 @@ class EnhancementTask(Task[EnhancementRecipe]):
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the parts of the tumour that the averaged network finds."""
         network, patch = Blinded(self.average), self.recipe.data.patch
-        return validation.means(validation.score_segmenter3d(network, cases, masks, patch, self.device, self.precision))
+        scheme = self.recipe.normalization.build()
+        rows = validation.score_segmenter3d(network, cases, masks, patch, self.device, self.precision, scheme)
+        return validation.means(rows)
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
         """Give the Dice of the tumour's core and of what enhances."""
@@ -210,7 +205,7 @@ class EnhancementTask(Task[EnhancementRecipe]):
         """Write the enhancer, unless its host makes a better T1c without it."""
         recipe, host, network = request.recipe_of(EnhancementRecipe), host_of(request), Enhancer(_CONFIG)
         request.state.load_into(network)
-        spec = RefinerSpec(architecture=_CONFIG, normalization=NORMALIZATION, window=recipe.data.patch,
+        spec = RefinerSpec(architecture=_CONFIG, normalization=recipe.normalization.build(), window=recipe.data.patch,
                            overlap=recipe.refinement.overlap)  # fmt: skip
         stage_one = None
         if request.cases:
@@ -231,8 +226,8 @@ def host_of(request: ExportRequest) -> Entry:
         raise UsageError("an enhancer, and nothing else, is for another model's T1c: name that model with --refines.")
     manifest = read_manifest(request.weights)
     host = manifest.entry(name)
-    spec = host.spec
-    if not isinstance(spec, GeneratorSpec) or spec.normalization != NORMALIZATION or "t1c" not in spec.targets:
+    spec, scheme = host.spec, request.state.recipe.normalization.build()
+    if not isinstance(spec, GeneratorSpec) or spec.normalization != scheme or "t1c" not in spec.targets:
         raise UsageError(f"{name!r} is no generator that makes T1c from scores as training sees them; name another.")
     if (specialist := spec.specialists.get("t1c")) is not None:
         raise UsageError(f"{name!r} leaves T1c to {specialist!r}; name that one with --refines.")

@@ -15,58 +15,65 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from app.core.constants import MODALITIES, VIEWS
+from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.networks.architectures import REFINER_PRESETS, RefinerConfig
 from app.networks.refiner import Refiner
-from app.networks.unet import Segmenter2d
+from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.checkpoints import load_refiner
 from app.registry.manifest import MANIFEST, Entry, read_manifest
 from app.registry.spec import FirstStage, RefinerSpec
 from app.training import losses as L
 from app.training import validation
-from app.training.config import (
-    ContrastRecipe,
-    LossRecipe,
-    MissingData,
-    PatchData,
-    Recipe,
-    TargetsSchedule,
-    WindowRecipe,
-    check_rules,
-)
+from app.training.config import ContrastRecipe, LossRecipe, Recipe, TargetsSchedule, WindowRecipe
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION
 from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.patches import Patches, PatchSampler, PatchSource
+from app.training.data.sections import MissingData, PatchData, check_rules
 from app.training.promotion import ExportRequest, promote_refiner
-from app.training.tasks.base import Task, TrainingContext, Update, add_to, masked, placed, placed3d
+from app.training.tasks.base import Task, TrainingContext, Update, add_to, masked, placed3d
 
-#: Axial slices of each patch that the segmenter sees: its cost is theirs, and neighbours say much the same.
-DICE_SLICES = 8
 #: Nodes per side of the smooth error that a patch of the first stage is given.
 _DRIFT_NODES = 4
 _BLUR_TAPS = 5
 
 
 class RefinementData(PatchData, MissingData):
-    """Choice of 3D patches, and of the sequences that are missing beside the target."""
+    """Choice of 3D patches, and of the sequences that are missing beside the target.
+
+    Attributes:
+        t1c_share: probability that a T1c is refined, where one sequence of a patch is; the others share the rest. A
+            segmenter finds least in a synthesised T1c, so most is to be learnt from it.
+    """
+
+    t1c_share: float = 0.25
+
+    @model_validator(mode="after")
+    def _check_share(self) -> Self:
+        check_rules({"data.t1c_share must be above 0 and below 1": 0 < self.t1c_share < 1})
+        return self
 
 
 class RefinementLosses(LossRecipe):
-    """Weights of the losses.
+    """Weights of the losses: SSIM and Dice alike (equation 7).
 
     Attributes:
-        l1: mean absolute error in the brain.
+        l1: mean absolute error in the brain; the paper has none.
         ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
-        dice: one minus the Dice of the frozen segmenter's answer, on axial slices.
+        dice: one minus the Dice of the frozen 3D segmenter's answer to the four sequences.
     """
 
-    l1: float = 10.0
-    ssim: float = 5.0
-    ssim_tissue: Literal["whole", "dual"] = "dual"
-    dice: float = 0.0
+    l1: float = 0.0
+    ssim: float = 1.0
+    ssim_tissue: Literal["whole", "dual"] = "whole"
+    dice: float = 1.0
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        check_rules({"one of losses.l1, ssim and dice must be above 0": max(self.l1, self.ssim, self.dice) > 0})
+        return self
 
 
 class NetworkRecipe(WindowRecipe):
@@ -78,7 +85,6 @@ class NetworkRecipe(WindowRecipe):
 
     Attributes:
         width: channels at full resolution, as many as are compared; the paper's is 64.
-        shared_encoder: one encoder for all present sequences instead of one for each.
         blur: probability of a blur by five voxels, along an axis drawn per patch.
         drift: largest deviation of a smooth error, in normalized units.
         contrast: largest relative change of the patch's voxels.
@@ -86,7 +92,6 @@ class NetworkRecipe(WindowRecipe):
     """
 
     width: Literal[16, 32, 64] = 16
-    shared_encoder: bool = False
     blur: float = 0.5
     drift: float = 0.1
     contrast: float = 0.1
@@ -117,20 +122,21 @@ class RefinementRecipe(Recipe):
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         count = self.schedule.targets_per_batch
+        check_rules({"a refiner sees z-scores of each volume: leave out normalization": self.normalization.is_default})
         check_rules({"schedule.targets_per_batch must be 1 to 4": 1 <= count <= len(MODALITIES)})
         return self
 
 
 def refiner_config(recipe: RefinementRecipe) -> RefinerConfig:
     """Give the refiner's shape that a recipe asks for."""
-    return RefinerConfig(REFINER_PRESETS[recipe.refinement.width], recipe.refinement.shared_encoder)
+    return RefinerConfig(REFINER_PRESETS[recipe.refinement.width])
 
 
 def refiner_spec(recipe: RefinementRecipe, first_stage: FirstStage | None) -> RefinerSpec:
     """Describe the refiner that a recipe trains."""
     return RefinerSpec(
         architecture=refiner_config(recipe),
-        normalization=NORMALIZATION,
+        normalization=recipe.normalization.build(),
         window=recipe.data.patch,
         overlap=recipe.refinement.overlap,
         contrast=recipe.output.contrast,
@@ -147,14 +153,15 @@ class _Job:
 
 
 class RefinementTask(Task[RefinementRecipe]):
-    """A refiner, and the frozen 2D segmenter if it teaches.
+    """A refiner, and the frozen 3D segmenter if it teaches.
 
-    The 3D segmenter never teaches: it measures the result.
+    Another segmenter measures the result.
     """
 
     recipe_type = RefinementRecipe
     kind = "refiner"
     needs_stage_one = True
+    teacher_name = "teaching_segmenter"
 
     average: Refiner
 
@@ -162,13 +169,13 @@ class RefinementTask(Task[RefinementRecipe]):
         self,
         recipe: RefinementRecipe,
         device: torch.device,
-        segmenter: Segmenter2d | None = None,
+        segmenter: Segmenter3d | None = None,
         stage_one: StageOne | None = None,
     ) -> None:
         super().__init__(recipe, device)
         self.refiner = placed3d(Refiner(refiner_config(recipe)), device)
         self.average = copy.deepcopy(self.refiner).requires_grad_(False).eval()
-        self.segmenter = None if segmenter is None else placed(segmenter, device)
+        self.segmenter = None if segmenter is None else placed3d(segmenter, device)
         self.stage_one = stage_one
 
     @classmethod
@@ -182,7 +189,7 @@ class RefinementTask(Task[RefinementRecipe]):
         recipe, group = context.recipe, context.group
         stage_one = open_stage_one(context.stage_one, context.before, group, context.data, context.subjects)
         torch.manual_seed(recipe.seed)
-        return cls(recipe, group.device, context.teacher(cls.teaching_loss(recipe)), stage_one)
+        return cls(recipe, group.device, context.teacher3d(cls.teaching_loss(recipe)), stage_one)
 
     @property
     def first_stage(self) -> FirstStage | None:
@@ -221,7 +228,7 @@ class RefinementTask(Task[RefinementRecipe]):
         for part, shown, before in parts:
             share = len(part) / len(patches)
             for job in jobs:
-                losses = self._losses_of(part, shown, before, job, first_slice=step)
+                losses = self._losses_of(part, shown, before, job)
                 weighted = torch.stack([getattr(recipe.losses, name) * value for name, value in losses.items()]).sum()
                 # One backward pass per sequence: the gradients add up while memory holds one graph only.
                 (share * weighted).backward()  # type: ignore[no-untyped-call]
@@ -229,9 +236,7 @@ class RefinementTask(Task[RefinementRecipe]):
         update("refiner")
         return totals
 
-    def _losses_of(
-        self, part: Patches, shown: Tensor, before: Tensor, job: _Job, first_slice: int
-    ) -> dict[str, Tensor]:
+    def _losses_of(self, part: Patches, shown: Tensor, before: Tensor, job: _Job) -> dict[str, Tensor]:
         weights, target = self.recipe.losses, slice(job.target, job.target + 1)
         truth = part.images[:, target]
         index = torch.full((len(part),), job.target, device=self.device)
@@ -244,22 +249,16 @@ class RefinementTask(Task[RefinementRecipe]):
             tumour = (part.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
             losses["ssim"] = L.ssim_loss(refined, truth, part.brain, part.scale[:, job.target], tumour)
         if self.segmenter is not None and weights.dice > 0 and part.labelled.any():
-            losses["dice"] = self._dice(masked(refined, part.brain), part, job.target, first_slice)
+            losses["dice"] = self._dice(masked(refined, part.brain), part, job.target)
         return losses
 
-    def _dice(self, refined: Tensor, part: Patches, target: int, first_slice: int) -> Tensor:
+    def _dice(self, refined: Tensor, part: Patches, target: int) -> Tensor:
         """How far from the truth the segmenter's answer is, with the refined sequence among three real ones."""
         assert self.segmenter is not None
         images = torch.cat([part.images[:, :target], refined, part.images[:, target + 1 :]], dim=1)[part.labelled]
-        depth = images.shape[-1]
-        stride = max(1, depth // DICE_SLICES)
-        chosen = torch.arange(first_slice % stride, depth, stride, device=images.device)
-        # Axial slices are stacked along the last axis.
-        slices = images[..., chosen].movedim(-1, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        view = torch.full((len(slices),), VIEWS.index("axial"), device=images.device)
         with self.mixed_precision():
-            logits = self.segmenter(slices, view, torch.full_like(view, -1))
-        return L.dice_loss(logits, part.labels[part.labelled][..., chosen].movedim(-1, 1).flatten(0, 1))
+            logits = self.segmenter(images)
+        return L.dice_loss(logits, part.labels[part.labelled])
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
@@ -358,8 +357,11 @@ def _box_blur(volumes: Tensor, brain: Tensor, axis: int) -> Tensor:
 
 
 def _jobs(plan: np.random.Generator, recipe: RefinementRecipe) -> Sequence[_Job]:
-    jobs = []
-    for target in sorted(plan.choice(len(MODALITIES), recipe.schedule.targets_per_batch, replace=False).tolist()):
+    jobs, share = [], recipe.data.t1c_share
+    odds = [share if m == "t1c" else (1 - share) / (len(MODALITIES) - 1) for m in MODALITIES]
+    for target in sorted(
+        plan.choice(len(MODALITIES), recipe.schedule.targets_per_batch, replace=False, p=odds).tolist()
+    ):
         others = [i for i in range(len(MODALITIES)) if i != target]
         count = 3 if plan.random() < recipe.data.single_missing else int(plan.integers(1, 3))
         jobs.append(_Job(target, tuple(sorted(plan.choice(others, count, replace=False).tolist()))))

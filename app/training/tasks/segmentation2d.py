@@ -15,16 +15,18 @@ from torch import Tensor, nn
 from app.data.cases import Case
 from app.networks.architectures import Segmenter2dConfig
 from app.networks.unet import Segmenter2d
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import Entry
 from app.registry.spec import Segmenter2dSpec
 from app.training import validation
-from app.training.config import LossRecipe, Recipe, ScheduleRecipe, SliceAugmentation, SliceData
+from app.training.config import LossRecipe, Recipe, ScheduleRecipe
 from app.training.data.augmentation import vary_geometry, vary_intensities
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import CachedSubject
+from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
-from app.training.losses import focal_tversky_loss
+from app.training.losses import TVERSKY_LOSSES, TverskyForm
 from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, placed
 
@@ -33,11 +35,13 @@ class Segmentation2dLosses(LossRecipe):
     """Weights of the losses.
 
     Attributes:
-        segmentation: focal Tversky of the answer.
+        segmentation: focal Tversky of the answer; `tversky_form` says whether the mean over the `tumour` classes, or
+            the `published` sum over all four (`app.training.losses`).
         entropy: cross-entropy in the brain: it moves a network whose overlap is nothing yet.
     """
 
     segmentation: float = 1.0
+    tversky_form: TverskyForm = "tumour"
     entropy: float = 1.0
 
 
@@ -97,7 +101,8 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
             share = len(part) / len(batch)
             with self.mixed_precision():
                 logits = self.segmenter(shown, part.views, part.types)
-            tversky, entropy = focal_tversky_loss(logits, part.labels), _entropy(logits.float(), part)
+            tversky = TVERSKY_LOSSES[weights.tversky_form](logits, part.labels)
+            entropy = _entropy(logits.float(), part)
             loss = weights.segmentation * tversky + weights.entropy * entropy
             (share * loss).backward()  # type: ignore[no-untyped-call]
             add_to(totals, {"tversky": tversky, "entropy": entropy}, share)
@@ -115,8 +120,9 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged network's answers."""
-        network = copy.deepcopy(self.average)
-        return validation.means(validation.score_segmenter2d(network, cases, masks, self.recipe.data, self.device))
+        network, scheme = copy.deepcopy(self.average), self.recipe.normalization.build()
+        rows = validation.score_segmenter2d(network, cases, masks, self.recipe.data, self.device, scheme)
+        return validation.means(rows)
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
         """Give the Dice of the whole tumour and of its core."""
@@ -131,14 +137,15 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
         """Write the segmenter, unless it finds less than the one of its name."""
-        data, network = request.recipe_of(Segmentation2dRecipe).data, Segmenter2d()
+        recipe, network = request.recipe_of(Segmentation2dRecipe), Segmenter2d()
+        data, scheme = recipe.data, recipe.normalization.build()
         request.state.load_into(network)
         rows = None
         if request.cases:
             device = request.torch_device
-            rows = validation.score_segmenter2d(network.to(device), request.cases, request.masks, data, device)
+            rows = validation.score_segmenter2d(network.to(device), request.cases, request.masks, data, device, scheme)
         shape = Segmenter2dConfig(network.widths)
-        spec = Segmenter2dSpec(architecture=shape, normalization=NORMALIZATION, canvas=data.canvas)
+        spec = Segmenter2dSpec(architecture=shape, normalization=scheme, canvas=data.canvas)
         return promote_segmenter(request, spec, rows)
 
 

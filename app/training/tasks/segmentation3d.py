@@ -5,24 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from app.data.cases import Case
-from app.networks.architectures import Segmenter3dConfig
+from app.networks.architectures import SEGMENTER3D_WIDTHS, Segmenter3dConfig
 from app.networks.unet3d import Segmenter3d
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter3d
 from app.registry.manifest import Entry
 from app.registry.spec import Segmenter3dSpec
 from app.training import validation
-from app.training.config import LossRecipe, PatchData, Recipe
+from app.training.config import LossRecipe, Recipe
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
+from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.losses import dice_loss
 from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
@@ -41,6 +45,23 @@ class Segmentation3dLosses(LossRecipe):
     entropy: float = 1.0
 
 
+class Segmenter3dShape(Section):
+    """Shape of the 3D segmenter.
+
+    Attributes:
+        widths: channels per level, the finest first.
+    """
+
+    widths: Listed[tuple[int, ...]] = SEGMENTER3D_WIDTHS
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> Self:
+        levels, deepest = len(self.widths), MULTIPLE.bit_length()
+        check_rules({f"network.widths must be 2 to {deepest} numbers above 0": 2 <= levels <= deepest
+                     and min(self.widths) > 0})  # fmt: skip
+        return self
+
+
 class Segmentation3dRecipe(Recipe):
     """One training of the 3D segmenter.
 
@@ -49,6 +70,7 @@ class Segmentation3dRecipe(Recipe):
 
     task: Literal["segmentation3d"] = "segmentation3d"
     data: PatchData = PatchData()
+    network: Segmenter3dShape = Segmenter3dShape()
     losses: Segmentation3dLosses = Segmentation3dLosses()
 
 
@@ -62,7 +84,7 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
 
     def __init__(self, recipe: Segmentation3dRecipe, device: torch.device) -> None:
         super().__init__(recipe, device)
-        self.segmenter = placed3d(Segmenter3d(), device)
+        self.segmenter = placed3d(Segmenter3d(recipe.network.widths), device)
         self.average = copy.deepcopy(self.segmenter).requires_grad_(False).eval()
 
     @classmethod
@@ -122,8 +144,8 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged network's answers."""
-        patch = self.recipe.data.patch
-        rows = validation.score_segmenter3d(self.average, cases, masks, patch, self.device, self.precision)
+        patch, scheme = self.recipe.data.patch, self.recipe.normalization.build()
+        rows = validation.score_segmenter3d(self.average, cases, masks, patch, self.device, self.precision, scheme)
         return validation.means(rows)
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
@@ -139,16 +161,17 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
         """Write the segmenter, unless it finds less than the one of its name."""
-        recipe, network = request.recipe_of(Segmentation3dRecipe), Segmenter3d()
+        recipe = request.recipe_of(Segmentation3dRecipe)
+        network = Segmenter3d(recipe.network.widths)
         request.state.load_into(network)
-        rows, patch = None, recipe.data.patch
+        rows, patch, scheme = None, recipe.data.patch, recipe.normalization.build()
         if request.cases:
             device = request.torch_device
             precision = choose_volume_precision(recipe.schedule.precision, device, patch[0])
             cases, masks = request.cases, request.masks
-            rows = validation.score_segmenter3d(network.to(device), cases, masks, patch, device, precision)
+            rows = validation.score_segmenter3d(network.to(device), cases, masks, patch, device, precision, scheme)
         shape = Segmenter3dConfig(network.widths)
-        spec = Segmenter3dSpec(architecture=shape, normalization=NORMALIZATION, window=patch)
+        spec = Segmenter3dSpec(architecture=shape, normalization=scheme, window=patch)
         return promote_segmenter(request, spec, rows)
 
 

@@ -16,19 +16,21 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.networks import new_generator
+from app.networks.architectures import GeneratorConfig
 from app.networks.confidence import ConfidenceHead
 from app.networks.hf_gan import HfGan
 from app.networks.unet import UNetGenerator
-from app.preprocessing.target_intensity import IntensityPredictor, MedianPredictor
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.target_intensity import KAIST24_PRIOR, IntensityPredictor, IntensityPrior
 from app.registry import onnx_export
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry, change_spec, read_manifest, spec_as
 from app.registry.onnx_export import check_onnx_packages
 from app.registry.spec import GeneratorSpec
 from app.training import validation
-from app.training.data.cache import BACKGROUND, CachedSubject, build_cache
+from app.training.data.cache import CachedSubject, build_cache
 from app.training.data.slices import Sampler, Source
-from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_conditioning
+from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
     ExportRequest,
     check_better,
@@ -39,6 +41,7 @@ from app.training.promotion import (
     write_model,
 )
 from app.training.tasks.base import TrainingContext, masked
+from app.training.tasks.synthesis_jobs import Job
 from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.tasks.synthesis_step import SynthesisStep
 
@@ -51,9 +54,8 @@ class SynthesisTask(SynthesisStep):
     recipe_type = SynthesisRecipe
     kind = "generator"
 
-    #: The subjects that brightness is predicted from, and the predictor of the target's median.
+    #: The subjects that brightness is predicted from.
     subjects: Sequence[CachedSubject] = ()
-    conditioning: MedianPredictor | None = None
 
     @classmethod
     def teaching_loss(cls, recipe: SynthesisRecipe) -> str | None:
@@ -65,16 +67,33 @@ class SynthesisTask(SynthesisStep):
         """Check that a frozen network is one that is trained."""
         if recipe.network.frozen and start is None:
             raise UsageError("network.frozen trains a head on a network that is good already; name it with --start.")
+        if recipe.network.pretrained and start is None:
+            raise UsageError("this recipe goes on from a trained model, as its note says; name it with --start.")
+
+    @classmethod
+    def choose(cls, recipe: SynthesisRecipe, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects whose names state one of the recipe's tumour types."""
+        wanted = recipe.data.tumour_types
+        chosen = [s for s in subjects if not wanted or s.tumour_type in wanted]
+        if not chosen:
+            raise UsageError(
+                f"no subject is named as one of data.tumour_types = {', '.join(wanted)} (BraTS-{wanted[0]}-00001-000); "
+                "--set 'data.tumour_types=[]' takes them all."
+            )
+        if left_out := [s.name for s in subjects if s not in chosen]:
+            log.info("Left out, of another tumour type or of none: %s.", ", ".join(left_out))
+        return chosen
 
     @classmethod
     def open(cls, context: TrainingContext[SynthesisRecipe]) -> Self:
-        """Build the untrained networks of a run, with the median codes of its subjects."""
+        """Build the untrained networks of a run, with the true medians of its subjects."""
         recipe, subjects = context.recipe, context.subjects
+        if recipe.schedule.precision == "fp16" and context.group.device.type == "cpu":
+            raise UsageError("processors do not compute in float16; --set schedule.precision=fp32, or bf16.")
         torch.manual_seed(recipe.seed)
-        fitted = fit_intensity_conditioning(subjects, recipe.network.intensity_conditioning)
-        codes = None if fitted is None else IntensityCodes(fitted[0], subjects, fitted[1])
+        codes = IntensityCodes(subjects) if recipe.network.intensity_encoding else None
         task = cls(recipe, context.group.device, context.teacher(cls.teaching_loss(recipe)), codes)
-        task.subjects, task.conditioning = subjects, None if fitted is None else fitted[0]
+        task.subjects = subjects
         return task
 
     def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source:
@@ -106,7 +125,30 @@ class SynthesisTask(SynthesisStep):
                 f"model {start.name!r} makes {', '.join(known)} and not {', '.join(unknown)}; say so with --set "
                 "data.targets=[...], and --set schedule.targets_per_batch=N for as many of them."
             )
+        self._check_same_function(network.config, start)
+        self._check_same_scale(start)
         self._load(self._with_head(network.state_dict(), network.confidence, start.name), start)
+
+    def _check_same_function(self, config: GeneratorConfig, start: Entry) -> None:
+        """Refuses a model whose weights would fit and mean something else."""
+        own = self.generator.config
+        for key in ("position", "activation", "gate"):
+            theirs = getattr(config, key, None)
+            if type(config) is type(own) and theirs != getattr(own, key, None):
+                raise UsageError(
+                    f"model {start.name!r} has {key} = {theirs!r}; go on so with --set network.{key}={theirs}."
+                )
+
+    def _check_same_scale(self, start: Entry) -> None:
+        """Refuses a model that saw intensities on another scale; warns where only the constants are others."""
+        theirs, own = spec_as(start, GeneratorSpec).normalization, self.recipe.normalization.build()
+        if theirs.scheme != own.scheme:
+            raise UsageError(
+                f"model {start.name!r} has normalization.scheme = {theirs.scheme!r}; go on so with "
+                f"--set normalization.scheme={theirs.scheme}."
+            )
+        if theirs != own:
+            log.warning("%s was trained with other constants of normalization than the recipe's.", start.name)
 
     def _with_head(self, state: dict[str, Tensor], head: ConfidenceHead | None, name: str) -> dict[str, Tensor]:
         """A generator's weights with as much of a confidence head as the recipe asks for."""
@@ -124,7 +166,7 @@ class SynthesisTask(SynthesisStep):
         if another:
             raise UsageError(f"model {name!r} has a confidence head of the kind {head.kind!r}; "
                              "set network.confidence to that, or start from one without.")  # fmt: skip
-        if self.task_state:
+        if "lambda" in self.task_state:
             self.restore_task_state({**self.task_state, "lambda": head.scale})
         return state
 
@@ -139,11 +181,10 @@ class SynthesisTask(SynthesisStep):
         batch = sampler.draw(draw, draw, 1).to(self.device)
         rows = []
         for target in sorted(MODALITIES.index(m) for m in self.recipe.data.targets):
-            members = tuple(i for i in range(len(MODALITIES)) if i != target)
-            present = self._present(1, members)
-            index = torch.full((1,), target, device=self.device)
-            median = None if self.codes is None else self.codes.of(batch.subjects, members, target)
-            image = self.average(batch.images, present, index, batch.views, median, members=members)
+            job = Job(target, tuple(i for i in range(len(MODALITIES)) if i != target), target)
+            plan = job.first_pass(1, self.device)
+            median = self._medians(batch, plan)
+            image = self.average(batch.images, plan.present, plan.target, batch.views, median, members=plan.members)
             shown = masked(image.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows
@@ -151,9 +192,9 @@ class SynthesisTask(SynthesisStep):
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged generator's volumes, each sequence dropped in turn."""
         recipe = self.recipe
-        predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in self.subjects]))
+        predictor = _predictor_of(recipe, self.subjects)
         views = [v for v in recipe.schedule.validation_views if v in recipe.data.views] or list(recipe.data.views)
-        spec = generator_spec(recipe, self.average.config, self.conditioning, views)
+        spec = generator_spec(recipe, self.average.config, _prior_of(recipe, self.subjects), views)
         model = validation.candidate_model(self.average, spec, predictor, self.device)
         return validation.means(validation.score_missing_sequences(model, cases, masks))
 
@@ -168,17 +209,14 @@ class SynthesisTask(SynthesisStep):
         """Write the generator with its ONNX, unless it is worse than one before."""
         check_onnx_packages()
         recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, _subjects_of(request)
-        intensity = fit_intensity([s.intensities for s in subjects])
-        fitted = fit_intensity_conditioning(subjects, recipe.network.intensity_conditioning)
         config = generator_config(recipe)
         config = replace(config, confidence_scale=state.task_state.get("lambda", config.confidence_scale))
         network = new_generator(config)
         state.load_into(network)
         network.requires_grad_(False).eval()
-        spec, scores = generator_spec(recipe, config, None if fitted is None else fitted[0]), None
+        spec, scores = generator_spec(recipe, config, _prior_of(recipe, subjects)), None
         if request.cases:
-            predictor = IntensityPredictor.from_json(intensity)
-            model = validation.candidate_model(network, spec, predictor, request.torch_device)
+            model = validation.candidate_model(network, spec, _predictor_of(recipe, subjects), request.torch_device)
             scores = validation.scores_of(
                 validation.score_missing_sequences(model, request.cases, request.masks), spec.targets
             )
@@ -188,7 +226,9 @@ class SynthesisTask(SynthesisStep):
             request,
             spec.model_copy(update={"specialists": _specialists_before(request)}),
             scores,
-            intensity=encode(intensity),
+            intensity=None
+            if spec.normalization.scheme == "dataset"
+            else encode(fit_intensity([s.intensities for s in subjects])),
             onnx=onnx_export.to_onnx(network, spec.canvas),
             make_default=request.make_default,
         )
@@ -201,12 +241,26 @@ class SynthesisTask(SynthesisStep):
 
 def _subjects_of(request: ExportRequest) -> list[CachedSubject]:
     """The subjects that a run was trained on, of its cache."""
-    subjects = {s.name: s for s in build_cache(request.data, request.cache)}
+    subjects = {s.name: s for s in build_cache(request.data, request.cache, request.state.recipe.normalization.build())}
     if missing := [n for n in request.state.subjects if n not in subjects]:
         raise UsageError(
             f"{request.data} lacks {missing[0]}, which {request.run} was trained on; give the folder of that run."
         )
     return [subjects[n] for n in request.state.subjects]
+
+
+def _prior_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPrior | None:
+    """The prior of the targets' medians that a recipe asks for; None without intensity encoding."""
+    if not recipe.network.intensity_encoding:
+        return None
+    return KAIST24_PRIOR if recipe.network.intensity_prior == "published" else fit_intensity_prior(subjects)
+
+
+def _predictor_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPredictor | None:
+    """The predictor of the target's brightness; None where the scheme's constants hold."""
+    if recipe.normalization.scheme == "dataset":
+        return None
+    return IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
 
 
 def _specialists_before(request: ExportRequest) -> dict[Modality, str]:

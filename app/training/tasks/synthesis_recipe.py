@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from app.core.config import FusionName
-from app.core.constants import MODALITIES, VIEWS, Confidence, Modality, View
-from app.networks.architectures import HF_GAN_PRESETS, UNET_WIDTHS, GeneratorConfig, HfGanConfig, UNetConfig
-from app.preprocessing.target_intensity import MedianPredictor
+from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, Confidence, Modality, View
+from app.networks.architectures import (
+    HF_GAN_PRESETS,
+    UNET_WIDTHS,
+    Activation,
+    Gate,
+    GeneratorConfig,
+    HfGanConfig,
+    Position,
+    UNetConfig,
+)
+from app.networks.discriminator import DiscriminatorForm
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.target_intensity import IntensityPrior
 from app.registry.spec import GeneratorSpec
-from app.training.config import (
-    ContrastRecipe,
+from app.training.config import ContrastRecipe, LossRecipe, OptimizerRecipe, Recipe, TargetsSchedule
+from app.training.data.sections import (
     Listed,
-    LossRecipe,
     MissingData,
-    OptimizerRecipe,
-    Recipe,
     RecolouringRecipe,
     Section,
     SliceAugmentation,
     SliceData,
-    TargetsSchedule,
     check_rules,
 )
-from app.training.data.cache import BACKGROUND, NORMALIZATION
-from app.training.losses import CONFIDENCE_WEIGHTS
+from app.training.losses import CONFIDENCE_WEIGHTS, TverskyForm
 
 
 class NetworkRecipe(Section):
@@ -36,22 +42,33 @@ class NetworkRecipe(Section):
     Attributes:
         kind: `hybrid` (the hybrid-fusion generator) or `unet` (a plain one).
         preset: width of the hybrid-fusion generator: `compact`, `half` or `full`.
+        view_code, position, activation, gate: further shape of the hybrid-fusion generator
+            (`app.networks.architectures.HfGanConfig`).
         widths: channels per level of the plain one, each level at half the resolution.
-        discriminator_width: channels of the discriminator's first stage; used when an adversarial loss is.
+        discriminator, discriminator_width: form of the discriminator (`app.networks.discriminator`), and channels of
+            its first stage; used when an adversarial loss is.
         confidence: head that predicts the error of each pixel (`app.networks.confidence`).
         frozen: train that head alone on a network that stays as `--start` gave it: its images keep every bit.
-        intensity_conditioning: what the network gets of the target's median
-            (`app.preprocessing.target_intensity.MedianPredictor`): nothing, the mean over the training subjects, or a
-            prediction from the present sequences.
+        pretrained: the run goes on from a trained model, which `--start` must name.
+        intensity_encoding: give the network its target's median brain intensity, the true one while it learns
+            (`app.preprocessing.target_intensity.IntensityPrior`).
+        intensity_prior: what takes its place in use: `fitted` on the training subjects, or as `published`.
     """
 
     kind: Literal["hybrid", "unet"] = "hybrid"
     preset: Literal["compact", "half", "full"] = "half"
+    view_code: bool = True
+    position: Position = "sinusoidal"
+    activation: Activation = "gelu"
+    gate: Gate = "channel"
     widths: Listed[tuple[int, ...]] = UNET_WIDTHS
+    discriminator: DiscriminatorForm = "pix2pix"
     discriminator_width: int = 64
     confidence: Confidence = "none"
     frozen: bool = False
-    intensity_conditioning: Literal["none", "mean", "predicted"] = "none"
+    pretrained: bool = False
+    intensity_encoding: bool = False
+    intensity_prior: Literal["fitted", "published"] = "fitted"
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
@@ -62,6 +79,14 @@ class NetworkRecipe(Section):
                 and all(w > 0 and w % 8 == 0 for w in self.widths),
                 "network.widths are those of network.kind = 'unet'; the hybrid generator has network.preset": (
                     self.kind == "unet" or self.widths == UNET_WIDTHS
+                ),
+                "network.view_code, position, activation and gate are those of network.kind = 'hybrid'": (
+                    self.kind == "hybrid"
+                    or (self.view_code, self.position, self.activation, self.gate)
+                    == (True, "sinusoidal", "gelu", "channel")
+                ),
+                "network.discriminator_width must be a multiple of 4 for network.discriminator = 'published'": (
+                    self.discriminator != "published" or self.discriminator_width % 4 == 0
                 ),
                 "network.frozen trains a confidence head alone: choose one with network.confidence": not self.frozen
                 or self.confidence != "none",
@@ -76,14 +101,25 @@ class SynthesisData(SliceData, MissingData):
 
     Attributes:
         targets: sequences that the network learns to make.
+        availability: whether a whole `batch` shares what is missing, or each `sample` draws by itself: which sequence
+            is made first, which others are missing, and which the second pass drops.
+        tumour_types: types of the subjects to train on, from their names (`GLI`, `MET`, ...); none named takes all.
     """
 
     targets: Listed[tuple[Modality, ...]] = MODALITIES
+    availability: Literal["batch", "sample"] = "batch"
+    tumour_types: Listed[tuple[str, ...]] = ()
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         once = 0 < len(self.targets) == len(set(self.targets))
-        check_rules({"data.targets must name one sequence or more, each once": once})
+        check_rules(
+            {
+                "data.targets must name one sequence or more, each once": once,
+                f"data.tumour_types must be some of {', '.join(TUMOUR_TYPES)}": set(self.tumour_types)
+                <= set(TUMOUR_TYPES),
+            }
+        )
         return self
 
 
@@ -106,17 +142,22 @@ class SynthesisLosses(LossRecipe):
     """Weights of the losses; the defaults are the papers'.
 
     Attributes:
-        l1: mean absolute error in the brain.
+        l1: mean absolute error.
         adversarial: binary cross-entropy against the discriminator.
         classification: cross-entropy of the discriminator's sequence head.
         discriminator, discriminator_class: the discriminator's own: binary cross-entropy, the mean of real and
             synthetic images', and cross-entropy of a real image's sequence.
         feature: one minus the cosine between the bottlenecks of both passes.
         cycle: mean absolute error of the second pass, which sees the first's result.
-        ssim: one minus SSIM; `ssim_tissue` says whether over the whole brain or as equal halves of healthy and tumour.
-        tversky: focal Tversky of the frozen segmenter's answer.
+        ssim: one minus SSIM; `ssim_tissue` says whether over the `whole` brain, as equal halves of healthy and tumour
+            (`dual`), or as the sum of both (`sum`).
+        tversky: focal Tversky of the frozen segmenter's answer; `tversky_form` says whether the mean over the `tumour`
+            classes, or the `published` sum over all four (`app.training.losses`).
         enhancing: how many times more the enhancing tumour of a T1c counts in L1.
         confidence: the predicted error against the real one; used with `network.confidence`.
+        pixels: whether l1 and cycle are means over the `brain`, or over `all` pixels.
+        mask_background: whether a result gets its background before discriminator, segmenter and second pass see it,
+            and l1 and cycle where they count all pixels.
     """
 
     l1: float = 10.0
@@ -127,10 +168,13 @@ class SynthesisLosses(LossRecipe):
     feature: float = 1.0
     cycle: float = 1.0
     ssim: float = 5.0
-    ssim_tissue: Literal["whole", "dual"] = "dual"
+    ssim_tissue: Literal["whole", "dual", "sum"] = "dual"
     tversky: float = 5.0
+    tversky_form: TverskyForm = "tumour"
     enhancing: float = 0.0
     confidence: float = 1.0
+    pixels: Literal["brain", "all"] = "brain"
+    mask_background: bool = True
 
     @property
     def has_discriminator(self) -> bool:
@@ -157,20 +201,25 @@ class SynthesisSchedule(TargetsSchedule):
     """Length of the run, and what it does at once.
 
     Attributes:
+        update: whether the networks move once per `batch`, by the sum over the sequences made, or once per `sequence`.
         validation_views: views that validation runs, fewer being faster.
     """
 
+    scales_losses: ClassVar[bool] = True
+    update: Literal["batch", "sequence"] = "batch"
     validation_views: Listed[tuple[View, ...]] = VIEWS
 
 
 class SynthesisOutput(ContrastRecipe):
-    """Use of the trained generator, beside `data.views`.
+    """Use of the trained generator.
 
     Attributes:
+        views: views that it is run on; all of `data.views` if none is named.
         fusion: how its views become one volume (`app.inference.view_fusion`).
         flip_average: whether the exam is also run mirrored, and both are averaged.
     """
 
+    views: Listed[tuple[View, ...]] = ()
     fusion: FusionName = "mean"
     flip_average: bool = False
 
@@ -205,7 +254,12 @@ class SynthesisRecipe(Recipe):
                 "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
                     not (network.frozen and losses.has_discriminator)
                 ),
+                "output.contrast is for normalization.scheme = 'volume': set it to 0": self.output.contrast == 0
+                or self.normalization.scheme == "volume",
+                "network.intensity_encoding needs normalization.scheme = 'range'": not network.intensity_encoding
+                or self.normalization.scheme == "range",
                 "output.fusion = 'confidence' needs network.confidence": self.output.fusion != "confidence" or has_head,
+                "output.views must be among data.views": set(self.output.views) <= set(data.views),
             }
         )
         return self
@@ -217,7 +271,7 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
     A confidence head begins with the first lambda.
     """
     network = recipe.network
-    has_code = network.intensity_conditioning != "none"
+    has_code = network.intensity_encoding
     scale = CONFIDENCE_WEIGHTS[0] if network.confidence == "bounded" else 1.0
     if network.kind == "unet":
         return UNetConfig(
@@ -229,6 +283,10 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
         )
     return HfGanConfig(
         width=HF_GAN_PRESETS[network.preset],
+        view_code=network.view_code,
+        position=network.position,
+        activation=network.activation,
+        gate=network.gate,
         background=BACKGROUND,
         intensity_code=has_code,
         confidence=network.confidence,
@@ -239,23 +297,24 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
 def generator_spec(
     recipe: SynthesisRecipe,
     architecture: GeneratorConfig,
-    conditioning: MedianPredictor | None,
+    prior: IntensityPrior | None,
     views: Sequence[View] | None = None,
 ) -> GeneratorSpec:
     """Describe the generator that a recipe trains.
 
     Args:
-        conditioning: predictor of the target's median, for a network that gets it.
+        prior: of the targets' medians, for a network with intensity encoding.
         views: views that it is run on; those of the recipe if not given.
     """
+    chosen = views or recipe.output.views or recipe.data.views
     return GeneratorSpec(
         architecture=architecture,
-        normalization=NORMALIZATION,
+        normalization=recipe.normalization.build(),
         canvas=recipe.data.canvas,
-        views=tuple(views or recipe.data.views),
+        views=tuple(chosen),
         targets=recipe.data.targets,
         fusion=recipe.output.fusion,
         flip_average=recipe.output.flip_average,
         contrast=recipe.output.contrast,
-        intensity_conditioning=conditioning,
+        intensity_prior=prior,
     )

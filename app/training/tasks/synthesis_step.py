@@ -9,7 +9,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,55 +18,48 @@ from app.networks.discriminator import Discriminator
 from app.networks.enhancer import ENHANCING
 from app.networks.hf_gan import HfGan
 from app.networks.unet import Segmenter2d, UNetGenerator
+from app.preprocessing.normalization import BACKGROUND
 from app.training import losses as L
 from app.training.data.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
-from app.training.data.cache import BACKGROUND
-from app.training.data.slices import Batch, Source
+from app.training.data.slices import Batch, SampledStep, Source
 from app.training.intensity_fit import IntensityCodes
+from app.training.optimization import LossScale
 from app.training.tasks.base import Task, Update, add_to, masked, placed
-from app.training.tasks.synthesis_recipe import SynthesisData, SynthesisLosses, SynthesisRecipe, generator_config
+from app.training.tasks.synthesis_jobs import Job, MixedJob, Pass, draw_jobs, draw_mixed_jobs, one_hot
+from app.training.tasks.synthesis_recipe import SynthesisLosses, SynthesisRecipe, generator_config
 
+#: Numbers of a `bounded` confidence head.
+_STATE = ("lambda", "mean_confidence")
 #: Steps over which the mean confidence is taken.
 _CONFIDENCE_STEPS = 50
 T1C = MODALITIES.index("t1c")
 
 
+AnyJob = Job | MixedJob
+
+
 @dataclass(frozen=True)
-class Job:
-    """What one pass makes from what.
+class Part:
+    """As much of a batch as memory holds, and what is made of it.
 
     Attributes:
-        target: index of the sequence to make.
-        members: indices of the sequences that are present.
-        second: index of the sequence that the second pass drops and makes; it sees the first's result.
+        batch: the truth.
+        seen: B x 4 x H x W, what the network sees of it.
+        jobs: what it makes.
+        share: of the whole batch.
     """
 
-    target: int
-    members: tuple[int, ...]
-    second: int
-
-
-def draw_jobs(plan: np.random.Generator, data: SynthesisData, count: int) -> list[Job]:
-    """Draw `count` different sequences to make, in challenge order.
-
-    Each comes with the present sequences and a second one.
-    """
-    targets = [MODALITIES.index(m) for m in data.targets]
-    return [_job(plan, data, target) for target in sorted(plan.choice(targets, count, replace=False).tolist())]
-
-
-def _job(plan: np.random.Generator, data: SynthesisData, target: int) -> Job:
-    others = [i for i in range(len(MODALITIES)) if i != target]
-    count = 3 if plan.random() < data.single_missing else int(plan.integers(1, 3))
-    members = tuple(sorted(plan.choice(others, count, replace=False).tolist()))
-    return Job(target, members, int(plan.choice(others)))
+    batch: Batch
+    seen: Tensor
+    jobs: tuple[AnyJob, ...]
+    share: float
 
 
 class SynthesisStep(Task[SynthesisRecipe]):
     """A generator, the discriminator if there is one, the frozen segmenter if it teaches.
 
     Args:
-        codes: medians of the targets of all training subjects, for a network that gets them.
+        codes: true medians of all training subjects, for a network with intensity encoding.
     """
 
     average: HfGan | UNetGenerator
@@ -85,10 +77,12 @@ class SynthesisStep(Task[SynthesisRecipe]):
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.discriminator: Discriminator | None = None
         if self.losses.has_discriminator:
-            self.discriminator = placed(Discriminator(recipe.network.discriminator_width), device)
+            shape = recipe.network
+            self.discriminator = placed(Discriminator(shape.discriminator_width, shape.discriminator), device)
         self.segmenter = None if segmenter is None else placed(segmenter, device)
         self.codes = codes
         self._state: dict[str, float] = {}
+        self.loss_scale = LossScale() if self.precision == torch.float16 else None
         if recipe.network.confidence == "bounded":
             self.restore_task_state({"lambda": L.CONFIDENCE_WEIGHTS[0], "mean_confidence": 0.0})
         if recipe.network.frozen:
@@ -99,12 +93,15 @@ class SynthesisStep(Task[SynthesisRecipe]):
 
     @property
     def task_state(self) -> Mapping[str, float]:
-        """Of a `bounded` confidence head its lambda (`lambda`) and the running mean of its confidence."""
-        return self._state
+        """Of a `bounded` confidence head its lambda and mean confidence; of float16 the scale of its losses."""
+        scale = self.loss_scale
+        return self._state if scale is None else {**self._state, **scale.state}
 
     def restore_task_state(self, values: Mapping[str, float]) -> None:
         """Take over the numbers of an earlier run or of another process."""
-        self._state = dict(values)
+        self._state = {k: v for k, v in values.items() if k in _STATE}
+        if self.loss_scale is not None:
+            self.loss_scale.restore(values)
         for network in (self.generator, self.average):
             if network.confidence is not None and "lambda" in values:
                 network.confidence.scale = values["lambda"]
@@ -117,10 +114,10 @@ class SynthesisStep(Task[SynthesisRecipe]):
             networks["discriminator"] = self.discriminator
         return networks
 
-    def prepare(self, source: Source, step: int) -> tuple[Batch, Tensor, list[Job]]:
+    def prepare(self, source: Source, step: int) -> tuple[Batch, Tensor, Sequence[AnyJob]]:
         """Give a step's batch on the device, the images that the network sees, and its jobs."""
         recipe, sample = self.recipe.augmentation, source.at(step)
-        jobs = draw_jobs(sample.plan, self.recipe.data, self.recipe.schedule.targets_per_batch)
+        jobs = self._draw_jobs(sample)
         batch = vary_geometry(sample.batch.to(self.device), recipe, sample.own, BACKGROUND)
         shown = batch
         if recipe.fade > 0:
@@ -129,95 +126,148 @@ class SynthesisStep(Task[SynthesisRecipe]):
             shown = replace(shown, images=recolour_slices(shown, recipe, sample.own, BACKGROUND))
         return batch, vary_intensities(shown, recipe, sample.own, BACKGROUND), jobs
 
+    def _draw_jobs(self, sample: SampledStep) -> Sequence[AnyJob]:
+        data, count = self.recipe.data, self.recipe.schedule.targets_per_batch
+        if data.availability == "batch":
+            return draw_jobs(sample.plan, data, count)
+        return draw_mixed_jobs(sample.own, data, count, len(sample.batch))
+
     def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
-        """Learn from one batch: the generator's update, then the discriminator's.
+        """Learn from one batch: the generator's update, then the discriminator's, once or for each sequence made.
 
         Returns:
             The losses, unweighted, averaged over the batch and the sequences made.
         """
         batch, seen, jobs = self.prepare(source, step)
+        parts = _cut(batch, seen, jobs, pieces)
+        totals: dict[str, Tensor] = {}
+        each = self.recipe.schedule.update == "sequence"
+        turns = [[replace(p, jobs=(p.jobs[i],)) for p in parts] for i in range(len(jobs))] if each else [parts]
+        moved = [self._learn(turn, 1 / len(jobs), update, totals) for turn in turns]
+        if "lambda" in self._state and all(moved):
+            self._grow_sure(float(totals["mean_confidence"]))
+        return totals
+
+    def _learn(self, parts: Sequence[Part], weight: float, update: Update, totals: dict[str, Tensor]) -> bool:
+        """Moves the generator, then the discriminator; False where the generator did not move.
+
+        Args:
+            weight: of each sequence in the totals.
+        """
         for network in self.networks.values():
             network.zero_grad(set_to_none=True)
-        totals: dict[str, Tensor] = {}
-        parts = list(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
-        results = []
-        for part, shown in parts:
-            results.append(self._generate(part, shown, jobs, len(part) / len(batch), totals))
-        if not update("generator"):
-            return totals
-        if self.task_state:
-            self._grow_sure(float(totals["mean_confidence"]))
+        results = [self._generate(part, weight, totals) for part in parts]
+        if not self._move("generator", update):
+            return False
         if self.discriminator is not None:
-            for (part, _), images in zip(parts, results, strict=True):
-                self._discriminate(part, images, len(part) / len(batch), totals)
-            update("discriminator")
-        return totals
+            for part, images in zip(parts, results, strict=True):
+                self._discriminate(part, images, weight, totals)
+            self._move("discriminator", update)
+        return True
+
+    def _move(self, name: str, update: Update) -> bool:
+        """Updates a network; in float16 by gradients of losses that were scaled up."""
+        if self.loss_scale is None:
+            return update(name)
+        self.loss_scale.unscale(self.networks[name])
+        moved = update(name)
+        self.loss_scale.adapt(moved)
+        return moved
+
+    def _backward(self, loss: Tensor) -> None:
+        scaled = loss if self.loss_scale is None else self.loss_scale.value * loss
+        scaled.backward()  # type: ignore[no-untyped-call]
 
     def _grow_sure(self, confidence: float) -> None:
         """Notes a batch's mean confidence; once the running mean passes `SURE`, lambda falls, for good."""
-        mean = self.task_state["mean_confidence"]
+        mean = self._state["mean_confidence"]
         mean += (confidence - mean) / _CONFIDENCE_STEPS
-        weight = L.CONFIDENCE_WEIGHTS[1] if mean > L.SURE else self.task_state["lambda"]
-        self.restore_task_state({"lambda": weight, "mean_confidence": mean})
+        weight = L.CONFIDENCE_WEIGHTS[1] if mean > L.SURE else self._state["lambda"]
+        self.restore_task_state({**self.task_state, "lambda": weight, "mean_confidence": mean})
 
-    def _generate(
-        self, batch: Batch, seen: Tensor, jobs: Sequence[Job], share: float, totals: dict[str, Tensor]
-    ) -> list[tuple[int, Tensor]]:
-        """Adds the generator's gradients on a part of the batch; returns what it made."""
+    def _generate(self, part: Part, weight: float, totals: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Adds the generator's gradients on a part of the batch; returns what it made, with the sequences' indices."""
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
         results = []
-        for job in jobs:
+        for job in part.jobs:
             with self.mixed_precision():
-                losses, image, sure = self._losses_of(batch, seen, job)
+                losses, made, sure = self._losses_of(part.batch, part.seen, job)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
-            _weighted(losses, self.losses, share).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, {**losses, **sure}, share / len(jobs))
-            results.append((job.target, image))
+            self._backward(_weighted(losses, self.losses, part.share))
+            add_to(totals, {**losses, **sure}, part.share * weight)
+            results.append(made)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
         return results
 
-    def _losses_of(self, batch: Batch, seen: Tensor, job: Job) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """The losses of one sequence, the image, detached, and what else is logged."""
-        weights = self.losses
-        truth = batch.images[:, job.target : job.target + 1]
+    def _losses_of(
+        self, batch: Batch, seen: Tensor, job: AnyJob
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """The losses of one sequence, its indices and images, detached, and what else is logged."""
+        weights, first = self.losses, job.first_pass(len(batch), self.device)
+        truth = _pick(batch.images, first.target)
         with torch.set_grad_enabled(not self.recipe.network.frozen):
-            features, code = self._features(seen, batch, job.target, job.members)
+            features, code = self._features(seen, batch, first)
             image = self.generator.image(features)
-        # Outside the brain the generator is free; nobody may judge what is never shown.
-        shown = masked(image, batch.brain)
+        shown = self._shown(image, batch)
         doubt, sure = self._doubt(features, image, truth, batch)
         if self.recipe.network.frozen:
-            return doubt, shown, {**sure, "l1": L.l1_loss(image, truth, batch.brain)}
-        losses = {"l1": L.l1_loss(image, truth, batch.brain), **doubt}
+            return doubt, (first.target, shown), {**sure, "l1": L.l1_loss(image, truth, batch.brain)}
+        losses = {"l1": self._l1(image, truth, batch), **doubt}
         if weights.ssim > 0:
-            tumour = (batch.labels[:, None] > 0).float() if weights.ssim_tissue == "dual" else None
-            losses["ssim"] = L.ssim_loss(image, truth, batch.brain, batch.scale[:, job.target], tumour)
-        if weights.enhancing > 0 and job.target == T1C:
-            region = (batch.labels[:, None] == ENHANCING).float()
-            losses["enhancing"] = L.region_loss(image, truth, batch.brain, region)
+            losses["ssim"] = self._ssim(image, truth, batch, first)
+        if weights.enhancing > 0 and T1C in job.targets:
+            region = (batch.labels == ENHANCING) & (first.target == T1C)[:, None, None]
+            losses["enhancing"] = L.region_loss(image, truth, batch.brain, region[:, None].float())
         if self.discriminator is not None:
             patches, classes = self.discriminator(shown)
             losses["adversarial"] = L.adversarial_loss(patches, real=True)
-            losses["classification"] = L.classification_loss(classes, job.target)
+            losses["classification"] = L.classification_loss(classes, first.target)
         if weights.cycle > 0 or weights.feature > 0:
-            members = tuple(i for i in range(len(MODALITIES)) if i != job.second)
-            there = _with(seen, job.target, shown)
-            if weights.cycle > 0:
-                features, second_code = self._features(there, batch, job.second, members)
-                again = self.generator.image(features)
-                losses["cycle"] = L.l1_loss(again, batch.images[:, job.second : job.second + 1], batch.brain)
-            else:
-                # The bottlenecks alone are compared: nothing needs to be decoded.
-                second_code = self._encoded(there, members)[0]
-            if weights.feature > 0:
-                assert code is not None and second_code is not None
-                losses["feature"] = L.feature_loss(code, second_code)
+            losses |= self._losses_of_second(batch, _with(seen, first.target, shown), job, code)
         if self.segmenter is not None and weights.tversky > 0 and batch.labelled.any():
-            logits = self.segmenter(_with(batch.images, job.target, shown), batch.views, batch.types)
-            losses["tversky"] = L.focal_tversky_loss(logits[batch.labelled], batch.labels[batch.labelled])
-        return losses, shown.detach(), sure
+            logits = self.segmenter(_with(batch.images, first.target, shown), batch.views, batch.types)
+            tversky = L.TVERSKY_LOSSES[weights.tversky_form]
+            losses["tversky"] = tversky(logits[batch.labelled], batch.labels[batch.labelled])
+        return losses, (first.target, shown.detach()), sure
+
+    def _losses_of_second(self, batch: Batch, seen: Tensor, job: AnyJob, code: Tensor | None) -> dict[str, Tensor]:
+        """The losses of the second pass.
+
+        Args:
+            seen: as the first pass saw it, with its result.
+            code: the first pass's bottleneck.
+        """
+        second, losses = job.second_pass(len(batch), self.device), {}
+        if self.losses.cycle > 0:
+            features, second_code = self._features(seen, batch, second)
+            again = self.generator.image(features)
+            losses["cycle"] = self._l1(again, _pick(batch.images, second.target), batch)
+        else:
+            # The bottlenecks alone are compared: nothing needs to be decoded.
+            second_code = self._encoded(seen, second)[0]
+        if self.losses.feature > 0:
+            assert code is not None and second_code is not None
+            losses["feature"] = L.feature_loss(code, second_code)
+        return losses
+
+    def _shown(self, image: Tensor, batch: Batch) -> Tensor:
+        """What is seen of a result: unless the recipe says otherwise, background outside the brain."""
+        # Where L1 counts the brain alone the generator is free outside; nobody may judge what is never shown.
+        return masked(image, batch.brain) if self.losses.mask_background else image.float()
+
+    def _l1(self, image: Tensor, truth: Tensor, batch: Batch) -> Tensor:
+        if self.losses.pixels == "brain":
+            return L.l1_loss(image, truth, batch.brain)
+        return L.mae_loss(self._shown(image, batch), truth)
+
+    def _ssim(self, image: Tensor, truth: Tensor, batch: Batch, first: Pass) -> Tensor:
+        scale = batch.scale[torch.arange(len(batch), device=self.device), first.target]
+        if self.losses.ssim_tissue == "whole":
+            return L.ssim_loss(image, truth, batch.brain, scale)
+        loss = L.dual_ssim_loss if self.losses.ssim_tissue == "sum" else L.ssim_loss
+        return loss(image, truth, batch.brain, scale, (batch.labels[:, None] > 0).float())
 
     def _doubt(
         self, features: Tensor, image: Tensor, truth: Tensor, batch: Batch
@@ -230,44 +280,47 @@ class SynthesisStep(Task[SynthesisRecipe]):
         loss = L.confidence_loss(image, truth, batch.brain, expected, head.scale)
         return {"confidence": loss}, {"mean_confidence": L.brain_mean(head.scale / expected, batch.brain)}
 
-    def _features(
-        self, images: Tensor, batch: Batch, target: int, members: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the sequence `target` is made of, and the bottleneck where the network has one."""
-        index = torch.full((len(images),), target, device=self.device)
-        median = None if self.codes is None else self.codes.of(batch.subjects, members, target)
+    def _features(self, images: Tensor, batch: Batch, plan: Pass) -> tuple[Tensor, Tensor | None]:
+        """What a pass makes its sequence of, and the bottleneck where the network has one."""
+        median = self._medians(batch, plan)
         if isinstance(self.generator, UNetGenerator):
-            present = self._present(len(images), members)
-            return self.generator.features(_channels_last(images), present, index, batch.views, median), None
-        fused, skips = self._encoded(images, members)
-        return self.generator.features_of(fused, skips, index, batch.views, median), fused
+            features = self.generator.features(_channels_last(images), plan.present, plan.target, batch.views, median)
+            return features, None
+        fused, skips = self._encoded(images, plan)
+        return self.generator.features_of(fused, skips, plan.target, batch.views, median), fused
 
-    def _encoded(self, images: Tensor, members: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
+    def _medians(self, batch: Batch, plan: Pass) -> Tensor | None:
+        return None if self.codes is None else self.codes.of(batch.subjects, plan.target)
+
+    def _encoded(self, images: Tensor, plan: Pass) -> tuple[Tensor, list[Tensor]]:
         """The bottleneck and the skips of a network that has its own encoders."""
         generator = self.generator
         assert isinstance(generator, HfGan)
-        return generator.encode(_channels_last(images), self._present(len(images), members), members)
-
-    def _present(self, count: int, members: tuple[int, ...]) -> Tensor:
-        """1 for each sequence among `members`, else 0 (`count` x 4)."""
-        present = torch.zeros(count, len(MODALITIES), device=self.device)
-        present[:, list(members)] = 1
-        return present
+        return generator.encode(_channels_last(images), plan.present, plan.members)
 
     def _discriminate(
-        self, batch: Batch, images: Sequence[tuple[int, Tensor]], share: float, totals: dict[str, Tensor]
+        self, part: Part, images: Sequence[tuple[Tensor, Tensor]], weight: float, totals: dict[str, Tensor]
     ) -> None:
         """Adds the discriminator's gradients on real images and on what the generator has just made."""
         assert self.discriminator is not None
         for target, image in images:
             with self.mixed_precision():
-                real, classes = self.discriminator(masked(batch.images[:, target : target + 1], batch.brain))
+                real, classes = self.discriminator(self._shown(_pick(part.batch.images, target), part.batch))
                 fake, _ = self.discriminator(image)
                 opinion = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
                 named = L.classification_loss(classes, target)
             losses = {"discriminator": opinion, "discriminator_class": named}
-            _weighted(losses, self.losses, share).backward()  # type: ignore[no-untyped-call]
-            add_to(totals, losses, share / len(images))
+            self._backward(_weighted(losses, self.losses, part.share))
+            add_to(totals, losses, part.share * weight)
+
+
+def _cut(batch: Batch, seen: Tensor, jobs: Sequence[AnyJob], pieces: int) -> list[Part]:
+    """A batch in at most so many parts."""
+    per_job = [job.pieces(pieces) for job in jobs]
+    return [
+        Part(part, shown, tuple(own[i] for own in per_job), len(part) / len(batch))
+        for i, (part, shown) in enumerate(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
+    ]
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -278,6 +331,12 @@ def _weighted(losses: Mapping[str, Tensor], weights: SynthesisLosses, share: flo
     return share * torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()
 
 
-def _with(images: Tensor, index: int, replacement: Tensor) -> Tensor:
-    parts = [replacement.to(images) if i == index else images[:, i : i + 1] for i in range(images.shape[1])]
-    return torch.cat(parts, dim=1)
+def _pick(images: Tensor, sequences: Tensor) -> Tensor:
+    """One sequence of each sample, B x 1 x H x W."""
+    index = sequences[:, None, None, None].expand(-1, 1, *images.shape[2:])
+    return images.gather(1, index)
+
+
+def _with(images: Tensor, sequences: Tensor, replacement: Tensor) -> Tensor:
+    """The images with one sequence of each sample replaced."""
+    return torch.where(one_hot(sequences)[:, :, None, None] > 0, replacement.to(images), images)

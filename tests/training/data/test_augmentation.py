@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.constants import MODALITIES, VIEWS
-from app.training.config import AugmentationRecipe, RecolouringRecipe, SliceData
 from app.training.data.augmentation import (
     fade_tumours,
     recolour_patches,
@@ -21,6 +20,7 @@ from app.training.data.augmentation import (
     vary_patches,
 )
 from app.training.data.patches import Patches
+from app.training.data.sections import AugmentationRecipe, RecolouringRecipe, SliceData
 from app.training.data.slices import Sampler
 from tests.training.helpers import changed, patches_of
 

@@ -13,9 +13,9 @@ from app.core.errors import UsageError
 from app.data.nifti_reader import load_volume
 from app.data.phantom import make_phantom, write_phantom
 from app.preprocessing.normalization import Normalization, measure
-from app.training.config import SliceData
 from app.training.data import cache
 from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler
 from tests.training.helpers import changed
 

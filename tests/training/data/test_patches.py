@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from app.training.config import PatchData
 from app.training.data.patches import PatchSampler, PatchSource
+from app.training.data.sections import PatchData
 
 
 class TestPatches:

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from app.core.constants import VIEWS
 from app.core.errors import UsageError
-from app.training.config import SliceData
+from app.data.discovery import scan
+from app.data.loading import load_complete
+from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.slices import crop, place_window
+from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler, Source
 from tests.training.helpers import changed
 
@@ -42,6 +47,23 @@ class TestSampler:
     def test_every_view_comes(self, subjects):
         views = {self._draw(subjects, step=step, size=1).view for step in range(30)}
         assert views == set(range(len(VIEWS)))
+
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_on_a_canvas_of_the_volume_slices_lie_where_a_run_places_them(self, subjects, training_data, view):
+        sides = {"axial": (48, 64), "sagittal": (48, 48), "coronal": (64, 48)}
+        data, subject = changed(DATA, views=(view,), centre="volume", **sides), subjects[0]
+        ((_, volumes),) = load_complete([c for c in scan(training_data).cases if c.subject == subject.name])
+        brain = vote_foreground({m: v.data for m, v in volumes.items()})
+        window = place_window(brain, view, data.canvas)
+        assert window.size == sides[view]
+        placed = torch.from_numpy(crop(brain.astype(np.float32), window, 0.0))
+        drawn = Sampler([subject], data, -1.0).draw(*(np.random.default_rng(i) for i in (0, 1)), 3).brain[:, 0]
+        assert all((placed == one).all(dim=(1, 2)).any() for one in drawn)
+
+    def test_a_cache_that_does_not_say_where_brains_lie(self, subjects):
+        older = [replace(s, start=None) for s in subjects]
+        with pytest.raises(UsageError, match=r"does not say where brains lie, .*; delete it"):
+            self._draw(older, centre="volume")
 
     def test_tumour_types_come_equally_often(self, subjects):
         many = [replace(subjects[0], tumour_type="GLI") for _ in range(9)]

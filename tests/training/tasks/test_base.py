@@ -18,13 +18,15 @@ from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import VolumeScores
 from app.networks.architectures import Segmenter2dConfig
 from app.networks.unet import Segmenter2d
+from app.preprocessing.normalization import BACKGROUND
 from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import read_manifest
 from app.registry.spec import Segmenter2dSpec
 from app.training.checkpoint import BEST, load_state
-from app.training.config import LossRecipe, Recipe, SliceAugmentation, SliceData, load_recipe
-from app.training.data.cache import BACKGROUND, NORMALIZATION
+from app.training.config import LossRecipe, Recipe, load_recipe
+from app.training.data.cache import NORMALIZATION
+from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import Sampler, Source
 from app.training.promotion import write_model
 from app.training.tasks.base import Task, choose_volume_precision, find_task, has_bf16, task_names

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.cli import main
-from app.core.constants import MODALITIES
+from app.core.constants import MODALITIES, TUMOUR_SEGMENTER
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import VolumeScores
@@ -19,18 +19,19 @@ from app.networks.architectures import Segmenter3dConfig
 from app.networks.refiner import Refiner
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
-from app.registry.checkpoints import load_segmenter2d
+from app.registry.checkpoints import save_network
 from app.registry.lineage import TrainingRecord
-from app.registry.manifest import change_spec, read_manifest, write_entry
+from app.registry.manifest import change_spec, read_manifest
 from app.registry.spec import Segmenter3dSpec
 from app.training import losses as L
 from app.training import trainer as loop
 from app.training import validation
 from app.training.checkpoint import BEST, LAST, load_state
-from app.training.config import SliceData, load_recipe
+from app.training.config import load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.first_stage import StageOne
 from app.training.data.patches import PatchSampler, PatchSource
+from app.training.data.sections import SliceData
 from app.training.export import export_run
 from app.training.tasks.base import masked
 from app.training.tasks.refinement import NetworkRecipe, RefinementTask, degrade, refiner_config
@@ -38,7 +39,7 @@ from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import record_of, save_refiner, save_segmenter2d
 from tests.training.helpers import changed, replaced_weights
 
-SMALL = ["data.patch=[16,16,32]", "losses.dice=0", "schedule.validate_every=0", "schedule.epoch_steps=0",
+SMALL = ["data.patch=[16,16,32]", "losses.dice=0", "losses.l1=1", "schedule.validate_every=0", "schedule.epoch_steps=0",
          "schedule.budget_minutes=0", "schedule.precision='fp32'"]  # fmt: skip
 
 
@@ -118,7 +119,7 @@ class TestTask:
     def test_every_loss_is_there_and_the_segmenter_stays(self, data, cache, first):
         recipe = small("losses.dice=1", "data.tumour_share=1.0")
         torch.manual_seed(0)
-        teacher = Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval()
+        teacher = Segmenter3d((8, 8)).requires_grad_(False).eval()
         before = {k: v.clone() for k, v in teacher.state_dict().items()}
         task = RefinementTask(recipe, torch.device("cpu"), teacher)
         # The zero start of the last convolution hides all before it from a first gradient.
@@ -128,20 +129,35 @@ class TestTask:
         assert all(torch.isfinite(v) for v in losses.values())
         assert 0 < float(losses["dice"]) < 1
         moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in task.refiner.parameters()]
-        # The encoder and the attention of what is made, or lacks, have nothing to learn from one batch.
+        # The attention to what is made, or lacks, has nothing to learn from one batch.
         assert np.mean(moved) > 0.3
         assert all(torch.equal(before[k], v) for k, v in task.segmenter.state_dict().items())
 
+    def test_the_segmenter_sees_the_result_among_the_real_sequences(self, data, cache, first):
+        # Equation 7: Dice of the 3D segmenter's answer to the four sequences, the synthesised one among them.
+        recipe, seen = small("losses.dice=1", "data.tumour_share=1.0", "augmentation.flip=0"), []
+        teacher = Segmenter3d((8, 8)).requires_grad_(False).eval()
+        task = RefinementTask(recipe, torch.device("cpu"), teacher)
+        task.segmenter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        source = source_of(data, cache, first, recipe)
+        losses = task.step(source, 0, 1, lambda _: True)
+        patches, _ = source.at(0)
+        real = [bool(torch.equal(seen[0][:, i], patches.images[:, i])) for i in range(4)]
+        assert real.count(False) == 1
+        with torch.no_grad():
+            expected = L.dice_loss(teacher(seen[0]), patches.labels)
+        assert float(losses["dice"]) == pytest.approx(float(expected), abs=1e-5)
+
     def test_dice_alone_teaches(self, data, cache, first):
         recipe = small("losses.dice=1", "losses.l1=0", "losses.ssim=0", "data.tumour_share=1.0")
-        task = RefinementTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
+        task = RefinementTask(recipe, torch.device("cpu"), Segmenter3d((8, 8)).requires_grad_(False).eval())
         losses = task.step(source_of(data, cache, first, recipe), 0, 1, lambda _: True)
         assert set(losses) == {"dice"}
         assert task.refiner.head.weight.grad.abs().sum() > 0
 
     def test_subjects_without_segmentation_teach_no_tumours(self, data, cache, first):
         recipe = small("losses.dice=1")
-        task = RefinementTask(recipe, torch.device("cpu"), Segmenter2d((8, 8, 8, 8)).requires_grad_(False).eval())
+        task = RefinementTask(recipe, torch.device("cpu"), Segmenter3d((8, 8)).requires_grad_(False).eval())
         source = source_of(data, cache, first, recipe)
         draw = source.at
 
@@ -232,18 +248,21 @@ class TestRun:
         with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip' now"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=turned)
 
-    def test_dice_needs_a_segmenter_and_the_3d_one_is_none(self, paths, first, tmp_path):
+    def test_dice_needs_a_3d_segmenter_which_is_not_the_one_that_measures(self, paths, first, tmp_path):
         recipe = small("losses.dice=1", "data.tumour_share=1.0")
         with pytest.raises(UsageError, match=r"losses\.dice needs a trained segmenter"):
             train(recipe, paths, stage_one=first)
-        entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
-                               NORMALIZATION, SliceData().canvas)  # fmt: skip
-        spec = Segmenter3dSpec(architecture=Segmenter3dConfig(), normalization=NORMALIZATION, window=(32, 32, 32))
-        other = write_entry(tmp_path / "w", "other", spec, {"torch": b"x"})
-        with pytest.raises(WeightsError, match="not a segmenter"):
-            train(recipe, paths, stage_one=first, segmenter=other)
-        assert not isinstance(load_segmenter2d(entry), Segmenter3d)
-        assert train(recipe, paths, stage_one=first, segmenter=entry).state.step == 1
+        flat = save_segmenter2d(tmp_path / "w", "flat", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
+                                NORMALIZATION, SliceData().canvas)  # fmt: skip
+        with pytest.raises(WeightsError, match="not a segmenter3d"):
+            train(recipe, paths, stage_one=first, segmenter=flat)
+        spec = Segmenter3dSpec(architecture=Segmenter3dConfig((8, 8)), normalization=NORMALIZATION, window=(32, 32, 32))
+        state = Segmenter3d((8, 8)).state_dict()
+        teacher, judge = (save_network(tmp_path / "w", n, spec, state) for n in ("teacher", TUMOUR_SEGMENTER))
+        with pytest.raises(UsageError, match="measures exams and must not teach"):
+            train(recipe, paths, stage_one=first, segmenter=judge)
+        state = train(recipe, paths, stage_one=first, segmenter=teacher).state
+        assert (state.step, state.teacher.name) == (1, "teacher")
 
     def test_a_start_from_a_generator_makes_no_sense(self, paths, first):
         with pytest.raises(WeightsError, match="is a generator, not a refiner"):
@@ -290,10 +309,15 @@ class TestRun:
 
 class TestRecipe:
     def test_the_presets(self):
-        assert refiner_config(small()).widths == (16, 32, 64)
-        config = refiner_config(small("refinement.width=64", "refinement.shared_encoder=true"))
-        assert config.widths == (64, 128, 256)
-        assert config.shared_encoder
+        assert refiner_config(small()).widths == (16, 32, 64, 64)
+        assert refiner_config(small("refinement.width=64")).widths == (64, 64, 64, 64)
+
+    def test_ssim_and_dice_weigh_the_same(self):
+        # Equation 7, with both lambdas 1.0.
+        losses = load_recipe("refiner").losses
+        assert (losses.ssim, losses.dice, losses.l1, losses.ssim_tissue) == (1.0, 1.0, 0.0, "whole")
+        with pytest.raises(UsageError, match="must be above 0"):
+            small("losses.l1=0", "losses.ssim=0")
 
     def test_values_that_cannot_be(self):
         for change in ("refinement.width=17", "refinement.overlap=1.0", "refinement.blur=2.0", "refinement.noise=-0.1"):

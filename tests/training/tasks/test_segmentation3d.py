@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 from app.core.errors import WeightsError
 from app.networks.unet import Segmenter2d
-from app.training.config import SliceData, load_recipe
+from app.training.config import load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.patches import PatchSampler, PatchSource
+from app.training.data.sections import SliceData
 from app.training.tasks.segmentation3d import Segmentation3dTask, deep_losses
 from tests.networks.small_models import save_segmenter2d, save_segmenter3d
 from tests.training.helpers import patches_of

@@ -16,20 +16,23 @@ from app.data.nifti_reader import load_volume
 from app.inference.pipeline import predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.networks import new_generator
-from app.preprocessing.target_intensity import MedianPredictor
+from app.networks.unet import Segmenter2d, UNetGenerator
+from app.preprocessing.normalization import BRASYN25_INTENSITIES, Intensity, Normalization
+from app.preprocessing.target_intensity import KAIST24_PRIOR
 from app.registry.manifest import read_manifest
 from app.training import losses as L
 from app.training import trainer as loop
 from app.training.checkpoint import LAST, load_state
 from app.training.config import load_recipe
 from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler, Source
 from app.training.export import export_run
-from app.training.intensity_fit import encode, fit_intensity
+from app.training.intensity_fit import encode, fit_intensity, medians_of
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.tasks.synthesis_recipe import generator_config
 from app.training.trainer import TrainingPaths, train
-from tests.networks.small_models import record_of, save_generator
+from tests.networks.small_models import record_of, save_generator, save_segmenter2d
 
 SMALL = ["data.axial=[48,48]", "data.sagittal=[48,48]", "data.coronal=[48,48]", "data.min_brain_pixels=200",
          "schedule.validate_every=0", "schedule.batch_size=2", "schedule.targets_per_batch=1",
@@ -39,6 +42,7 @@ UNET = ["network.kind='unet'", "losses.feature=0", "losses.cycle=0", "losses.adv
         "losses.tversky=0"]  # fmt: skip
 HYBRID = [c for c in UNET if "kind" not in c]
 HEADS = ["bounded", "likelihood"]
+RANGE = Normalization("range", background=-1.0)
 
 
 def small(*changes: str, recipe: str = "confidence"):
@@ -216,40 +220,183 @@ class TestBothTogether:
         assert task.task_state["mean_confidence"] == 0.0
 
 
-class TestConditioning:
-    """A network that gets the target's median."""
+@pytest.fixture(scope="module")
+def range_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("range-cache")
 
-    @pytest.mark.parametrize("changes,kind", [(UNET, "mean"), (UNET, "predicted"), (HYBRID, "mean")])
-    def test_from_recipe_to_image(self, weights, paths, subject, kind, changes):
-        recipe = small(*changes, f"network.intensity_conditioning='{kind}'", recipe="smoke")
+
+class TestIntensityEncoding:
+    """A network that gets the target's median: the true one while it learns, a prior's in use."""
+
+    CODE = ("normalization.scheme='range'", "network.intensity_encoding=true", "output.contrast=0")
+
+    @pytest.fixture
+    def paths(self, training_data, range_cache, tmp_path):
+        return TrainingPaths(training_data, tmp_path / "run", range_cache)
+
+    @pytest.mark.parametrize("changes", [UNET, HYBRID])
+    def test_from_recipe_to_image(self, weights, paths, subject, changes):
+        recipe = small(*changes, *self.CODE, recipe="smoke")
         train(recipe, paths)
         entry = export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         assert entry.spec.architecture.intensity_code is True
-        assert bool(entry.spec.intensity_conditioning.coefficients) == (kind == "predicted")
+        assert entry.spec.normalization.scheme == "range"
         volumes = {m: load_volume(f) for m, f in subject.items()}
         made = {}
         for backend in ("torch", "onnx"):
             model = Synthesizer("told", weights=weights, device="cpu", precision="fp32", backend=backend).model
             made[backend] = predict(prepare(volumes, model), "t2f", model).volume
         assert np.abs(made["torch"] - made["onnx"]).mean() < 1e-3 * made["torch"].std()
-        conditioning = MedianPredictor(dict.fromkeys(MODALITIES, 3.0))
-        other = replace(model, spec=model.spec.model_copy(update={"intensity_conditioning": conditioning}))
-        assert np.abs(predict(prepare(volumes, other), "t2f", other).volume - made["onnx"]).max() > 1e-3
+        mean = entry.spec.intensity_prior.means["t2f"]
+        same, other, sample = (
+            Synthesizer("told", weights=weights, device="cpu", precision="fp32", intensity=choice).model
+            for choice in (mean, 0.9, "sample")
+        )
+        images = [predict(prepare(volumes, m), "t2f", m).volume for m in (same, other, sample, sample)]
+        np.testing.assert_allclose(images[0], made["torch"], atol=1e-6)
+        assert np.abs(images[1] - made["torch"]).max() > 1e-3
+        np.testing.assert_array_equal(images[2], images[3])
+
+    def test_it_learns_with_the_true_median_of_its_target(self, paths, monkeypatch):
+        seen = []
+        original = UNetGenerator.features
+        monkeypatch.setattr(
+            UNetGenerator, "features",
+            lambda self, *a, **k: seen.append((int(a[2][0]), a[4].tolist())) or original(self, *a, **k),
+        )  # fmt: skip
+        train(small(*UNET, *self.CODE, "schedule.validate_every=0", recipe="smoke"), paths)
+        known = [medians_of(s) for s in build_cache(paths.data, paths.cache, RANGE)]
+        for target, medians in seen:
+            truths = [row[MODALITIES[target]] for row in known]
+            assert all(min(abs(median - truth) for truth in truths) < 1e-6 for median in medians)
 
     @pytest.mark.usefixtures("no_onnx")
-    def test_a_manifest_without_the_medians(self, weights, paths, tmp_path):
-        train(small(*UNET, "network.intensity_conditioning='mean'", recipe="smoke"), paths)
+    def test_published_priors_may_take_their_place(self, weights, paths):
+        recipe = small(*UNET, *self.CODE, "network.intensity_prior='published'", recipe="smoke")
+        train(recipe, paths)
+        entry = export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
+        assert entry.spec.intensity_prior == KAIST24_PRIOR
+
+    def test_its_spread_is_not_brought_to_that_of_z_scores(self):
+        with pytest.raises(UsageError, match=r"output\.contrast is for normalization\.scheme = 'volume'"):
+            small("normalization.scheme='range'", recipe="smoke")
+
+    def test_it_needs_slices_of_that_range(self):
+        with pytest.raises(UsageError, match=r"needs normalization\.scheme = 'range'"):
+            small("network.intensity_encoding=true", recipe="smoke")
+
+    @pytest.mark.usefixtures("no_onnx")
+    def test_a_manifest_without_the_prior(self, weights, paths, tmp_path):
+        train(small(*UNET, *self.CODE, recipe="smoke"), paths)
         weights = shutil.copytree(weights, tmp_path / "w")
         export_run(paths.run, weights, "told", data=paths.data, cache=paths.cache, force=True)
         path = weights / "manifest.json"
         form = json.loads(path.read_text())
-        del form["models"]["told"]["intensity_conditioning"]
+        del form["models"]["told"]["intensity_prior"]
         path.write_text(json.dumps(form))
-        with pytest.raises(WeightsError, match="needs intensity_conditioning"):
+        with pytest.raises(WeightsError, match="needs intensity_prior"):
             Synthesizer("told", weights=weights, device="cpu")
 
 
+class TestDataset:
+    """Constants of a training set, from the recipe to the image."""
+
+    CONSTANTS = (
+        "normalization.intensities={t1c={mean=90.0,std=40.0,clip=300.0},t1n={mean=90.0,std=40.0,clip=300.0},"
+        "t2f={mean=90.0,std=40.0,clip=300.0},t2w={mean=80.0,std=30.0,clip=290.0}}"
+    )
+
+    def test_from_recipe_to_image(self, weights, training_data, subject, tmp_path):
+        paths = TrainingPaths(training_data, tmp_path / "run", tmp_path / "cache")
+        recipe = small(*UNET, "normalization.scheme='dataset'", self.CONSTANTS, "output.contrast=0", "data.held_out=1",
+                       "schedule.validate_every=1", recipe="smoke")  # fmt: skip
+        train(recipe, paths)
+        (one, *_) = build_cache(paths.data, paths.cache, recipe.normalization.build())
+        assert one.intensities["t2w"] == Intensity(80.0, 30.0, 290.0)
+        entry = export_run(paths.run, weights, "set", data=paths.data, cache=paths.cache, force=True)
+        assert entry.spec.normalization == recipe.normalization.build()
+        assert "intensity" not in entry.files
+        model = Synthesizer("set", weights=weights, device="cpu", precision="fp32").model
+        prepared = prepare({m: load_volume(f) for m, f in subject.items()}, model)
+        assert prepared.measured["t2w"] == Intensity(80.0, 30.0, 290.0)
+        assert model.intensity_of("t2f", prepared.measured) == Intensity(90.0, 40.0, 300.0)
+
+    def test_models_of_another_scale_neither_start_nor_teach_it(self, weights, training_data, tmp_path):
+        paths = TrainingPaths(training_data, tmp_path / "run", tmp_path / "cache")
+        changes = [*UNET, "normalization.scheme='dataset'", self.CONSTANTS, "output.contrast=0"]
+        with pytest.raises(UsageError, match=r"normalization\.scheme = 'volume'"):
+            train(small(*changes, recipe="smoke"), paths, start=entry_of(weights))
+        teacher = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
+                                   NORMALIZATION, SliceData().canvas)  # fmt: skip
+        with pytest.raises(UsageError, match="'seg' learned another scale of intensities"):
+            train(small(*changes, "losses.tversky=1", recipe="smoke"), paths, segmenter=teacher)
+
+    def test_the_published_constants_hold_unless_own_are_given(self):
+        assert (
+            small("normalization.scheme='dataset'", "output.contrast=0").normalization.build().intensities
+            == BRASYN25_INTENSITIES
+        )
+
+
 @pytest.mark.usefixtures("no_onnx")
+class TestStart:
+    """The weights that a run goes on from."""
+
+    def test_a_run_that_goes_on_names_its_start(self, paths):
+        with pytest.raises(UsageError, match=r"goes on from a trained model, .*; name it with --start\."):
+            train(load_recipe("r6", ["losses.tversky=0"]), paths, device="cpu")
+
+    def test_float16_is_for_gpus(self, paths):
+        with pytest.raises(UsageError, match="processors do not compute in float16"):
+            train(small(*UNET, "schedule.precision='fp16'", recipe="smoke"), paths, device="cpu")
+
+    @pytest.mark.parametrize("key,value", [("gate", "released"), ("activation", "silu")])
+    def test_weights_that_would_mean_something_else_are_refused(self, weights, key, value):
+        """They would fit: neither is a tensor."""
+        task = SynthesisTask(small(*HYBRID, f"network.{key}={value!r}", recipe="smoke"), torch.device("cpu"))
+        with pytest.raises(UsageError, match=f"go on so with --set network.{key}="):
+            task.load_initial_weights(entry_of(weights, "hybrid"))
+
+    def test_weights_of_another_scale_are_refused(self, weights, caplog):
+        changes = [*HYBRID, "normalization.scheme='range'"]
+        task = SynthesisTask(small(*changes, recipe="smoke"), torch.device("cpu"))
+        with pytest.raises(UsageError, match=r"go on so with --set normalization\.scheme=volume"):
+            task.load_initial_weights(entry_of(weights, "hybrid"))
+        other = SynthesisTask(small(*HYBRID, "normalization.percentile=99.0", recipe="smoke"), torch.device("cpu"))
+        other.load_initial_weights(entry_of(weights, "hybrid"))
+        assert "other constants of normalization" in caplog.text
+
+    def test_weights_of_the_same_function_are_taken(self, weights):
+        task = SynthesisTask(small(*HYBRID, recipe="smoke"), torch.device("cpu"))
+        task.load_initial_weights(entry_of(weights, "hybrid"))
+        wanted = torch_state(weights, "hybrid")
+        assert all(torch.equal(v, wanted[k].float()) for k, v in task.generator.state_dict().items())
+
+
+class TestTumourTypes:
+    def _choose(self, subjects, *types):
+        return SynthesisTask.choose(small(f"data.tumour_types={list(types)}", recipe="smoke"), subjects)
+
+    def test_names_decide(self, training_data, training_cache, caplog):
+        first, second, *others = build_cache(training_data, training_cache)
+        subjects = [replace(first, tumour_type="GLI"), replace(second, tumour_type="MET"),
+                    *(replace(s, tumour_type="unknown") for s in others)]  # fmt: skip
+        assert self._choose(subjects) == subjects
+        assert self._choose(subjects, "GLI", "MET") == subjects[:2]
+        with caplog.at_level("INFO"):
+            assert self._choose(subjects, "GLI") == subjects[:1]
+        assert second.name in caplog.text
+
+    def test_nobody_of_a_type_is_an_error(self, training_data, training_cache):
+        subjects = [replace(s, tumour_type="MEN") for s in build_cache(training_data, training_cache)]
+        with pytest.raises(UsageError, match=r"GLI \(BraTS-GLI-00001-000\); --set 'data.tumour_types=\[\]' takes"):
+            self._choose(subjects, "GLI")
+
+    def test_a_type_that_does_not_exist(self):
+        with pytest.raises(UsageError, match=r"data\.tumour_types must be some of GLI, MET"):
+            small("data.tumour_types=['GBM']", recipe="smoke")
+
+
 def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     train(small(), paths, start=entry_of(weights))
     export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)

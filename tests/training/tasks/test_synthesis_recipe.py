@@ -5,7 +5,7 @@ import pytest
 from app.core.errors import UsageError
 from app.networks.architectures import UNetConfig
 from app.training.config import load_recipe
-from app.training.tasks.synthesis_recipe import generator_config
+from app.training.tasks.synthesis_recipe import generator_config, generator_spec
 
 
 class TestRecipe:
@@ -26,6 +26,39 @@ class TestRecipe:
     def test_what_does_not_go_together(self, changes, message):
         with pytest.raises(UsageError, match=message):
             load_recipe("confidence", changes)
+
+
+class TestPublishedParts:
+    @pytest.mark.parametrize(
+        "name,changes,message",
+        [
+            ("unet", ["network.gate='released'"], "gate are those of network.kind = 'hybrid'"),
+            (
+                "r1",
+                ["network.discriminator_width=6"],
+                "must be a multiple of 4 for network.discriminator = 'published'",
+            ),
+            ("r8", ["output.views=['coronal']"], "output.views must be among data.views"),
+            ("segmenter", ["schedule.precision='fp16'"], "schedule.precision = 'fp16' is for synthesis"),
+        ],
+    )
+    def test_what_does_not_go_together(self, name, changes, message):
+        with pytest.raises(UsageError, match=message):
+            load_recipe(name, changes)
+
+    @pytest.mark.parametrize(
+        "changes,views",
+        [
+            ([], ("axial", "sagittal")),
+            (["output.views=['axial']"], ("axial",)),
+            (["output.views=['sagittal']"], ("sagittal",)),
+        ],
+        ids=["R10", "R8A", "R8S"],
+    )
+    def test_one_training_is_evaluated_in_three_ways(self, changes, views):
+        recipe = load_recipe("r8", changes)
+        spec = generator_spec(recipe, generator_config(recipe), None)
+        assert (spec.views, spec.fusion, spec.contrast) == (views, "mean", 0)
 
 
 def test_a_u_net_has_its_usual_widths_unless_others_are_asked_for():

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 
 from app.core.constants import MODALITIES
 from app.networks.unet import Segmenter2d
-from app.training.data.cache import BACKGROUND, build_cache
-from app.training.losses import ssim_pixels
+from app.preprocessing.normalization import BACKGROUND
+from app.training.data.cache import build_cache
+from app.training.losses import TVERSKY_LOSSES, ssim_pixels
+from app.training.optimization import FIRST_SCALE
 from app.training.tasks.synthesis import SynthesisTask
-from app.training.tasks.synthesis_recipe import SynthesisData
-from app.training.tasks.synthesis_step import draw_jobs
+from app.training.tasks.synthesis_jobs import draw_jobs
 from tests.training.helpers import by_heart, gradient_of, moving, small, source_of
 
 ALL_LOSSES = {"l1", "ssim", "adversarial", "classification", "feature", "cycle", "tversky"}
@@ -68,30 +69,6 @@ def step_of(source, recipe, target):
 def in_brain(made, batch):
     """What is shown of made slices: background outside the brain."""
     return torch.where(batch.brain > 0, made.detach(), torch.full_like(made, BACKGROUND))
-
-
-class TestJobs:
-    """What each step makes, and from what."""
-
-    def test_algorithm_one_makes_each_in_turn(self):
-        jobs = draw_jobs(np.random.default_rng([0, 0]), SynthesisData(), 4)
-        assert [j.target for j in jobs] == [0, 1, 2, 3]
-        assert all(len(j.members) == 3 for j in jobs)
-
-    def test_a_network_of_some_sequences_learns_to_make_those_only(self):
-        data = SynthesisData(targets=("t1c", "t2w"), single_missing=0.5)
-        jobs = [draw_jobs(np.random.default_rng([0, step]), data, 1)[0] for step in range(50)]
-        assert {MODALITIES[j.target] for j in jobs} == {"t1c", "t2w"}
-        assert {m for j in jobs for m in j.members} == set(range(len(MODALITIES)))
-        both = draw_jobs(np.random.default_rng([0, 0]), data, 2)
-        assert [MODALITIES[j.target] for j in both] == ["t1c", "t2w"]
-
-    def test_every_target_and_subset_comes(self):
-        data = SynthesisData(single_missing=0.3)
-        jobs = [draw_jobs(np.random.default_rng([0, step]), data, 1)[0] for step in range(200)]
-        assert {len(j.members) for j in jobs} == {1, 2, 3}
-        assert {j.target for j in jobs} == set(range(len(MODALITIES)))
-        assert all(j.target not in j.members and j.second != j.target for j in jobs)
 
 
 class TestAlgorithmOne:
@@ -240,6 +217,161 @@ class TestSimilarity:
         wrong = [value for key, value in expected.items() if key != ("own", tissue)]
         assert all(abs(value - found) > 1e-3 for value in wrong)
 
+    def test_the_sum_has_both_tissues_at_full_weight(self, subjects):
+        changes = [*only(ssim=1), "data.tumour_share=1.0"]
+        dual, both = (small(*changes, f"losses.ssim_tissue='{tissue}'") for tissue in ("dual", "sum"))
+        source = source_of(subjects, dual)
+        half, full = (float(new_synthesis(r).step(source, 0, 1, lambda _: True)["ssim"]) for r in (dual, both))
+        assert full == pytest.approx(2 * half, rel=1e-5)
+
+
+class TestPixels:
+    """Where L1 and cycle look, and what others see of a result."""
+
+    def _ran(self, subjects, monkeypatch, *changes):
+        recipe = small(*only(l1=1, cycle=1, adversarial=1), *changes)
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        images = calls_of(monkeypatch, task.generator, "image")
+        opinions = calls_of(monkeypatch, task.discriminator)
+        losses = task.step(source, 0, 1, lambda _: True)
+        batch, _, (job,) = task.prepare(source, 0)
+        return losses, batch, job, [made for _, made in images], opinions[0][0][0]
+
+    @pytest.mark.parametrize("mask", ["true", "false"])
+    def test_all_pixels(self, subjects, monkeypatch, mask):
+        changes = ["losses.pixels='all'", f"losses.mask_background={mask}"]
+        losses, batch, job, images, seen = self._ran(subjects, monkeypatch, *changes)
+        for name, image, index in zip(("l1", "cycle"), images, (job.target, job.second), strict=True):
+            shown = in_brain(image, batch) if mask == "true" else image.detach()
+            assert float(losses[name]) == pytest.approx(
+                float((shown - batch.images[:, [index]]).abs().mean()), rel=1e-5
+            )
+        assert torch.equal(seen, in_brain(images[0], batch) if mask == "true" else images[0])
+
+    def test_what_is_masked_teaches_nothing(self, subjects, monkeypatch):
+        for mask in ("true", "false"):
+            changes = ["losses.pixels='all'", f"losses.mask_background={mask}"]
+            _, batch, _, images, _ = self._ran(subjects, monkeypatch, *changes)
+            outside = images[0].grad[batch.brain == 0]
+            assert bool(outside.any()) == (mask == "false")
+
+
+class TestUpdates:
+    """Once per batch, or once per sequence (algorithm 1)."""
+
+    def _names(self, subjects, *changes):
+        recipe = small("schedule.targets_per_batch=4", *changes)
+        task, names = new_synthesis(recipe), []
+        losses = task.step(source_of(subjects, recipe), 0, 1, lambda name: names.append(name) or True)
+        return names, losses
+
+    def test_one_for_the_batch(self, subjects):
+        assert self._names(subjects)[0] == ["generator", "discriminator"]
+
+    def test_one_for_each_sequence(self, subjects):
+        names, losses = self._names(subjects, "schedule.update='sequence'")
+        assert names == ["generator", "discriminator"] * 4
+        _, together = self._names(subjects)
+        # Nothing moves here: the same means over all four.
+        assert {k: float(v) for k, v in losses.items()} == pytest.approx({k: float(v) for k, v in together.items()})
+
+    def test_its_gradient_is_of_one_sequence(self, subjects):
+        def gradients(turn):
+            recipe = small(*only(l1=1), "schedule.targets_per_batch=4", f"schedule.update='{turn}'")
+            task, held = new_synthesis(recipe), []
+            task.step(source_of(subjects, recipe), 0, 1, lambda _: held.append(gradient_of(task.generator)) or True)
+            return held
+
+        (whole,), parts = gradients("batch"), gradients("sequence")
+        assert len(parts) == 4
+        assert (sum(parts) - whole).norm() < 1e-4 * whole.norm()
+
+    def test_a_skipped_update_leaves_the_next_sequence_to_be_tried(self, subjects):
+        recipe = small("schedule.targets_per_batch=4", "schedule.update='sequence'")
+        names = []
+        task = new_synthesis(recipe)
+        task.step(source_of(subjects, recipe), 0, 1, lambda name: bool(names.append(name)))
+        assert names == ["generator"] * 4
+
+
+class TestMixedBatches:
+    """Every sample lacks its own sequences."""
+
+    RECIPE = (*only(l1=1, cycle=1, feature=1, ssim=1, adversarial=1, classification=1), "data.availability='sample'",
+              "data.single_missing=0.4", "schedule.batch_size=4", "data.views=['axial']")  # fmt: skip
+
+    def test_each_sample_is_made_as_it_would_be_alone(self, subjects, monkeypatch):
+        recipe = small(*self.RECIPE)
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        step = next(s for s in count() if len(set(task.prepare(source, s)[2][0].target.tolist())) > 2)
+        images = calls_of(monkeypatch, task.generator, "image")
+        losses = task.step(source, step, 1, lambda _: True)
+        batch, seen, (job,) = task.prepare(source, step)
+        made = images[0][1].detach()
+        with torch.no_grad():
+            for i, target in enumerate(job.target.tolist()):
+                members = tuple(torch.nonzero(job.present[i]).flatten().tolist())
+                alone = task.generator(seen[[i]], job.present[[i]], job.target[[i]], batch.views[[i]], members=members)
+                torch.testing.assert_close(made[[i]], alone, rtol=1e-3, atol=1e-4)
+                assert target not in members
+        truth = torch.cat([batch.images[[i], [t]] for i, t in enumerate(job.target.tolist())])[:, None]
+        wrong = (made - truth).abs()[batch.brain > 0].mean()
+        assert float(losses["l1"]) == pytest.approx(float(wrong), rel=1e-4)
+
+    def test_the_second_pass_makes_what_each_sample_dropped(self, subjects, monkeypatch):
+        recipe = small(*self.RECIPE)
+        task = new_synthesis(recipe)
+        source = source_of(subjects, recipe)
+        calls = {name: calls_of(monkeypatch, task.generator, name) for name in ("encode", "features_of", "image")}
+        losses = task.step(source, 0, 1, lambda _: True)
+        batch, shown, (job,) = task.prepare(source, 0)
+        (_, ((seen, present, _), _)), made = calls["encode"], in_brain(calls["image"][0][1], batch)
+        rows = list(zip(job.target.tolist(), job.second.tolist(), strict=True))
+        for i, (target, second) in enumerate(rows):
+            assert torch.equal(seen[i, target], made[i, 0])
+            others = [m for m in range(4) if m != target]
+            assert torch.equal(seen[i, others], shown[i, others])
+            assert [m for m in range(4) if present[i, m]] == [m for m in range(4) if m != second]
+        assert calls["features_of"][1][0][2].tolist() == job.second.tolist()
+        truth = torch.stack([batch.images[i, second] for i, (_, second) in enumerate(rows)])[:, None]
+        again = (calls["image"][1][1].detach() - truth).abs()[batch.brain > 0].mean()
+        assert float(losses["cycle"]) == pytest.approx(float(again), rel=1e-4)
+
+    def test_pieces_have_their_samples_jobs(self, subjects):
+        recipe = small(*only(l1=1), *self.RECIPE[-4:], "losses.pixels='all'")
+        gradients = []
+        for pieces in (1, 3):
+            task = new_synthesis(recipe)
+            task.step(source_of(subjects, recipe), 0, pieces, lambda _: True)
+            gradients.append(gradient_of(task.generator))
+        assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
+
+
+class TestFloat16:
+    PLAIN = ("network.kind='unet'", "network.widths=[8,16]", "data.views=['axial']")
+
+    def test_small_gradients_survive_and_come_back_to_their_size(self, subjects):
+        gradients = {}
+        for precision in ("fp32", "fp16"):
+            recipe = small(*only(l1=1e-4), *self.PLAIN, f"schedule.precision='{precision}'")
+            task = new_synthesis(recipe)
+            task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
+            gradients[precision] = gradient_of(task.generator)
+        assert F.cosine_similarity(*gradients.values(), dim=0) > 0.98
+        assert float(gradients["fp16"].norm()) == pytest.approx(float(gradients["fp32"].norm()), rel=0.1)
+
+    def test_its_scale_outlives_an_interruption(self, subjects):
+        recipe = small(*only(l1=1), *self.PLAIN, "schedule.precision='fp16'")
+        task = new_synthesis(recipe)
+        task.step(source_of(subjects, recipe), 0, 1, lambda _: False)
+        state = dict(task.task_state)
+        assert state["loss_scale"] == FIRST_SCALE / 2
+        again = new_synthesis(recipe)
+        again.restore_task_state(state)
+        assert again.task_state == state
+
 
 class TestSecondPass:
     """It drops another sequence and makes it, from the first pass's result among the others."""
@@ -351,6 +483,26 @@ class TestTeachers:
         assert torch.equal(seen[:, others], batch.images[:, others])
         assert made.grad.abs().sum() > 0
         assert gradient_of(task.generator).abs().sum() > 0
+
+    def test_focal_tversky_has_the_form_of_the_recipe(self, subjects, monkeypatch):
+        found = {}
+        for form in ("tumour", "published"):
+            recipe = small(*only(tversky=1), "data.tumour_share=1.0", f"losses.tversky_form='{form}'")
+            task = new_synthesis(recipe, new_segmenter())
+            answers = calls_of(monkeypatch, task.segmenter)
+            source = source_of(subjects, recipe)
+            found[form] = float(task.step(source, 0, 1, lambda _: True)["tversky"])
+            batch, _, _ = task.prepare(source, 0)
+            expected = TVERSKY_LOSSES[form](answers[0][1].detach(), batch.labels)
+            assert found[form] == pytest.approx(float(expected), rel=1e-5)
+        assert found["tumour"] != pytest.approx(found["published"], rel=0.1)
+
+    def test_the_discriminator_has_the_form_of_the_recipe(self, subjects):
+        recipe = small(*only(adversarial=1, classification=1), "network.discriminator='published'")
+        task = new_synthesis(recipe)
+        assert task.discriminator.form == "published"
+        losses = task.step(source_of(subjects, recipe), 0, 1, lambda _: True)
+        assert all(torch.isfinite(v) for v in losses.values())
 
 
 class TestWeights:

@@ -1,0 +1,1 @@
+"""Open images of each format by their content."""

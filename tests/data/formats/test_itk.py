@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from app.core.errors import VolumeError
+from app.data.nifti_reader import load_volume, read_grid
+from app.data.nifti_writer import to_image
+
+DATA = np.random.default_rng(0).integers(1, 1000, (32, 33, 34)).astype(np.int16)
+AFFINE = np.array([[-0.9, 0.05, 0, 16], [0.05, 0, 1.1, -20], [0, -1.0, 0, 30], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_it_is_read_as_the_same_nifti(tmp_path, name):
+    affine = np.array([[-0.9, 0, 0, 16], [0, 0, 1.1, -20], [0, -1.0, 0, 30], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(DATA, affine), tmp_path / "a.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / name))
+    other, expected = load_volume(tmp_path / name), load_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(other.data, expected.data)
+    assert other.grid.same_as(expected.grid, tolerance=1e-4)
+    assert other.grid.header.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(np.asarray(to_image(other.data, other.grid).dataobj), DATA)
+
+
+def test_colour_and_several_volumes_are_refused(tmp_path):
+    sitk.WriteImage(sitk.Image([32, 32, 32], sitk.sitkVectorUInt8, 3), str(tmp_path / "colour.nrrd"))
+    with pytest.raises(VolumeError, match="no plain numbers"):
+        read_grid(tmp_path / "colour.nrrd")
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../other.raw", "LIST", "im%03d.raw 1 3 1"])
+def test_voxels_from_elsewhere_are_refused(tmp_path, place):
+    header = f"ObjectType = Image\nNDims = 3\nDimSize = 32 32 32\nElementType = MET_UCHAR\nElementDataFile = {place}\n"
+    (tmp_path / "a.mhd").write_text(header)
+    with pytest.raises(VolumeError, match="no single file beside it"):
+        read_grid(tmp_path / "a.mhd")
+
+
+def test_damage_is_named(tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(b"NRRD0005\ntype: short\ndimension: three\n\n")
+    with pytest.raises(VolumeError, match=r"a\.nrrd cannot be read"):
+        read_grid(tmp_path / "a.nrrd")
+    (tmp_path / "b.nrrd").write_bytes(
+        b"NRRD0005\ntype: short\ndimension: 3\nsizes: 32 32 32\nencoding: raw\nendian: little\n\n" + bytes(100)
+    )
+    with pytest.raises(VolumeError, match=r"b\.nrrd"):
+        load_volume(tmp_path / "b.nrrd")

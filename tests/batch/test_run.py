@@ -112,14 +112,14 @@ def test_a_name_that_acts_is_shown(tmp_path, write_subject, weights_dir, name, c
         write_subject(tmp_path / "in" / (name + "2" * len(lacks)), lacks=lacks)
     (tmp_path / "in" / (name + "2") / f"{name}2-t1n.nii.gz").write_bytes(b"damaged")
     code = main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--weights", str(weights_dir),
-                 "--report-dir", str(tmp_path / "report"), "--verbose"])  # fmt: skip
+                 "--report-dir", str(tmp_path / "report"), "--complete-all", "--verbose"])  # fmt: skip
     assert code == 0
     raw = [c for c in name if not c.isprintable()]
     shown = capsys.readouterr().err
     assert not any(c in shown.replace("\n", "") for c in raw)
     assert not any(line.startswith("ERROR") for line in shown.splitlines())
     assert names_in(tmp_path / "out") == sorted(
-        name + end for end in ("2-t2f.nii.gz", "22-t1c.nii.gz", "22-t2f.nii.gz")
+        name + end for end in ("2-t1n.nii.gz", "2-t2f.nii.gz", "22-t1c.nii.gz", "22-t2f.nii.gz")
     )
     record = (tmp_path / "report" / "tetrad-run.json").read_text()
     assert not any(c in record.replace("\n", "") for c in raw)

@@ -284,7 +284,7 @@ class TestRun:
         entry = save_segmenter2d(tmp_path / "w", "seg", (8, 8, 8, 8), Segmenter2d((8, 8, 8, 8)).state_dict(),
                                NORMALIZATION, recipe.data.canvas)  # fmt: skip
         with pytest.raises(UsageError, match=r"learned another scale of intensities \(volume\) than .* \(range\)"):
-            scaled = quick("losses.tversky=5", "normalization.scheme='range'", "schedule.steps=1")
+            scaled = quick("losses.tversky=5", "normalization.scheme='range'", "output.contrast=0", "schedule.steps=1")
             train(scaled, replace(paths, run=tmp_path / "r", cache=None), segmenter=entry)
         assert train(recipe, paths, segmenter=entry).state.step == 1
         seen = TrainingRecord(model="other", subjects=("z",))

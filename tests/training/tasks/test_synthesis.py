@@ -358,7 +358,7 @@ class TestStart:
             task.load_initial_weights(entry_of(weights, "hybrid"))
 
     def test_weights_of_another_scale_are_refused(self, weights, caplog):
-        changes = [*HYBRID, "normalization.scheme='range'"]
+        changes = [*HYBRID, "normalization.scheme='range'", "output.contrast=0"]
         task = SynthesisTask(small(*changes, recipe="smoke"), torch.device("cpu"))
         with pytest.raises(UsageError, match=r"go on so with --set normalization\.scheme=volume"):
             task.load_initial_weights(entry_of(weights, "hybrid"))

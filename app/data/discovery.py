@@ -29,7 +29,7 @@ from app.data.origin import made_by_tetrad
 
 log = logging.getLogger(__name__)
 
-_CHALLENGE = re.compile(r"^(?P<subject>.+)-(?:t1c|t1n|t2f|t2w)\.nii\.gz$")
+_CHALLENGE = re.compile(r"^(?P<subject>.+)-(?:t1c|t1n|t2f|t2w)\.nii\.gz$", re.DOTALL)
 _DIGITS = re.compile(r"\d+")
 
 

@@ -236,3 +236,11 @@ def load(path: Path) -> nib.Nifti1Image:
 
 def volumes_of(phantom: Phantom, lacks: Modality) -> dict[Modality, np.ndarray]:
     return {m: v for m, v in phantom.volumes.items() if m != lacks}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """Keep names that are no text (bytes of a file system) from the wire between the workers of a parallel run."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report

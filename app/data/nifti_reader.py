@@ -25,6 +25,7 @@ from app.core.types import Affine, VolumeArray
 from app.data.formats.contents import READ_ERRORS, FileStamp
 from app.data.formats.opening import open_image
 from app.data.formats.stored_image import StoredImage
+from app.preprocessing.background import UnclearBackgroundError, clear_background
 
 # nibabel logs what it finds odd in a header, without the file's name; the errors here have it.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -307,7 +308,8 @@ def _clean_in_place(data: VolumeArray, path: Path, overflowed: bool) -> list[str
         raise EmptyVolumeError(f"{path} has only zeros and values that are not finite; its sequence counts as missing.")
     if low == high:
         raise EmptyVolumeError(f"{path} has the same value ({low:g}) everywhere; its sequence counts as missing.")
-    if low < 0:
+    notes += _clear_background_in_place(data, path)
+    if float(data.min()) < 0:
         negative = int(np.count_nonzero(data < 0))
         if negative > _MOST_NEGATIVE * np.count_nonzero(data):
             raise VolumeError(
@@ -317,3 +319,16 @@ def _clean_in_place(data: VolumeArray, path: Path, overflowed: bool) -> list[str
         np.maximum(data, 0, out=data)
         notes.append(f"{path}: {negative} negative voxels were set to 0.")
     return notes
+
+
+def _clear_background_in_place(data: VolumeArray, path: Path) -> list[str]:
+    try:
+        cleared, what = clear_background(data)
+    except UnclearBackgroundError as error:
+        raise VolumeError(f"{path} {error}") from None
+    if what is None:
+        return []
+    if not (cleared > 0).any():
+        raise EmptyVolumeError(f"{path} has no voxel above its background; its sequence counts as missing.")
+    data[...] = cleared
+    return [f"{path}: {what}."]

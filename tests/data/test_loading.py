@@ -74,7 +74,8 @@ class TestInputWarnings:
         files = write_subject(tmp_path / "s", affine=np.diag([-2.0, -2, 2, 1]))
         for path in files.values():
             image = nib.load(path)
-            nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1), image.affine), path)
+            air = np.random.default_rng(0).integers(10, 40, image.shape, np.int16)
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + air, image.affine), path)
         spacing, border = input_warnings({m: load_volume(f) for m, f in files.items()})
         assert "at 2x2x2 mm" in spacing
         assert "no dark border" in border

@@ -56,6 +56,23 @@ class TestReading:
         with pytest.raises(VolumeError, match="z-scored or shifted"):
             load_volume(_write(tmp_path / "a.nii.gz", data, dtype=np.float32))
 
+    def test_a_background_that_is_not_zero_is_cleared_and_noted(self, tmp_path):
+        brain = np.zeros_like(DATA)
+        brain[8:-8, 8:-8, 8:-8] = DATA[8:-8, 8:-8, 8:-8]
+        volume = load_volume(_write(tmp_path / "a.nii.gz", np.where(brain > 0, brain, -12.25), dtype=np.float32))
+        np.testing.assert_array_equal(volume.data, brain)
+        assert volume.notes == (f"{tmp_path}/a.nii.gz: its background of -12.25 was set to 0.",)
+        strict = load_volume(
+            _write(tmp_path / "b.nii.gz", np.where(brain > 0, brain, 3), dtype=np.float32), strict=True
+        )
+        assert strict.data[0, 0, 0] == 3
+
+    def test_traces_around_nothing_count_as_empty(self, tmp_path):
+        noise = np.full_like(DATA, -5.0)
+        noise[16, 16, 16] = -4
+        with pytest.raises(VolumeError):
+            load_volume(_write(tmp_path / "a.nii.gz", noise, dtype=np.float32))
+
     def test_values_beyond_float32_are_said_to_be_so(self, tmp_path):
         with pytest.raises(EmptyVolumeError, match="not finite"):
             load_volume(_write(tmp_path / "a.nii.gz", np.where(DATA > 500, 1e202, 0.0), dtype=np.float64))

@@ -13,6 +13,7 @@ from app.core.errors import CaseError, EmptyVolumeError, VolumeError
 from app.data.cases import Case, Plan, plan
 from app.data.nifti_reader import Volume, load_volume
 from app.preprocessing.foreground import vote_foreground
+from app.preprocessing.skull import shows_skull
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def input_warnings(volumes: Mapping[Modality, Volume]) -> list[str]:
         )
     if all(_border_share(v) > 0.2 for v in volumes.values()):
         notes.append(f"{first.grid.path} has no dark border; models are made for skull-stripped brains.")
+    elif shows_skull([v.data for v in volumes.values()], first.grid.lps_spacing):
+        notes.append(f"{first.grid.path} is not skull-stripped; models are made for brains without skull and scalp.")
     return notes
 
 

@@ -80,6 +80,16 @@ class TestInputWarnings:
         assert "at 2x2x2 mm" in spacing
         assert "no dark border" in border
 
+    def test_a_skull_in_blackened_air_is_named(self, tmp_path, write_subject):
+        files = write_subject(tmp_path / "s")
+        radius = np.sqrt(sum(g**2 for g in np.meshgrid(*[np.linspace(-1, 1, n) for n in (48, 56, 40)], indexing="ij")))
+        for path in files.values():
+            image = nib.load(path)
+            data = np.where(radius < 0.75, np.asarray(image.dataobj), 0) + 900 * ((radius > 0.86) & (radius < 0.97))
+            nib.save(nib.Nifti1Image(data.astype(np.int16), image.affine), path)
+        (warning,) = input_warnings({m: load_volume(f) for m, f in files.items()})
+        assert "is not skull-stripped" in warning
+
 
 class TestLoadComplete:
     def test_it_yields_complete_subjects_and_names_the_others(self, tmp_path, write_subject, caplog):

@@ -6,7 +6,6 @@ voxels. `app.data.nifti_writer` writes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from app.core.constants import GRID_TOLERANCE, MAX_EXTENT, MIN_EXTENT, ORIENTATION
 from app.core.errors import EmptyVolumeError, VolumeError
 from app.core.types import Affine, VolumeArray
-from app.data.formats.contents import READ_ERRORS, FileStamp
+from app.data.formats.contents import READ_ERRORS, FileStamp, hash_files
 from app.data.formats.opening import open_image
 from app.data.formats.stored_image import StoredImage
 from app.preprocessing.background import UnclearBackgroundError, clear_background
@@ -36,6 +35,8 @@ _SUSPICIOUS_COMPRESSION = 150
 _MOST_NEGATIVE = 0.25
 #: Beyond this no intensity is real, and sums of squares leave float32.
 _LARGEST = 1e12
+#: Headers whose voxels may lie in another file.
+_DETACHED_HEADERS = (".hdr", ".nhdr", ".mhd")
 #: Angle by which a float32 quaternion near half a turn may be off, in radians.
 _QFORM_ROUNDING = 1e-3
 #: The volume of a voxel against the product of its edges, below which its axes span none.
@@ -160,16 +161,13 @@ class Volume:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash the bytes of an image's file; hex SHA-256, as `Volume.sha256`.
+    """Hash the bytes of an image's file, or of header and voxels where they are two; as `Volume.sha256`.
 
     Raises:
         VolumeError: it cannot be read.
     """
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise VolumeError(f"{path} cannot be read ({error.strerror}); give it read permission.") from None
+    detached = path.name.lower().endswith(_DETACHED_HEADERS)
+    return hash_files(open_image(path).parts if detached else [path])
 
 
 def read_grid(path: Path) -> Grid:
@@ -204,8 +202,9 @@ def load_volume(path: Path, *, strict: bool = False, scanned: Grid | None = None
             stored, digest = image.read()
     except MemoryError:
         raise VolumeError(f"{path} does not fit into memory ({grid.describe()}); free memory or resample it.") from None
-    if FileStamp.of(path) != image.stamp or (scanned is not None and scanned.stamp not in {None, image.stamp}):
-        raise VolumeError(f"{path} was changed while it was read; run again when nobody writes it.")
+    if image.data is not None:
+        digest = hash_files(image.parts)
+    _check_unchanged(image, grid, scanned)
     data = np.ascontiguousarray(apply_orientation(stored.reshape(grid.shape), grid.to_lps), dtype=np.float32)
     if not data.flags.writeable:
         data = data.copy()
@@ -216,6 +215,19 @@ def load_volume(path: Path, *, strict: bool = False, scanned: Grid | None = None
     # An integer is never infinite by itself.
     notes = [*grid.notes, *_clean_in_place(data, path, overflowed=grid.header.get_data_dtype().kind in "iu")]
     return Volume(data=data, grid=grid, notes=tuple(notes), sha256=digest)
+
+
+def _check_unchanged(image: StoredImage, grid: Grid, scanned: Grid | None) -> None:
+    """Refuse a file that is no longer what its header was, or was when it was found."""
+    try:
+        same = FileStamp.of(*image.parts).is_state_of(image.stamp)
+    except OSError:
+        same = False
+    if scanned is not None and scanned.stamp is not None:
+        same &= scanned.stamp.is_state_of(image.stamp) and scanned.shape == grid.shape
+        same &= bool(np.array_equal(scanned.affine, grid.affine))
+    if not same:
+        raise VolumeError(f"{image.path} was changed while it was read; run again when nobody writes it.")
 
 
 def find_emptiness(grid: Grid) -> str | None:

@@ -17,8 +17,11 @@ from app.data.nifti_reader import Grid
 
 #: Characters that a header's `descrip` holds.
 DESCRIPTION: Final = 79
-#: Fields of ANALYZE that NIfTI-1 keeps and nobody needs.
-_OLD_TEXT: Final = ("data_type", "db_name")
+#: What an output takes from its reference's header; all else there is the scan's, and perhaps the patient's.
+_GEOMETRY: Final = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x",
+    "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
 #: Whole numbers up to this are too coarse for an image.
 _FEW_LEVELS: Final = 64
 
@@ -35,7 +38,7 @@ def to_image(
     Args:
         data: float32, axes L, P, S, finite, not negative.
         reference: the grid whose affine, qform, sform, codes, zooms, units and type are copied.
-        description: names the maker, for the header's 79 characters of `descrip`. No other free text is in the header.
+        description: names the maker, for the header's 79 characters of `descrip`. The header has nothing else.
         dtype: number type instead of the reference's.
 
     Raises:
@@ -47,15 +50,9 @@ def to_image(
     if not math.isfinite(peak) or not math.isfinite(low) or low < 0:
         raise ValueError(f"values from {low} to {peak} are no image intensities")
     stored = apply_orientation(data, reference.from_lps)
-    header = reference.header.copy()
-    header.set_data_shape(reference.shape)
+    header = _geometry_of(reference)
     dtype = dtype or _output_dtype(reference, peak)
     header.set_data_dtype(dtype)
-    header["cal_min"] = header["cal_max"] = 0
-    for free_text in ("descrip", "aux_file", "intent_name", *_OLD_TEXT):
-        # What another tool or a person wrote there belongs to the scan.
-        if free_text in header:
-            header[free_text] = b""
     header["descrip"] = description.encode("ascii", "replace")[:DESCRIPTION]
     if dtype.kind in "iu":
         # Float32 holds every whole number up to 2 ** 24; only beyond it must a copy be wider.
@@ -99,6 +96,17 @@ def save_image(image: nib.Nifti1Image, path: Path) -> bytes:
     content = encode_image(image)
     save_bytes(content, path)
     return content
+
+
+def _geometry_of(reference: Grid) -> nib.Nifti1Header:
+    """Make a header that has the geometry of the reference's and nothing else of it."""
+    kind = nib.Nifti2Header if isinstance(reference.header, nib.Nifti2Header) else nib.Nifti1Header
+    header: nib.Nifti1Header = kind()  # type: ignore[no-untyped-call]
+    header.set_data_shape(reference.shape)
+    for name in _GEOMETRY:
+        header[name] = reference.header[name]
+    header["pixdim"][:4] = reference.header["pixdim"][:4]
+    return header
 
 
 def _output_dtype(reference: Grid, peak: float) -> np.dtype:

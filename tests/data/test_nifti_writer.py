@@ -85,6 +85,26 @@ class TestWriting:
         volume = load_volume(_write(tmp_path / "a.nii.gz"))
         assert encode_image(to_image(volume.data, volume.grid)) == encode_image(to_image(volume.data, volume.grid))
 
+    @pytest.mark.parametrize("kind", [nib.Nifti1Header, nib.Nifti2Header])
+    def test_nothing_of_the_scan_but_its_geometry_is_written(self, tmp_path, kind):
+        header = kind()
+        spare = {"datatype", "bitpix", "sizeof_hdr", "dim", "pixdim", "magic", "vox_offset", "scl_slope", "scl_inter"}
+        for name in header.keys() - spare - {"qform_code", "sform_code", "eol_check"}:
+            if header[name].dtype.kind == "S":
+                header[name] = b"DOE^JANE"[: header[name].dtype.itemsize]
+        header["cal_max"] = header["toffset"] = 77
+        header["pixdim"][4:] = 77
+        image = (nib.Nifti1Image if kind is nib.Nifti1Header else nib.Nifti2Image)(DATA.astype(np.int16), None, header)
+        image.header.set_sform(np.diag([-1.0, -1, 1, 1]), 1)
+        nib.save(image, tmp_path / "a.nii.gz")
+        volume = load_volume(tmp_path / "a.nii.gz")
+        content = to_image(volume.data, volume.grid, "synthetic").to_bytes()
+        assert b"DOE" not in content
+        written = type(image).from_bytes(content).header
+        assert written["descrip"].item() == b"synthetic"
+        assert not any(float(written[name]) for name in ("cal_max", "toffset"))
+        assert list(written["pixdim"][4:]) == [1, 1, 1, 1]
+
     @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
     def test_what_is_no_intensity_is_never_written(self, tmp_path, value):
         volume = load_volume(_write(tmp_path / "a.nii.gz"))

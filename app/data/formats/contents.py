@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ _SIGNATURES: Final = (
     (0, b"/annex/objects/", "a git-annex pointer, not the image itself", "fetch it (datalad get, git annex get)"),
     (0, b"../.git/annex/", "a git-annex pointer, not the image itself", "fetch it (datalad get, git annex get)"),
     (0, b"PK\x03\x04", "a zip archive", "unpack it"),
+    (0, b"PK\x05\x06", "an empty zip archive", "copy it again"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (0, b"Rar!", "a RAR archive", "unpack it"),
     (0, b"BZh", "compressed by bzip2", "write it as .nii.gz"),
@@ -32,13 +34,14 @@ _SIGNATURES: Final = (
     (0, b"\x89HDF", "an HDF5 file (MINC 2, say)", "convert it to .nii.gz"),
     (0, b"CDF\x01", "a MINC or NetCDF file", "convert it to .nii.gz"),
     (0, b"CDF\x02", "a MINC or NetCDF file", "convert it to .nii.gz"),
-    (0, b"MATLAB 5.0", "a MATLAB file", "convert it to .nii.gz"),
+    (0, b"MATLAB ", "a MATLAB file", "convert it to .nii.gz"),
     (0, b"\x93NUMPY", "a NumPy array", "write it as .nii.gz with its affine"),
     (0, b"mrtrix image", "an MRtrix image", "convert it to .nii.gz (mrconvert)"),
     (0, b"SIMPLE  =", "a FITS file", "convert it to .nii.gz"),
     (0, b"%PDF", "a PDF", "give the image"),
     (0, b"\x89PNG", "a picture (PNG)", "give the volume as .nii.gz"),
     (0, b"\xff\xd8\xff", "a picture (JPEG)", "give the volume as .nii.gz"),
+    (0, b"GIF8", "a picture (GIF)", "give the volume as .nii.gz"),
     (0, b"II*\x00", "a picture (TIFF)", "give the volume as .nii.gz"),
     (0, b"MM\x00*", "a picture (TIFF)", "give the volume as .nii.gz"),
     (128, b"DICM", "a DICOM file", "convert its series to NIfTI (dcm2niix)"),
@@ -48,17 +51,40 @@ _SIGNATURES: Final = (
 
 @dataclass(frozen=True)
 class FileStamp:
-    """Tell one state of a file from another: bytes, time of change in nanoseconds, number on its disk."""
+    """Tell one state of a file from another.
+
+    Attributes:
+        size: its bytes.
+        changed: when its content changed last, in nanoseconds.
+        number: on its disk.
+        touched: when anything of it changed last, its name or mode too, in nanoseconds.
+
+    Of an image in several files each is the sum of theirs.
+    """
 
     size: int
     changed: int
     number: int
+    touched: int
 
     @classmethod
-    def of(cls, path: Path) -> FileStamp:
-        """Take the stamp of a file that is there."""
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+    def of(cls, *parts: Path) -> FileStamp:
+        """Take the stamp of an image that is there."""
+        states = [part.stat() for part in parts]
+        return cls(
+            sum(s.st_size for s in states),
+            sum(s.st_mtime_ns for s in states),
+            sum(s.st_ino for s in states),
+            sum(s.st_ctime_ns for s in states),
+        )
+
+    def is_state_of(self, other: FileStamp) -> bool:
+        """Tell whether both may be stamps of one state.
+
+        Some network disks number a file anew each time, and a backup touches files: only both together mean another.
+        """
+        same_file = self.number == other.number or self.touched == other.touched
+        return self.size == other.size and self.changed == other.changed and same_file
 
 
 def check_readable(path: Path) -> FileStamp:
@@ -121,9 +147,14 @@ def read_content(path: Path, limit: int) -> tuple[bytes, str]:
         VolumeError: it is damaged, or longer than the limit.
     """
     try:
+        # Gzip makes nothing longer by more than a little, whatever follows its end.
+        if path.stat().st_size > 2 * limit:
+            raise VolumeError(f"{path} is damaged: it is longer than its header says; copy or export it again.")
         raw = path.read_bytes()
         digest = hashlib.sha256(raw).hexdigest()
         if not raw.startswith(GZIP):
+            if len(raw) > limit:
+                raise VolumeError(f"{path} is damaged: it is longer than its header says; copy or export it again.")
             return raw, digest
         with igzip.open(io.BytesIO(raw)) as stream:
             content = stream.read(limit + 1)
@@ -132,6 +163,23 @@ def read_content(path: Path, limit: int) -> tuple[bytes, str]:
     if len(content) > limit:
         raise VolumeError(f"{path} is damaged: it holds more data than its header says; copy or export it again.")
     return content, digest
+
+
+def hash_files(parts: Sequence[Path]) -> str:
+    """Hash the bytes of an image's files, one after the other; hex SHA-256.
+
+    Raises:
+        VolumeError: one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        try:
+            with part.open("rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise VolumeError(f"{part} cannot be read ({error.strerror}); give it read permission.") from None
+    return digest.hexdigest()
 
 
 def foreign_kind(path: Path, head: bytes) -> str:
@@ -143,7 +191,7 @@ def foreign_kind(path: Path, head: bytes) -> str:
     for place, signature, what, advice in _SIGNATURES:
         if head[place:].startswith(signature):
             return f"{path} is {what}; {advice}."
-    text = head.lstrip()[:64].lower()
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if text.startswith((b"<!doctype html", b"<html", b"<?xml", b"<!--")):
         return f"{path} is a web page or XML, not an image; download it again (perhaps the login had ended)."
     if not head.strip(b"\0"):

@@ -9,7 +9,7 @@ import io
 import math
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
@@ -74,17 +74,31 @@ def open_nifti(path: Path, head: bytes, compressed: bool, stamp: FileStamp) -> S
         return np.asarray(proxy, dtype=np.float32), digest
 
     def sample() -> NDArray[np.float32]:
-        steps = tuple(slice(n // 32, None, max(1, n // 16)) for n in shape)
-        return np.asarray(np.memmap(data, dtype, "r", offset, shape, "F")[steps], dtype=np.float32)
+        return _sample(data, shape, dtype, offset)
 
     compressed = compressed if data == path else _is_compressed(data)
 
     def check_length() -> None:
         _check_length(data, needed, compressed)
 
+    beside = None if data == path else data
+    stamp = stamp if beside is None else FileStamp.of(path, beside)
     return StoredImage(
-        path, header, affine, shape, stamp, compressed, read, None if compressed else sample, check_length
+        path, header, affine, shape, stamp, compressed, read, None if compressed else sample, check_length, beside
     )
+
+
+def _sample(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> NDArray[np.float32]:
+    """Read some voxels of some planes of a volume; mapped memory would end the process if the file became shorter."""
+    columns, rows, planes = (range(n // 32, n, max(1, n // 16)) for n in shape[:3])
+    length = shape[0] * shape[1] * dtype.itemsize
+    kept = []
+    with path.open("rb") as stream:
+        for plane in planes:
+            stream.seek(offset + plane * length)
+            voxels = np.frombuffer(stream.read(length), dtype).reshape(shape[:2], order="F")
+            kept.append(voxels[columns.start :: columns.step, rows.start :: rows.step].astype(np.float32))
+    return np.stack(kept)
 
 
 def _stated_shape(header: nib.Nifti1Header) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ class StoredImage:
         compressed: whether gzip compressed it.
         read: decodes the voxels as float32 in stored order, and gives the SHA-256 of the file.
         sample: reads a sparse sample of an uncompressed file's stored numbers; None where that is not cheap.
+        data: the file beside `path` that holds the voxels; None where one file has all.
         check_length: compares the file's length with what its header says; raises VolumeError.
     """
 
@@ -42,6 +43,12 @@ class StoredImage:
     read: Callable[[], tuple[NDArray[np.float32], str]]
     sample: Callable[[], NDArray[np.float32]] | None = None
     check_length: Callable[[], None] | None = None
+    data: Path | None = None
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """List the files of the image, the header's first."""
+        return (self.path,) if self.data is None else (self.path, self.data)
 
 
 def new_header(shape: tuple[int, ...], dtype: np.dtype[Any], affine: Affine) -> nib.Nifti1Header:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from app.core.errors import VolumeError
-from app.data.nifti_reader import load_volume, read_grid
+from app.data.nifti_reader import file_sha256, load_volume, read_grid
 from app.data.nifti_writer import to_image
 
 DATA = np.random.default_rng(0).integers(1, 1000, (32, 33, 34)).astype(np.int16)
@@ -31,6 +33,31 @@ def test_colour_and_several_volumes_are_refused(tmp_path):
         read_grid(tmp_path / "colour.nrrd")
 
 
+def test_left_and_right_must_be_stated(tmp_path):
+    header = b"NRRD0005\ntype: uchar\ndimension: 3\nsizes: 32 32 32\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(header + bytes(range(256)) * 128)
+    with pytest.raises(VolumeError, match="left and right are unknown"):
+        read_grid(tmp_path / "a.nrrd")
+
+
+def test_the_checksum_is_of_header_and_voxels(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(DATA), str(tmp_path / "a.mhd"))
+    (raw,) = tmp_path.glob("*raw")
+    expected = hashlib.sha256((tmp_path / "a.mhd").read_bytes() + raw.read_bytes()).hexdigest()
+    assert load_volume(tmp_path / "a.mhd").sha256 == file_sha256(tmp_path / "a.mhd") == expected
+    raw.unlink()
+    with pytest.raises(VolumeError, match="not beside it"):
+        read_grid(tmp_path / "a.mhd")
+
+
+def test_a_place_far_down_in_the_header_is_seen(tmp_path):
+    comment = "# " + "x" * 5000
+    header = f"NRRD0005\n{comment}\ntype: uchar\ndimension: 3\nspace: LPS\nsizes: 32 32 32\ndata file: /etc/passwd\n\n"
+    (tmp_path / "a.nhdr").write_text(header)
+    with pytest.raises(VolumeError, match="no single file beside it"):
+        read_grid(tmp_path / "a.nhdr")
+
+
 @pytest.mark.parametrize("place", ["/etc/passwd", "../other.raw", "LIST", "im%03d.raw 1 3 1"])
 def test_voxels_from_elsewhere_are_refused(tmp_path, place):
     header = f"ObjectType = Image\nNDims = 3\nDimSize = 32 32 32\nElementType = MET_UCHAR\nElementDataFile = {place}\n"
@@ -40,11 +67,12 @@ def test_voxels_from_elsewhere_are_refused(tmp_path, place):
 
 
 def test_damage_is_named(tmp_path):
-    (tmp_path / "a.nrrd").write_bytes(b"NRRD0005\ntype: short\ndimension: three\n\n")
+    (tmp_path / "a.nrrd").write_bytes(b"NRRD0005\ntype: short\nspace: LPS\ndimension: three\n\n")
     with pytest.raises(VolumeError, match=r"a\.nrrd cannot be read"):
         read_grid(tmp_path / "a.nrrd")
     (tmp_path / "b.nrrd").write_bytes(
-        b"NRRD0005\ntype: short\ndimension: 3\nsizes: 32 32 32\nencoding: raw\nendian: little\n\n" + bytes(100)
+        b"NRRD0005\ntype: short\nspace: LPS\ndimension: 3\nsizes: 32 32 32\nencoding: raw\nendian: little\n\n"
+        + bytes(100)
     )
     with pytest.raises(VolumeError, match=r"b\.nrrd"):
         load_volume(tmp_path / "b.nrrd")

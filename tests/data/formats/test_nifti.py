@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import os
 import resource
 import struct
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import VolumeError
-from app.data.nifti_reader import find_emptiness, load_volume, read_grid
+from app.data.nifti_reader import file_sha256, find_emptiness, load_volume, read_grid
 
 DATA = np.random.default_rng(0).integers(1, 1000, (32, 33, 34)).astype(np.int16)
 PLAIN = nib.Nifti1Image(DATA, np.diag([-1.0, -1, 1, 1])).to_bytes()
@@ -111,6 +113,24 @@ def test_a_pair(tmp_path):
     (tmp_path / "a.img").unlink()
     with pytest.raises(VolumeError, match=r"a\.img is not beside it"):
         read_grid(tmp_path / "a.hdr")
+
+
+def test_the_checksum_of_a_pair_is_of_both_files(tmp_path):
+    nib.save(nib.Nifti1Pair(DATA, np.diag([-1.0, -1, 1, 1])), tmp_path / "a.hdr")
+    both = (tmp_path / "a.hdr").read_bytes() + (tmp_path / "a.img").read_bytes()
+    scanned = read_grid(tmp_path / "a.hdr")
+    expected = hashlib.sha256(both).hexdigest()
+    assert load_volume(tmp_path / "a.hdr", scanned=scanned).sha256 == file_sha256(tmp_path / "a.hdr") == expected
+    os.utime(tmp_path / "a.img", (1, 1))
+    with pytest.raises(VolumeError, match="was changed while it was read"):
+        load_volume(tmp_path / "a.hdr", scanned=scanned)
+
+
+def test_a_plain_file_is_sampled_without_mapping_it(tmp_path):
+    for name, values in (("a.nii", DATA), ("b.nii", np.full_like(DATA, 3))):
+        nib.save(nib.Nifti1Image(values[..., None], np.eye(4)), tmp_path / name)
+    assert find_emptiness(read_grid(tmp_path / "a.nii")) is None
+    assert "same value" in (find_emptiness(read_grid(tmp_path / "b.nii")) or "")
 
 
 def test_analyze_does_not_say_left_from_right(tmp_path):

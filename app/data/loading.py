@@ -90,7 +90,7 @@ def _load_all_four(case: Case) -> dict[Modality, Volume]:
     Raises:
         CaseError: one lacks or cannot be read, their grids differ, or they show no common brain.
     """
-    if reason := case.problem or next(iter(case.faults.values()), None):
+    if reason := case.problem or next(iter([*case.runs.values(), *case.faults.values()]), None):
         raise CaseError(reason)
     if case.absent:
         raise CaseError(f"it lacks {', '.join(case.absent)}.")

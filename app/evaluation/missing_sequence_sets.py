@@ -65,7 +65,7 @@ def _complete_cases(source: Path, output: Path) -> list[Case]:
         if case.problem is None and len(case.usable) == len(MODALITIES):
             cases.append(case)
             continue
-        reasons = [case.problem, *case.faults.values(), *case.empty.values()]
+        reasons = [case.problem, *case.runs.values(), *case.faults.values(), *case.empty.values()]
         why = next(filter(None, reasons), "it does not have all four sequences.")
         log.warning("%s is left out: %s", case.subject, why)
     return cases

@@ -6,9 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.core.errors import VolumeError
-from app.data.nifti_reader import file_sha256, load_volume, read_grid
+from app.data.nifti_reader import file_sha256, find_emptiness, load_volume, read_grid
 from app.data.nifti_writer import to_image
 
 DATA = np.random.default_rng(0).integers(1, 1000, (32, 33, 34)).astype(np.int16)
@@ -58,7 +60,7 @@ def test_a_place_far_down_in_the_header_is_seen(tmp_path):
         read_grid(tmp_path / "a.nhdr")
 
 
-@pytest.mark.parametrize("place", ["/etc/passwd", "../other.raw", "LIST", "im%03d.raw 1 3 1"])
+@pytest.mark.parametrize("place", ["/etc/passwd", "../other.raw", "..", "\0", "LIST", "im%03d.raw 1 3 1"])
 def test_voxels_from_elsewhere_are_refused(tmp_path, place):
     header = f"ObjectType = Image\nNDims = 3\nDimSize = 32 32 32\nElementType = MET_UCHAR\nElementDataFile = {place}\n"
     (tmp_path / "a.mhd").write_text(header)
@@ -76,3 +78,23 @@ def test_damage_is_named(tmp_path):
     )
     with pytest.raises(VolumeError, match=r"b\.nrrd"):
         load_volume(tmp_path / "b.nrrd")
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mgh", "a.hdr"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=6), length=st.integers(0, 72000))
+def test_any_bytes_are_read_or_refused(tmp_path, name, changes, length):
+    path = tmp_path / name
+    if name.endswith(("mgh", "hdr")):
+        nib.save((nib.MGHImage if name.endswith("mgh") else nib.Nifti1Pair)(DATA, np.eye(4)), path)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(DATA), str(path))
+    raw = bytearray(path.read_bytes())
+    for place, value in changes:
+        raw[min(place, len(raw) - 1)] = value
+    path.write_bytes(raw[:length] if length % 3 == 0 else raw)
+    try:
+        find_emptiness(read_grid(path))
+        load_volume(path)
+    except VolumeError as error:
+        assert tmp_path.name in str(error)

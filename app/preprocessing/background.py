@@ -34,8 +34,8 @@ _HARMLESS: Final = 0.025
 #: Voxels around the content within which resampling rings, and twice as many that show whether it has faded there.
 _REACH: Final = 4
 #: A cubic B-spline rings beside a step, below zero, by a tenth of the step's height where it falls between two voxels.
-#: A voxel of less than this many times that depth is less than half brain. The next lobe has a quarter of the depth.
-_HALF_HEIGHT: Final = 4.7
+#: A voxel of less than this many times that depth is at most half brain. The next lobe has a quarter of the depth.
+_HALF_HEIGHT: Final = 5.1
 #: What lies further below zero is no ringing but padding.
 _DEEPEST: Final = 0.35
 _SECOND_LOBE: Final = 0.27

@@ -103,6 +103,49 @@ class Segmenter2dConfig:
     widths: tuple[int, ...] = UNET_WIDTHS
 
 
+#: Channels of the first layer of DS3-Net's generator.
+DS3NET_WIDTHS: Final[dict[str, int]] = {"paper": 64, "compact": 16}
+
+
+@dataclass(frozen=True)
+class Ds3NetConfig:
+    """Shape of a DS3-Net generator (`app.networks.ds3net.generator.Ds3NetGenerator`).
+
+    Attributes:
+        width: channels of the first layer.
+        blocks: residual blocks of each encoder.
+        sources: number of sequences that the target is made from.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    width: int = DS3NET_WIDTHS["compact"]
+    blocks: int = 9
+    sources: int = 3
+
+
+#: Channels per level of TISS-Net's networks, the finest first; `paper` has 125 million parameters in G and S, the paper
+#: says 127 of networks whose widths it does not print.
+TISSNET_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"paper": (46, 92, 184, 368, 736), "compact": (16, 24, 32, 48, 64)}
+
+
+@dataclass(frozen=True)
+class TissNetConfig:
+    """State the shape of a TISS-Net.
+
+    Attributes:
+        widths: channels per level, finest first, of the generator and the segmentor.
+        sources: number of present sequences.
+        regions: 1 (whole tumour, as in the paper) or 3 (enhancing tumour, core, whole).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    widths: tuple[int, ...] = TISSNET_WIDTHS["compact"]
+    sources: int = 3
+    regions: int = 3
+
+
 @dataclass(frozen=True)
 class Segmenter3dConfig:
     """Shape of the 3D segmenter (`app.networks.unet3d.Segmenter3d`): channels per level."""

@@ -1,0 +1,119 @@
+"""The losses of TISS-Net, equations 1 to 11.
+
+Images are in [-1, 1], B x 1 x X x Y x Z; segmentations are probabilities, B x K x X x Y x Z. Norms are means over
+voxels, so that weights do not depend on the patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from app.networks.tissnet.model import TissNetOutput
+
+#: Keeps the overlap of two empty segmentations defined: it is 1.
+_SMOOTH = 1.0
+
+
+@dataclass(frozen=True)
+class TissNetWeights:
+    """Hold the weights of section 4.1: alpha of both L1 terms, lambda of the others."""
+
+    l1_global: float = 50.0
+    l1_tumour: float = 200.0
+    perceptibility: float = 25.0
+    coarse: float = 1.0
+    segmentor: float = 25.0
+
+
+def overlap_loss(answer: Tensor, truth: Tensor) -> Tensor:
+    """Compute the Dice loss: 1 - 2 |A T| / (|A| + |T|), the mean over batch and regions."""
+    axes = (2, 3, 4)
+    common = (answer * truth).sum(dim=axes)
+    total = answer.sum(dim=axes) + truth.sum(dim=axes)
+    return (1 - (2 * common + _SMOOTH) / (total + _SMOOTH)).mean()
+
+
+def fooling_loss(made: Tensor) -> Tensor:
+    """Compute (D - 1)^2 of what a discriminator says of made images (equation 2)."""
+    return ((made - 1) ** 2).mean()
+
+
+def discriminator_loss(made: Tensor, real: Tensor) -> Tensor:
+    """Compute D(made)^2 + (D(real) - 1)^2 (equation 3; summed over both discriminators it is equation 11)."""
+    return (made**2).mean() + ((real - 1) ** 2).mean()
+
+
+def synthesis_loss(synthesis: Tensor, target: Tensor, judged: Tensor, alpha: float) -> Tensor:
+    """Compute alpha times L1 plus the adversarial loss (equation 1; of masked images equation 4).
+
+    Args:
+        judged: what the discriminator says of `synthesis`.
+    """
+    return alpha * F.l1_loss(synthesis, target) + fooling_loss(judged)
+
+
+def tumour_mask(truth: Tensor) -> Tensor:
+    """Mark the bounding box of each subject's tumour (M in equation 4); nothing where there is none.
+
+    Args:
+        truth: B x K x X x Y x Z; all regions count.
+
+    Returns:
+        B x 1 x X x Y x Z, 0 or 1.
+    """
+    tumour = truth.amax(dim=1, keepdim=True) > 0
+    mask = torch.ones_like(tumour)
+    for axis in (2, 3, 4):
+        others = tuple(a for a in (2, 3, 4) if a != axis)
+        seen = tumour.amax(dim=others, keepdim=True)
+        first = seen.cummax(dim=axis).values
+        last = seen.flip(axis).cummax(dim=axis).values.flip(axis)
+        mask = mask & first & last
+    return mask.to(truth.dtype)
+
+
+def perceptibility_loss(answer: Tensor, truth: Tensor) -> Tensor:
+    """Compute the Dice loss of what the frozen S_p finds in the made image (equation 5)."""
+    return overlap_loss(answer, truth)
+
+
+def error_truth(coarse: Tensor, truth: Tensor) -> Tensor:
+    """Mark where the coarse segmentation, cut at a half, is wrong (y != y_c in equation 9); no gradient."""
+    return ((coarse.detach() > 0.5) != (truth > 0.5)).to(truth.dtype)
+
+
+def consistency_loss(fine: Tensor, refined: Tensor) -> Tensor:
+    """Compute the mean square between y_f and y_r (equation 8)."""
+    return F.mse_loss(fine, refined)
+
+
+def segmentor_losses(output: TissNetOutput, truth: Tensor) -> dict[str, Tensor]:
+    """Compute the three terms of equation 9: `fine`, `error` and `consistency`; their sum is L_S."""
+    return {
+        "fine": overlap_loss(output.fine, truth),
+        "error": overlap_loss(output.error, error_truth(output.coarse, truth)),
+        "consistency": consistency_loss(output.fine, output.refined),
+    }
+
+
+def total_loss(losses: dict[str, Tensor], weights: TissNetWeights) -> Tensor:
+    """Compute equation 10 from its terms.
+
+    Args:
+        losses: `synthesis_global` and `synthesis_tumour` (equations 1 and 4), `perceptibility`, `coarse`, and those of
+            `segmentor_losses`; a term that lacks counts nothing.
+    """
+    shares = {
+        "synthesis_global": 1.0,
+        "synthesis_tumour": 1.0,
+        "perceptibility": weights.perceptibility,
+        "coarse": weights.coarse,
+        "fine": weights.segmentor,
+        "error": weights.segmentor,
+        "consistency": weights.segmentor,
+    }
+    return torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()

@@ -1,6 +1,6 @@
 """What intensity encoding gives: Table 1 of the BraSyn 2024 winner, on complete subjects.
 
-`python -m benchmarks intensity --data DATA --model CODED --without PLAIN [--weights DIR]`. CODED is a generator with
+`python -m benchmarks intensity --data DATA --model CODED [--without PLAIN] [--weights DIR]`. CODED is a generator with
 intensity encoding, PLAIN the same network without. Each sequence of each subject is dropped in turn. CODED is run with
 the prior's mean, with a sample of it clipped at two deviations, and with the true median, which no user has.
 """
@@ -40,10 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--without", required=True)
+    parser.add_argument("--without")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
     options = parser.parse_args()
-    plain, coded = (_open(name, options.weights) for name in (options.without, options.model))
+    coded = _open(options.model, options.weights)
+    plain = _open(options.without, options.weights) if options.without else None
     rows: dict[str, list[VolumeScores]] = {}
     cases = scan(options.data).cases
     masks = find_segmentations(options.data, cases)
@@ -70,13 +71,14 @@ def _open(name: str, weights: Path) -> NetworkModel:
 
 
 def _variants(
-    plain: NetworkModel, coded: NetworkModel, volumes: Mapping[Modality, Volume], target: Modality
+    plain: NetworkModel | None, coded: NetworkModel, volumes: Mapping[Modality, Volume], target: Modality
 ) -> Iterator[tuple[str, NetworkModel]]:
     """The rows of the table, each with its model for one subject and sequence."""
     scheme = coded.spec.normalization
     brain = vote_foreground({m: v.data for m, v in volumes.items()})
     truth = brain_median(volumes[target].data, brain, measure(volumes[target].data, target, scheme))
-    yield "without the code", plain
+    if plain is not None:
+        yield "without the code", plain
     yield "the prior's mean", coded
     yield "a sample (2 sigma)", replace(coded, intensity_choice="sample")
     yield "the true median", replace(coded, intensity_choice=str(truth))

@@ -89,7 +89,7 @@ class TestWriting:
     def test_nothing_of_the_scan_but_its_geometry_is_written(self, tmp_path, kind):
         header = kind()
         spare = {"datatype", "bitpix", "sizeof_hdr", "dim", "pixdim", "magic", "vox_offset", "scl_slope", "scl_inter"}
-        for name in header.keys() - spare - {"qform_code", "sform_code", "eol_check"}:
+        for name in set(header.keys()) - spare - {"qform_code", "sform_code", "eol_check"}:
             if header[name].dtype.kind == "S":
                 header[name] = b"DOE^JANE"[: header[name].dtype.itemsize]
         header["cal_max"] = header["toffset"] = 77

@@ -133,6 +133,8 @@ class TestSignals:
 
         def run() -> tuple[subprocess.Popen[str], int]:
             command = [
+                # Whoever runs the tests in the background has Ctrl-C ignored, and no shell can undo that.
+                *(["env", "--default-signal=INT"] if shutil.which("env") else []),
                 *alone,
                 "sh",
                 str(ENTRYPOINT),

@@ -108,7 +108,13 @@ def _detached_data(path: Path, header_text: bytes) -> Path | None:
         name = match[1].strip().decode("utf-8", "replace")
         if name.upper() == "LOCAL":
             continue
-        if name in {"", "."} or Path(name).name != name or "%" in name or name.upper().startswith("LIST"):
+        if (
+            name in {"", ".", ".."}
+            or Path(name).name != name
+            or not name.isprintable()
+            or "%" in name
+            or name.upper().startswith("LIST")
+        ):
             raise VolumeError(
                 f"{path} takes its voxels from {name!r}, which is no single file beside it; convert it to .nii.gz."
             )

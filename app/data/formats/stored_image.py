@@ -55,12 +55,15 @@ def new_header(shape: tuple[int, ...], dtype: np.dtype[Any], affine: Affine) -> 
     """Make the header that a NIfTI file of such voxels would have.
 
     Raises:
-        VolumeError: NIfTI cannot hold it.
+        ValueError: the axes span no volume; NIfTI cannot hold it.
     """
+    edges = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if not np.isfinite(affine).all() or not edges.min() > 0:
+        raise ValueError("its axes do not span a volume")
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    header.set_zooms([float(z) for z in np.sqrt((affine[:3, :3] ** 2).sum(axis=0))] + [1.0] * (len(shape) - 3))
+    header.set_zooms([float(z) for z in edges] + [1.0] * (len(shape) - 3))
     header.set_xyzt_units("mm")
     header.set_sform(affine, 1)
     header.set_qform(affine, 1)

@@ -193,10 +193,12 @@ def _without_sequence(found: Sequence[_Word]) -> NameReading:
 def _read_marked(stem: str, found: list[_Word], marks: list[tuple[int, _Weighting]]) -> NameReading:
     """Read a name in which at least one word is a sequence."""
     index, mark = marks[-1]
-    if len(marks) == 1:
-        return _read_phrase(stem, found, index, index, mark)
-    before, earlier = marks[-2]
+    before, earlier = marks[-2] if len(marks) > 1 else (index, mark)
     between = [w.text for w in found[before + 1 : index]]
+    if len(marks) == 1 or set(between) - words.NEUTRAL_WORDS - words.STRIPPED_WORDS - words.VERSION_WORDS:
+        # Where words of a subject lie between, the earlier one belongs to its name (`t1c-BraTS_001-t1n`).
+        reading = _read_phrase(stem, found, index, index, mark)
+        return replace(reading, sure=reading.sure and len(marks) == 1)
     if len(marks) > 2 or not earlier.plain or set(between) - words.NEUTRAL_WORDS:
         if mark.family == "flair" and earlier.family == "t2" and len(marks) == 3 and before + 1 == index:
             # `P1_T1_T2_FLAIR`: the first counts time points.

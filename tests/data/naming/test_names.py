@@ -94,6 +94,11 @@ def test_other_images_are_none_of_the_four(stem):
     assert read_name(stem).kind == "other"
 
 
+def test_a_sequence_before_the_subjects_own_words_is_a_part_of_its_name():
+    reading = read_name("t1c-Brats18_CBICA_ATD_1-t1n")
+    assert (reading.subject, reading.sequence) == ("t1c-Brats18_CBICA_ATD_1", "t1n")
+
+
 def test_versions_are_told():
     assert read_name("P_T1_brain").version == {"brain"}
     assert read_name("P_T1_unstripped").version == {"unstripped"}

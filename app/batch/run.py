@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,9 +25,6 @@ from app.data.cases import Case
 from app.data.discovery import Scan, scan
 
 log = logging.getLogger(__name__)
-
-#: Notes on the input that a run says and records.
-MOST_NOTES = 50
 
 
 def run(config: RunConfig) -> Summary:
@@ -56,18 +52,9 @@ def run(config: RunConfig) -> Summary:
 def _scan_input(config: RunConfig) -> Scan:
     own = [config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
     inventory = scan(config.input_dir, exclude=own, naming=config.naming)
-    # One sentence each, but a folder may hold thousands of things: the log, the record and the page stay readable.
-    notes = shortened(inventory.notes)
-    for note in notes:
+    for note in inventory.notes:
         log.warning("%s", note)
-    return replace(inventory, notes=notes)
-
-
-def shortened(notes: Sequence[str]) -> tuple[str, ...]:
-    """Give the first notes, and how many more there are."""
-    if len(notes) <= MOST_NOTES:
-        return tuple(notes)
-    return (*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more notes of this kind are left out.")
+    return inventory
 
 
 def _check_work(cases: Sequence[Case], config: RunConfig) -> None:

@@ -7,6 +7,7 @@ damaged stream, voxels that are nowhere finite. `app.data.loading` then adds it 
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import re
 import unicodedata
@@ -21,7 +22,8 @@ from app.core.errors import UsageError, VolumeError
 from app.data.cases import Case, FileReading
 from app.data.file_formats import foreign_stem
 from app.data.file_tree import FEW, FileTree, few_of, walk
-from app.data.naming.grouping import Exam, group_images
+from app.data.naming.exams import Exam
+from app.data.naming.grouping import group_images
 from app.data.naming.reading import NamedImage
 from app.data.naming.rules import parse_rules
 from app.data.nifti_reader import find_emptiness, read_grid
@@ -268,14 +270,15 @@ def _wanted(case: Case) -> set[Modality]:
 
 
 def _share_a_file(case: Case, other: Case) -> bool:
-    return any(_size(case.files[m]) == _size(other.files[m]) for m in case.files if m in other.files)
+    return any(_are_equal(case.files[m], other.files[m]) for m in case.files if m in other.files)
 
 
-def _size(path: Path) -> int:
+def _are_equal(path: Path, other: Path) -> bool:
+    # Sizes alone are no evidence: all uncompressed files of one grid have the same.
     try:
-        return path.stat().st_size
+        return filecmp.cmp(path, other, shallow=False)
     except OSError:
-        return -1
+        return False
 
 
 def _barred(case: Case, rivals: Sequence[Case]) -> Case:

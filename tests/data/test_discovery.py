@@ -209,6 +209,16 @@ class TestOneName:
             with pytest.raises(CaseError, match="two subjects are named 001"):
                 plan(case)
 
+    def test_files_of_one_size_are_no_evidence_of_one_person(self, tmp_path, write_subject):
+        names = {m: f"001-{m}.nii" for m in MODALITIES}
+        write_subject(tmp_path / "A" / "001", names, lacks=("t2f",))
+        for path in write_subject(tmp_path / "B" / "001", names, lacks=("t1c",)).values():
+            image = nib.load(path)
+            nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), path)
+        for case in scan(tmp_path).cases:
+            with pytest.raises(CaseError, match="two subjects are named 001"):
+                plan(case)
+
     def test_names_that_differ_in_case_only(self, tmp_path, write_subject):
         for name in ("a", "A"):
             write_subject(tmp_path / name, {m: f"{name}01-{m}.nii.gz" for m in MODALITIES})

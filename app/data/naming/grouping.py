@@ -11,17 +11,18 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from app.core.constants import MODALITIES, Modality
 from app.data.file_formats import foreign_stem, image_stem
+from app.data.naming.exams import Exam, doubt_neighbours, without_raw_copies
 from app.data.naming.names import is_number, read_name
 from app.data.naming.places import Places
 from app.data.naming.reading import NamedImage, NameReading
 from app.data.naming.rules import NamingRule
-from app.data.naming.versions import RAW, choose_versions, passed_over, rank
+from app.data.naming.versions import choose_versions
 
 #: Folders named so are time points: their patient is the folder above.
 _VISIT = re.compile(
@@ -33,27 +34,6 @@ _VISIT = re.compile(
 
 #: Names that stand for any subject.
 _PLACEHOLDER = re.compile(r"^(VSD\.Brain.*|scan|image|img|mri|mr|anon\w*|unnamed)$", re.IGNORECASE)
-
-
-@dataclass
-class Exam:
-    """Hold the files of one subject's exam.
-
-    Attributes:
-        name: what its outputs bear.
-        place: the folder that, with the name, tells it from others.
-        own_name: the name that its files state; empty where they state none.
-        files: those of each sequence: one, or runs of one scan.
-        others: images that are passed over, with the reason in their reading.
-        unknown: images whose names are not understood.
-    """
-
-    name: str
-    place: Path
-    own_name: str
-    files: dict[Modality, list[NamedImage]] = field(default_factory=dict)
-    others: list[NamedImage] = field(default_factory=list)
-    unknown: list[NamedImage] = field(default_factory=list)
 
 
 _Key: TypeAlias = tuple[Path, str]
@@ -88,7 +68,8 @@ def group_images(
             strays.append((place, image))
     foreign = {i.path: i for i in _unread(unread or {})}
     strays += [(places.place_of(i), i) for i in foreign.values()]
-    exams = _without_raw_copies([_exam(key, members) for key, members in _split(groups).items()])
+    exams = without_raw_copies([_exam(key, members) for key, members in _split(groups).items()])
+    exams = doubt_neighbours(exams, root)
     left = _attach(exams, strays, root)
     _name(exams, places, name_from_folders)
     return exams, [i for i in left if i.path not in foreign]
@@ -143,7 +124,7 @@ def _split(groups: dict[_Key, list[NamedImage]]) -> dict[_Key, list[NamedImage]]
         if name or len(beside) != 1:
             continue
         other = result[place, beside[0]]
-        if not {i.sequence for i in other} & {i.sequence for i in result[place, ""]}:
+        if place.name == beside[0] and not {i.sequence for i in other} & {i.sequence for i in result[place, ""]}:
             other += result.pop((place, ""))
     return dict(result)
 
@@ -175,9 +156,9 @@ def _exam(key: _Key, members: Sequence[NamedImage]) -> Exam:
             exam.unknown.append(replace(image, reading=replace(image.reading, kind="unknown", why=doubt)))
         elif image.sequence is not None:
             candidates[image.sequence].append(image)
-    chosen, others = choose_versions(candidates)
+    chosen, exam.others, mixed = choose_versions(candidates)
     exam.files = {m: chosen[m] for m in MODALITIES if m in chosen}
-    exam.others = others
+    exam.unknown += mixed
     return exam
 
 
@@ -236,25 +217,6 @@ def _begins(name: str, subject: str) -> bool:
     """Tell whether a file's name begins with a subject's, and another word follows."""
     own = unicodedata.normalize("NFC", subject)
     return name.startswith(own) and not name[len(own) : len(own) + 1].isalnum()
-
-
-def _without_raw_copies(exams: Sequence[Exam]) -> list[Exam]:
-    """Pass over an exam of unstripped copies where another place has the same one stripped."""
-    by_name: dict[str, list[Exam]] = defaultdict(list)
-    for exam in exams:
-        by_name[exam.own_name].append(exam)
-    kept = []
-    for exam in exams:
-        best = min(by_name[exam.own_name], key=_rank)
-        if exam.own_name and _rank(exam) == RAW > _rank(best):
-            best.others += [passed_over(i, m) for m, images in exam.files.items() for i in images]
-        else:
-            kept.append(exam)
-    return kept
-
-
-def _rank(exam: Exam) -> int:
-    return min((rank(i.reading.version) for images in exam.files.values() for i in images), default=0)
 
 
 # ------------------------------------------------------------ names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,3 +57,7 @@ class NamedImage:
     def sequence(self) -> Modality | None:
         """Give the sequence; None where it is none, or not understood."""
         return self.reading.sequence if self.reading.kind == "sequence" else None
+
+    def doubted(self, why: str) -> NamedImage:
+        """Return the same image as one that is not understood."""
+        return replace(self, reading=replace(self.reading, kind="unknown", why=why))

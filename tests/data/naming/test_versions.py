@@ -16,6 +16,12 @@ def test_the_version_that_most_sequences_have_goes_first():
     assert found.subjects["P"]["t1n"] == "P/P_T1.nii.gz"
 
 
+def test_with_and_without_skull_are_not_mixed():
+    found = layout("P/P_T1_brain.nii.gz", "P/P_T1c_brain.nii.gz", "P/P_T2.nii.gz")
+    assert set(found.subjects["P"]) == {"t1n", "t1c"}
+    assert found.unknown == {"P/P_T2.nii.gz"}
+
+
 def test_two_files_of_one_version_are_runs():
     found = layout("P/P_run-1_T1.nii.gz", "P/P_T1_run-1.nii.gz", "P/P_T1_run-2.nii.gz")
     assert found.runs["P t1n"] == ["P/P_T1_run-1.nii.gz", "P/P_T1_run-2.nii.gz"]

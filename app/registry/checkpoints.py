@@ -23,6 +23,7 @@ from app.registry.spec import (
     RegressionSpec,
     Segmenter2dSpec,
     Segmenter3dSpec,
+    TissNetSpec,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from app.networks.enhancer import Enhancer
     from app.networks.hf_gan import HfGan
     from app.networks.refiner import Refiner
+    from app.networks.tissnet.model import TissNet
     from app.networks.unet import Segmenter2d, UNetGenerator
     from app.networks.unet3d import Segmenter3d
 
@@ -89,6 +91,18 @@ def load_refiner(entry: Entry) -> Refiner | Enhancer:
     )
     _load_state(network, entry)
     return network
+
+
+def load_tissnet(entry: Entry) -> TissNet:
+    """Load a TISS-Net; state and errors as `load_generator`."""
+    import torch
+
+    from app.networks.tissnet.model import TissNet
+
+    with torch.device("meta"):
+        network = TissNet(spec_as(entry, TissNetSpec).architecture)
+    _load_state(network, entry)
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
 def load_regression(entry: Entry) -> VoxelwiseRegression:

@@ -19,6 +19,7 @@ from app.networks.architectures import (
     RefinerConfig,
     Segmenter2dConfig,
     Segmenter3dConfig,
+    TissNetConfig,
     UNetConfig,
 )
 from app.preprocessing.normalization import Normalization
@@ -219,9 +220,27 @@ class RefinerSpec(Strict):
     first_stage: FirstStage | None = None
 
 
-Kind = Literal["regression", "generator", "segmenter2d", "segmenter3d", "refiner"]
+class TissNetSpec(Strict):
+    """A network that makes one sequence and segments the tumour in one pass.
+
+    Attributes:
+        target: the sequence that it makes.
+        sources: the sequences that it needs, in challenge order.
+        window: sides in voxels of what it sees at once.
+    """
+
+    kind: Literal["tissnet"] = "tissnet"
+    architecture: TissNetConfig
+    normalization: Normalization
+    target: Modality
+    sources: tuple[Modality, ...]
+    window: Sides
+
+
+Kind = Literal["regression", "generator", "segmenter2d", "segmenter3d", "refiner", "tissnet"]
 ModelSpec = Annotated[
-    RegressionSpec | GeneratorSpec | Segmenter2dSpec | Segmenter3dSpec | RefinerSpec, Field(discriminator="kind")
+    RegressionSpec | GeneratorSpec | Segmenter2dSpec | Segmenter3dSpec | RefinerSpec | TissNetSpec,
+    Field(discriminator="kind"),
 ]
 #: Reads a specification of any kind.
 SPEC: TypeAdapter[ModelSpec] = TypeAdapter(ModelSpec)

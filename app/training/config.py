@@ -69,6 +69,8 @@ class OptimizerRecipe(Section):
         weight_decay: share of each weight that a step of the rate 1 takes away.
         clip_norm: largest norm of the gradient; larger ones are scaled down to it.
         ema: share that the averaged weights keep at each step.
+        decay: how the rate falls to 0: one cosine, or a straight line.
+        constant_share: share of the run before it falls.
     """
 
     name: Literal["adam", "adamw"] = "adam"
@@ -79,6 +81,8 @@ class OptimizerRecipe(Section):
     weight_decay: float = 0.0
     clip_norm: float = 0.1
     ema: float = 0.999
+    decay: Literal["cosine", "linear"] = "cosine"
+    constant_share: float = 0.0
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
@@ -89,7 +93,9 @@ class OptimizerRecipe(Section):
                 ),
                 "optimizer.learning_rate and clip_norm must be above 0": min(self.learning_rate, self.clip_norm) > 0,
                 "optimizer.weight_decay must not be negative": self.weight_decay >= 0,
-                "optimizer.ema must be from 0 to below 1": 0 <= self.ema < 1,
+                "optimizer.ema and constant_share must be from 0 to below 1": all(
+                    0 <= share < 1 for share in (self.ema, self.constant_share)
+                ),
             }
         )
         return self

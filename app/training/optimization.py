@@ -13,7 +13,7 @@ from app.training.config import OptimizerRecipe, ScheduleRecipe
 
 
 def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: float, processes_: int = 1) -> float:
-    """Compute the learning rate: linear warm-up, then one cosine down to 0.
+    """Compute the learning rate: linear warm-up, a constant share, then a cosine or a line down to 0.
 
     Args:
         progress: how much of the run is over, 0 to 1.
@@ -23,7 +23,11 @@ def learning_rate(recipe: OptimizerRecipe, schedule: ScheduleRecipe, progress: f
     if recipe.reference_batch > 0:
         peak *= schedule.batch_size * processes_ / recipe.reference_batch
     warmth = 1.0 if schedule.warmup == 0 else min(1.0, (progress + 1e-4) / schedule.warmup)
-    return peak * warmth * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    constant = recipe.constant_share
+    fallen = max(0.0, min(progress, 1.0) - constant) / (1 - constant)
+    if recipe.decay == "linear":
+        return peak * warmth * (1 - fallen)
+    return peak * warmth * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 def new_optimizer(network: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:

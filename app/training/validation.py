@@ -30,17 +30,19 @@ from app.inference.pipeline import synthesize_case
 from app.inference.refinement import VolumeRefiner
 from app.inference.segmentation import TumourSegmenter, segment_slices
 from app.inference.slice_predictor import SlicePredictor
+from app.inference.tissnet import CompletingSegmenter
 from app.inference.view_fusion import FusionOptions
 from app.networks.enhancer import Enhancer
 from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
+from app.networks.tissnet.model import TissNet
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import BACKGROUND, Normalization, measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.identity import Identity
 from app.registry.lineage import ModelScores
-from app.registry.spec import GeneratorSpec, RefinerSpec
+from app.registry.spec import GeneratorSpec, RefinerSpec, TissNetSpec
 from app.training.data.cache import NORMALIZATION
 from app.training.data.sections import SliceData
 
@@ -125,6 +127,26 @@ def score_segmenter3d(
         truth = load_labels(masks.get(subject), first.grid, subject)
         if truth is not None:
             labels = segmenter.segment({m: v.data for m, v in volumes.items()})
+            results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, first.grid.lps_spacing)))
+    return results
+
+
+def score_tissnet(
+    network: TissNet,
+    spec: TissNetSpec,
+    cases: Iterable[Case],
+    masks: Mapping[str, Path],
+    device: torch.device,
+    precision: torch.dtype,
+) -> list[VolumeScores]:
+    """Segment each complete subject without its target sequence, and score it."""
+    segmenter = CompletingSegmenter(network.eval(), spec, device, precision)
+    results = []
+    for subject, volumes in load_complete(cases):
+        first = volumes[MODALITIES[0]]
+        truth = load_labels(masks.get(subject), first.grid, subject)
+        if truth is not None:
+            labels = segmenter.run({m: volumes[m].data for m in spec.sources}).labels
             results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, first.grid.lps_spacing)))
     return results
 

@@ -1,0 +1,329 @@
+"""Training of TISS-Net: generator and segmentor end to end, against two discriminators."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from app.core.constants import MODALITIES, Modality
+from app.data.cases import Case
+from app.data.labels import REGIONS
+from app.networks.architectures import TISSNET_WIDTHS, TissNetConfig
+from app.networks.tissnet import losses as L
+from app.networks.tissnet.discriminators import PatchDiscriminator3d
+from app.networks.tissnet.model import TissNet, TissNetOutput
+from app.registry.checkpoints import load_tissnet
+from app.registry.manifest import Entry
+from app.registry.spec import TissNetSpec
+from app.training import validation
+from app.training.config import Listed, LossRecipe, PatchData, Recipe, Section, check_rules
+from app.training.data.augmentation import vary_intensities, vary_patches
+from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.patches import Patches, PatchSampler, PatchSource
+from app.training.data.splits import labelled_subjects
+from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
+from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_precision, placed3d
+
+
+class TissNetData(PatchData):
+    """Choice of 3D patches.
+
+    Attributes:
+        target: the sequence that is made.
+        sources: those that it is made from, in challenge order; the other three if empty.
+        regions: 1 (the whole tumour, as in the paper) or 3 (enhancing tumour, core, whole tumour).
+    """
+
+    target: Modality = "t2f"
+    sources: Listed[tuple[Modality, ...]] = ()
+    regions: Literal[1, 3] = 3
+
+    @property
+    def inputs(self) -> tuple[Modality, ...]:
+        """The sequences that the target is made from, in challenge order."""
+        return tuple(m for m in MODALITIES if m != self.target and (not self.sources or m in self.sources))
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        check_rules({"data.sources must not name the target": self.target not in self.sources})
+        return self
+
+
+class TissNetLosses(LossRecipe):
+    """Weights of the losses (equations 1 to 11).
+
+    Attributes:
+        adversarial: of both discriminators; 0 leaves them out.
+        l1_global, l1_tumour: mean absolute error everywhere, and in the tumour's box.
+        perceptibility: what the frozen network misses in the made sequence.
+        coarse: overlap of the generator's segmentation.
+        fine, error, consistency: the segmentor's three terms.
+    """
+
+    adversarial: float = 1.0
+    l1_global: float = 50.0
+    l1_tumour: float = 200.0
+    perceptibility: float = 25.0
+    coarse: float = 1.0
+    fine: float = 25.0
+    error: float = 25.0
+    consistency: float = 25.0
+
+
+class TissNetNetwork(Section):
+    """Shape of the networks, and how long the perceptibility network learns first.
+
+    Attributes:
+        preset: widths, of `app.networks.architectures.TISSNET_WIDTHS`.
+        discriminator_width: channels of the discriminators' first layer.
+        perceptibility_steps: steps in which S_p alone is trained, on the real target sequence; frozen after them.
+    """
+
+    preset: Literal["paper", "compact"] = "compact"
+    discriminator_width: int = 16
+    perceptibility_steps: int = 500
+
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
+        check_rules({"tissnet.perceptibility_steps must not be negative": self.perceptibility_steps >= 0})
+        return self
+
+
+class TissNetRecipe(Recipe):
+    """One training of a TISS-Net."""
+
+    task: Literal["tissnet"] = "tissnet"
+    data: TissNetData = TissNetData()
+    losses: TissNetLosses = TissNetLosses()
+    tissnet: TissNetNetwork = TissNetNetwork()
+
+    @property
+    def architecture(self) -> TissNetConfig:
+        """Shape of the network."""
+        return TissNetConfig(TISSNET_WIDTHS[self.tissnet.preset], len(self.data.inputs), self.data.regions)
+
+    @property
+    def spec(self) -> TissNetSpec:
+        """Describe the model that is trained."""
+        return TissNetSpec(
+            architecture=self.architecture,
+            normalization=NORMALIZATION,
+            target=self.data.target,
+            sources=self.data.inputs,
+            window=self.data.patch,
+        )
+
+
+class TissNetTask(Task[TissNetRecipe]):
+    """A generator and a segmentor, their perceptibility network, and two discriminators."""
+
+    recipe_type = TissNetRecipe
+    kind = "tissnet"
+
+    average: TissNet
+
+    def __init__(self, recipe: TissNetRecipe, device: torch.device) -> None:
+        super().__init__(recipe, device)
+        self.network = placed3d(TissNet(recipe.architecture), device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        width, channels = recipe.tissnet.discriminator_width, len(recipe.data.inputs) + 1
+        self.discriminators = placed3d(
+            nn.ModuleDict({name: PatchDiscriminator3d(channels, width) for name in ("whole", "tumour")}), device
+        )
+        self.target = MODALITIES.index(recipe.data.target)
+        self.sources = [MODALITIES.index(m) for m in recipe.data.inputs]
+
+    @classmethod
+    def usable(cls, subjects: list[CachedSubject]) -> list[CachedSubject]:
+        """Choose the subjects with a segmentation."""
+        return labelled_subjects(subjects)
+
+    @classmethod
+    def read_weights(cls, entry: Entry) -> nn.Module:
+        """Read a TISS-Net."""
+        return load_tissnet(entry)
+
+    def new_source(self, context: TrainingContext[TissNetRecipe]) -> PatchSource:
+        """Build the source of batches of patches."""
+        recipe = self.recipe
+        sampler = PatchSampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=context.group.rank)
+        return PatchSource(sampler, recipe.schedule.batch_size, context.prefetch)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that learn."""
+        return {"tissnet": self.network, "discriminators": self.discriminators}
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Precision in which the networks train."""
+        return choose_precision(self.recipe.schedule.precision, self.device)
+
+    # ------------------------------------------------------------ one step
+
+    def step(self, source: PatchSource, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+        """Learn from one batch of patches: S_p at first, then everything else."""
+        sample, random = source.at(step)
+        patches = vary_patches(sample.to(self.device), self.recipe.augmentation, random, BACKGROUND)
+        seen = vary_intensities(patches, self.recipe.augmentation, random, BACKGROUND)
+        first = step < self.recipe.tissnet.perceptibility_steps
+        self.network.perceptibility.requires_grad_(first)
+        for branch in (self.network.generator, self.network.segmentor):
+            branch.requires_grad_(not first)
+        self.network.zero_grad(set_to_none=True)
+        self.discriminators.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        parts = list(zip(patches.pieces(pieces), seen.chunk(pieces), strict=True))
+        for part, shown in parts:
+            share = len(part) / len(patches)
+            batch = self._batch(part, shown)
+            losses = self._perceptibility(batch) if first else self._losses(batch)
+            total = torch.stack([self._weight(name) * value for name, value in losses.items()]).sum()
+            (share * total).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, losses, share)
+        update("tissnet")
+        if not first and self.recipe.losses.adversarial > 0:
+            self._teach_discriminators(parts, len(patches), totals, update)
+        return totals
+
+    def _weight(self, name: str) -> float:
+        weights = self.recipe.losses
+        names = {"adversarial_whole": "adversarial", "adversarial_tumour": "adversarial"}
+        return 1.0 if name == "perceptibility_dice" else float(getattr(weights, names.get(name, name)))
+
+    def _batch(self, part: Patches, shown: Tensor) -> _Batch:
+        """Bring patches to [-1, 1], and their labels to regions."""
+        regions = list(REGIONS.values()) if self.recipe.data.regions == len(REGIONS) else [REGIONS["WT"]]
+        truth = torch.stack([torch.isin(part.labels, torch.tensor(r, device=part.labels.device)) for r in regions], 1)
+        return _Batch(
+            sources=_to_range(shown, part.scale, part.brain)[:, self.sources],
+            target=_to_range(part.images, part.scale, part.brain)[:, self.target : self.target + 1],
+            truth=truth.float(),
+        )
+
+    def _perceptibility(self, batch: _Batch) -> dict[str, Tensor]:
+        """Let S_p learn from the real target sequence."""
+        with self.mixed_precision():
+            answer = self.network.perceptibility(batch.target)
+        return {"perceptibility_dice": L.overlap_loss(answer, batch.truth)}
+
+    def _losses(self, batch: _Batch) -> dict[str, Tensor]:
+        """Compute every term of equation 10 that has a weight."""
+        weights = self.recipe.losses
+        with self.mixed_precision():
+            output: TissNetOutput = self.network(batch.sources)
+            seen = self.network.perceptibility(output.synthesis) if weights.perceptibility > 0 else None
+        mask = L.tumour_mask(batch.truth)
+        losses = {
+            "l1_global": (output.synthesis - batch.target).abs().mean(),
+            "l1_tumour": (mask * (output.synthesis - batch.target)).abs().mean(),
+            "coarse": L.overlap_loss(output.coarse, batch.truth),
+            **L.segmentor_losses(output, batch.truth),
+        }
+        if seen is not None:
+            losses["perceptibility"] = L.perceptibility_loss(seen, batch.truth)
+        if weights.adversarial > 0:
+            self.discriminators.requires_grad_(False)
+            with self.mixed_precision():
+                losses["adversarial_whole"] = L.fooling_loss(
+                    self.discriminators["whole"](batch.sources, output.synthesis)
+                )
+                losses["adversarial_tumour"] = L.fooling_loss(
+                    self.discriminators["tumour"](mask * batch.sources, mask * output.synthesis)
+                )
+            self.discriminators.requires_grad_(True)
+        return losses
+
+    def _teach_discriminators(
+        self, parts: list[tuple[Patches, Tensor]], count: int, totals: dict[str, Tensor], update: Update
+    ) -> None:
+        """Let both discriminators learn from real and made sequences (equation 11)."""
+        for part, shown in parts:
+            batch = self._batch(part, shown)
+            mask, share = L.tumour_mask(batch.truth), len(part) / count
+            with torch.no_grad(), self.mixed_precision():
+                made, _ = self.network.generate(batch.sources)
+            losses = {}
+            for name, window in (("whole", torch.ones_like(mask)), ("tumour", mask)):
+                judge = self.discriminators[name]
+                with self.mixed_precision():
+                    of_made = judge(window * batch.sources, window * made)
+                    of_real = judge(window * batch.sources, window * batch.target)
+                losses[f"discriminator_{name}"] = L.discriminator_loss(of_made, of_real)
+            (share * torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+            add_to(totals, losses, share)
+        update("discriminators")
+
+    # ------------------------------------------------------------ looking at it
+
+    @torch.no_grad()
+    def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
+        """Draw one slice: the real and the made target sequence; the truth, the coarse and the fine segmentation."""
+        patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
+        batch = self._batch(patches, patches.images)
+        output = self.average(batch.sources)
+        middle = patches.images.shape[-1] // 2
+        images = [batch.target, output.synthesis]
+        regions = [v.mean(dim=1, keepdim=True) for v in (batch.truth, output.coarse, output.fine)]
+        return [[v[0, 0, ..., middle].float().cpu().numpy() for v in row] for row in (images, regions)]
+
+    def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
+        """Score the averaged network's segmentation of exams that lack the target."""
+        rows = validation.score_tissnet(self.average, self.recipe.spec, cases, masks, self.device, self.precision)
+        return validation.means(rows)
+
+    def selection_score(self, scores: Mapping[str, float]) -> float:
+        """Give the Dice of the whole tumour, and of the core where it is segmented."""
+        return scores["dice_WT"] + (scores["dice_TC"] if self.recipe.data.regions > 1 else 0.0)
+
+    @classmethod
+    def check_export(cls, request: ExportRequest) -> None:
+        """Check that nothing is asked for that is for generators."""
+        super().check_export(request)
+        check_no_images(request)
+
+    @classmethod
+    def export(cls, request: ExportRequest) -> Entry:
+        """Write the network, unless it finds less than the one of its name."""
+        recipe, device = request.recipe_of(TissNetRecipe), request.torch_device
+        network, rows = TissNet(recipe.architecture), None
+        request.state.load_into(network)
+        if request.cases:
+            precision = choose_precision(recipe.schedule.precision, device)
+            cases, masks = request.cases, request.masks
+            rows = validation.score_tissnet(network.to(device), recipe.spec, cases, masks, device, precision)
+        return promote_segmenter(request, recipe.spec, rows)
+
+
+class _Batch:
+    """Hold patches in the network's units.
+
+    Attributes:
+        sources: in [-1, 1], B x 3 x X x Y x Z.
+        target: in [-1, 1], B x 1 x X x Y x Z.
+        truth: 0 or 1, B x K x X x Y x Z.
+    """
+
+    def __init__(self, sources: Tensor, target: Tensor, truth: Tensor) -> None:
+        self.sources, self.target, self.truth = sources, target, truth
+
+
+def _to_range(normalized: Tensor, scale: Tensor, brain: Tensor) -> Tensor:
+    """Bring z-scores to [-1, 1], from the intensity 0 to the clip; -1 outside the brain.
+
+    Args:
+        scale: B x 4 x 2, z-scores of 0 and of the clip.
+    """
+    low, high = scale[..., 0, None, None, None], scale[..., 1, None, None, None]
+    return torch.where(brain > 0, ((normalized - low) / (high - low)).clamp(0, 1) * 2 - 1, torch.full_like(low, -1.0))
+
+
+TASK = TissNetTask

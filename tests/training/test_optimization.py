@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.training.config import OptimizerRecipe, load_recipe
+from app.training.config import OptimizerRecipe, ScheduleRecipe, load_recipe
 from app.training.optimization import FIRST_SCALE, GROWTH_INTERVAL, LossScale, learning_rate, new_optimizer
 from tests.training.helpers import changed
 
@@ -78,3 +78,10 @@ class TestLossScale:
         again.adapt(True)
         assert again.value == FIRST_SCALE
         assert again.steady == 0
+
+
+def test_a_constant_share_then_a_line_to_nothing():
+    recipe = OptimizerRecipe(learning_rate=1.0, reference_batch=0, decay="linear", constant_share=0.4)
+    schedule = ScheduleRecipe(steps=1, warmup=0.0)
+    rates = [learning_rate(recipe, schedule, progress) for progress in (0.0, 0.4, 0.7, 1.0)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.0])

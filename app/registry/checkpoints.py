@@ -99,8 +99,8 @@ def load_tissnet(entry: Entry) -> TissNet:
 
     from app.networks.tissnet.model import TissNet
 
-    with torch.device("meta"):
-        network = TissNet(spec_as(entry, TissNetSpec).architecture)
+    spec = spec_as(entry, TissNetSpec)
+    network = _built(entry, lambda: TissNet(spec.architecture))
     _load_state(network, entry)
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 

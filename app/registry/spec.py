@@ -26,7 +26,9 @@ from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
 from app.preprocessing.target_intensity import IntensityPrior
 
-Shape = HfGanConfig | UNetConfig | Segmenter2dConfig | Segmenter3dConfig | RefinerConfig | EnhancerConfig
+Shape = (
+    HfGanConfig | UNetConfig | Segmenter2dConfig | Segmenter3dConfig | RefinerConfig | EnhancerConfig | TissNetConfig
+)
 AnyShape = TypeVar("AnyShape", bound=Shape)
 
 #: Most levels of a network, channels of one, and voxels of a window's side: far beyond any that fits a machine.
@@ -230,11 +232,24 @@ class TissNetSpec(Strict):
     """
 
     kind: Literal["tissnet"] = "tissnet"
-    architecture: TissNetConfig
-    normalization: Normalization
+    architecture: Annotated[TissNetConfig, AfterValidator(_check_shape)]
+    normalization: CheckedNormalization
     target: Modality
-    sources: tuple[Modality, ...]
+    sources: Annotated[tuple[Modality, ...], Field(min_length=1)]
     window: Sides
+
+    @field_validator("sources")
+    @classmethod
+    def _ordered_sources(cls, sources: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        return tuple(m for m in MODALITIES if m in sources)
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> TissNetSpec:
+        if self.target in self.sources:
+            raise ValueError("the target cannot be one of the sources")
+        if self.architecture.sources != len(self.sources):
+            raise ValueError("the architecture takes another number of sources")
+        return self
 
 
 Kind = Literal["regression", "generator", "segmenter2d", "segmenter3d", "refiner", "tissnet"]

@@ -20,14 +20,16 @@ from app.networks.architectures import TISSNET_WIDTHS, TissNetConfig
 from app.networks.tissnet import losses as L
 from app.networks.tissnet.discriminators import PatchDiscriminator3d
 from app.networks.tissnet.model import TissNet, TissNetOutput
+from app.preprocessing.normalization import BACKGROUND
 from app.registry.checkpoints import load_tissnet
 from app.registry.manifest import Entry
 from app.registry.spec import TissNetSpec
 from app.training import validation
-from app.training.config import Listed, LossRecipe, PatchData, Recipe, Section, check_rules
+from app.training.config import LossRecipe, Recipe
 from app.training.data.augmentation import vary_intensities, vary_patches
-from app.training.data.cache import BACKGROUND, NORMALIZATION, CachedSubject
+from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
+from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_precision, placed3d

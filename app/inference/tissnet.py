@@ -35,12 +35,12 @@ class CompletedSegmentation:
 
     Attributes:
         labels: uint8: 0 none, 1 necrotic core, 2 oedema, 3 enhancing tumour. A network of one region says 2 alone.
-        synthesis: the target sequence, float32 in [-1, 1], -1 outside the brain.
+        synthesis: the target sequence, float32 in [-1, 1], -1 outside the brain; None for a complete exam.
         coarse: labels of the generator's own segmentation.
     """
 
     labels: NDArray[np.uint8]
-    synthesis: VolumeArray
+    synthesis: VolumeArray | None
     coarse: NDArray[np.uint8]
 
 
@@ -58,35 +58,46 @@ class CompletingSegmenter:
     device: torch.device
     precision: torch.dtype = torch.float32
 
-    def run(self, volumes: Mapping[Modality, VolumeArray]) -> CompletedSegmentation:
+    def run(self, volumes: Mapping[Modality, VolumeArray], target: Modality | None) -> CompletedSegmentation:
         """Make the target sequence and find the tumour.
 
         Args:
-            volumes: the three source sequences in the file's units, float32, background 0, one shape.
+            volumes: the source sequences in the file's units, float32, background 0, one shape; the target is not
+                looked at.
+            target: the sequence to make; None for an exam that lacks nothing.
 
         Raises:
-            CaseError: a source lacks, they show no common brain, or a window does not fit into memory.
+            CaseError: the model does not make the target, a source lacks, the sequences show no common brain, or a
+                window does not fit into memory.
         """
-        if absent := [m for m in self.spec.sources if m not in volumes]:
-            raise CaseError(f"the model needs {', '.join(self.spec.sources)}; {', '.join(absent)} lacks.")
-        sources = {m: volumes[m] for m in self.spec.sources}
+        try:
+            case = self.spec.case_of(target)
+        except ValueError as error:
+            raise CaseError(f"{error}.") from None
+        needed = [m for m in self.spec.sources if m != target]
+        if absent := [m for m in needed if m not in volumes]:
+            raise CaseError(f"the model needs {', '.join(needed)}; {', '.join(absent)} lacks.")
+        sources = {m: volumes[m] for m in needed}
         brain = vote_foreground(sources)
         if not brain.any():
             raise CaseError("the sequences show no common brain.")
-        stacked = np.stack([to_range(v, measure(v, m, self.spec.normalization).clip) for m, v in sources.items()])
-        maps = self._slide(stacked, brain)
+        dark = np.full(brain.shape, DARK, dtype=np.float32)
+        ranges = {m: to_range(v, measure(v, m, self.spec.normalization).clip) for m, v in sources.items()}
+        maps = self._slide(np.stack([ranges.get(m, dark) for m in self.spec.sources]), brain, case)
         regions = self.spec.architecture.regions
         return CompletedSegmentation(
             labels=to_labels(maps[1 + regions :], brain),
-            synthesis=np.where(brain, maps[0], np.float32(DARK)),
+            synthesis=None if target is None else np.where(brain, maps[0], np.float32(DARK)),
             coarse=to_labels(maps[1 : 1 + regions], brain),
         )
 
-    def _slide(self, stacked: NDArray[np.float32], brain: MaskArray) -> NDArray[np.float32]:
+    def _slide(self, stacked: NDArray[np.float32], brain: MaskArray, case: int) -> NDArray[np.float32]:
+        number = torch.tensor([case], device=self.device)
+
         def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
             low = self.precision == torch.bfloat16
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                output = self.network(torch.from_numpy(window)[None].to(self.device))
+                output = self.network(torch.from_numpy(window)[None].to(self.device), number)
             joined = torch.cat([output.synthesis, output.coarse, output.fine], dim=1)
             maps: NDArray[np.float32] = joined[0].float().cpu().numpy()
             return maps

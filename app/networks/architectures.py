@@ -135,8 +135,10 @@ class TissNetConfig:
 
     Attributes:
         widths: channels per level, finest first, of the generator and the segmentor.
-        sources: number of present sequences.
+        sources: number of sequences that it is given.
         regions: 1 (whole tumour, as in the paper) or 3 (enhancing tumour, core, whole).
+        cases: kinds of exam that it is told apart: 1 as in the paper; else one per target sequence, and perhaps one
+            for exams that lack nothing.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -144,6 +146,7 @@ class TissNetConfig:
     widths: tuple[int, ...] = TISSNET_WIDTHS["compact"]
     sources: int = 3
     regions: int = 3
+    cases: int = 1
 
 
 @dataclass(frozen=True)

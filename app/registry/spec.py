@@ -223,33 +223,55 @@ class RefinerSpec(Strict):
 
 
 class TissNetSpec(Strict):
-    """A network that makes one sequence and segments the tumour in one pass.
+    """A network that makes a sequence and segments the tumour in one pass.
 
     Attributes:
-        target: the sequence that it makes.
-        sources: the sequences that it needs, in challenge order.
+        targets: the sequences that it makes, in challenge order, each a case of its own.
+        complete: whether its last case are exams that lack nothing.
+        sources: the sequences that it is given, in challenge order. A target among them is withheld where it is made.
         window: sides in voxels of what it sees at once.
     """
 
     kind: Literal["tissnet"] = "tissnet"
     architecture: Annotated[TissNetConfig, AfterValidator(_check_shape)]
     normalization: CheckedNormalization
-    target: Modality
+    targets: tuple[Modality, ...]
+    complete: bool = False
     sources: Annotated[tuple[Modality, ...], Field(min_length=1)]
     window: Sides
 
-    @field_validator("sources")
+    @field_validator("targets", "sources")
     @classmethod
-    def _ordered_sources(cls, sources: tuple[Modality, ...]) -> tuple[Modality, ...]:
-        return tuple(m for m in MODALITIES if m in sources)
+    def _ordered(cls, sequences: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        return tuple(m for m in MODALITIES if m in sequences)
 
     @model_validator(mode="after")
-    def _check_sources(self) -> TissNetSpec:
-        if self.target in self.sources:
-            raise ValueError("the target cannot be one of the sources")
+    def _check_numbers(self) -> TissNetSpec:
         if self.architecture.sources != len(self.sources):
             raise ValueError("the architecture takes another number of sources")
+        if not self.cases or self.architecture.cases != self.cases:
+            raise ValueError("the architecture knows another number of cases")
         return self
+
+    @property
+    def cases(self) -> int:
+        """Number of kinds of exam: those that lack a target, and complete ones."""
+        return len(self.targets) + self.complete
+
+    def case_of(self, target: Modality | None) -> int:
+        """Give the number of a kind of exam.
+
+        Args:
+            target: the sequence to make; None for an exam that lacks nothing.
+
+        Raises:
+            ValueError: the network does not know such exams.
+        """
+        if target is None and not self.complete:
+            raise ValueError("the model needs an exam that lacks a sequence")
+        if target is not None and target not in self.targets:
+            raise ValueError(f"the model does not make {target}")
+        return len(self.targets) if target is None else self.targets.index(target)
 
 
 Kind = Literal["regression", "generator", "segmenter2d", "segmenter3d", "refiner", "tissnet"]

@@ -139,15 +139,17 @@ def score_tissnet(
     device: torch.device,
     precision: torch.dtype,
 ) -> list[VolumeScores]:
-    """Segment each complete subject without its target sequence, and score it."""
+    """Segment each complete subject without each target sequence, and score it; `seg` is the complete exam."""
     segmenter = CompletingSegmenter(network.eval(), spec, device, precision)
     results = []
     for subject, volumes in load_complete(cases):
         first = volumes[MODALITIES[0]]
         truth = load_labels(masks.get(subject), first.grid, subject)
         if truth is not None:
-            labels = segmenter.run({m: volumes[m].data for m in spec.sources}).labels
-            results.append(VolumeScores(subject, "seg", segmentation_scores(labels, truth, first.grid.lps_spacing)))
+            data = {m: v.data for m, v in volumes.items()}
+            for target in (*spec.targets, *([None] if spec.complete else [])):
+                scores = segmentation_scores(segmenter.run(data, target).labels, truth, first.grid.lps_spacing)
+                results.append(VolumeScores(subject, target or "seg", scores))
     return results
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.core.constants import MODALITIES
 from app.core.errors import CaseError
 from app.inference.tissnet import CompletingSegmenter, to_labels, to_range
 from app.networks.architectures import TissNetConfig
@@ -13,7 +14,11 @@ from app.training.data.cache import NORMALIZATION
 
 CONFIG = TissNetConfig(widths=(4, 4, 6, 6, 8), sources=3, regions=3)
 SPEC = TissNetSpec(
-    architecture=CONFIG, normalization=NORMALIZATION, target="t2f", sources=("t1c", "t1n", "t2w"), window=(32, 32, 16)
+    architecture=CONFIG,
+    normalization=NORMALIZATION,
+    targets=("t2f",),
+    sources=("t1c", "t1n", "t2w"),
+    window=(32, 32, 16),
 )
 
 
@@ -24,25 +29,46 @@ def segmenter():
 
 
 def test_a_whole_exam(segmenter, phantom):
-    result = segmenter.run(phantom.volumes)
+    result = segmenter.run(phantom.volumes, "t2f")
     brain = phantom.volumes["t1n"] > 0
     assert result.labels.shape == result.synthesis.shape == brain.shape
     assert result.labels.dtype == np.uint8
     assert set(np.unique(result.labels)) <= {0, 1, 2, 3}
     assert (result.synthesis[~brain] == -1).all()
-    again = segmenter.run(phantom.volumes)
+    again = segmenter.run(phantom.volumes, "t2f")
     assert np.array_equal(result.labels, again.labels)
 
 
 def test_the_target_is_not_looked_at(segmenter, phantom):
     others = {**phantom.volumes, "t2f": np.zeros_like(phantom.volumes["t2f"])}
-    assert np.array_equal(segmenter.run(others).synthesis, segmenter.run(phantom.volumes).synthesis)
+    first, second = (segmenter.run(exam, "t2f").synthesis for exam in (others, phantom.volumes))
+    assert np.array_equal(first, second)
+
+
+def test_one_network_for_every_case(phantom):
+    torch.manual_seed(0)
+    config = TissNetConfig(widths=(4, 4, 6, 6, 8), sources=4, regions=3, cases=5)
+    spec = TissNetSpec(
+        architecture=config, normalization=NORMALIZATION, targets=MODALITIES, complete=True, sources=MODALITIES,
+        window=(32, 32, 16),
+    )  # fmt: skip
+    segmenter = CompletingSegmenter(TissNet(config).eval(), spec, torch.device("cpu"))
+    answers = [segmenter.run(phantom.volumes, target) for target in (*MODALITIES, None)]
+    assert [a.synthesis is None for a in answers] == [False] * 4 + [True]
+    assert not np.array_equal(answers[0].coarse, answers[1].coarse)
+
+
+def test_a_case_that_the_network_does_not_know(segmenter, phantom):
+    with pytest.raises(CaseError, match="does not make t1c"):
+        segmenter.run(phantom.volumes, "t1c")
+    with pytest.raises(CaseError, match="needs an exam that lacks a sequence"):
+        segmenter.run(phantom.volumes, None)
 
 
 def test_a_source_that_lacks(segmenter, phantom):
     volumes = {m: v for m, v in phantom.volumes.items() if m != "t1n"}
     with pytest.raises(CaseError, match="t1n lacks"):
-        segmenter.run(volumes)
+        segmenter.run(volumes, "t2f")
 
 
 def test_range():

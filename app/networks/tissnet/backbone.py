@@ -17,6 +17,8 @@ from app.networks.blocks3d import InstanceNorm3d, Leaky
 
 #: Levels whose convolutions do not cross slices, and that are halved within slices only.
 FLAT_LEVELS: Final = 2
+#: Spread of the codes before training.
+_CODE_STD: Final = 0.1
 _Kernel: TypeAlias = tuple[int, int, int]
 
 
@@ -28,26 +30,41 @@ class ConvPair25d(nn.Sequential):
 
 
 class Encoder25d(nn.Module):
-    """From the image down to the coarsest level."""
+    """From the image down to the coarsest level.
 
-    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+    With more than one case, what is missing is told at each level by a learned number per channel (ours; the paper has
+    a network per case). A constant channel would not tell it: instance norm takes it away.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...], cases: int = 1) -> None:
         super().__init__()
         inputs = (channels, *widths[:-1])
         self.levels = nn.ModuleList(
             [ConvPair25d(a, b, _is_flat(level)) for level, (a, b) in enumerate(zip(inputs, widths, strict=True))]
         )
         self.pools = nn.ModuleList([nn.MaxPool3d(_stride(level)) for level in range(len(widths) - 1)])
+        codes = [nn.Embedding(cases, width) for width in widths] if cases > 1 else []
+        for code in codes:
+            nn.init.normal_(code.weight, std=_CODE_STD)
+        self.codes = nn.ModuleList(codes)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, case: Tensor | None = None) -> list[Tensor]:
         """Return the features of every level, finest first.
 
         Args:
             x: B x C x X x Y x Z, sides multiples of `factors`.
+            case: int64 (B,), for networks of more than one case.
         """
-        levels = [self.levels[0](x)]
-        for pool, level in zip(self.pools, self.levels[1:], strict=True):
-            levels.append(level(pool(levels[-1])))
+        levels = [self._told(self.levels[0](x), 0, case)]
+        for i, (pool, level) in enumerate(zip(self.pools, self.levels[1:], strict=True), start=1):
+            levels.append(self._told(level(pool(levels[-1])), i, case))
         return levels
+
+    def _told(self, features: Tensor, level: int, case: Tensor | None) -> Tensor:
+        if not self.codes:
+            return features
+        code: Tensor = self.codes[level](case)
+        return features + code[:, :, None, None, None].to(features.dtype)
 
 
 class Decoder25d(nn.Module):
@@ -78,30 +95,31 @@ class Decoder25d(nn.Module):
 class UNet25d(nn.Module):
     """One encoder and one decoder: the perceptibility network, and what TISS-Net is compared with."""
 
-    def __init__(self, channels: int, outputs: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, outputs: int, widths: tuple[int, ...], cases: int = 1) -> None:
         super().__init__()
-        self.encoder, self.decoder = Encoder25d(channels, widths), Decoder25d(widths, outputs)
+        self.encoder, self.decoder = Encoder25d(channels, widths, cases), Decoder25d(widths, outputs)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, case: Tensor | None = None) -> Tensor:
         """Return the probability of each region, B x outputs x X x Y x Z.
 
         Args:
             images: in [-1, 1], B x channels x X x Y x Z.
+            case: as `Encoder25d` takes it.
         """
-        return torch.sigmoid(self.decoder(self.encoder(images)).float())
+        return torch.sigmoid(self.decoder(self.encoder(images, case)).float())
 
 
 class DualBranch25d(nn.Module):
     """One encoder and two decoders (figure 3): both tasks shape the features that they share."""
 
-    def __init__(self, channels: int, outputs: tuple[int, int], widths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, outputs: tuple[int, int], widths: tuple[int, ...], cases: int = 1) -> None:
         super().__init__()
-        self.encoder = Encoder25d(channels, widths)
+        self.encoder = Encoder25d(channels, widths, cases)
         self.first, self.second = Decoder25d(widths, outputs[0]), Decoder25d(widths, outputs[1])
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what both decoders make, float32, without activation."""
-        levels = self.encoder(x.contiguous(memory_format=torch.channels_last_3d))
+    def forward(self, x: Tensor, case: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what both decoders make, float32, without activation; arguments as `Encoder25d` takes them."""
+        levels = self.encoder(x.contiguous(memory_format=torch.channels_last_3d), case)
         return self.first(levels).float(), self.second(levels).float()
 
 

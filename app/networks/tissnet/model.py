@@ -43,30 +43,32 @@ class TissNet(nn.Module):
     def __init__(self, config: TissNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.generator = DualBranch25d(config.sources, (1, config.regions), config.widths)
+        self.generator = DualBranch25d(config.sources, (1, config.regions), config.widths, config.cases)
         inputs = config.sources + 1 + config.regions
-        self.segmentor = DualBranch25d(inputs, (config.regions, config.regions), config.widths)
+        self.segmentor = DualBranch25d(inputs, (config.regions, config.regions), config.widths, config.cases)
         #: S_p: it segments the real target sequence alone, and judges the made one in training.
-        self.perceptibility = UNet25d(1, config.regions, config.widths)
+        self.perceptibility = UNet25d(1, config.regions, config.widths, config.cases)
 
     @property
     def factors(self) -> tuple[int, int, int]:
         """Return the divisors of the sides of its inputs."""
         return factors(len(self.config.widths))
 
-    def forward(self, sources: Tensor) -> TissNetOutput:
+    def forward(self, sources: Tensor, case: Tensor | None = None) -> TissNetOutput:
         """Complete and segment.
 
         Args:
-            sources: the present sequences in challenge order, in [-1, 1], B x sources x X x Y x Z.
+            sources: the sequences in challenge order, in [-1, 1], -1 throughout where one is missing,
+                B x sources x X x Y x Z.
+            case: int64 (B,), number of the kind of exam, for networks of more than one.
         """
-        synthesis, coarse = self.generate(sources)
-        fine, error = self.segmentor(torch.cat([sources, synthesis, coarse], dim=1))
+        synthesis, coarse = self.generate(sources, case)
+        fine, error = self.segmentor(torch.cat([sources, synthesis, coarse], dim=1), case)
         return TissNetOutput(synthesis, coarse, torch.sigmoid(fine), torch.sigmoid(error))
 
-    def generate(self, sources: Tensor) -> tuple[Tensor, Tensor]:
+    def generate(self, sources: Tensor, case: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the target sequence and the coarse segmentation alone."""
-        image, coarse = self.generator(sources)
+        image, coarse = self.generator(sources, case)
         return torch.tanh(image), torch.sigmoid(coarse)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from app.core.constants import MODALITIES, Modality
 from app.data.cases import Case
 from app.data.labels import REGIONS
+from app.inference.tissnet import DARK
 from app.networks.architectures import TISSNET_WIDTHS, TissNetConfig
 from app.networks.tissnet import losses as L
 from app.networks.tissnet.discriminators import PatchDiscriminator3d
@@ -39,23 +41,33 @@ class TissNetData(PatchData):
     """Choice of 3D patches.
 
     Attributes:
-        target: the sequence that is made.
-        sources: those that it is made from, in challenge order; the other three if empty.
+        targets: the sequences that are made: one, as in the paper, or several by one network.
+        complete: whether it learns to segment exams that lack nothing as well.
+        sources: those that it is given; if empty, all that some target is made from.
         regions: 1 (the whole tumour, as in the paper) or 3 (enhancing tumour, core, whole tumour).
     """
 
-    target: Modality = "t2f"
+    targets: Listed[tuple[Modality, ...]] = ("t2f",)
+    complete: bool = False
     sources: Listed[tuple[Modality, ...]] = ()
     regions: Literal[1, 3] = 3
 
     @property
     def inputs(self) -> tuple[Modality, ...]:
-        """The sequences that the target is made from, in challenge order."""
-        return tuple(m for m in MODALITIES if m != self.target and (not self.sources or m in self.sources))
+        """The sequences that the network is given, in challenge order."""
+        lonely = self.targets[0] if len(self.targets) == 1 and not self.complete else None
+        return tuple(m for m in MODALITIES if m in self.sources or (not self.sources and m != lonely))
 
     @model_validator(mode="after")
     def _check_sources(self) -> Self:
-        check_rules({"data.sources must not name the target": self.target not in self.sources})
+        lonely = len(self.targets) == 1 and not self.complete
+        check_rules(
+            {
+                "data.targets names a sequence twice": len(set(self.targets)) == len(self.targets),
+                "data.targets is empty; name a sequence, or set data.complete": bool(self.targets) or self.complete,
+                "data.sources must not name the one target": not lonely or self.targets[0] not in self.sources,
+            }
+        )
         return self
 
 
@@ -110,7 +122,8 @@ class TissNetRecipe(Recipe):
     @property
     def architecture(self) -> TissNetConfig:
         """Shape of the network."""
-        return TissNetConfig(TISSNET_WIDTHS[self.tissnet.preset], len(self.data.inputs), self.data.regions)
+        cases = len(self.data.targets) + self.data.complete
+        return TissNetConfig(TISSNET_WIDTHS[self.tissnet.preset], len(self.data.inputs), self.data.regions, cases)
 
     @property
     def spec(self) -> TissNetSpec:
@@ -118,7 +131,8 @@ class TissNetRecipe(Recipe):
         return TissNetSpec(
             architecture=self.architecture,
             normalization=NORMALIZATION,
-            target=self.data.target,
+            targets=self.data.targets,
+            complete=self.data.complete,
             sources=self.data.inputs,
             window=self.data.patch,
         )
@@ -140,7 +154,6 @@ class TissNetTask(Task[TissNetRecipe]):
         self.discriminators = placed3d(
             nn.ModuleDict({name: PatchDiscriminator3d(channels, width) for name in ("whole", "tumour")}), device
         )
-        self.target = MODALITIES.index(recipe.data.target)
         self.sources = [MODALITIES.index(m) for m in recipe.data.inputs]
 
     @classmethod
@@ -177,60 +190,87 @@ class TissNetTask(Task[TissNetRecipe]):
         patches = vary_patches(sample.to(self.device), self.recipe.augmentation, random, BACKGROUND)
         seen = vary_intensities(patches, self.recipe.augmentation, random, BACKGROUND)
         first = step < self.recipe.tissnet.perceptibility_steps
+        target = self._draw_target(step, first)
         self.network.perceptibility.requires_grad_(first)
         for branch in (self.network.generator, self.network.segmentor):
             branch.requires_grad_(not first)
         self.network.zero_grad(set_to_none=True)
         self.discriminators.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
-        parts = list(zip(patches.pieces(pieces), seen.chunk(pieces), strict=True))
-        for part, shown in parts:
+        made: list[tuple[_Batch, Tensor]] = []
+        for part, shown in zip(patches.pieces(pieces), seen.chunk(pieces), strict=True):
             share = len(part) / len(patches)
-            batch = self._batch(part, shown)
-            losses = self._perceptibility(batch) if first else self._losses(batch)
+            batch = self._batch(part, shown, target)
+            losses = self._perceptibility(batch) if first else self._losses(batch, made)
             total = torch.stack([self._weight(name) * value for name, value in losses.items()]).sum()
             (share * total).backward()  # type: ignore[no-untyped-call]
             add_to(totals, losses, share)
         update("tissnet")
-        if not first and self.recipe.losses.adversarial > 0:
-            self._teach_discriminators(parts, len(patches), totals, update)
+        if not first and target is not None and self.recipe.losses.adversarial > 0:
+            self._teach_discriminators(made, totals, update)
         return totals
+
+    def _draw_target(self, step: int, first: bool) -> Modality | None:
+        """Draw what a batch lacks, all cases alike; a complete exam teaches S_p nothing.
+
+        All processes draw the same: each step then moves the same networks everywhere.
+        """
+        data, cases = self.recipe.data, self.recipe.spec.cases
+        count = len(data.targets) if first else cases
+        number = int(np.random.default_rng([self.recipe.seed, step, 0]).integers(max(count, 1)))
+        return data.targets[number] if number < len(data.targets) else None
 
     def _weight(self, name: str) -> float:
         weights = self.recipe.losses
         names = {"adversarial_whole": "adversarial", "adversarial_tumour": "adversarial"}
         return 1.0 if name == "perceptibility_dice" else float(getattr(weights, names.get(name, name)))
 
-    def _batch(self, part: Patches, shown: Tensor) -> _Batch:
-        """Bring patches to [-1, 1], and their labels to regions."""
+    def _batch(self, part: Patches, shown: Tensor, target: Modality | None) -> _Batch:
+        """Bring patches to [-1, 1], and their labels to regions; withhold the target."""
         regions = list(REGIONS.values()) if self.recipe.data.regions == len(REGIONS) else [REGIONS["WT"]]
         truth = torch.stack([torch.isin(part.labels, torch.tensor(r, device=part.labels.device)) for r in regions], 1)
+        sources = _to_range(shown, part.scale, part.brain)
+        wanted = None
+        if target is not None:
+            at = MODALITIES.index(target)
+            wanted = _to_range(part.images, part.scale, part.brain)[:, at : at + 1]
+            sources[:, at] = DARK
+        number = self.recipe.spec.case_of(target)
         return _Batch(
-            sources=_to_range(shown, part.scale, part.brain)[:, self.sources],
-            target=_to_range(part.images, part.scale, part.brain)[:, self.target : self.target + 1],
+            sources=sources[:, self.sources],
+            target=wanted,
             truth=truth.float(),
+            case=torch.full((len(part),), number, device=sources.device),
         )
 
     def _perceptibility(self, batch: _Batch) -> dict[str, Tensor]:
         """Let S_p learn from the real target sequence."""
         with self.mixed_precision():
-            answer = self.network.perceptibility(batch.target)
+            answer = self.network.perceptibility(batch.target, batch.case)
         return {"perceptibility_dice": L.overlap_loss(answer, batch.truth)}
 
-    def _losses(self, batch: _Batch) -> dict[str, Tensor]:
-        """Compute every term of equation 10 that has a weight."""
+    def _losses(self, batch: _Batch, made: list[tuple[_Batch, Tensor]]) -> dict[str, Tensor]:
+        """Compute every term of equation 10 that has a weight; of a complete exam those of the segmentation.
+
+        Args:
+            made: the batch and its made sequence are added to it.
+        """
         weights = self.recipe.losses
         with self.mixed_precision():
-            output: TissNetOutput = self.network(batch.sources)
-            seen = self.network.perceptibility(output.synthesis) if weights.perceptibility > 0 else None
-        mask = L.tumour_mask(batch.truth)
+            output: TissNetOutput = self.network(batch.sources, batch.case)
         losses = {
-            "l1_global": (output.synthesis - batch.target).abs().mean(),
-            "l1_tumour": (mask * (output.synthesis - batch.target)).abs().mean(),
             "coarse": L.overlap_loss(output.coarse, batch.truth),
             **L.segmentor_losses(output, batch.truth),
         }
-        if seen is not None:
+        if batch.target is None:
+            return losses
+        made.append((batch, output.synthesis.detach()))
+        mask = L.tumour_mask(batch.truth)
+        losses["l1_global"] = (output.synthesis - batch.target).abs().mean()
+        losses["l1_tumour"] = (mask * (output.synthesis - batch.target)).abs().mean()
+        if weights.perceptibility > 0:
+            with self.mixed_precision():
+                seen = self.network.perceptibility(output.synthesis, batch.case)
             losses["perceptibility"] = L.perceptibility_loss(seen, batch.truth)
         if weights.adversarial > 0:
             self.discriminators.requires_grad_(False)
@@ -245,21 +285,21 @@ class TissNetTask(Task[TissNetRecipe]):
         return losses
 
     def _teach_discriminators(
-        self, parts: list[tuple[Patches, Tensor]], count: int, totals: dict[str, Tensor], update: Update
+        self, made: list[tuple[_Batch, Tensor]], totals: dict[str, Tensor], update: Update
     ) -> None:
         """Let both discriminators learn from real and made sequences (equation 11)."""
-        for part, shown in parts:
-            batch = self._batch(part, shown)
-            mask, share = L.tumour_mask(batch.truth), len(part) / count
-            with torch.no_grad(), self.mixed_precision():
-                made, _ = self.network.generate(batch.sources)
+        count = sum(len(synthesis) for _, synthesis in made)
+        for batch, synthesis in made:
+            assert batch.target is not None
+            mask = L.tumour_mask(batch.truth)
             losses = {}
             for name, window in (("whole", torch.ones_like(mask)), ("tumour", mask)):
                 judge = self.discriminators[name]
                 with self.mixed_precision():
-                    of_made = judge(window * batch.sources, window * made)
+                    of_made = judge(window * batch.sources, window * synthesis)
                     of_real = judge(window * batch.sources, window * batch.target)
                 losses[f"discriminator_{name}"] = L.discriminator_loss(of_made, of_real)
+            share = len(synthesis) / count
             (share * torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
             add_to(totals, losses, share)
         update("discriminators")
@@ -268,14 +308,16 @@ class TissNetTask(Task[TissNetRecipe]):
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
-        """Draw one slice: the real and the made target sequence; the truth, the coarse and the fine segmentation."""
+        """Draw one slice per target: the real and the made sequence; the truth, the coarse and the fine segmentation."""
         patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
-        batch = self._batch(patches, patches.images)
-        output = self.average(batch.sources)
-        middle = patches.images.shape[-1] // 2
-        images = [batch.target, output.synthesis]
-        regions = [v.mean(dim=1, keepdim=True) for v in (batch.truth, output.coarse, output.fine)]
-        return [[v[0, 0, ..., middle].float().cpu().numpy() for v in row] for row in (images, regions)]
+        middle, rows = patches.images.shape[-1] // 2, []
+        for target in self.recipe.data.targets:
+            batch = self._batch(patches, patches.images, target)
+            output = self.average(batch.sources, batch.case)
+            assert batch.target is not None
+            regions = [v.mean(dim=1, keepdim=True) for v in (batch.truth, output.coarse, output.fine)]
+            rows += [[batch.target, output.synthesis], regions]
+        return [[v[0, 0, ..., middle].float().cpu().numpy() for v in row] for row in rows]
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:
         """Score the averaged network's segmentation of exams that lack the target."""
@@ -305,17 +347,21 @@ class TissNetTask(Task[TissNetRecipe]):
         return promote_segmenter(request, recipe.spec, rows)
 
 
+@dataclass(frozen=True)
 class _Batch:
     """Hold patches in the network's units.
 
     Attributes:
-        sources: in [-1, 1], B x 3 x X x Y x Z.
-        target: in [-1, 1], B x 1 x X x Y x Z.
+        sources: in [-1, 1], B x sources x X x Y x Z.
+        target: in [-1, 1], B x 1 x X x Y x Z; None for complete exams.
         truth: 0 or 1, B x K x X x Y x Z.
+        case: int64 (B,), the kind of exam.
     """
 
-    def __init__(self, sources: Tensor, target: Tensor, truth: Tensor) -> None:
-        self.sources, self.target, self.truth = sources, target, truth
+    sources: Tensor
+    target: Tensor | None
+    truth: Tensor
+    case: Tensor
 
 
 def _to_range(normalized: Tensor, scale: Tensor, brain: Tensor) -> Tensor:
@@ -325,7 +371,7 @@ def _to_range(normalized: Tensor, scale: Tensor, brain: Tensor) -> Tensor:
         scale: B x 4 x 2, z-scores of 0 and of the clip.
     """
     low, high = scale[..., 0, None, None, None], scale[..., 1, None, None, None]
-    return torch.where(brain > 0, ((normalized - low) / (high - low)).clamp(0, 1) * 2 - 1, torch.full_like(low, -1.0))
+    return torch.where(brain > 0, ((normalized - low) / (high - low)).clamp(0, 1) * 2 - 1, torch.full_like(low, DARK))
 
 
 TASK = TissNetTask

@@ -51,3 +51,11 @@ def test_a_flat_pair_mixes_no_slices():
     image = torch.zeros(1, 1, 8, 8, 5)
     image[..., 2] = 1
     assert (pair(image).abs().sum(dim=(0, 1, 2, 3)) > 0).tolist() == [False, False, True, False, False]
+
+
+def test_a_case_changes_the_answer_but_one_network_of_one_case_has_no_code():
+    torch.manual_seed(0)
+    network, image = UNet25d(2, 1, WIDTHS, cases=3), torch.randn(1, 2, 32, 32, 8)
+    answers = [network(image, torch.tensor([case])) for case in (0, 1)]
+    assert not torch.equal(*answers)
+    assert not any("codes" in name for name in UNet25d(2, 1, WIDTHS).state_dict())

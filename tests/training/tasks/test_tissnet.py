@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.training.config import load_recipe
 from app.training.data.cache import build_cache
@@ -58,6 +59,12 @@ class TestStep:
         assert not {"perceptibility", "adversarial_whole"} & set(losses)
         assert moved == ["tissnet"]
 
+    def test_a_complete_exam_teaches_the_segmentation_alone(self, subjects):
+        task, moved = _task("data.targets=[]", "data.complete=true", "tissnet.perceptibility_steps=0"), []
+        losses = task.step(_source(task, subjects), 0, 1, lambda name: moved.append(name) is None)
+        assert set(losses) == {"coarse", "fine", "error", "consistency"}
+        assert moved == ["tissnet"]
+
     def test_pieces_add_up(self, subjects):
         gradients = []
         for pieces in (1, 2):
@@ -78,9 +85,11 @@ class TestStep:
 def test_images_are_in_the_papers_range_and_regions_are_nested(subjects):
     task = _task()
     patches = _source(task, subjects).at(0)[0]
-    batch = task._batch(patches, patches.images)
+    batch = task._batch(patches, patches.images, "t2f")
     assert batch.sources.abs().max() <= 1
-    assert batch.sources.shape[1] == 3
+    assert batch.sources.shape[1] == 4
+    assert (batch.sources[:, MODALITIES.index("t2f")] == -1).all()
+    assert batch.case.tolist() == [2]
     outside = patches.brain[:, 0] == 0
     assert (batch.target[:, 0][outside] == -1).all()
     enhancing, core, whole = batch.truth.unbind(1)
@@ -92,7 +101,20 @@ def test_images_are_in_the_papers_range_and_regions_are_nested(subjects):
 def test_recipes_are_valid(recipe):
     loaded = load_recipe(recipe)
     assert loaded.task == "tissnet"
-    assert loaded.spec.target not in loaded.spec.sources
+    assert loaded.spec.cases == loaded.architecture.cases
+
+
+@pytest.mark.parametrize("recipe", ["tissnet", "tissnet_vs"])
+def test_published_forms_make_one_sequence_of_the_others(recipe):
+    spec = load_recipe(recipe).spec
+    assert len(spec.targets) == 1
+    assert spec.targets[0] not in spec.sources
+
+
+def test_every_case_is_drawn():
+    task = _task()
+    assert {task._draw_target(step, False) for step in range(60)} == {*MODALITIES, None}
+    assert None not in {task._draw_target(step, True) for step in range(60)}
 
 
 def test_the_published_run():

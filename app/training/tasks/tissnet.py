@@ -308,7 +308,7 @@ class TissNetTask(Task[TissNetRecipe]):
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
-        """Draw one slice per target: the real and the made sequence; the truth, the coarse and the fine segmentation."""
+        """Draw one slice per target: the real and the made sequence; the truth, the coarse and the fine answer."""
         patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
         middle, rows = patches.images.shape[-1] // 2, []
         for target in self.recipe.data.targets:

@@ -1,56 +1,39 @@
-"""Take one subject through three stages: read, network, write."""
+"""Complete subjects: what each of the three stages does."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from app.batch.outcomes import Outcome, OutputRecord, Provenance
+from app.batch.outcomes import OutputRecord, Provenance
 from app.batch.output_files import OutputFiles, write_image
-from app.batch.stages import (
-    CaseLog,
-    FailedCase,
-    FinishedCase,
-    LoadedCase,
-    PredictedCase,
-    Prediction,
-    Synthesis,
-    WrittenCase,
-)
-from app.batch.tracing import Trace
+from app.batch.stages import CaseLog, LoadedCase, PredictedCase, Prediction, Synthesis, WrittenCase
+from app.batch.subject_processor import SubjectProcessor, opened
 from app.core.config import RunConfig
 from app.core.constants import Modality
-from app.core.errors import DeviceError, TetradError, VolumeError, WeightsError
+from app.core.errors import VolumeError
 from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import file_sha256
 from app.data.origin import SYNTHETIC
-from app.inference.backends import is_memory_error
 from app.inference.pipeline import describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
 from app.inference.provenance import mark_inputs
 from app.inference.synthesizer import Synthesizer
-
-log = logging.getLogger(__name__)
-
-_Stage = TypeVar("_Stage")
+from app.registry.identity import identity_record
 
 
-class CaseProcessor:
-    """Take subjects through three stages, each in its own thread, with one model.
-
-    A stage that fails gives a `FailedCase`, which the later stages pass on: one subject never harms another.
+class CaseProcessor(SubjectProcessor[LoadedCase, PredictedCase]):
+    """Make what subjects lack.
 
     Raises:
         WeightsError, UsageError, DeviceError: the model cannot be loaded.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.trace = Trace(keep=config.profile_file is not None)
+        super().__init__(config)
         self.files = OutputFiles.of(config)
         # A device or a model that is not there must be known before an hour of work, and when all is kept.
-        self.synthesizer = _open_synthesizer(config)
+        self.synthesizer = opened(lambda: Synthesizer.from_options(config.model, config.runtime), config)
 
     @property
     def runtime(self) -> str:
@@ -60,36 +43,17 @@ class CaseProcessor:
             return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
         return f"{model.runtime}" + ("" if model.refiner is None else f", refined by {model.refiner.identity.name}")
 
-    # ------------------------------------------------------------ the three stages
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether its network runs on a GPU."""
+        runtime = self.synthesizer.model.runtime
+        return runtime is not None and runtime.device.startswith("cuda")
 
-    def read(self, case: Case) -> LoadedCase | FinishedCase:
-        """Decode what the subject needs and bring it into model space."""
-        case_log = CaseLog(case.subject)
-        return self._isolated("read", case_log, lambda: self._read(case, case_log))
-
-    def compute(self, loaded: LoadedCase | FinishedCase) -> PredictedCase | FinishedCase:
-        """Run the network on what is to be made."""
-        if not isinstance(loaded, LoadedCase):
-            return loaded
-        return self._isolated("network", loaded.log, lambda: self._predict_all(loaded))
-
-    def write(self, predicted: PredictedCase | FinishedCase) -> Outcome:
-        """Finish and write the images; the outcome is final then."""
-        if not isinstance(predicted, PredictedCase):
-            return predicted.outcome()
-        return self._isolated("write", predicted.log, lambda: self._write_all(predicted)).outcome()
-
-    def _isolated(self, stage: str, case_log: CaseLog, work: Callable[[], _Stage]) -> _Stage | FailedCase:
-        """Keep with the subject whatever happens to it; only a signal gets through."""
-        try:
-            with self.trace.span(stage, case_log.subject, case_log.stages):
-                return work()
-        except TetradError as error:
-            return FailedCase(case_log, str(error))
-        except Exception as error:
-            log.debug("%s", case_log.subject, exc_info=True)
-            reason = f"unexpected {type(error).__name__}: {error}; please report it with the file concerned."
-            return FailedCase(case_log, reason)
+    @property
+    def model_record(self) -> Mapping[str, Any]:
+        """Name the model and its specialists."""
+        model = self.synthesizer.model
+        return identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
 
     # ------------------------------------------------------------ read
 
@@ -117,9 +81,9 @@ class CaseProcessor:
             case_log.input_sha256 = sha256s
         case_log.outputs.extend(output.record for output in good)
         case_log.warnings.extend(first.warnings)
-        for output in good:
+        for target, output in zip(first.targets, good, strict=True):
             case_log.warnings.extend(output.warnings)
-            case_log.warnings.extend(self._origin_warnings(output.record, first))
+            case_log.warnings.extend(self._origin_warnings(output.record, target, len(first.inputs)))
         return True
 
     def _load(self, case: Case, case_log: CaseLog) -> LoadedCase:
@@ -132,10 +96,10 @@ class CaseProcessor:
         case_log.input_sha256 = {m: volumes[m].sha256 for m in final.inputs}
         return LoadedCase(case_log, case, final, volumes, prepare(volumes, self.synthesizer.model))
 
-    def _origin_warnings(self, output: OutputRecord, first: Plan) -> list[str]:
+    def _origin_warnings(self, output: OutputRecord, target: Modality, inputs: int) -> list[str]:
         """Warn of a kept output that was made in another way than this run would make it."""
-        model = self.synthesizer.model.model_for(output.target)
-        expected = describe(model, output.target, len(first.inputs))
+        model = self.synthesizer.model.model_for(target)
+        expected = describe(model, target, inputs)
         fingerprint = model.identity.refined_by(None if model.refiner is None else model.refiner.identity)
         # Version 0.1.0 named the checksum of the weights file alone.
         before = expected.replace(f" {fingerprint[:8]}", f" {model.identity.sha256[:8]}")
@@ -148,7 +112,7 @@ class CaseProcessor:
 
     # ------------------------------------------------------------ network
 
-    def _predict_all(self, loaded: LoadedCase) -> PredictedCase:
+    def _compute(self, loaded: LoadedCase) -> PredictedCase:
         return PredictedCase(loaded, tuple([self._predict(loaded, target) for target in loaded.plan.targets]))
 
     def _predict(self, loaded: LoadedCase, target: Modality) -> Prediction | Synthesis:
@@ -238,23 +202,3 @@ class CaseProcessor:
         mark_inputs(synthesis.confidence, loaded.log.input_sha256)
         write_image(synthesis.confidence, path)
         return str(path)
-
-
-def _open_synthesizer(config: RunConfig) -> Synthesizer:
-    try:
-        return Synthesizer.from_options(config.model, config.runtime)
-    except RuntimeError as error:
-        # A GPU that is full, or in another's exclusive use.
-        reason = f"the model could not be loaded on device {config.runtime.device} ({str(error).splitlines()[0]})"
-        raise DeviceError(f"{reason}; free it, or use --device cpu.") from None
-    except (TetradError, MemoryError, ImportError, OSError):
-        raise
-    except Exception as error:
-        log.debug("", exc_info=True)
-        if is_memory_error(error):
-            raise MemoryError(str(error)) from None
-        reason = (str(error).splitlines() or [""])[0][:160]
-        raise WeightsError(
-            f"the model in {config.model.weights_dir} cannot be used ({type(error).__name__}: {reason}); "
-            "fetch the weights again."
-        ) from None

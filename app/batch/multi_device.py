@@ -9,23 +9,22 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from app.batch.case_processor import CaseProcessor
 from app.batch.outcomes import Outcome
 from app.batch.prefetch import PrefetchingRunner
+from app.batch.processors import open_processor
+from app.batch.subject_processor import SubjectProcessor
 from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.errors import DeviceError, TetradError
 from app.core.plain_text import start_log
 from app.core.signals import Interrupted, SignalGuard
 from app.data.cases import Case
-from app.registry.identity import identity_record
-from app.registry.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +49,7 @@ class MultiDeviceRunner:
         self, config: RunConfig, devices: Sequence[str], cases: Sequence[Case], guard: SignalGuard | None = None
     ) -> None:
         self.trace = Trace(keep=config.profile_file is not None)
-        manifest = read_manifest(config.model.weights_dir)
-        entry = manifest.entry(config.model.model)
-        specialists = manifest.specialists_of(entry) if config.model.specialists else {}
-        self.model = identity_record(entry.identity, {m: e.identity for m, e in specialists.items()})
+        self.model: Mapping[str, Any] = {}
         self._guard = guard or SignalGuard()
         self._cases, self._waiting = list(cases), deque(cases)
         self._connections: dict[int, Connection] = {}
@@ -145,8 +141,8 @@ class MultiDeviceRunner:
         if kind == "want":
             self._hand_out(number)
         elif kind == "ready":
-            self._runtimes[number] = content
-            log.info("Model %s: %s.", self.model["name"], content)
+            self.model, self._runtimes[number] = content
+            log.info("Model %s: %s.", self.model["name"], self._runtimes[number])
         elif kind == "done":
             self._pending.append(content)
         elif kind == "broken":
@@ -201,8 +197,8 @@ def _serve(config: RunConfig, threads: int, connection: Connection, level: int) 
     events: list[dict[str, Any]] = []
     try:
         with guard.installed():
-            processor = CaseProcessor(config)
-            parent.tell("ready", processor.runtime)
+            processor = open_processor(config)
+            parent.tell("ready", (processor.model_record, processor.runtime))
             _run_all(processor, parent, threads, guard)
             events = processor.trace.events()
     except Interrupted:
@@ -218,7 +214,7 @@ def _serve(config: RunConfig, threads: int, connection: Connection, level: int) 
     parent.tell("end", events)
 
 
-def _run_all(processor: CaseProcessor, parent: _Parent, threads: int, guard: SignalGuard) -> None:
+def _run_all(processor: SubjectProcessor[Any, Any], parent: _Parent, threads: int, guard: SignalGuard) -> None:
     """Tell the parent of every outcome; on SIGTERM of those that were begun to be written."""
     with PrefetchingRunner(processor, iter(parent.ask, None), threads) as runner:
         try:

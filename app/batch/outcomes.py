@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
-from app.core.constants import Modality
+from app.core.constants import Content, Modality
 from app.core.errors import ExitCode
 
 Status = Literal["made", "kept", "complete", "failed"]
@@ -64,15 +64,16 @@ class Provenance:
 
 @dataclass(frozen=True)
 class OutputRecord:
-    """Describe one synthesised sequence on disk.
+    """Describe one image on disk.
 
     Attributes:
+        target: the sequence, or `seg`.
         path, sha256: of its file.
         provenance: how it was made; None where only its header can tell.
         origin: what the header of a kept output says of its making; None for one that this run made.
     """
 
-    target: Modality
+    target: Content
     path: str
     sha256: str
     provenance: Provenance | None = None

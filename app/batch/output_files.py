@@ -14,7 +14,7 @@ import nibabel as nib
 from app.batch.outcomes import OutputRecord
 from app.core.atomic_io import save_bytes
 from app.core.config import Resume, RunConfig
-from app.core.constants import Modality
+from app.core.constants import SEGMENTATION, Content, Modality
 from app.core.errors import VolumeError
 from app.data.cases import Case, Plan
 from app.data.nifti_reader import load_volume, read_grid
@@ -58,8 +58,8 @@ class OutputFiles:
         """Take the folders of a run."""
         return cls(config.output_dir, config.confidence_dir, config.resume)
 
-    def image_path(self, subject: str, target: Modality) -> Path:
-        """Name the file of a synthesised sequence."""
+    def image_path(self, subject: str, target: Content) -> Path:
+        """Name the file of a sequence or of a segmentation."""
         return self.folder / f"{subject}-{target}.nii.gz"
 
     def confidence_path(self, subject: str, target: Modality) -> Path | None:
@@ -76,26 +76,36 @@ class OutputFiles:
             fallback: the model whose outputs the chosen one tries again; None where they are the same.
             sha256s: checksums of the plan's inputs.
         """
-        digest = inputs_digest(sha256s)
-        found = (self._check(case, plan, target, fallback, digest) for target in plan.targets)
+        found = []
+        for target in plan.targets:
+            reference = case.files[plan.reference_of(target)]
+            confidence = self.confidence_path(case.subject, target)
+            if confidence is None or confidence.exists():
+                found.append(self.check(case.subject, target, reference, sha256s, fallback))
         return [output for output in found if output is not None]
 
-    def _check(self, case: Case, plan: Plan, target: Modality, fallback: str | None, digest: str) -> KeptOutput | None:
-        """Describe the output that is there; None where there is none, or it must be made again."""
-        path = self.image_path(case.subject, target)
+    def check(
+        self, subject: str, target: Content, reference: Path, sha256s: Mapping[Modality, str], fallback: str | None
+    ) -> KeptOutput | None:
+        """Describe the output that is there; None where there is none, or it must be made again.
+
+        Args:
+            reference: the input whose grid it must have.
+            fallback, sha256s: as `find_good`.
+        """
+        path, digest = self.image_path(subject, target), inputs_digest(sha256s)
         if not os.path.lexists(path):
             return None
         try:
             # Decoded whole: a damaged file may have a good header.
-            volume = load_volume(path)
-            if not volume.grid.same_as(read_grid(case.files[plan.reference_of(target)])):
+            volume = load_volume(path, strict=target == SEGMENTATION)
+            if not volume.grid.same_as(read_grid(reference)):
                 return None
         except VolumeError as error:
             log.warning("%s It is made again.", error)
             return None
         origin, stated = origin_of(volume.grid), inputs_of(volume.grid)
-        confidence = self.confidence_path(case.subject, target)
-        if _is_outdated(origin, len(plan.inputs), fallback) or (confidence is not None and not confidence.exists()):
+        if _is_outdated(origin, len(sha256s), fallback):
             return None
         if stated not in {None, digest} and self.resume == "same":
             log.warning("%s was made from other inputs than are there now; it is made again.", path)

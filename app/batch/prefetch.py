@@ -9,21 +9,21 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, TypeAlias, cast
 
-from app.batch.case_processor import CaseProcessor
 from app.batch.outcomes import Outcome
-from app.batch.stages import FinishedCase, LoadedCase
+from app.batch.subject_processor import SubjectProcessor
 from app.data.cases import Case
-from app.registry.identity import identity_record
 
 #: Subjects that wait, computed, for the disk.
 WRITE_BEHIND = 2
 #: Most threads that decode for one GPU; each holds one subject (about 150 MB).
 MAX_READERS = 8
 
-_Reading: TypeAlias = "Future[LoadedCase | FinishedCase]"
+#: Of any kind of subject; each processor knows its own.
+_Processor: TypeAlias = "SubjectProcessor[Any, Any]"
+_Reading: TypeAlias = "Future[Any]"
 
 
-def choose_readers(processor: CaseProcessor, cores: int) -> int:
+def choose_readers(processor: _Processor, cores: int) -> int:
     """Choose how many threads decode: as asked, else one per 16 cores, or half the cores by a GPU.
 
     Two at least, so that a slow file holds back nobody; but one where a failure ends the run, which keeps the order.
@@ -35,9 +35,7 @@ def choose_readers(processor: CaseProcessor, cores: int) -> int:
         return processor.config.jobs
     if processor.config.on_error == "stop":
         return 1
-    runtime = processor.synthesizer.model.runtime
-    on_gpu = runtime is not None and runtime.device.startswith("cuda")
-    return max(2, min(MAX_READERS, cores // (2 if on_gpu else 16)))
+    return max(2, min(MAX_READERS, cores // (2 if processor.on_gpu else 16)))
 
 
 class PrefetchingRunner:
@@ -48,10 +46,8 @@ class PrefetchingRunner:
     grow with their number. Where the iteration ends early, `drain` gives the outcomes of what was computed.
     """
 
-    def __init__(self, processor: CaseProcessor, cases: Iterable[Case], cores: int | None = None) -> None:
-        self.trace, self.runtime = processor.trace, processor.runtime
-        model = processor.synthesizer.model
-        self.model = identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
+    def __init__(self, processor: _Processor, cases: Iterable[Case], cores: int | None = None) -> None:
+        self.trace, self.runtime, self.model = processor.trace, processor.runtime, processor.model_record
         self._processor, self._cases = processor, cases
         self._readers = choose_readers(processor, cores or os.cpu_count() or 1)
         self._reader, self._writer = ThreadPoolExecutor(self._readers, "read"), ThreadPoolExecutor(2, "write")

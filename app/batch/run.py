@@ -17,7 +17,7 @@ from app.batch.outcomes import STATUSES, Outcome, Summary
 from app.batch.run_record import write_record, write_trace
 from app.batch.runner import SubjectRunner, open_runner
 from app.core.atomic_io import sweep
-from app.core.config import RunConfig
+from app.core.config import RunConfig, SegmentConfig
 from app.core.container import is_lost_with_container
 from app.core.errors import NothingToDo, UsageError
 from app.core.signals import Interrupted, SignalGuard
@@ -50,7 +50,7 @@ def run(config: RunConfig) -> Summary:
 
 
 def _scan_input(config: RunConfig) -> Scan:
-    own = [config.output_dir, *filter(None, [config.report_dir, config.confidence_dir])]
+    own = [config.output_dir, *filter(None, [config.report_dir, *_folders_beside(config)])]
     inventory = scan(config.input_dir, exclude=own, naming=config.naming)
     for note in inventory.notes:
         log.warning("%s", note)
@@ -63,7 +63,8 @@ def _check_work(cases: Sequence[Case], config: RunConfig) -> None:
             f"{config.input_dir} holds no subject; "
             "expected files such as <ID>/<ID>-t1n.nii.gz, <ID>_flair.nii.gz or a BIDS tree."
         )
-    if all(c.problem is None and not c.absent and not c.empty and not c.faults and not c.runs for c in cases):
+    whole = (c.problem is None and not c.absent and not c.empty and not c.faults and not c.runs for c in cases)
+    if not config.takes_complete and all(whole):
         raise NothingToDo(f"all {len(cases)} subjects of {config.input_dir} have the four sequences; nothing to make.")
 
 
@@ -80,14 +81,20 @@ def _check_folders(config: RunConfig) -> None:
     """Refuse folders that lie in one another, and make those that are not there."""
     _check_places(config)
     trace = None if config.profile_file is None else config.profile_file.absolute().parent
-    beside = [folder for folder in (config.report_dir, config.confidence_dir, trace) if folder is not None]
+    beside = [folder for folder in (config.report_dir, *_folders_beside(config), trace) if folder is not None]
     for folder in (config.output_dir, *beside):
         _make_writable(folder)
-    for folder in filter(None, [config.output_dir, config.confidence_dir, config.report_dir]):
+    for folder in filter(None, [config.output_dir, *_folders_beside(config), config.report_dir]):
         sweep(folder)
     if not is_lost_with_container(config.output_dir):
         for folder in filter(is_lost_with_container, beside):
             log.warning("%s lies in the container itself and goes with it; mount a folder there.", folder)
+
+
+def _folders_beside(config: RunConfig) -> list[Path]:
+    """List the folders that get images beside the output's."""
+    synthesis = config.synthesis_dir if isinstance(config, SegmentConfig) else None
+    return [folder for folder in (config.confidence_dir, synthesis) if folder is not None]
 
 
 def _check_places(config: RunConfig) -> None:
@@ -96,12 +103,14 @@ def _check_places(config: RunConfig) -> None:
         raise UsageError(f"the output {config.output_dir} is the input folder; give another one.")
     if config.report_dir is not None and _lies_in(config.report_dir, output):
         raise UsageError(f"the report folder {config.report_dir} lies in the output, which holds images only.")
-    if config.confidence_dir is not None:
-        place = f"the folder {config.confidence_dir} for confidence"
-        if _lies_in(config.confidence_dir, output):
-            raise UsageError(f"{place} lies in the output, which holds images only.")
-        if config.confidence_dir.resolve() == source:
-            raise UsageError(f"{place} is the input; give another one.")
+    for folder in _folders_beside(config):
+        # What was made must not be taken for a scan by the next run.
+        if folder.resolve() == source:
+            raise UsageError(f"the folder {folder} is the input; give another one.")
+    if config.confidence_dir is not None and _lies_in(config.confidence_dir, output):
+        raise UsageError(
+            f"the folder {config.confidence_dir} for confidence lies in the output, which holds images only."
+        )
     if config.profile_file is not None and output in config.profile_file.resolve().parents:
         raise UsageError(f"the trace {config.profile_file} lies in the output, which holds images only.")
 

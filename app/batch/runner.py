@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from app.batch.case_processor import CaseProcessor
 from app.batch.multi_device import MultiDeviceRunner
 from app.batch.outcomes import Outcome
 from app.batch.prefetch import PrefetchingRunner
+from app.batch.processors import open_processor
 from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.signals import SignalGuard
@@ -62,6 +62,6 @@ def open_runner(config: RunConfig, cases: Sequence[Case], guard: SignalGuard) ->
         if len(devices) > 1:
             return MultiDeviceRunner(config, devices, cases, guard)
         config = replace(config, runtime=replace(config.runtime, device=devices[0]))
-    runner = PrefetchingRunner(CaseProcessor(config), cases)
+    runner = PrefetchingRunner(open_processor(config), cases)
     log.info("Model %s: %s.", runner.model["name"], runner.runtime)
     return runner

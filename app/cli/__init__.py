@@ -14,6 +14,7 @@ from app import __version__
 from app.cli.argument_types import EXIT_CODES
 from app.cli.check import add_check
 from app.cli.evaluate import add_average, add_baselines, add_dropout, add_evaluate
+from app.cli.segment import add_segment
 from app.cli.synthesize import add_infer, add_synthesize
 from app.cli.tools import add_demo, add_info, add_phantom
 from app.cli.train import add_train
@@ -108,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_synthesize(commands)
     add_infer(commands)
+    add_segment(commands)
     add_check(commands)
     add_info(commands)
     add_demo(commands)

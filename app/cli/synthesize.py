@@ -58,8 +58,26 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     add_options(p, RunConfig, *(f.name for f in fields(RunConfig) if f.name not in directories))
     p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
                    help="hospital: --on-error skip and a report folder beside the output")  # fmt: skip
-    p.add_argument("--resume", nargs="?", choices=RESUMES, const="same", help=_RESUME)
+    add_resume(p)
     p.add_argument("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_resume(p: argparse.ArgumentParser) -> None:
+    """Declare `--resume`."""
+    p.add_argument("--resume", nargs="?", choices=RESUMES, const="same", help=_RESUME)
+
+
+def resume_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the field `resume` of a run, where the command line names it.
+
+    Raises:
+        UsageError: everything shall be made again as well.
+    """
+    if options.resume is None:
+        return {}
+    if getattr(options, "overwrite", False):
+        raise UsageError("--resume and --overwrite contradict each other; give one.")
+    return {"resume": options.resume}
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -85,11 +103,7 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
     """
     if options.cuda_graphs:
         log.warning("--cuda-graphs was removed and changes nothing; leave it out.")
-    values = given(options, RunConfig)
-    if options.resume is not None:
-        if values.get("overwrite"):
-            raise UsageError("--resume and --overwrite contradict each other; give one.")
-        values["resume"] = options.resume
+    values = given(options, RunConfig) | resume_of(options)
     if options.profile == "hospital":
         values.setdefault("on_error", "skip")
         if "report_dir" not in values:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from app.core import weights_dir
 from app.core.errors import UsageError
@@ -227,6 +227,8 @@ class RunConfig:
         default=None, metadata=_option("where the run record (JSON) goes; not in the output", "DIR")
     )
     resume: Resume = "same"
+    #: Whether subjects that lack nothing are work as well.
+    takes_complete: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.confidence_dir is not None and not self.model.with_error:
@@ -238,3 +240,17 @@ class RunConfig:
         form |= {**form.pop("runtime"), **form.pop("model"), **form.pop("naming")}
         del form["with_error"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in form.items()}
+
+
+@dataclass(frozen=True)
+class SegmentConfig(RunConfig):
+    """One `segment` run; what `RunConfig` says of sequences that are made does not count."""
+
+    synthesis_dir: Path | None = field(
+        default=None,
+        metadata=_option(
+            "write the sequence that was made for an exam that lacks one there, as <ID>-<sequence>.nii.gz", "DIR",
+            flag="--with-synthesis",
+        ),
+    )  # fmt: skip
+    takes_complete: ClassVar[bool] = True

@@ -9,6 +9,10 @@ from typing import Final, Literal
 
 Modality = Literal["t1c", "t1n", "t2f", "t2w"]
 View = Literal["axial", "sagittal", "coronal"]
+#: What a file that Tetrad writes shows: a sequence, or the tumour's labels.
+Content = Modality | Literal["seg"]
+#: Stands where a sequence's name stands otherwise: in `<ID>-seg.nii.gz`, in records.
+SEGMENTATION: Final = "seg"
 
 #: The confidence head of a generator (`app.networks.confidence`). `none`: no head. `bounded`: a confidence c in (0, 1),
 #: by a sigmoid; the expected error cannot fall below lambda. `likelihood`: c above 0, by an exponential, with lambda 1;

@@ -18,11 +18,16 @@ from app.preprocessing.skull import shows_skull
 log = logging.getLogger(__name__)
 
 
-def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tuple[Case, Plan, dict[Modality, Volume]]:
+def load_inputs(
+    case: Case, on_error: OnError, complete_all: bool = False, complete_too: bool = False
+) -> tuple[Case, Plan, dict[Modality, Volume]]:
     """Plan a subject and decode its inputs; plan again where decoding shows a fault.
 
+    Args:
+        complete_too: whether the volumes of a complete subject are wanted.
+
     Returns:
-        The case as now known, its plan, and the volumes; none for a complete subject.
+        The case as now known, its plan, and the volumes; none for a complete subject unless `complete_too`.
 
     Raises:
         CaseError: nothing can be made under this policy.
@@ -30,7 +35,7 @@ def load_inputs(case: Case, on_error: OnError, complete_all: bool = False) -> tu
     volumes: dict[Modality, Volume] = {}
     while True:
         todo = plan(case, on_error, complete_all)
-        if not todo.targets:
+        if not todo.targets and not complete_too:
             return case, todo, {}
         pending = next((m for m in todo.inputs if m not in volumes), None)
         if pending is None:

@@ -17,7 +17,7 @@ from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
 from app.data.cases import tumour_type
 from app.inference.backends import memory_errors
-from app.inference.device import GPU_BATCH, Machine, choose_runtime
+from app.inference.device import GPU_BATCH, Machine, Runtime, choose_runtime
 from app.inference.sliding_window import Sides, slide
 from app.networks.unet import Segmenter2d
 from app.preprocessing.foreground import vote_foreground
@@ -55,8 +55,16 @@ class TumourSegmenter:
             WeightsError: the entry is of another kind, or its file is missing or damaged.
             DeviceError: the device is not there.
         """
+        return cls.on(entry, choose_runtime(entry.files, Machine.probe(), RuntimeOptions(device, "torch")))
+
+    @classmethod
+    def on(cls, entry: Entry, runtime: Runtime) -> TumourSegmenter:
+        """Load a 3D segmenter for a runtime that is settled.
+
+        Raises:
+            WeightsError: as `open`.
+        """
         spec = spec_as(entry, Segmenter3dSpec)
-        runtime = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(device, "torch"))
         chosen = torch.device(runtime.device)
         precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         return cls(load_segmenter3d(entry).to(chosen), spec.normalization, spec.window, chosen, precision)

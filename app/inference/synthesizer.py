@@ -117,7 +117,7 @@ class Synthesizer:
         """
         if target is not None and target not in MODALITIES:
             raise UsageError(f"{target!r} is no sequence; use one of {', '.join(MODALITIES)}.")
-        subject = _as_case(case)
+        subject = as_case(case)
         if target is None and len(subject.absent) > 1:
             raise CaseError(f"{subject.subject} lacks {', '.join(subject.absent)}; name one of them with `target`.")
         if target is not None:
@@ -133,7 +133,7 @@ class Synthesizer:
         return image
 
 
-def _as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:
+def as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:
     """Find the one case that the caller means."""
     if isinstance(case, Case):
         return case

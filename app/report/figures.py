@@ -1,4 +1,4 @@
-"""Draw one PNG per synthesised sequence: three planes, the inputs beside the result and the truth."""
+"""Draw one PNG per sequence or segmentation: three planes, the inputs beside the result and the truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.atomic_io import save_bytes
-from app.core.constants import DISPLAY_NAMES, MODALITIES, Modality
+from app.core.constants import DISPLAY_NAMES, MODALITIES, SEGMENTATION, Modality
 from app.core.errors import VolumeError
 from app.core.plain_text import printable
 from app.core.types import MaskArray, VolumeArray
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _NOTICE = "synthetic, not for diagnosis"
 _DPI = 110
+#: Red, green, blue and opacity of each label.
+_TINTS = np.array([[0, 0, 0, 0], [1, 0.1, 0.1, 0.55], [0.1, 0.9, 0.1, 0.4], [0.2, 0.4, 1, 0.6]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class _Column:
     Attributes:
         volume: float, axes L, P, S, cropped to the brain.
         window: values of the darkest and the brightest colour.
+        labels: uint8, same shape, drawn over it; None for none.
     """
 
     title: str
@@ -41,6 +44,7 @@ class _Column:
     window: tuple[float, float]
     colours: str = "gray"
     synthetic: bool = False
+    labels: NDArray[np.uint8] | None = None
 
 
 def picture(
@@ -75,6 +79,25 @@ def picture(
     if confidence is not None:
         columns.append(_Column("confidence\n(bright: sure)", confidence[box], (0.0, 1.0), "viridis"))
     return _draw(columns, centre, title)
+
+
+def segmentation_picture(inputs: Mapping[Modality, VolumeArray], labels: NDArray[np.uint8], title: str = "") -> bytes:
+    """Draw a PNG of a segmentation over the sequences, cut where the tumour is largest.
+
+    Args:
+        inputs: float32, axes L, P, S, one shape.
+        labels: 0 to 3, same shape.
+    """
+    box = _brain_box(np.any([v > 0 for v in inputs.values()], axis=0))
+    shown = [(m, inputs[m][box]) for m in MODALITIES if m in inputs]
+    plain = [_Column(DISPLAY_NAMES[m], v, _window(v)) for m, v in shown]
+    name, over = next(((m, v) for wanted in ("t2f", "t1c") for m, v in shown if m == wanted), shown[0])
+    drawn = _Column(
+        f"tumour on {DISPLAY_NAMES[name]}\n(red core, green oedema,\nblue enhancing)", over, _window(over),
+        synthetic=True, labels=labels[box],
+    )  # fmt: skip
+    tumour = labels[box] > 0
+    return _draw([*plain, drawn], _centre(tumour if tumour.any() else over > 0), title)
 
 
 def _result_columns(
@@ -117,6 +140,10 @@ def _draw_column(panels: Any, column: _Column, centre: tuple[int, int, int]) -> 
     for panel, plane in zip(panels, _planes(column.volume, centre), strict=True):
         panel.imshow(plane, cmap=column.colours, vmin=low, vmax=high, interpolation="nearest")
         panel.set_axis_off()
+    if column.labels is not None:
+        for panel, plane in zip(panels, _planes(column.labels, centre), strict=True):
+            # Red, green, blue, as viewers of BraTS colour the labels; nothing where there is none.
+            panel.imshow(_TINTS[plane], interpolation="nearest")
     panels[0].set_title(column.title, color="white", fontsize=9)
 
 
@@ -136,7 +163,7 @@ def shrink(png: bytes, scale: float = 0.68) -> bytes:
     return buffer.getvalue()
 
 
-def _planes(volume: NDArray[np.floating[Any]], centre: tuple[int, int, int]) -> list[NDArray[np.floating[Any]]]:
+def _planes(volume: NDArray[Any], centre: tuple[int, int, int]) -> list[NDArray[Any]]:
     """Cut axial, coronal and sagittal: rows from top to bottom, columns from left to right."""
     x, y, z = centre
     return [volume[:, :, z].T, volume[:, y, ::-1].T, volume[x, :, ::-1].T]
@@ -215,6 +242,25 @@ def draw_files(
     except (VolumeError, ValueError) as error:
         log.warning("No picture of %s: %s", subject, error)
         return b""
+    return _save(png, folder, f"{subject}-{target}.png")
+
+
+def draw_segmentation(subject: str, inputs: Mapping[Modality, Path], labels: Path, folder: Path) -> bytes:
+    """Write `pictures/<subject>-seg.png` and give a small JPEG of it; result and errors as `draw_files`."""
+    try:
+        volume = load_volume(labels, strict=True).data
+        png = segmentation_picture(
+            {m: load_volume(f).data for m, f in inputs.items()},
+            np.clip(np.rint(volume), 0, 3).astype(np.uint8),
+            subject,
+        )
+    except (VolumeError, ValueError) as error:
+        log.warning("No picture of %s: %s", subject, error)
+        return b""
+    return _save(png, folder, f"{subject}-{SEGMENTATION}.png")
+
+
+def _save(png: bytes, folder: Path, name: str) -> bytes:
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    save_bytes(png, folder / "pictures" / f"{subject}-{target}.png")
+    save_bytes(png, folder / "pictures" / name)
     return shrink(png)

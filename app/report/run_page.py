@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.core.atomic_io import save_bytes
-from app.report.figures import MOST_PICTURES, draw_files
+from app.core.constants import SEGMENTATION
+from app.report.figures import MOST_PICTURES, draw_files, draw_segmentation
 from app.report.html import Page, SubjectEntry, render
 from app.report.plotting import figure_class
 
@@ -27,13 +28,18 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
     outcomes: Sequence[Mapping[str, Any]] = record["subjects"]
     lack = _reason_for_no_pictures(page_path.parent)
     page = Page(
-        title="Tetrad: synthesised sequences",
+        title=f"Tetrad: {_kind_of(outcomes)}",
         facts=_facts(record),
         failures=[f"{o['subject']}: {o['error']}" for o in outcomes if o["status"] == "failed"],
         warnings=[*lack, *record["notes"], *(w for o in outcomes for w in o["warnings"])],
         subjects=_entries(outcomes, page_path.parent, 0 if lack else MOST_PICTURES),
     )
     save_bytes(render(page), page_path)
+
+
+def _kind_of(outcomes: Sequence[Mapping[str, Any]]) -> str:
+    targets = {output["target"] for outcome in outcomes for output in outcome["outputs"]}
+    return "segmented tumours" if SEGMENTATION in targets else "synthesised sequences"
 
 
 def _reason_for_no_pictures(folder: Path) -> list[str]:
@@ -83,5 +89,7 @@ def _entry(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path, 
 
 def _draw(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path) -> bytes:
     inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
+    if output["target"] == SEGMENTATION:
+        return draw_segmentation(outcome["subject"], inputs, Path(output["path"]), folder)
     confidence = Path(output["confidence"]) if "confidence" in output else None
     return draw_files(outcome["subject"], inputs, output["target"], Path(output["path"]), folder, confidence=confidence)

@@ -27,6 +27,7 @@ from app.registry.spec import GeneratorSpec, ModelSpec, RefinerSpec
 from app.training import validation
 from app.training.checkpoint import State
 from app.training.config import Recipe, recipe_from_json
+from app.training.data.cache import CachedSubject, build_cache
 from app.training.validation import SEGMENTATION_METRICS, SELECTION_METRICS, rounded, rounded_means, scores_of
 
 log = logging.getLogger(__name__)
@@ -289,6 +290,20 @@ def _mean_over(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return rounded({k: sum(row[k] for row in rows) / len(rows) for k in shared})
 
 
+def trained_subjects(request: ExportRequest) -> list[CachedSubject]:
+    """Give the subjects that a run was trained on, of its cache.
+
+    Raises:
+        UsageError: the data lacks one of them.
+    """
+    subjects = {s.name: s for s in build_cache(request.data, request.cache, request.state.recipe.normalization.build())}
+    if missing := [n for n in request.state.subjects if n not in subjects]:
+        raise UsageError(
+            f"{request.data} lacks {missing[0]}, which {request.run} was trained on; give the folder of that run."
+        )
+    return [subjects[n] for n in request.state.subjects]
+
+
 def write_model(
     request: ExportRequest,
     spec: ModelSpec,
@@ -323,11 +338,14 @@ def write_model(
     )
 
 
-def promote_segmenter(request: ExportRequest, spec: ModelSpec, rows: Sequence[VolumeScores] | None) -> Entry:
+def promote_segmenter(
+    request: ExportRequest, spec: ModelSpec, rows: Sequence[VolumeScores] | None, intensity: bytes | None = None
+) -> Entry:
     """Write a segmenter, unless it finds less than the one of its name.
 
     Args:
         rows: its scores; None where it is not scored.
+        intensity: as `app.registry.checkpoints.save_network`, for one that makes a sequence as well.
 
     Raises:
         UsageError: it is worse, or the one of its name has no scores on the same subjects.
@@ -340,7 +358,7 @@ def promote_segmenter(request: ExportRequest, spec: ModelSpec, rows: Sequence[Vo
         if before is None or before.subjects != scores.subjects:
             raise UsageError(f"{request.name!r} has no scores on these subjects to compare with; --force replaces it.")
         check_not_worse(scores.mean, before.mean, SEGMENTATION_METRICS, request.name)
-    return write_model(request, spec, scores)
+    return write_model(request, spec, scores, intensity=intensity)
 
 
 def promote_refiner(

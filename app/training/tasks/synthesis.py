@@ -28,7 +28,7 @@ from app.registry.manifest import Entry, change_spec, read_manifest, spec_as
 from app.registry.onnx_export import check_onnx_packages
 from app.registry.spec import GeneratorSpec
 from app.training import validation
-from app.training.data.cache import CachedSubject, build_cache
+from app.training.data.cache import CachedSubject
 from app.training.data.slices import Sampler, Source
 from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
@@ -38,6 +38,7 @@ from app.training.promotion import (
     check_slot,
     refiner_name,
     replaced_by,
+    trained_subjects,
     write_model,
 )
 from app.training.tasks.base import TrainingContext, masked
@@ -208,7 +209,7 @@ class SynthesisTask(SynthesisStep):
     def export(cls, request: ExportRequest) -> Entry:
         """Write the generator with its ONNX, unless it is worse than one before."""
         check_onnx_packages()
-        recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, _subjects_of(request)
+        recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, trained_subjects(request)
         config = generator_config(recipe)
         config = replace(config, confidence_scale=state.task_state.get("lambda", config.confidence_scale))
         network = new_generator(config)
@@ -237,16 +238,6 @@ class SynthesisTask(SynthesisStep):
             specialists = {**spec_as(host, GeneratorSpec).specialists, **dict.fromkeys(spec.targets, request.name)}
             change_spec(host, specialists=specialists)
         return entry
-
-
-def _subjects_of(request: ExportRequest) -> list[CachedSubject]:
-    """The subjects that a run was trained on, of its cache."""
-    subjects = {s.name: s for s in build_cache(request.data, request.cache, request.state.recipe.normalization.build())}
-    if missing := [n for n in request.state.subjects if n not in subjects]:
-        raise UsageError(
-            f"{request.data} lacks {missing[0]}, which {request.run} was trained on; give the folder of that run."
-        )
-    return [subjects[n] for n in request.state.subjects]
 
 
 def _prior_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPrior | None:

@@ -33,7 +33,8 @@ from app.training.data.cache import NORMALIZATION, CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
-from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
+from app.training.intensity_fit import encode, fit_intensity
+from app.training.promotion import ExportRequest, check_no_images, promote_segmenter, trained_subjects
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_precision, placed3d
 
 
@@ -344,7 +345,8 @@ class TissNetTask(Task[TissNetRecipe]):
             precision = choose_precision(recipe.schedule.precision, device)
             cases, masks = request.cases, request.masks
             rows = validation.score_tissnet(network.to(device), recipe.spec, cases, masks, device, precision)
-        return promote_segmenter(request, recipe.spec, rows)
+        brightness = encode(fit_intensity([s.intensities for s in trained_subjects(request)]))
+        return promote_segmenter(request, recipe.spec, rows, intensity=brightness)
 
 
 @dataclass(frozen=True)

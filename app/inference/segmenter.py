@@ -1,0 +1,280 @@
+"""Tumours of exams that lack a sequence, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Final, Protocol
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import __version__
+from app.core.config import WEIGHTS_DIR, ModelOptions, Precision, RuntimeOptions
+from app.core.constants import SEGMENTATION, TUMOUR_SEGMENTER, Modality
+from app.core.errors import CaseError, WeightsError
+from app.data.cases import Case, Plan
+from app.data.loading import input_warnings, load_inputs
+from app.data.nifti_reader import Volume
+from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_array, to_image
+from app.inference.device import Machine, Runtime, choose_runtime
+from app.inference.loading import check_not_exchanged, open_model
+from app.inference.models import Model
+from app.inference.pipeline import synthesize_case
+from app.inference.provenance import mark_inputs
+from app.inference.segmentation import TumourSegmenter
+from app.inference.synthesizer import as_case
+from app.inference.tissnet import CompletingSegmenter
+from app.preprocessing.normalization import measure
+from app.preprocessing.target_intensity import IntensityPredictor
+from app.registry.checkpoints import load_intensity, load_tissnet
+from app.registry.identity import Identity, identity_record
+from app.registry.manifest import Entry, Manifest, read_manifest
+from app.registry.spec import Segmenter3dSpec, TissNetSpec
+
+log = logging.getLogger(__name__)
+
+#: The model that completes an exam by the default generator, and segments it by the tumour segmenter.
+COMPLETED: Final = "completed"
+
+
+@dataclass(frozen=True)
+class SegmentedExam:
+    """Hold what a model finds in one exam.
+
+    Attributes:
+        labels: uint8, axes L, P, S: 0 none, 1 core without enhancement, 2 oedema, 3 enhancing tumour.
+        synthesis: the sequence that lacked, as an image in the reference's geometry; None for a complete exam.
+    """
+
+    labels: NDArray[np.uint8]
+    synthesis: nib.Nifti1Image | None
+
+
+class SegmentingModel(Protocol):
+    """Find the tumour of an exam that lacks one sequence, or none."""
+
+    @property
+    def identity(self) -> Identity:
+        """Name and checksums."""
+
+    @property
+    def record(self) -> Mapping[str, object]:
+        """Name it and what it is made of, for records."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """How its network is run."""
+
+    def run(self, volumes: Mapping[Modality, Volume], target: Modality | None, reference: Modality) -> SegmentedExam:
+        """Segment an exam.
+
+        Args:
+            volumes: the sequences that are there, on one grid.
+            target: the one that lacks; None where none does.
+            reference: the sequence whose geometry a made one has.
+
+        Raises:
+            CaseError: the exam cannot be done.
+        """
+
+
+@dataclass(frozen=True)
+class TissNetModel:
+    """A TISS-Net, with the brightness of what it makes.
+
+    Attributes:
+        intensity: predicts how bright the made sequence is in the file's units.
+    """
+
+    identity: Identity
+    segmenter: CompletingSegmenter
+    intensity: IntensityPredictor | None
+    runtime: Runtime
+
+    @property
+    def record(self) -> Mapping[str, object]:
+        """Name it."""
+        return identity_record(self.identity, {})
+
+    def run(self, volumes: Mapping[Modality, Volume], target: Modality | None, reference: Modality) -> SegmentedExam:
+        """Segment an exam; see `SegmentingModel.run`."""
+        arrays = {m: v.data for m, v in volumes.items()}
+        answer = self.segmenter.run(arrays, target)
+        if target is None or answer.synthesis is None:
+            return SegmentedExam(answer.labels, None)
+        scheme = self.segmenter.spec.normalization
+        measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
+        if self.intensity is None:
+            raise CaseError(f"model {self.identity.name!r} does not know how bright {target} is.")
+        bright = self.intensity.predict(measured, target).clip
+        restored = ((answer.synthesis + 1) / 2 * bright).astype(np.float32)
+        grid = volumes[reference].grid
+        text = _describe(target, len(volumes), self.identity)
+        return SegmentedExam(answer.labels, to_image(scale_to_type(restored, grid), grid, text))
+
+
+@dataclass(frozen=True)
+class CompletedModel:
+    """A generator that makes what lacks, and the 3D segmenter that then sees four sequences."""
+
+    generator: Model
+    segmenter: TumourSegmenter
+    segmenter_identity: Identity
+    runtime: Runtime
+
+    @property
+    def identity(self) -> Identity:
+        """A fingerprint over all models that take part."""
+        models = [self.generator, *self.generator.specialists.values()]
+        texts = [m.identity.refined_by(None if m.refiner is None else m.refiner.identity) for m in models]
+        joined = " ".join([*texts, self.segmenter_identity.fingerprint or self.segmenter_identity.sha256])
+        return Identity(COMPLETED, self.segmenter_identity.sha256, hashlib.sha256(joined.encode()).hexdigest())
+
+    @property
+    def record(self) -> Mapping[str, object]:
+        """Name it, its generator with its specialists, and its segmenter."""
+        specialists = {m: s.identity for m, s in self.generator.specialists.items()}
+        return {
+            **identity_record(self.identity, {}),
+            "generator": identity_record(self.generator.identity, specialists),
+            "segmenter": identity_record(self.segmenter_identity, {}),
+        }
+
+    def run(self, volumes: Mapping[Modality, Volume], target: Modality | None, reference: Modality) -> SegmentedExam:
+        """Segment an exam; see `SegmentingModel.run`."""
+        arrays = {m: v.data for m, v in volumes.items()}
+        if target is None:
+            return SegmentedExam(self.segmenter.segment(arrays), None)
+        image = synthesize_case(volumes, target, reference, self.generator)
+        arrays[target] = to_array(image, volumes[reference].grid)
+        return SegmentedExam(self.segmenter.segment(arrays), image)
+
+
+def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOptions) -> SegmentingModel:
+    """Open a model that segments.
+
+    Args:
+        options: `model` names a TISS-Net, a 3D segmenter (then the manifest's default generator completes exams for
+            it), or `completed`, which is that with the manifest's tumour segmenter, and the default.
+
+    Raises:
+        WeightsError: the weights are missing or damaged, or the model does not segment.
+        DeviceError: the device is not there.
+        UsageError: a combination that does not exist.
+    """
+    name = options.model
+    entry = manifest.entry(TUMOUR_SEGMENTER if name in {None, COMPLETED} else name)
+    if isinstance(entry.spec, TissNetSpec):
+        return _open_tissnet(entry, entry.spec, runtime)
+    if not isinstance(entry.spec, Segmenter3dSpec):
+        raise WeightsError(f"model {entry.name!r} segments no exams; name a tissnet or segmenter3d of `info`.")
+    check_not_exchanged(manifest, entry)
+    generator = open_model(manifest, ModelOptions(manifest.folder), runtime)
+    # The generator may run on ONNX; the segmenter has torch weights alone.
+    chosen = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(runtime.device, "torch", runtime.precision))
+    return CompletedModel(generator, TumourSegmenter.on(entry, chosen), entry.identity, chosen)
+
+
+def _open_tissnet(entry: Entry, spec: TissNetSpec, options: RuntimeOptions) -> TissNetModel:
+    chosen = choose_runtime(entry.files, Machine.probe(), options)
+    device = torch.device(chosen.device)
+    precision = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
+    segmenter = CompletingSegmenter(load_tissnet(entry).to(device), spec, device, precision)
+    return TissNetModel(entry.identity, segmenter, load_intensity(entry), chosen)
+
+
+def _describe(target: str, inputs: int, identity: Identity) -> str:
+    """Describe an output in its header, so that nobody takes it for a scan or for an expert's drawing."""
+    begin = f"synthetic {target} from {inputs}, tetrad {__version__}, "
+    end = f" {identity.refined_by(None)[:8]}"
+    return begin + identity.name[: DESCRIPTION - len(begin) - len(end)] + end
+
+
+def describe_labels(model: SegmentingModel, inputs: int) -> str:
+    """Describe a label map in its header."""
+    return _describe(SEGMENTATION, inputs, model.identity)
+
+
+def labels_image(labels: NDArray[np.uint8], reference: Volume, description: str) -> nib.Nifti1Image:
+    """Put labels into the geometry of a sequence, as uint8."""
+    return to_image(labels.astype(np.float32), reference.grid, description, dtype=np.dtype(np.uint8))
+
+
+def reference_of(plan: Plan) -> Modality:
+    """Choose the sequence whose geometry the outputs have."""
+    return plan.reference_of(plan.targets[0]) if plan.targets else plan.inputs[0]
+
+
+def missing_of(case: Case, targets: tuple[Modality, ...]) -> Modality | None:
+    """Name the one sequence that an exam lacks; None where it lacks none.
+
+    Raises:
+        CaseError: it lacks more than one.
+    """
+    if len(targets) > 1:
+        raise CaseError(f"{case.subject} lacks {', '.join(targets)}; a tumour is segmented from three or four.")
+    return targets[0] if targets else None
+
+
+class Segmenter:
+    """Find the tumours of exams with one model, loaded once.
+
+    Args:
+        model: a TISS-Net or a 3D segmenter of the weights folder's manifest, or `completed`, the default: the default
+            generator makes what lacks, and the tumour segmenter sees four sequences.
+        weights: the folder with `manifest.json`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `bf16` or `fp32`.
+
+    Raises:
+        WeightsError: the weights are missing or do not match their checksum, or the model does not segment.
+        DeviceError: the device is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        weights: str | PathLike[str] = WEIGHTS_DIR,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        options = ModelOptions(Path(weights), model)
+        self.model = open_segmenting_model(
+            read_manifest(options.weights_dir), options, RuntimeOptions(device, "auto", precision)
+        )
+
+    def __call__(
+        self, case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]
+    ) -> tuple[nib.Nifti1Image, nib.Nifti1Image | None]:
+        """Segment an exam with four sequences, or three.
+
+        Args:
+            case: a subject's folder, or a mapping from sequence to file, or a `Case` of `app.data.discovery.scan`.
+
+        Returns:
+            The labels (0 none, 1 core without enhancement, 2 oedema, 3 enhancing tumour) in the geometry of a present
+            sequence, and the sequence that was made for it; None for a complete exam.
+
+        Raises:
+            CaseError: the subject cannot be done; the message says why.
+            UsageError: `case` names no subject, or more than one.
+        """
+        subject = as_case(case)
+        subject, todo, volumes = load_inputs(subject, "skip", complete_too=True)
+        target = missing_of(subject, todo.targets)
+        for warning in (*todo.warnings, *input_warnings(volumes)):
+            log.warning("%s", warning)
+        reference = reference_of(todo)
+        answer = self.model.run(volumes, target, reference)
+        image = labels_image(answer.labels, volumes[reference], describe_labels(self.model, len(volumes)))
+        for made in filter(None, (image, answer.synthesis)):
+            mark_inputs(made, {m: volume.sha256 for m, volume in volumes.items()})
+        return image, answer.synthesis

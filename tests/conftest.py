@@ -148,6 +148,17 @@ def confident_weights(weights_dir: Path, tmp_path_factory: pytest.TempPathFactor
     return once(tmp_path_factory, "confident-weights", fill)
 
 
+@pytest.fixture(scope="session")
+def segmenting_weights(weights_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`weights_dir` with models that segment (`tests.networks.small_models.write_segmenting`)."""
+    from tests.networks.small_models import write_segmenting
+
+    folder = tmp_path_factory.mktemp("segmenting") / "weights"
+    shutil.copytree(weights_dir, folder)
+    write_segmenting(folder)
+    return folder
+
+
 @pytest.fixture
 def specialist_weights(weights_dir: Path, tmp_path: Path) -> Path:
     """`weights_dir`, where `tiny` leaves T2-FLAIR to `expert`."""

@@ -19,6 +19,7 @@ from app.data.nifti_reader import Volume, file_sha256
 from app.inference.provenance import mark_inputs
 from app.inference.segmenter import (
     SegmentedExam,
+    check_enough,
     describe_labels,
     labels_image,
     missing_of,
@@ -92,14 +93,15 @@ class SegmentProcessor(SubjectProcessor[LoadedExam, ComputedExam]):
     # ------------------------------------------------------------ read
 
     def _read(self, case: Case, case_log: CaseLog) -> LoadedExam | WrittenCase:
+        check_enough(case)
         first = plan(case, self.config.on_error)
         case_log.lacked = first.targets
-        target = missing_of(case, first.targets)
+        target = missing_of(case, first)
         if not self.config.overwrite and self._keep_good(case, first, target, case_log):
             return WrittenCase(case_log, "kept")
         case, final, volumes = load_inputs(case, self.config.on_error, complete_too=True)
         # Decoding may have shown that another one lacks.
-        target = missing_of(case, final.targets)
+        target = missing_of(case, final)
         case_log.lacked = final.targets
         case_log.warnings.extend([*final.warnings, *input_warnings(volumes)])
         case_log.inputs = {m: str(case.files[m]) for m in final.inputs}

@@ -17,6 +17,7 @@ from app.core.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from app.evaluation.scoring import Pair, VolumeScores
     from app.inference.segmentation import TumourSegmenter
+    from app.inference.tissnet import CompletingSegmenter
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,19 @@ _FORMER_NAME: Final = "judge"
 
 def add_evaluate(commands: Any) -> None:
     """Declare the command `evaluate`."""
-    p = commands.add_parser("evaluate", help="score synthesised sequences against the real ones")
-    p.add_argument("--prediction", type=path, required=True, metavar="DIR", help="holds <subject>-<sequence>.nii.gz")
+    p = commands.add_parser("evaluate", help="score synthesised sequences, or segmentations, against the real ones")
+    p.add_argument("--prediction", type=path, metavar="DIR", help="holds <subject>-<sequence>.nii.gz")
     p.add_argument("--reference", type=path, required=True, metavar="DIR", help="complete subjects")
     p.add_argument("--segmentations", type=path, metavar="DIR", help="<subject>-seg.nii.gz; default: the reference")
-    p.add_argument("--predicted-segmentations", type=path, metavar="DIR", help="label maps to score as well")
+    p.add_argument("--predicted-segmentations", type=path, metavar="DIR", help="label maps to score as well, or alone")
+    p.add_argument(
+        "--segmentations-against", type=path, metavar="DIR", help="other label maps to compare those with, paired"
+    )
+    p.add_argument(
+        "--perceptibility",
+        metavar="NAME",
+        help="a tissnet of `info`: Dice of the tumour that its S_p finds in each made sequence alone",
+    )
     p.add_argument(
         "--downstream",
         action="store_true",
@@ -92,15 +101,20 @@ class _Evaluation:
 
 def _evaluate(options: argparse.Namespace) -> int:
     # A model, device or folder that is not there must be known before minutes of scoring.
+    _check_choice(options)
     segmenter = _open_tumour_segmenter(options) if options.downstream else None
-    evaluation = _find_volumes(options)
+    judge = _open_perceptibility(options) if options.perceptibility is not None else None
+    evaluation = _find_volumes(options) if options.prediction is not None else _Evaluation([], [], [])
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    _score_images(evaluation, options)
+    if options.prediction is not None:
+        _score_images(evaluation, options)
     if options.against is not None:
         _compare(evaluation, options)
     if segmenter is not None:
         _score_downstream(evaluation, segmenter)
+    if judge is not None:
+        _score_perceptibility(evaluation, judge)
     if options.predicted_segmentations is not None:
         _score_segmentations(evaluation, options)
     if options.confidence is not None:
@@ -121,6 +135,33 @@ def _open_tumour_segmenter(options: argparse.Namespace) -> TumourSegmenter:
     if name == TUMOUR_SEGMENTER and name not in manifest.entries and _FORMER_NAME in manifest.entries:
         name = _FORMER_NAME
     return TumourSegmenter.open(manifest.entry(name), options.device)
+
+
+def _check_choice(options: argparse.Namespace) -> None:
+    """Refuse options that have nothing to work on.
+
+    Raises:
+        UsageError: there is neither a prediction nor segmentations, or an option's folder is not given.
+    """
+    if options.prediction is None:
+        if options.predicted_segmentations is None:
+            raise UsageError("nothing to score; give --prediction, --predicted-segmentations, or both.")
+        for name in ("downstream", "against", "confidence", "perceptibility"):
+            if getattr(options, name):
+                raise UsageError(f"--{name} is of synthesised sequences; give their folder with --prediction.")
+    if options.segmentations_against is not None and options.predicted_segmentations is None:
+        raise UsageError("--segmentations-against compares with --predicted-segmentations; give both.")
+
+
+def _open_perceptibility(options: argparse.Namespace) -> CompletingSegmenter:
+    from app.core.config import RuntimeOptions
+    from app.inference.device import Machine, choose_runtime
+    from app.inference.tissnet import CompletingSegmenter
+    from app.registry.manifest import read_manifest
+
+    entry = read_manifest(options.weights).entry(options.perceptibility)
+    runtime = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(options.device, "torch"))
+    return CompletingSegmenter.on(entry, runtime)
 
 
 def _find_volumes(options: argparse.Namespace) -> _Evaluation:
@@ -161,18 +202,39 @@ def _score_downstream(evaluation: _Evaluation, segmenter: TumourSegmenter) -> No
     rows = score_downstream(evaluation.pairs, segmenter)
     evaluation.add(rows)
     evaluation.results["downstream"] = downstream_summary(rows)
-    evaluation.downstream = [downstream_rows(rows, own) for own in (False, True)]
-    print("\n" + "\n\n".join(map(markdown, evaluation.downstream)))  # noqa: T201
+    tables = [downstream_rows(rows, own) for own in (False, True)]
+    evaluation.downstream += tables
+    print("\n" + "\n\n".join(map(markdown, tables)))  # noqa: T201
 
 
 def _score_segmentations(evaluation: _Evaluation, options: argparse.Namespace) -> None:
     from app.evaluation import statistics
     from app.evaluation.scoring import score_segmentations
 
-    rows = score_segmentations(options.predicted_segmentations, options.segmentations or options.reference)
+    truths = options.segmentations or options.reference
+    rows = score_segmentations(options.predicted_segmentations, truths)
     evaluation.add(rows)
-    evaluation.results["segmentations"] = statistics.summarise(rows)
-    print("\n" + statistics.segmentation_table(evaluation.results["segmentations"]["all"]))  # noqa: T201
+    summary = evaluation.results["segmentations"] = statistics.summarise(rows)
+    if "all" in summary:
+        print("\n" + statistics.segmentation_table(summary["all"]))  # noqa: T201
+    if options.segmentations_against is not None:
+        others = score_segmentations(options.segmentations_against, truths)
+        evaluation.problems += [p for s in others for p in s.problems]
+        comparison = evaluation.results["segmentation_comparison"] = statistics.compare(rows, others)
+        table = statistics.comparison_table(comparison, str(options.segmentations_against))
+        print("\n" + table)  # noqa: T201
+
+
+def _score_perceptibility(evaluation: _Evaluation, judge: CompletingSegmenter) -> None:
+    from app.evaluation.perceptibility import perceptibility_rows, score_perceptibility
+    from app.evaluation.statistics import markdown, summarise
+
+    rows = score_perceptibility(evaluation.pairs, judge)
+    evaluation.problems += [p for s in rows for p in s.problems]
+    evaluation.results["perceptibility"] = summarise(rows)
+    table = perceptibility_rows(rows)
+    evaluation.downstream.append(table)
+    print("\n" + markdown(table))  # noqa: T201
 
 
 def _calibrate_confidence(evaluation: _Evaluation, options: argparse.Namespace) -> None:
@@ -198,6 +260,9 @@ def _write(evaluation: _Evaluation, problems: list[str], options: argparse.Names
     from app.report.evaluation_page import write_evaluation_report
 
     statistics.write_results(options.out, evaluation.rows, evaluation.results, problems)
+    if options.prediction is None:
+        log.info("Scores and summary: %s", options.out)
+        return
     write_evaluation_report(
         evaluation.images,
         evaluation.results["scores"],

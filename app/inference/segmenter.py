@@ -12,13 +12,13 @@ from typing import Final, Protocol
 
 import nibabel as nib
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app import __version__
 from app.core.config import WEIGHTS_DIR, ModelOptions, Precision, RuntimeOptions
-from app.core.constants import SEGMENTATION, TUMOUR_SEGMENTER, Modality
+from app.core.constants import MODALITIES, SEGMENTATION, TUMOUR_SEGMENTER, Modality
 from app.core.errors import CaseError, WeightsError
+from app.core.types import VolumeArray
 from app.data.cases import Case, Plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import Volume
@@ -33,7 +33,7 @@ from app.inference.synthesizer import as_case
 from app.inference.tissnet import CompletingSegmenter
 from app.preprocessing.normalization import measure
 from app.preprocessing.target_intensity import IntensityPredictor
-from app.registry.checkpoints import load_intensity, load_tissnet
+from app.registry.checkpoints import load_intensity
 from app.registry.identity import Identity, identity_record
 from app.registry.manifest import Entry, Manifest, read_manifest
 from app.registry.spec import Segmenter3dSpec, TissNetSpec
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 #: The model that completes an exam by the default generator, and segments it by the tumour segmenter.
 COMPLETED: Final = "completed"
+_ENOUGH: Final = "a tumour is segmented from three or four sequences."
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,7 @@ class TissNetModel:
         measured = {m: measure(a, m, scheme) for m, a in arrays.items()}
         if self.intensity is None:
             raise CaseError(f"model {self.identity.name!r} does not know how bright {target} is.")
-        bright = self.intensity.predict(measured, target).clip
-        restored = ((answer.synthesis + 1) / 2 * bright).astype(np.float32)
+        restored = brighten(answer.synthesis, self.intensity.predict(measured, target).mean)
         grid = volumes[reference].grid
         text = _describe(target, len(volumes), self.identity)
         return SegmentedExam(answer.labels, to_image(scale_to_type(restored, grid), grid, text))
@@ -172,7 +172,7 @@ def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: Ru
     name = options.model
     entry = manifest.entry(TUMOUR_SEGMENTER if name in {None, COMPLETED} else name)
     if isinstance(entry.spec, TissNetSpec):
-        return _open_tissnet(entry, entry.spec, runtime)
+        return _open_tissnet(entry, runtime)
     if not isinstance(entry.spec, Segmenter3dSpec):
         raise WeightsError(f"model {entry.name!r} segments no exams; name a tissnet or segmenter3d of `info`.")
     check_not_exchanged(manifest, entry)
@@ -182,12 +182,17 @@ def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: Ru
     return CompletedModel(generator, TumourSegmenter.on(entry, chosen), entry.identity, chosen)
 
 
-def _open_tissnet(entry: Entry, spec: TissNetSpec, options: RuntimeOptions) -> TissNetModel:
+def _open_tissnet(entry: Entry, options: RuntimeOptions) -> TissNetModel:
     chosen = choose_runtime(entry.files, Machine.probe(), options)
-    device = torch.device(chosen.device)
-    precision = torch.bfloat16 if chosen.precision == "bf16" else torch.float32
-    segmenter = CompletingSegmenter(load_tissnet(entry).to(device), spec, device, precision)
-    return TissNetModel(entry.identity, segmenter, load_intensity(entry), chosen)
+    return TissNetModel(entry.identity, CompletingSegmenter.on(entry, chosen), load_intensity(entry), chosen)
+
+
+def brighten(synthesis: VolumeArray, mean: float) -> VolumeArray:
+    """Bring a sequence from [-1, 1], background -1, to a mean over the brain, background 0."""
+    shares = (synthesis + 1) / 2
+    brain = shares > 0
+    factor = mean / float(shares[brain].mean()) if brain.any() else 1.0
+    return np.asarray(shares * np.float32(factor), dtype=np.float32)
 
 
 def _describe(target: str, inputs: int, identity: Identity) -> str:
@@ -212,15 +217,26 @@ def reference_of(plan: Plan) -> Modality:
     return plan.reference_of(plan.targets[0]) if plan.targets else plan.inputs[0]
 
 
-def missing_of(case: Case, targets: tuple[Modality, ...]) -> Modality | None:
+def check_enough(case: Case) -> None:
+    """Refuse an exam that lacks too much to be segmented, whatever may be wrong with its files.
+
+    Raises:
+        CaseError: it lacks more than one sequence.
+    """
+    if case.problem is None and len(case.absent) > 1:
+        raise CaseError(f"{case.subject} lacks {', '.join(case.absent)}; {_ENOUGH}")
+
+
+def missing_of(case: Case, plan: Plan) -> Modality | None:
     """Name the one sequence that an exam lacks; None where it lacks none.
 
     Raises:
         CaseError: it lacks more than one.
     """
-    if len(targets) > 1:
-        raise CaseError(f"{case.subject} lacks {', '.join(targets)}; a tumour is segmented from three or four.")
-    return targets[0] if targets else None
+    absent = [m for m in MODALITIES if m not in plan.inputs]
+    if len(absent) > 1:
+        raise CaseError(f"{case.subject} has no usable {', '.join(absent)}; {_ENOUGH}")
+    return absent[0] if absent else None
 
 
 class Segmenter:
@@ -268,8 +284,9 @@ class Segmenter:
             UsageError: `case` names no subject, or more than one.
         """
         subject = as_case(case)
+        check_enough(subject)
         subject, todo, volumes = load_inputs(subject, "skip", complete_too=True)
-        target = missing_of(subject, todo.targets)
+        target = missing_of(subject, todo)
         for warning in (*todo.warnings, *input_warnings(volumes)):
             log.warning("%s", warning)
         reference = reference_of(todo)

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.errors import CaseError
 from app.core.types import MaskArray
 from app.preprocessing.foreground import bounding_box
 
@@ -44,6 +45,7 @@ def slide(
 
     Raises:
         ValueError: the foreground is empty.
+        CaseError: the network gave values that are not finite.
     """
     box = bounding_box(foreground)
     shape = volumes.shape[1:]
@@ -59,6 +61,9 @@ def slide(
     # Where no window reaches there is 0 to divide.
     weights[weights == 0] = 1
     total /= weights
+    if not np.isfinite(total).all():
+        # A comparison with what is not a number would find nothing, and nobody would know.
+        raise CaseError("the network gave values that are not finite; check the inputs, or use --precision fp32.")
     return total
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from app.core.constants import Modality
 from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
 from app.data.labels import REGIONS
 from app.inference.backends import memory_errors
+from app.inference.device import Runtime
 from app.inference.sliding_window import slide
 from app.networks.tissnet.model import TissNet
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure
+from app.registry.checkpoints import load_tissnet
+from app.registry.manifest import Entry, spec_as
 from app.registry.spec import TissNetSpec
 
 #: Share of a window that the next one covers again.
@@ -58,6 +62,17 @@ class CompletingSegmenter:
     device: torch.device
     precision: torch.dtype = torch.float32
 
+    @classmethod
+    def on(cls, entry: Entry, runtime: Runtime) -> CompletingSegmenter:
+        """Load a TISS-Net for a runtime that is settled.
+
+        Raises:
+            WeightsError: the entry is of another kind, or its file is missing or damaged.
+        """
+        device = torch.device(runtime.device)
+        precision = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        return cls(load_tissnet(entry).to(device), spec_as(entry, TissNetSpec), device, precision)
+
     def run(self, volumes: Mapping[Modality, VolumeArray], target: Modality | None) -> CompletedSegmentation:
         """Make the target sequence and find the tumour.
 
@@ -70,10 +85,7 @@ class CompletingSegmenter:
             CaseError: the model does not make the target, a source lacks, the sequences show no common brain, or a
                 window does not fit into memory.
         """
-        try:
-            case = self.spec.case_of(target)
-        except ValueError as error:
-            raise CaseError(f"{error}.") from None
+        case = self._case_of(target)
         needed = [m for m in self.spec.sources if m != target]
         if absent := [m for m in needed if m not in volumes]:
             raise CaseError(f"the model needs {', '.join(needed)}; {', '.join(absent)} lacks.")
@@ -83,28 +95,68 @@ class CompletingSegmenter:
             raise CaseError("the sequences show no common brain.")
         dark = np.full(brain.shape, DARK, dtype=np.float32)
         ranges = {m: to_range(v, measure(v, m, self.spec.normalization).clip) for m, v in sources.items()}
-        maps = self._slide(np.stack([ranges.get(m, dark) for m in self.spec.sources]), brain, case)
         regions = self.spec.architecture.regions
+        stacked = np.stack([ranges.get(m, dark) for m in self.spec.sources])
+        maps = self._slide(stacked, brain, case, self._all_maps, 1 + 2 * regions)
         return CompletedSegmentation(
             labels=to_labels(maps[1 + regions :], brain),
             synthesis=None if target is None else np.where(brain, maps[0], np.float32(DARK)),
             coarse=to_labels(maps[1 : 1 + regions], brain),
         )
 
-    def _slide(self, stacked: NDArray[np.float32], brain: MaskArray, case: int) -> NDArray[np.float32]:
+    def _all_maps(self, window: Tensor, number: Tensor) -> Tensor:
+        output = self.network(window, number)
+        return torch.cat([output.synthesis, output.coarse, output.fine], dim=1)
+
+    def perceive(self, volume: VolumeArray, sequence: Modality) -> NDArray[np.uint8]:
+        """Find the tumour in one sequence alone, by the perceptibility network S_p.
+
+        Args:
+            volume: in the file's units, float32, background 0.
+            sequence: what it shows, one of the targets.
+
+        Returns:
+            Labels as of `CompletedSegmentation`.
+
+        Raises:
+            CaseError: the model does not make that sequence, or the volume is empty.
+        """
+        case, brain = self._case_of(sequence), volume > 0
+        if not brain.any():
+            raise CaseError("the sequence is empty.")
+        ranged = to_range(volume, measure(volume, sequence, self.spec.normalization).clip)
+
+        def look(window: Tensor, number: Tensor) -> Tensor:
+            answer: Tensor = self.network.perceptibility(window, number)
+            return answer
+
+        return to_labels(self._slide(ranged[None], brain, case, look, self.spec.architecture.regions), brain)
+
+    def _case_of(self, target: Modality | None) -> int:
+        try:
+            return self.spec.case_of(target)
+        except ValueError as error:
+            raise CaseError(f"{error}.") from None
+
+    def _slide(
+        self,
+        stacked: NDArray[np.float32],
+        brain: MaskArray,
+        case: int,
+        network: Callable[[Tensor, Tensor], Tensor],
+        channels: int,
+    ) -> NDArray[np.float32]:
         number = torch.tensor([case], device=self.device)
 
         def run(window: NDArray[np.float32]) -> NDArray[np.float32]:
             low = self.precision == torch.bfloat16
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                output = self.network(torch.from_numpy(window)[None].to(self.device), number)
-            joined = torch.cat([output.synthesis, output.coarse, output.fine], dim=1)
+                joined = network(torch.from_numpy(window)[None].to(self.device), number)
             maps: NDArray[np.float32] = joined[0].float().cpu().numpy()
             return maps
 
         try:
             with memory_errors(self.device):
-                channels = 1 + 2 * self.spec.architecture.regions
                 return slide(stacked, run, channels, self.spec.window, brain, DARK, OVERLAP)
         except MemoryError as error:
             raise CaseError(f"the model does not fit into the device's memory ({error}); use --device cpu.") from None

@@ -48,7 +48,7 @@ def write_evaluation_report(
             {n: {m: [_value(s, n) for s in scores if s.modality == m] for m in MODALITIES} for n in columns}
         ),
     )
-    page.tables += [Table("The tumour as the 3D segmenter finds it", header, body) for header, *body in downstream]
+    page.tables += [Table("The tumour as a segmenter finds it", header, body) for header, *body in downstream]
     if calibration is not None:
         (header, *body), page.calibration = calibration
         page.tables.append(Table("Confidence: expected and observed error", header, body))

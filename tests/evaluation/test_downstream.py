@@ -166,7 +166,7 @@ class TestCommands:
         assert shown.count(f"| {REAL} | 1 |") == 1
         assert "| t1c | 1 | 1.000 | 1.000 | 0.0 |" in shown.partition("against own result")[2]
         page = (tmp_path / "out" / "report.html").read_text()
-        assert page.count("The tumour as the 3D segmenter finds it") == 2
+        assert page.count("The tumour as a segmenter finds it") == 2
         results = json.loads((tmp_path / "out" / "summary.json").read_text())["downstream"]
         assert results["t1c"]["own_hd95_WT"] == 0
         assert "own_nsd1_TC" in (tmp_path / "out" / "scores.csv").read_text()

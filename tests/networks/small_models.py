@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import torch
 
-from app.core.constants import VIEWS
+from app.core.constants import MODALITIES, TUMOUR_SEGMENTER, VIEWS
 from app.networks import new_generator
 from app.networks.architectures import (
     HfGanConfig,
     RefinerConfig,
     Segmenter2dConfig,
     Segmenter3dConfig,
+    TissNetConfig,
     UNetConfig,
 )
 from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
+from app.networks.tissnet.model import TissNet
+from app.networks.unet3d import Segmenter3d
 from app.preprocessing.normalization import Normalization
 from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import save_network
 from app.registry.manifest import read_manifest
 from app.registry.onnx_export import export_onnx
-from app.registry.spec import GeneratorSpec, RefinerSpec, Segmenter2dSpec, Segmenter3dSpec
+from app.registry.spec import GeneratorSpec, RefinerSpec, Segmenter2dSpec, Segmenter3dSpec, TissNetSpec
 
 VOLUME = Normalization("volume", background=-1.0)
 #: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.
@@ -100,3 +103,27 @@ def write_confident(folder) -> None:
                                intensity=intensity)  # fmt: skip
         if name == "unet":
             export_onnx(entry)
+
+
+#: Window of the segmenters that `write_segmenting` adds.
+SEGMENTING_WINDOW = (32, 32, 16)
+
+
+def save_tissnet(folder, name, targets=MODALITIES, complete=True, seed=0):
+    """An untrained TISS-Net of one network, with the regression's brightness."""
+    torch.manual_seed(seed)
+    sources = tuple(m for m in MODALITIES if complete or len(targets) > 1 or m not in targets)
+    config = TissNetConfig((4, 4, 6, 6, 8), len(sources), 3, len(targets) + complete)
+    spec = TissNetSpec(architecture=config, normalization=VOLUME, targets=targets, complete=complete, sources=sources,
+                       window=SEGMENTING_WINDOW)  # fmt: skip
+    intensity = read_manifest(folder).entry("regression").path_of("intensity").read_bytes()
+    return save_network(folder, name, spec, TissNet(config).state_dict(), intensity=intensity)
+
+
+def write_segmenting(folder) -> None:
+    """Adds a TISS-Net for every case, as `one`, and two tumour segmenters."""
+    save_tissnet(folder, "one")
+    for seed, name in enumerate((TUMOUR_SEGMENTER, "other")):
+        torch.manual_seed(seed)
+        widths = (8, 8)
+        save_segmenter3d(folder, name, widths, Segmenter3d(widths).state_dict(), VOLUME, SEGMENTING_WINDOW)

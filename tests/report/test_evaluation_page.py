@@ -64,7 +64,7 @@ def test_calibration_where_it_is_given(write, given):
 
 def test_tables_of_what_a_segmenter_finds(write):
     text = write(downstream=[[["downstream", "Dice"], ["t2w", "0.9"]], [["own", "Dice"], ["t2w", "0.8"]]])
-    assert text.count("The tumour as the 3D segmenter finds it") == 2
+    assert text.count("The tumour as a segmenter finds it") == 2
     assert "<td>t2w</td><td>0.9</td>" in text
 
 

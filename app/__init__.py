@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Synthesizer", "__version__"]
+__all__ = ["Segmenter", "Synthesizer", "__version__"]
 
 if TYPE_CHECKING:
     from app.inference.synthesizer import Synthesizer
+    from app.inference.tumour.segmenter import Segmenter
 
 
 def __getattr__(name: str) -> Any:
-    # `Synthesizer` needs the numerical stack; `--help` and `check` must not pay for it.
+    # They need the numerical stack; `--help` and `check` must not pay for it.
     if name == "Synthesizer":
         from app.inference.synthesizer import Synthesizer
 
         return Synthesizer
+    if name == "Segmenter":
+        from app.inference.tumour.segmenter import Segmenter
+
+        return Segmenter
     raise AttributeError(f"module 'app' has no attribute {name!r}")

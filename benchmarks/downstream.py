@@ -25,7 +25,7 @@ from app.data.nifti_reader import load_volume
 from app.data.segmentations import find_segmentations
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import find_pairs
-from app.inference.segmentation import segment_slices
+from app.inference.tumour.segmentation import segment_slices
 from app.networks.enhancer import ENHANCING
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import BACKGROUND, measure, normalize

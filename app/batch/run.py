@@ -51,7 +51,7 @@ def run(config: RunConfig) -> Summary:
 
 def _scan_input(config: RunConfig) -> Scan:
     own = [config.output_dir, *filter(None, [config.report_dir, *_folders_beside(config)])]
-    inventory = scan(config.input_dir, exclude=own, naming=config.naming)
+    inventory = scan(config.input_dir, exclude=own, naming=config.naming, one_output=config.takes_complete)
     for note in inventory.notes:
         log.warning("%s", note)
     return inventory

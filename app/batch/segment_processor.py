@@ -17,7 +17,7 @@ from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import Volume, file_sha256
 from app.inference.provenance import mark_inputs
-from app.inference.segmenter import (
+from app.inference.tumour.segmenter import (
     SegmentedExam,
     check_enough,
     describe_labels,

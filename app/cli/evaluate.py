@@ -16,8 +16,8 @@ from app.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from app.evaluation.scoring import Pair, VolumeScores
-    from app.inference.segmentation import TumourSegmenter
-    from app.inference.tissnet import CompletingSegmenter
+    from app.inference.tumour.segmentation import TumourSegmenter
+    from app.inference.tumour.tissnet import CompletingSegmenter
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _open_tumour_segmenter(options: argparse.Namespace) -> TumourSegmenter:
-    from app.inference.segmentation import TumourSegmenter
+    from app.inference.tumour.segmentation import TumourSegmenter
     from app.registry.manifest import read_manifest
 
     manifest, name = read_manifest(options.weights), options.tumour_segmenter
@@ -156,7 +156,7 @@ def _check_choice(options: argparse.Namespace) -> None:
 def _open_perceptibility(options: argparse.Namespace) -> CompletingSegmenter:
     from app.core.config import RuntimeOptions
     from app.inference.device import Machine, choose_runtime
-    from app.inference.tissnet import CompletingSegmenter
+    from app.inference.tumour.tissnet import CompletingSegmenter
     from app.registry.manifest import read_manifest
 
     entry = read_manifest(options.weights).entry(options.perceptibility)

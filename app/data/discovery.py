@@ -44,13 +44,16 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan(root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None = None) -> Scan:
+def scan(
+    root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None = None, one_output: bool = False
+) -> Scan:
     """Find the subjects below `root` and read their headers.
 
     Args:
         root: a BraSyn folder, one flat folder, one subject's folder or a BIDS tree; links are followed.
         exclude: folders to leave out (an output folder inside the input).
         naming: what the user says of names.
+        one_output: whether all exams of one name would be written to one file, and so bar one another.
 
     Raises:
         UsageError: `root` is not a readable folder, or a naming rule cannot be read.
@@ -71,7 +74,7 @@ def scan(root: Path, exclude: Iterable[Path] = (), naming: NamingOptions | None 
     cases += [_empty_subject(folder) for folder in empty]
     made += [n for c in cases for n in c.notes if n not in made]
     notes = (*_notes(tree, left, no_subject), *_few_notes(made))
-    return Scan(root, tuple(sorted(_without_rivals(cases), key=lambda c: c.subject)), notes)
+    return Scan(root, tuple(sorted(_without_rivals(cases, one_output), key=lambda c: c.subject)), notes)
 
 
 def inspect(subject: str, files: Mapping[Modality, Sequence[Path]], choose_run: str | None = None) -> Case:
@@ -243,22 +246,26 @@ def _unusable(path: Path) -> str | None:
 # ------------------------------------------------------------ several of one name
 
 
-def _without_rivals(cases: list[Case]) -> list[Case]:
+def _without_rivals(cases: list[Case], one_output: bool) -> list[Case]:
     """Bar subjects of one name: a patient must never get another's image.
 
-    One exam with another sequence left out in each folder is no rival of itself: its copies share files, and make
-    different sequences.
+    One exam with another sequence left out in each folder is no rival of itself, unless there is `one_output`: its
+    copies share files, and make different sequences.
     """
     by_name: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         # Some file systems keep no difference of case, or of the two forms of `ü`.
         by_name[unicodedata.normalize("NFC", case.subject).casefold()].append(case)
-    barred = {id(c): group for group in by_name.values() if len(group) > 1 for c in group if _is_rival(c, group)}
+    barred = {
+        id(c): group for group in by_name.values() if len(group) > 1 for c in group if _is_rival(c, group, one_output)
+    }
     return [_barred(c, barred[id(c)]) if c.problem is None and id(c) in barred else c for c in cases]
 
 
-def _is_rival(case: Case, group: Sequence[Case]) -> bool:
+def _is_rival(case: Case, group: Sequence[Case], one_output: bool) -> bool:
     others = [c for c in group if c is not case and c.files]
+    if one_output:
+        return bool(case.files and others)
     wanted = _wanted(case)
     if not wanted or not case.files:
         return False

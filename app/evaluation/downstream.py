@@ -20,7 +20,7 @@ from app.data.labels import REGIONS
 from app.data.nifti_reader import Grid, load_volume
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import Pair, VolumeScores
-from app.inference.segmentation import TumourSegmenter
+from app.inference.tumour.segmentation import TumourSegmenter
 
 log = logging.getLogger(__name__)
 

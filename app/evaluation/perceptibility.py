@@ -15,7 +15,7 @@ from app.data.labels import REGIONS
 from app.data.nifti_reader import load_volume
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import Pair, VolumeScores
-from app.inference.tissnet import CompletingSegmenter
+from app.inference.tumour.tissnet import CompletingSegmenter
 
 
 def score_perceptibility(pairs: Sequence[Pair], segmenter: CompletingSegmenter) -> list[VolumeScores]:

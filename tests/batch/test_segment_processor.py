@@ -10,7 +10,7 @@ import pytest
 from app.batch.outcomes import exit_code_of
 from app.batch.run import run
 from app.batch.segment_processor import SegmentProcessor
-from app.core.config import ModelOptions, RuntimeOptions, SegmentConfig
+from app.core.config import ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
 from app.core.errors import NothingToDo, UsageError, WeightsError
 from tests.batch.helpers import names_in
 
@@ -85,3 +85,12 @@ def test_places_and_models_are_checked_first(exams, config):
     (exams / "empty").mkdir()
     with pytest.raises(NothingToDo):
         run(replace(config, input_dir=exams / "empty"))
+
+
+def test_exams_of_one_name_would_overwrite_one_another(two_of_one, config):
+    summary = run(replace(config, synthesis_dir=None))
+    assert [o.status for o in summary.outcomes] == ["failed", "failed"]
+    assert "two subjects are named s" in summary.outcomes[0].error
+    kept_apart = replace(config, synthesis_dir=None, naming=NamingOptions(name_from_folders=True))
+    assert exit_code_of(run(kept_apart)) == 0
+    assert len(names_in(two_of_one / "out")) == 2

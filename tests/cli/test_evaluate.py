@@ -96,6 +96,34 @@ class TestEvaluate:
         assert code == 0
         assert "| dice_ET | 3 | 1.000 |" in capsys.readouterr().out
 
+    def test_segmentations_alone_and_in_pairs(self, complete, tmp_path, capsys):
+        for name, kept in (("all", (1, 2, 3)), ("part", (2, 3))):
+            (tmp_path / name).mkdir()
+            for path in complete.rglob("*seg.nii.gz"):
+                image = nib.load(path)
+                labels = np.asarray(image.dataobj)
+                labels = np.where(np.isin(labels, kept), labels, 0).astype(np.uint8)
+                nib.save(nib.Nifti1Image(labels, image.affine), tmp_path / name / path.name)
+        code = main(["evaluate", "--reference", str(complete), "--predicted-segmentations", str(tmp_path / "part"),
+                     "--segmentations-against", str(tmp_path / "all"), "--out", str(tmp_path / "s")])  # fmt: skip
+        assert code == 0
+        assert "| dice_ET | 3 | 1.000 |" in capsys.readouterr().out
+        result = json.loads((tmp_path / "s" / "summary.json").read_text())["segmentation_comparison"]
+        assert result["dice_TC"]["high"] < 0
+        assert result["dice_ET"]["difference"] == 0
+
+    @pytest.mark.parametrize(
+        "arguments,message",
+        [
+            ([], "nothing to score"),
+            (["--predicted-segmentations", "a", "--downstream"], "--downstream is of synthesised sequences"),
+            (["--prediction", "a", "--segmentations-against", "b"], "give both"),
+        ],
+    )
+    def test_options_without_anything_to_work_on(self, arguments, message, tmp_path, capsys):
+        assert main(["evaluate", "--reference", str(tmp_path), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
 
 class TestTumourSegmenter:
     ARGUMENTS = ("evaluate", "--prediction", "a", "--reference", "b", "--downstream")
@@ -122,6 +150,6 @@ class TestTumourSegmenter:
             raise UsageError("seen enough")
 
         monkeypatch.setattr("app.registry.manifest.read_manifest", lambda _: manifest)
-        monkeypatch.setattr("app.inference.segmentation.TumourSegmenter.open", refuse)
+        monkeypatch.setattr("app.inference.tumour.segmentation.TumourSegmenter.open", refuse)
         assert main([*self.ARGUMENTS, "--weights", str(tmp_path)]) == 2
         assert opened == [(expected, "auto")]

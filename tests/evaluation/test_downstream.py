@@ -17,7 +17,7 @@ from app.core.errors import ExitCode
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.downstream import REAL, downstream_summary, score_downstream
 from app.evaluation.scoring import VolumeScores, find_pairs
-from app.inference.segmentation import TumourSegmenter
+from app.inference.tumour.segmentation import TumourSegmenter
 from app.networks.architectures import UNetConfig
 from app.networks.unet3d import Segmenter3d
 from app.registry.manifest import read_manifest, write_entry

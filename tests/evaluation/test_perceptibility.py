@@ -7,7 +7,7 @@ import torch
 from app.core.errors import CaseError
 from app.evaluation.perceptibility import perceptibility_rows, score_perceptibility
 from app.evaluation.scoring import find_pairs
-from app.inference.tissnet import CompletingSegmenter
+from app.inference.tumour.tissnet import CompletingSegmenter
 from app.networks.tissnet.model import TissNet
 from app.registry.manifest import read_manifest
 from app.registry.spec import TissNetSpec

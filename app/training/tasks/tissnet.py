@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from app.core.constants import MODALITIES, Modality
 from app.data.cases import Case
 from app.data.labels import REGIONS
-from app.inference.tissnet import DARK
+from app.inference.tumour.tissnet import DARK
 from app.networks.architectures import TISSNET_WIDTHS, TissNetConfig
 from app.networks.tissnet import losses as L
 from app.networks.tissnet.discriminators import PatchDiscriminator3d

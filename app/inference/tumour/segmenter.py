@@ -28,9 +28,9 @@ from app.inference.loading import check_not_exchanged, open_model
 from app.inference.models import Model
 from app.inference.pipeline import synthesize_case
 from app.inference.provenance import mark_inputs
-from app.inference.segmentation import TumourSegmenter
 from app.inference.synthesizer import as_case
-from app.inference.tissnet import CompletingSegmenter
+from app.inference.tumour.segmentation import TumourSegmenter
+from app.inference.tumour.tissnet import CompletingSegmenter
 from app.preprocessing.normalization import measure
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import load_intensity

@@ -6,7 +6,7 @@ import torch
 
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError
-from app.inference.tissnet import CompletingSegmenter, to_labels, to_range
+from app.inference.tumour.tissnet import CompletingSegmenter, to_labels, to_range
 from app.networks.architectures import TissNetConfig
 from app.networks.tissnet.model import TissNet
 from app.registry.spec import TissNetSpec

@@ -8,7 +8,7 @@ import torch
 
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, WeightsError
-from app.inference.segmentation import TumourSegmenter, segment_slices
+from app.inference.tumour.segmentation import TumourSegmenter, segment_slices
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
 from app.preprocessing.normalization import Normalization, measure, normalize

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from app import __version__
+from app import Segmenter, __version__
 from app.core.errors import CaseError, WeightsError
-from app.inference.segmenter import Segmenter, brighten
+from app.inference.tumour.segmenter import brighten
 from app.registry.manifest import read_manifest
 from tests.conftest import load
 from tests.networks.small_models import SEGMENTING_WINDOW, save_tissnet

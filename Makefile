@@ -40,6 +40,13 @@ train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesi
 	$(BIN)/python -m app synthesize --input $(SMOKE)/dropped --output $(SMOKE)/made --weights $(SMOKE)/weights \
 		--model smoke --on-error stop --device cpu
 	$(BIN)/python -m app evaluate --prediction $(SMOKE)/made --reference $(SMOKE)/unseen
+	$(BIN)/python -m app train tissnet_compact --data $(SMOKE)/data --run $(SMOKE)/tissnet --cache $(SMOKE)/cache --device cpu \
+		--set schedule.steps=8 --set schedule.budget_minutes=0 --set tissnet.perceptibility_steps=3 --set 'data.patch=[32,32,16]'
+	$(BIN)/python -m app export $(SMOKE)/tissnet --data $(SMOKE)/data --cache $(SMOKE)/cache --weights $(SMOKE)/weights \
+		--model tissnet --score-on $(SMOKE)/unseen --device cpu
+	$(BIN)/python -m app segment --input $(SMOKE)/dropped --output $(SMOKE)/tumours --weights $(SMOKE)/weights \
+		--model tissnet --on-error stop --device cpu
+	$(BIN)/python -m app evaluate --reference $(SMOKE)/unseen --predicted-segmentations $(SMOKE)/tumours
 
 check: $(VENV)/dev.stamp ## style, types, and who may import whom
 	$(BIN)/ruff check $(CODE)

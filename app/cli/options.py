@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from app.cli.argument_types import natural, path, positive
 
-_PAGE: Final = """# Options of `synthesize`
+_PAGE: Final = """# Options of `synthesize` and `segment`
 
 This page is made from the command line: `make options` writes it, a test compares both.
 
@@ -63,11 +63,12 @@ def _form(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def options_page() -> str:
-    """Write the documentation's page on the options of `synthesize`, in Markdown."""
+    """Write the documentation's page on the options of `synthesize` and `segment`, in Markdown."""
     from app.cli import build_parser
 
     commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return _PAGE + options_table(commands.choices["synthesize"])
+    tables = [f"## `{name}`\n\n{options_table(commands.choices[name])}" for name in ("synthesize", "segment")]
+    return _PAGE + "\n".join(tables)
 
 
 def options_table(parser: argparse.ArgumentParser) -> str:

@@ -9,20 +9,24 @@ from typing import Any
 from app.cli.argument_types import EXIT_CODES
 from app.cli.options import add_options, given
 from app.cli.synthesize import add_resume, choose_part, resume_of
-from app.core.config import ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
+from app.core.config import ON_ERROR, ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
 
 #: Options of `synthesize` that a segmentation has as well.
 _SHARED = (
-    "input_dir", "output_dir", "jobs", "on_error", "profile_file", "overwrite", "part_id", "num_parts", "report_dir",
+    "input_dir", "output_dir", "jobs", "profile_file", "overwrite", "part_id", "num_parts", "report_dir",
     "synthesis_dir",
 )  # fmt: skip
 _MODEL = (
     "a tissnet or segmenter3d of `info`, or completed, the default: the default generator makes the sequence that "
     "lacks, and the tumour segmenter sees four"
 )
+_ON_ERROR = (
+    "a file that cannot be used counts as missing (fallback, the default); its subject is left out (skip), or ends the "
+    "run (stop)"
+)
 _ABOUT = (
     "Writes <ID>-seg.nii.gz (1 core without enhancement, 2 oedema, 3 enhancing tumour) for every subject with four "
-    "sequences, or three. Under --on-error fallback a file that cannot be used counts as missing."
+    "sequences, or three."
 )
 
 
@@ -34,6 +38,7 @@ def add_segment(commands: Any) -> None:
     add_options(p, SegmentConfig, *_SHARED)
     add_options(p, ModelOptions, "weights_dir")
     p.add_argument("--model", default=argparse.SUPPRESS, metavar="NAME", help=_MODEL)
+    p.add_argument("--on-error", choices=ON_ERROR, default=argparse.SUPPRESS, help=_ON_ERROR)
     add_options(p, RuntimeOptions, "device", "precision")
     add_options(p, NamingOptions)
     add_resume(p)

@@ -189,7 +189,7 @@ def check_metadata(entry: Entry) -> None:
 def check_onnx(entry: Entry) -> None:
     """Check that a model's ONNX file holds the weights of its safetensors file, which says whose they are.
 
-    The export writes the large ones as they are, in float32.
+    The export writes the large ones as they are, in float32 or, where that is exact, in float16.
 
     Raises:
         WeightsError: it holds none of them, or a file is missing or changed.
@@ -200,7 +200,8 @@ def check_onnx(entry: Entry) -> None:
     graph = path.read_bytes()
     state = load_file(entry.path_of("torch"))
     largest = sorted(state.values(), key=lambda tensor: tensor.numel())[-_COMPARED:]
-    if not any(tensor.float().numpy().tobytes() in graph for tensor in largest):
+    forms = [form.numpy().tobytes() for tensor in largest for form in (tensor.float(), tensor.half())]
+    if not any(form in graph for form in forms):
         raise WeightsError(
             f"{path} is not the network of {entry.files['torch'].path}; "
             "run `python -m app export`, or use --backend torch."

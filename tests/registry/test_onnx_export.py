@@ -11,7 +11,7 @@ from app.networks.hf_gan import Fusion
 from app.registry import onnx_export
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
-from app.registry.onnx_export import OPSET, check_onnx_packages, export_onnx
+from app.registry.onnx_export import OPSET, check_onnx_packages, export_onnx, halve_exact
 
 
 def session_of(entry):
@@ -73,3 +73,41 @@ def test_packages_that_lack_are_named(monkeypatch):
     monkeypatch.setattr(onnx_export, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="onnxscript"):
         check_onnx_packages()
+
+
+class TestHalfStorage:
+    @staticmethod
+    def _graph(weights):
+        """y = x W, as ONNX."""
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 64]) for n in "xy")
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [numpy_helper.from_array(weights, "w")]
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+    @staticmethod
+    def _run(model, x):
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+    def test_what_half_holds_is_stored_so_and_computes_the_same(self):
+        random = np.random.default_rng(0)
+        weights = random.normal(size=(64, 64)).astype(np.float16).astype(np.float32)
+        before = self._graph(weights)
+        after = halve_exact(before)
+        assert len(after) < 0.6 * len(before)
+        assert weights.astype(np.float16).tobytes() in after
+        x = random.normal(size=(2, 64)).astype(np.float32)
+        np.testing.assert_array_equal(self._run(after, x), self._run(before, x))
+
+    @pytest.mark.parametrize("number", [1 / 3, 1e6])
+    def test_what_half_does_not_hold_stays_as_it_is(self, number):
+        weights = np.ones((64, 64), np.float32)
+        weights[5, 5] = number
+        assert weights.tobytes() in halve_exact(self._graph(weights))

@@ -20,7 +20,10 @@ def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
-    assert "ablation, batch, compare, downstream, fusion, intensity, memory, sharing, speed, ssim, ways" in done.stderr
+    assert (
+        "ablation, batch, compare, downstream, fusion, intensity, memory, sharing, speed, ssim, tissnet, ways"
+        in done.stderr
+    )
 
 
 def test_options_reach_the_benchmark():

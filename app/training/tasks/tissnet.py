@@ -190,7 +190,8 @@ class TissNetTask(Task[TissNetRecipe]):
         sample, random = source.at(step)
         patches = vary_patches(sample.to(self.device), self.recipe.augmentation, random, BACKGROUND)
         seen = vary_intensities(patches, self.recipe.augmentation, random, BACKGROUND)
-        first = step < self.recipe.tissnet.perceptibility_steps
+        # Without a target there is nothing for S_p to look at.
+        first = bool(self.recipe.data.targets) and step < self.recipe.tissnet.perceptibility_steps
         target = self._draw_target(step, first)
         self.network.perceptibility.requires_grad_(first)
         for branch in (self.network.generator, self.network.segmentor):
@@ -309,15 +310,16 @@ class TissNetTask(Task[TissNetRecipe]):
 
     @torch.no_grad()
     def pictures(self, sampler: PatchSampler) -> list[list[NDArray[np.float32]]]:
-        """Draw one slice per target: the real and the made sequence; the truth, the coarse and the fine answer."""
+        """Draw one slice per case: the real and the made sequence; the truth, the coarse and the fine answer."""
         patches = sampler.draw(np.random.default_rng([self.recipe.seed, 2**32]), 1).to(self.device)
         middle, rows = patches.images.shape[-1] // 2, []
-        for target in self.recipe.data.targets:
+        complete = [None] if self.recipe.data.complete else []
+        for target in [*self.recipe.data.targets, *complete]:
             batch = self._batch(patches, patches.images, target)
             output = self.average(batch.sources, batch.case)
-            assert batch.target is not None
-            regions = [v.mean(dim=1, keepdim=True) for v in (batch.truth, output.coarse, output.fine)]
-            rows += [[batch.target, output.synthesis], regions]
+            if batch.target is not None:
+                rows.append([batch.target, output.synthesis])
+            rows.append([v.mean(dim=1, keepdim=True) for v in (batch.truth, output.coarse, output.fine)])
         return [[v[0, 0, ..., middle].float().cpu().numpy() for v in row] for row in rows]
 
     def validate(self, cases: Sequence[Case], masks: Mapping[str, Path]) -> dict[str, float]:

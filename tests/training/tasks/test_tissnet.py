@@ -65,12 +65,13 @@ class TestStep:
 
     def test_a_complete_exam_teaches_the_segmentation_alone(self, subjects):
         task, moved = (
-            _task("data.targets=[]", "data.complete=true", "data.sources=[]", "tissnet.perceptibility_steps=0"),
+            _task("data.targets=[]", "data.complete=true", "data.sources=[]"),
             [],
         )
         losses = task.step(_source(task, subjects), 0, 1, lambda name: moved.append(name) is None)
         assert set(losses) == {"coarse", "fine", "error", "consistency"}
         assert moved == ["tissnet"]
+        assert [len(row) for row in task.pictures(_source(task, subjects).sampler)] == [3]
 
     def test_pieces_add_up(self, subjects):
         gradients = []

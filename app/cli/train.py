@@ -27,6 +27,12 @@ def add_train(commands: Any) -> None:
     p.add_argument("--run", type=path, required=True, metavar="DIR", help="gets checkpoints, logs and pictures")
     p.add_argument("--cache", type=path, metavar="DIR", help="prepared arrays, 40 MB a subject; default: RUN/cache")
     p.add_argument("--validation", type=path, metavar="DIR", help="validate on these instead of held-out subjects")
+    p.add_argument(
+        "--unpaired",
+        type=path,
+        metavar="DIR",
+        help="exams that lack the sequence which --data teaches, of other patients; for ds3net",
+    )
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe; repeatable")
     p.add_argument("--budget-minutes", type=float, metavar="M", help="as --set schedule.budget_minutes=M")
     p.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
@@ -73,7 +79,7 @@ def _train(options: argparse.Namespace) -> int:
     task = task_of(recipe)
     outcome = train(
         recipe,
-        TrainingPaths(options.data, options.run, options.cache, options.validation),
+        TrainingPaths(options.data, options.run, options.cache, options.validation, options.unpaired),
         device=choose_device(options.device, Machine.probe())[0],
         resume=options.resume,
         segmenter=read_manifest(options.weights).entry(options.segmenter or task.teacher_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -66,8 +66,14 @@ def input_warnings(volumes: Mapping[Modality, Volume]) -> list[str]:
     return notes
 
 
-def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, Volume]]]:
-    """Yield name and volumes of every complete readable subject; log the others by name."""
+def load_complete(
+    cases: Iterable[Case], withheld: Modality | None = None
+) -> Iterator[tuple[str, dict[Modality, Volume]]]:
+    """Yield name and volumes of every complete readable subject; log the others by name.
+
+    Args:
+        withheld: a sequence that need not be there, and is not read where it is.
+    """
     seen: set[str] = set()
     for case in cases:
         if case.subject in seen:
@@ -75,11 +81,11 @@ def load_complete(cases: Iterable[Case]) -> Iterator[tuple[str, dict[Modality, V
             continue
         seen.add(case.subject)
         try:
-            volumes = _load_all_four(case)
+            volumes = _load_all(case, needed_without(withheld))
         except CaseError as error:
             log.warning("%s is left out: %s", case.subject, error)
             continue
-        for note in (note for m in MODALITIES for note in volumes[m].notes):
+        for note in (note for v in volumes.values() for note in v.notes):
             log.warning("%s", note)
         yield case.subject, volumes
 
@@ -89,18 +95,24 @@ def _border_share(volume: Volume) -> float:
     return sum(int(np.count_nonzero(f)) for f in faces) / sum(int(f.size) for f in faces)
 
 
-def _load_all_four(case: Case) -> dict[Modality, Volume]:
-    """Decode all sequences of a subject.
+def needed_without(withheld: Modality | None) -> tuple[Modality, ...]:
+    """List the sequences that a subject needs where one is withheld, in challenge order."""
+    return tuple(m for m in MODALITIES if m != withheld)
+
+
+def _load_all(case: Case, needed: Sequence[Modality]) -> dict[Modality, Volume]:
+    """Decode the needed sequences of a subject.
 
     Raises:
         CaseError: one lacks or cannot be read, their grids differ, or they show no common brain.
     """
-    if reason := case.problem or next(iter([*case.runs.values(), *case.faults.values()]), None):
+    troubles = [reasons[m] for reasons in (case.runs, case.faults) for m in needed if m in reasons]
+    if reason := case.problem or next(iter(troubles), None):
         raise CaseError(reason)
-    if case.absent:
-        raise CaseError(f"it lacks {', '.join(case.absent)}.")
-    volumes = {m: load_volume(case.files[m]) for m in MODALITIES}
-    first = volumes[MODALITIES[0]]
+    if lacking := [m for m in case.absent if m in needed]:
+        raise CaseError(f"it lacks {', '.join(lacking)}.")
+    volumes = {m: load_volume(case.files[m]) for m in needed}
+    first = next(iter(volumes.values()))
     if not all(first.grid.same_as(v.grid) for v in volumes.values()):
         raise CaseError("its sequences are on different grids.")
     if not vote_foreground({m: v.data for m, v in volumes.items()}).any():

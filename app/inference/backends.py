@@ -18,6 +18,7 @@ from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry
 
 if TYPE_CHECKING:
+    from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
     from app.networks.hf_gan import HfGan
     from app.networks.unet import UNetGenerator
 
@@ -90,7 +91,7 @@ def open_backend(entry: Entry, runtime: Runtime) -> Backend:
 class TorchBackend:
     """Run a network by torch: eager, channels last, in inference mode."""
 
-    def __init__(self, network: HfGan | UNetGenerator, runtime: Runtime) -> None:
+    def __init__(self, network: HfGan | UNetGenerator | Ds3NetSliceGenerator, runtime: Runtime) -> None:
         self.dtype = TORCH_TYPES[runtime.precision]
         self.device = torch.device(runtime.device)
         if self.device.type == "cuda":

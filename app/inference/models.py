@@ -147,6 +147,9 @@ class NetworkModel:
         if target not in spec.targets:
             raise CaseError(f"model {self.identity.name!r} makes {', '.join(spec.targets)} and not {target}; "
                             "name another with --model.")  # fmt: skip
+        if lacking := [m for m in spec.needed if m not in prepared.arrays]:
+            raise CaseError(f"model {self.identity.name!r} makes {target} from all other sequences, and the exam lacks "
+                            f"{', '.join(lacking)}; name another with --model.")  # fmt: skip
         passes = tta_passes(prepared.foreground, spec.views, spec.canvas, self.fusion.flip)
         return self.predictor.predict(prepared, target, passes, self.fusion, self._median_of(target, prepared))
 

@@ -115,6 +115,7 @@ class Ds3NetConfig:
         width: channels of the first layer.
         blocks: residual blocks of each encoder.
         sources: number of sequences that the target is made from.
+        background: value of what is missing; images are in [-1, 1].
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -122,6 +123,18 @@ class Ds3NetConfig:
     width: int = DS3NET_WIDTHS["compact"]
     blocks: int = 9
     sources: int = 3
+    background: float = -1.0
+    network: Literal["ds3net"] = "ds3net"
+    # The runtime asks these of every generator.
+    intensity_code: ClassVar[bool] = False
+    confidence: ClassVar[Confidence] = "none"
+    view_code: ClassVar[bool] = False
+    position: ClassVar[Position] = "sinusoidal"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return channels per level of an encoder."""
+        return (self.width, 2 * self.width, 4 * self.width)
 
 
 #: Channels per level of TISS-Net's networks, the finest first; `paper` has 125 million parameters in G and S, the paper
@@ -190,4 +203,5 @@ class EnhancerConfig:
     network: Literal["enhancer"] = "enhancer"
 
 
+#: Shapes of the generators that make any sequence.
 GeneratorConfig = HfGanConfig | UNetConfig

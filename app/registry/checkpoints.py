@@ -29,6 +29,7 @@ from app.registry.spec import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
     from app.networks.enhancer import Enhancer
     from app.networks.hf_gan import HfGan
     from app.networks.refiner import Refiner
@@ -44,7 +45,7 @@ _COMPARED: Final = 3
 Predictor = TypeVar("Predictor", VoxelwiseRegression, IntensityPredictor)
 
 
-def load_generator(entry: Entry) -> HfGan | UNetGenerator:
+def load_generator(entry: Entry) -> HfGan | UNetGenerator | Ds3NetSliceGenerator:
     """Load a generator: float32, on the CPU, in eval mode, without gradients.
 
     Raises:
@@ -53,7 +54,7 @@ def load_generator(entry: Entry) -> HfGan | UNetGenerator:
     from app.networks import new_generator
 
     spec = spec_as(entry, GeneratorSpec)
-    network = _built(entry, lambda: new_generator(spec.architecture))
+    network: HfGan | UNetGenerator | Ds3NetSliceGenerator = _built(entry, lambda: new_generator(spec.architecture))
     _load_state(network, entry)
     return network
 

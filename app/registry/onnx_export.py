@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError, WeightsError
+from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.networks.hf_gan import HfGan
 from app.networks.unet import UNetGenerator
 from app.preprocessing.slices import Canvas
@@ -46,7 +47,7 @@ def export_onnx(entry: Entry) -> Entry:
     return add_file(entry, "onnx", to_onnx(load_generator(entry), entry.spec.canvas))
 
 
-def to_onnx(network: HfGan | UNetGenerator, canvas: Canvas) -> bytes:
+def to_onnx(network: HfGan | UNetGenerator | Ds3NetSliceGenerator, canvas: Canvas) -> bytes:
     """A generator as ONNX.
 
     The graph takes any subset of sequences (all four encoders run, the missing ones are masked) and any batch. With a
@@ -114,7 +115,7 @@ def halve_exact(model: bytes) -> bytes:
 class _Both(nn.Module):
     """A network with a confidence head, called for both that it gives."""
 
-    def __init__(self, network: HfGan | UNetGenerator) -> None:
+    def __init__(self, network: HfGan | UNetGenerator | Ds3NetSliceGenerator) -> None:
         super().__init__()
         self.network = network
 

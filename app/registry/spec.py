@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from app.core.config import FusionName
 from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.networks.architectures import (
+    Ds3NetConfig,
     EnhancerConfig,
     HfGanConfig,
     RefinerConfig,
@@ -27,12 +28,21 @@ from app.preprocessing.slices import Canvas
 from app.preprocessing.target_intensity import IntensityPrior
 
 Shape = (
-    HfGanConfig | UNetConfig | Segmenter2dConfig | Segmenter3dConfig | RefinerConfig | EnhancerConfig | TissNetConfig
+    HfGanConfig
+    | UNetConfig
+    | Ds3NetConfig
+    | Segmenter2dConfig
+    | Segmenter3dConfig
+    | RefinerConfig
+    | EnhancerConfig
+    | TissNetConfig
 )
 AnyShape = TypeVar("AnyShape", bound=Shape)
 
-#: Most levels of a network, channels of one, and voxels of a window's side: far beyond any that fits a machine.
+#: Most levels and blocks of a network, channels of a level, and voxels of a window's side: far beyond any that fits a
+#: machine.
 _LEVELS: Final = 8
+_BLOCKS: Final = 64
 _CHANNELS: Final = 4096
 _SIDE: Final = 1024
 
@@ -41,6 +51,8 @@ def _check_shape(shape: AnyShape) -> AnyShape:
     """Refuse a shape that no network can have: it must be said at once, and not as lack of memory."""
     if not 1 <= len(shape.widths) <= _LEVELS or not all(1 <= w <= _CHANNELS for w in shape.widths):
         raise ValueError(f"widths must be 1 to {_LEVELS} numbers from 1 to {_CHANNELS}")
+    if isinstance(shape, Ds3NetConfig) and (not 1 <= shape.blocks <= _BLOCKS or shape.sources != len(MODALITIES) - 1):
+        raise ValueError(f"blocks must be 1 to {_BLOCKS}, and sources {len(MODALITIES) - 1}")
     numbers = [getattr(shape, name, 0.0) for name in ("background", "confidence_scale")]
     if not all(map(math.isfinite, numbers)):
         raise ValueError("background and confidence_scale must be finite")
@@ -108,7 +120,9 @@ class GeneratorSpec(Strict):
     """
 
     kind: Literal["generator"] = "generator"
-    architecture: Annotated[HfGanConfig | UNetConfig, Field(discriminator="network"), AfterValidator(_check_shape)]
+    architecture: Annotated[
+        HfGanConfig | UNetConfig | Ds3NetConfig, Field(discriminator="network"), AfterValidator(_check_shape)
+    ]
     normalization: CheckedNormalization
     canvas: CheckedCanvas
     views: Annotated[tuple[View, ...], Field(min_length=1)]
@@ -147,9 +161,18 @@ class GeneratorSpec(Strict):
             raise ValueError("a network with an intensity code needs intensity_prior and the normalization `range`")
         if self.intensity_prior is not None:
             _check_prior(self.intensity_prior, self.targets)
+        if isinstance(self.architecture, Ds3NetConfig) and (
+            len(self.targets) != 1 or (self.normalization.scheme, self.normalization.background) != ("range", -1.0)
+        ):
+            raise ValueError("a ds3net makes one target, and needs the normalization `range` with background -1")
         if self.contrast > 0 and self.normalization.scheme != "volume":
             raise ValueError("contrast is for the normalization `volume`, whose z-scores have a deviation of 1")
         return self
+
+    @property
+    def needed(self) -> tuple[Modality, ...]:
+        """The sequences without which it makes nothing; none for a network that takes any."""
+        return tuple(m for m in MODALITIES if m not in self.targets) if self.architecture.network == "ds3net" else ()
 
     @property
     def has_confidence(self) -> bool:

@@ -41,6 +41,7 @@ class State:
         pieces: parts into which batches are cut for memory.
         processes: how many shared each step.
         subjects: names trained on; held_out: names kept for validation.
+        unpaired: names of those trained on that lacked the sequence which the others teach.
         started_from: the model that it started from; None for random weights.
         first_stage: the generator that a refiner is taught behind; None for other tasks.
         teacher: the frozen segmenter; None where none teaches.
@@ -60,6 +61,7 @@ class State:
     processes: int = 1
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
+    unpaired: list[str] = field(default_factory=list)
     started_from: Identity | None = None
     first_stage: FirstStage | None = None
     teacher: Identity | None = None
@@ -73,6 +75,11 @@ class State:
         The rounding is below that of the bfloat16 in which most machines run them.
         """
         return {k: v.half() for k, v in self.average.items()}
+
+    @property
+    def seen(self) -> list[str]:
+        """Names of all that were trained on, whatever they lacked."""
+        return [*self.subjects, *self.unpaired]
 
     def load_into(self, network: nn.Module) -> None:
         """Give a network the weights that a user's machine will load.
@@ -91,7 +98,7 @@ class State:
             model=name,
             task=self.recipe.task,
             recipe=self.recipe.changes(),
-            subjects=tuple(self.subjects),
+            subjects=tuple(self.seen),
             seed=self.recipe.seed,
             steps=self.step,
             slices=self.step * self.recipe.schedule.batch_size * self.processes,

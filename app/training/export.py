@@ -94,7 +94,7 @@ def export_run(
 def _scoring_cases(state: State, score_on: Path, hosts: Sequence[Entry]) -> list[Case]:
     """The complete subjects of a folder, none of whom taught the run, what it was made from, or the hosts."""
     cases = [c for c in scan(score_on).cases if not c.absent]
-    known = set(state.subjects).union(state.lineage.subjects, *(lineage_of(host).subjects for host in hosts))
+    known = set(state.seen).union(state.lineage.subjects, *(lineage_of(host).subjects for host in hosts))
     if both := also_in([c.subject for c in cases], known):
         raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
     if not cases:

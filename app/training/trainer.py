@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from app.core.constants import Modality
 from app.core.errors import CaseError, UsageError
 from app.core.signals import Interrupted, SignalGuard
 from app.inference.backends import is_memory_error
@@ -22,6 +23,7 @@ from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject, build_cache
 from app.training.data.splits import split, validation_cases
+from app.training.data.unpaired import check_unpaired
 from app.training.distributed import Processes, processes
 from app.training.logger import RunLog
 from app.training.optimization import learning_rate, new_optimizer
@@ -48,12 +50,14 @@ class TrainingPaths:
         run: gets checkpoints, logs and pictures.
         cache: prepared arrays; `<run>/cache` if not given.
         validation: folder of complete subjects to validate on, instead of those held out of `data`.
+        unpaired: folder of exams that lack a sequence; for tasks that learn from them too.
     """
 
     data: Path
     run: Path
     cache: Path | None = None
     validation: Path | None = None
+    unpaired: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,12 @@ class _Run:
         kind = task_of(recipe)
         if before is None:
             kind.check_start(recipe, start)
+        check_unpaired(paths.unpaired, paths.data, paths.validation, kind.withheld(recipe))
         subjects = kind.choose(recipe, self._subjects())
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         self.training = kind.usable(self.training)
-        context = TrainingContext(recipe, self.training, paths.data, group, segmenter, stage_one, before)
+        unpaired = self._unpaired(kind.withheld(recipe))
+        context = TrainingContext(recipe, self.training, paths.data, group, segmenter, stage_one, before, unpaired)
         self.task = kind.open(context)
         self.source: Any = self.task.new_source(context)
         teacher = segmenter if kind.teaching_loss(recipe) else None
@@ -140,9 +146,10 @@ class _Run:
             "first_stage": stage_one if kind.needs_stage_one else None,
             "teacher": teacher,
         }
-        self.state = before or self._new_state(names, held_out, sources)
+        others = [s.name for s in unpaired]
+        self.state = before or self._new_state(names, held_out, others, sources)
         if before is not None:
-            self._restore(before, names, None if teacher is None else teacher.identity)
+            self._restore(before, names, others, None if teacher is None else teacher.identity)
         # Looked for before the first step, not after hours.
         self.cases, self.masks = validation_cases(
             paths.data, paths.validation, recipe.schedule, self.state, say=group.first
@@ -162,7 +169,20 @@ class _Run:
             subjects = build_cache(self.paths.data, cache, scheme) if chosen else []
         return subjects or build_cache(self.paths.data, cache, scheme)
 
-    def _new_state(self, subjects: list[str], held_out: list[str], sources: Mapping[str, Entry | None]) -> State:
+    def _unpaired(self, withheld: Modality | None) -> list[CachedSubject]:
+        """Prepare the exams that lack a sequence, beside the complete ones."""
+        folder = self.paths.unpaired
+        if folder is None:
+            return []
+        cache = (self.paths.cache or self.paths.run / "cache") / f"unpaired-{withheld}"
+        scheme = self.recipe.normalization.build()
+        with self.group.first_alone() as chosen:
+            subjects = build_cache(folder, cache, scheme, withheld) if chosen else []
+        return subjects or build_cache(folder, cache, scheme, withheld)
+
+    def _new_state(
+        self, subjects: list[str], held_out: list[str], unpaired: list[str], sources: Mapping[str, Entry | None]
+    ) -> State:
         """The state of a run that begins, with the models that it is made from."""
         lineage = Lineage()
         for entry in sources.values():
@@ -175,6 +195,7 @@ class _Run:
             self.recipe,
             subjects=subjects,
             held_out=held_out,
+            unpaired=unpaired,
             started_from=start,
             first_stage=self.task.first_stage,
             teacher=teacher,
@@ -182,9 +203,11 @@ class _Run:
             processes=self.group.count,
         )
 
-    def _restore(self, before: State, names: list[str], teacher: Identity | None) -> None:
+    def _restore(self, before: State, names: list[str], unpaired: list[str], teacher: Identity | None) -> None:
         if before.subjects != names:
             raise UsageError(f"{self.paths.run} was trained on other subjects than {self.paths.data} holds now.")
+        if before.unpaired != unpaired:
+            raise UsageError(f"{self.paths.run} was trained on other exams of --unpaired; resume with the same folder.")
         now, then = (("none", "") if one is None else (one.name, one.sha256) for one in (teacher, before.teacher))
         if now[1] != then[1]:
             raise UsageError(
@@ -242,7 +265,8 @@ class _Run:
 
     def _step(self, progress: float) -> dict[str, Tensor]:
         state = self.state
-        rate = learning_rate(self.recipe.optimizer, self.recipe.schedule, progress, self.group.count)
+        self.task.progress = progress
+        rate = learning_rate(self.recipe.optimizer, self.recipe.schedule, self.task.stage_progress, self.group.count)
         self.updated = False
         while True:
             # Dropout too must not depend on what ran before this step.

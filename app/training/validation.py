@@ -32,6 +32,7 @@ from app.inference.slice_predictor import SlicePredictor
 from app.inference.tumour.segmentation import TumourSegmenter, segment_slices
 from app.inference.tumour.tissnet import CompletingSegmenter
 from app.inference.view_fusion import FusionOptions
+from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.networks.enhancer import Enhancer
 from app.networks.hf_gan import HfGan
 from app.networks.refiner import Refiner
@@ -56,7 +57,10 @@ SEGMENTATION_METRICS = ("dice_WT", "dice_TC", "dice_ET")
 
 
 def candidate_model(
-    network: HfGan | UNetGenerator, spec: GeneratorSpec, intensity: IntensityPredictor | None, device: torch.device
+    network: HfGan | UNetGenerator | Ds3NetSliceGenerator,
+    spec: GeneratorSpec,
+    intensity: IntensityPredictor | None,
+    device: torch.device,
 ) -> Model:
     """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))

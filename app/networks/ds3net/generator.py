@@ -128,6 +128,16 @@ class Ds3NetGenerator(nn.Module):
         features[DECODER_LAYER] = risen = self.rise(self.fusion(last))
         return Ds3NetOutput(self.decoder(risen), features)
 
+    def last_features(self, sources: Tensor) -> Tensor:
+        """Return the input of the last convolution, B x width x H x W; `image` makes the sequence of it."""
+        out: Tensor = self.decoder[:-2](self.rise(self.fusion(self._encode(sources)[1])))
+        return out
+
+    def image(self, features: Tensor) -> Tensor:
+        """Compute the image in [-1, 1], B x 1 x H x W, from the last features."""
+        out: Tensor = self.decoder[-2:](features)
+        return out
+
     def encode(self, sources: Tensor) -> dict[int, Tensor]:
         """Return the encoders' features alone, side by side per layer."""
         return self._encode(sources)[0]

@@ -29,7 +29,7 @@ from app.core.types import MaskArray, VolumeArray
 from app.data.cases import Case, tumour_type
 from app.data.discovery import scan
 from app.data.labels import load_labels
-from app.data.loading import load_complete
+from app.data.loading import load_complete, needed_without
 from app.data.nifti_reader import Volume
 from app.data.segmentations import find_segmentations
 from app.preprocessing.foreground import vote_foreground
@@ -53,7 +53,7 @@ class CachedSubject:
         folder: where its arrays are.
         labelled: whether it has a segmentation.
         tumour_type: as the name states it, or `unknown`.
-        intensities: how each sequence was normalized.
+        intensities: how each sequence was normalized; without the one that was withheld.
         brain_pixels, tumour_pixels: per view, how many each slice has.
         start, shape: where the box of the brain begins in the volume, and the volume's extent; None in older caches.
     """
@@ -107,19 +107,25 @@ def _damaged(path: Path) -> str:
     return f"{path} is damaged or missing; delete {path.parent}, or name another with --cache: it is made anew."
 
 
-def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALIZATION) -> list[CachedSubject]:
+def build_cache(
+    data: Path, folder: Path, normalization: Normalization = NORMALIZATION, withheld: Modality | None = None
+) -> list[CachedSubject]:
     """Write the cache of all complete subjects of `data`, or read it if it exists.
 
     Args:
         folder: about 40 MB a subject.
+        withheld: a sequence that subjects need not have; background stands in its place where they do as well.
 
     Raises:
-        UsageError: fewer than two subjects can be used, or the folder holds a cache of other data, of another
-            normalisation or of another version of Tetrad.
+        UsageError: fewer than two subjects can be used, or none where a sequence is withheld; or the folder holds a
+            cache of other data, of another normalisation or of another version of Tetrad.
     """
     cases = scan(data).cases
     masks = find_segmentations(data, cases)
-    origin = {"schema": _SCHEMA, "data": _fingerprint(cases, masks), "normalization": normalization.to_json()}
+    files = (f for c in cases for m, f in c.files.items() if m != withheld)
+    origin = {"schema": _SCHEMA, "data": _fingerprint(files, masks), "normalization": normalization.to_json()}
+    if withheld is not None:
+        origin["withheld"] = withheld
     index = folder / _INDEX
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -127,24 +133,38 @@ def build_cache(data: Path, folder: Path, normalization: Normalization = NORMALI
         if not there:
             done = _finished(folder / _BEGUN, origin)
             with (folder / _BEGUN).open("a", encoding="utf-8") as stream:
-                for name, volumes in load_complete([c for c in cases if c.subject not in done]):
+                for name, volumes in load_complete([c for c in cases if c.subject not in done], withheld):
                     done[name] = _write(name, volumes, masks.get(name), folder, normalization)
                     print(json.dumps(done[name]), file=stream, flush=True)
-            if len(done) < 2:
-                raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
+            _check_enough(len(done), data, withheld)
             save_bytes(json.dumps({**origin, "subjects": [done[n] for n in sorted(done)]}).encode(), index)
             (folder / _BEGUN).unlink()
     try:
         form = json.loads(index.read_text())
     except ValueError:
         raise UsageError(_damaged(index)) from None
-    for key, what in (("schema", "version of Tetrad"), ("data", "data folder"), ("normalization", "normalisation")):
-        if form.get(key) != origin[key]:
+    for key, what in (
+        ("schema", "version of Tetrad"),
+        ("withheld", "withheld sequence"),
+        ("data", "data folder"),
+        ("normalization", "normalisation"),
+    ):
+        if form.get(key) != origin.get(key):
             raise UsageError(f"{folder} holds a cache of another {what}; delete it or give another --cache.")
     subjects = [_read(entry, folder) for entry in form["subjects"]]
     if there:
         _tell_again(cases, subjects, folder)
     return subjects
+
+
+def _check_enough(count: int, data: Path, withheld: Modality | None) -> None:
+    if withheld is not None and count < 1:
+        needed = ", ".join(needed_without(withheld))
+        raise UsageError(
+            f"no exam of {data} has {needed} that can be read; give a folder of exams that lack {withheld}."
+        )
+    if withheld is None and count < 2:
+        raise UsageError(f"fewer than two complete subjects can be read from {data}; training needs more.")
 
 
 def _tell_again(cases: Iterable[Case], subjects: Iterable[CachedSubject], folder: Path) -> None:
@@ -180,10 +200,10 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _fingerprint(cases: Iterable[Case], masks: Mapping[str, Path]) -> str:
+def _fingerprint(files: Iterable[Path], masks: Mapping[str, Path]) -> str:
     """Changes when a file is added, removed or written again."""
-    files = sorted({*(f for c in cases for f in c.files.values()), *masks.values()})
-    lines = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files if f.exists()]
+    every = sorted({*files, *masks.values()})
+    lines = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in every if f.exists()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -191,15 +211,17 @@ def _write(
     name: str, volumes: dict[Modality, Volume], mask: Path | None, folder: Path, normalization: Normalization
 ) -> dict[str, Any]:
     arrays: dict[Modality, VolumeArray] = {m: v.data for m, v in volumes.items()}
-    intensities = {m: measure(arrays[m], m, normalization) for m in MODALITIES}
+    intensities = {m: measure(array, m, normalization) for m, array in arrays.items()}
     brain = vote_foreground(arrays)
-    labels = load_labels(mask, volumes[MODALITIES[0]].grid, name)
+    labels = load_labels(mask, next(iter(volumes.values())).grid, name)
     box = tuple(
         slice(int(filled[0]), int(filled[-1]) + 1)
         for filled in (np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3))
     )
-    normalized = [normalize(arrays[m], intensities[m], normalization.background)[box] for m in MODALITIES]
-    _save(np.stack(normalized).astype(np.float16), folder / f"{name}.npy")
+    normalized = np.full((len(MODALITIES), *brain[box].shape), BACKGROUND, dtype=np.float16)
+    for m, array in arrays.items():
+        normalized[MODALITIES.index(m)] = normalize(array, intensities[m], normalization.background)[box]
+    _save(normalized, folder / f"{name}.npy")
     _save(brain[box], folder / f"{name}-brain.npy")
     tumour = np.zeros_like(brain)
     if labels is not None:
@@ -230,7 +252,7 @@ def _read(entry: dict[str, Any], folder: Path) -> CachedSubject:
         folder,
         entry["labels"],
         tumour_type(name),
-        {m: Intensity(**entry["intensities"][m]) for m in MODALITIES},
+        {m: Intensity(**entry["intensities"][m]) for m in MODALITIES if m in entry["intensities"]},
         {v: np.array(entry["brain_pixels"][v]) for v in VIEWS},
         {v: np.array(entry["tumour_pixels"][v]) for v in VIEWS},
         *(None if entry.get(key) is None else (*entry[key],) for key in ("start", "shape")),

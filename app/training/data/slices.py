@@ -19,6 +19,7 @@ from torch import Tensor
 
 from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, View
 from app.core.errors import UsageError
+from app.preprocessing.normalization import BACKGROUND, Intensity
 from app.preprocessing.slices import SLICE_AXIS
 from app.training.data.cache import CachedSubject, slice_of
 from app.training.data.sections import SliceData
@@ -164,20 +165,23 @@ class Sampler:
             VIEWS.index(view),
         )
 
-    def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
+    def choose(self, view: View, own: np.random.Generator) -> tuple[CachedSubject, int]:
+        """Draw a subject and the index of one of its slices."""
         rows = self._slices[view]
         subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
         # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
         among_ill = own.random() < self._recipe.tumour_share
-        index = int(own.choice(ill if among_ill and ill.size else whole))
+        return subject, int(own.choice(ill if among_ill and ill.size else whole))
+
+    def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
+        subject, index = self.choose(view, own)
         shift = own.integers(-max_shift, max_shift + 1, 2)
         images = slice_of(subject.normalized, view, index).astype(np.float32)
         brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
         labels = (
             np.zeros(brain.shape[1:], np.uint8) if subject.labels is None else slice_of(subject.labels, view, index)
         )
-        pairs = [subject.intensities[m] for m in MODALITIES]
-        scale = np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32)
+        scale = np.array([_ends(subject.intensities.get(m)) for m in MODALITIES], dtype=np.float32)
         kind = TUMOUR_TYPES.index(subject.tumour_type) if subject.tumour_type in TUMOUR_TYPES else -1
         corner = shift + self._corner(subject, view, brain.shape[1:])
         return (
@@ -251,6 +255,13 @@ class Source:
     def at(self, step: int) -> SampledStep:
         """Give the batch of a step."""
         return self._samples.at(step)
+
+
+def _ends(intensity: Intensity | None) -> tuple[float, float]:
+    """Normalized values of zero intensity and of the clip; -1 and 1 of a withheld sequence."""
+    if intensity is None:
+        return BACKGROUND, -BACKGROUND
+    return (0.0 - intensity.mean) / intensity.std, (intensity.clip - intensity.mean) / intensity.std
 
 
 def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:

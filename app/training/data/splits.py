@@ -70,7 +70,7 @@ def validation_cases(
     # A thousand subjects' headers are not read where none of them is held out.
     wanted = scan(folder).cases if elsewhere or state.held_out else ()
     candidates = [c for c in wanted if elsewhere or c.subject in state.held_out]
-    if both := also_in([c.subject for c in candidates], state.subjects):
+    if both := also_in([c.subject for c in candidates], state.seen):
         raise UsageError(f"{both[0]} of {folder} is trained on; validate on patients that the run does not see.")
     origins = [one.sha256 for one in (state.started_from, state.first_stage) if one is not None]
     if both := also_in([c.subject for c in candidates], state.lineage.ancestry(origins).subjects):

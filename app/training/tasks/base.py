@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.core.constants import TUMOUR_SEGMENTER
+from app.core.constants import TUMOUR_SEGMENTER, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
 from app.inference.device import Machine
@@ -56,6 +56,7 @@ class TrainingContext(Generic[R]):
         segmenter: the frozen segmenter that may teach.
         stage_one: the generator whose volumes may be corrected.
         before: the state that the run goes on from, if it does.
+        unpaired: subjects that lack the sequence which the others teach.
     """
 
     recipe: R
@@ -65,6 +66,7 @@ class TrainingContext(Generic[R]):
     segmenter: Entry | None = None
     stage_one: Entry | None = None
     before: State | None = None
+    unpaired: Sequence[CachedSubject] = ()
 
     @property
     def prefetch(self) -> bool:
@@ -118,6 +120,7 @@ class Task(Generic[R]):
         export_hint: what the command `export` needs for it beside the usual.
         recipe, device: as a run has them.
         average: running mean of the weights of the first network; what is validated and exported.
+        progress: share of the run that is over, 0 to 1; set before each step.
     """
 
     recipe_type: ClassVar[type[Recipe]]
@@ -127,6 +130,7 @@ class Task(Generic[R]):
     export_hint: ClassVar[str] = ""
 
     average: nn.Module
+    progress: float = 0.0
 
     def __init__(self, recipe: R, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
@@ -136,6 +140,11 @@ class Task(Generic[R]):
     @classmethod
     def teaching_loss(cls, recipe: R) -> str | None:
         """Name the loss through which a frozen segmenter teaches; None where none does."""
+        return None
+
+    @classmethod
+    def withheld(cls, recipe: R) -> Modality | None:
+        """Name the sequence that further exams may lack; None where the task learns from complete ones alone."""
         return None
 
     @classmethod
@@ -189,11 +198,10 @@ class Task(Generic[R]):
         return None
 
     def load_initial_weights(self, start: Entry) -> None:
-        """Take the weights of a published model.
+        """Take the weights of a published model; errors as `read_weights`.
 
         Raises:
             UsageError: the model has another architecture than the recipe.
-            WeightsError: the model is of another kind, or its weights cannot be read.
         """
         self._load(self.read_weights(start).state_dict(), start)
 
@@ -226,6 +234,11 @@ class Task(Generic[R]):
     def networks(self) -> dict[str, nn.Module]:
         """The networks that learn, in the order of their updates."""
         raise NotImplementedError
+
+    @property
+    def stage_progress(self) -> float:
+        """Share of the present stage that is over, along which rates fall."""
+        return self.progress
 
     def rate_factor(self, network: str) -> float:
         """Give the learning rate of a network as a multiple of the recipe's."""
@@ -344,13 +357,10 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def choose_volume_precision(wanted: str, device: torch.device, depth: int) -> torch.dtype:
-    """Choose as `choose_precision` does, for networks that halve volumes four times.
+    """Choose as `choose_precision` does, for networks that halve volumes of a `depth` in voxels four times.
 
     On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
     of torch 2.13 leaves memory uninitialised). These networks get there from 16 or 32.
-
-    Args:
-        depth: voxels along the first axis of what the network sees.
     """
     if device.type == "cpu" and depth <= 2 * MULTIPLE:
         return torch.float32

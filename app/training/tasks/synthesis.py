@@ -6,18 +6,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from app.core.constants import MODALITIES, Modality
-from app.core.errors import UsageError
+from app.core.errors import UsageError, WeightsError
 from app.data.cases import Case
 from app.networks import new_generator
 from app.networks.architectures import GeneratorConfig
 from app.networks.confidence import ConfidenceHead
+from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.networks.hf_gan import HfGan
 from app.networks.unet import UNetGenerator
 from app.preprocessing.normalization import BACKGROUND
@@ -105,8 +106,11 @@ class SynthesisTask(SynthesisStep):
 
     @classmethod
     def read_weights(cls, entry: Entry) -> HfGan | UNetGenerator:
-        """Read a generator."""
-        return load_generator(entry)
+        """Read a generator that makes any sequence."""
+        network = load_generator(entry)
+        if isinstance(network, Ds3NetSliceGenerator):
+            raise WeightsError(f"model {entry.name!r} is a DS3-Net; start a run of the task ds3net from it.")
+        return network
 
     def load_initial_weights(self, start: Entry) -> None:
         """Take the weights of a published generator.
@@ -208,36 +212,52 @@ class SynthesisTask(SynthesisStep):
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
         """Write the generator with its ONNX, unless it is worse than one before."""
-        check_onnx_packages()
-        recipe, state, subjects = request.recipe_of(SynthesisRecipe), request.state, trained_subjects(request)
+        recipe, subjects = request.recipe_of(SynthesisRecipe), trained_subjects(request)
         config = generator_config(recipe)
-        config = replace(config, confidence_scale=state.task_state.get("lambda", config.confidence_scale))
-        network = new_generator(config)
-        state.load_into(network)
-        network.requires_grad_(False).eval()
-        spec, scores = generator_spec(recipe, config, _prior_of(recipe, subjects)), None
-        if request.cases:
-            model = validation.candidate_model(network, spec, _predictor_of(recipe, subjects), request.torch_device)
-            scores = validation.scores_of(
-                validation.score_missing_sequences(model, request.cases, request.masks), spec.targets
-            )
-            if not request.force:
-                check_better(request, scores, spec.targets)
-        entry = write_model(
-            request,
-            spec.model_copy(update={"specialists": _specialists_before(request)}),
-            scores,
-            intensity=None
-            if spec.normalization.scheme == "dataset"
-            else encode(fit_intensity([s.intensities for s in subjects])),
-            onnx=onnx_export.to_onnx(network, spec.canvas),
-            make_default=request.make_default,
-        )
-        if request.specialist_of is not None:
-            host = read_manifest(request.weights).entry(request.specialist_of)
-            specialists = {**spec_as(host, GeneratorSpec).specialists, **dict.fromkeys(spec.targets, request.name)}
-            change_spec(host, specialists=specialists)
-        return entry
+        config = replace(config, confidence_scale=request.state.task_state.get("lambda", config.confidence_scale))
+        spec = generator_spec(recipe, config, _prior_of(recipe, subjects))
+        return promote_generator(request, new_generator(config), spec, _brightness_of(recipe, subjects))
+
+
+def promote_generator(
+    request: ExportRequest,
+    network: HfGan | UNetGenerator | Ds3NetSliceGenerator,
+    spec: GeneratorSpec,
+    brightness: dict[str, Any] | None,
+) -> Entry:
+    """Write a generator with its ONNX, unless it is worse than one whose place it would take.
+
+    Args:
+        network: of the run's shape; it gets the run's weights.
+        brightness: form of the predictor of the target's intensities; None where the scheme's constants hold.
+
+    Raises:
+        UsageError: it is worse, or ONNX cannot be written here.
+    """
+    check_onnx_packages()
+    request.state.load_into(network)
+    network.requires_grad_(False).eval()
+    scores = None
+    if request.cases:
+        predictor = None if brightness is None else IntensityPredictor.from_json(brightness)
+        model = validation.candidate_model(network, spec, predictor, request.torch_device)
+        rows = validation.score_missing_sequences(model, request.cases, request.masks)
+        scores = validation.scores_of(rows, spec.targets)
+        if not request.force:
+            check_better(request, scores, spec.targets)
+    entry = write_model(
+        request,
+        spec.model_copy(update={"specialists": _specialists_before(request)}),
+        scores,
+        intensity=None if brightness is None else encode(brightness),
+        onnx=onnx_export.to_onnx(network, spec.canvas),
+        make_default=request.make_default,
+    )
+    if request.specialist_of is not None:
+        host = read_manifest(request.weights).entry(request.specialist_of)
+        specialists = {**spec_as(host, GeneratorSpec).specialists, **dict.fromkeys(spec.targets, request.name)}
+        change_spec(host, specialists=specialists)
+    return entry
 
 
 def _prior_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPrior | None:
@@ -247,11 +267,14 @@ def _prior_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> Int
     return KAIST24_PRIOR if recipe.network.intensity_prior == "published" else fit_intensity_prior(subjects)
 
 
+def _brightness_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> dict[str, Any] | None:
+    """The form of the predictor of the target's brightness; None where the scheme's constants hold."""
+    return None if recipe.normalization.scheme == "dataset" else fit_intensity([s.intensities for s in subjects])
+
+
 def _predictor_of(recipe: SynthesisRecipe, subjects: Sequence[CachedSubject]) -> IntensityPredictor | None:
-    """The predictor of the target's brightness; None where the scheme's constants hold."""
-    if recipe.normalization.scheme == "dataset":
-        return None
-    return IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
+    form = _brightness_of(recipe, subjects)
+    return None if form is None else IntensityPredictor.from_json(form)
 
 
 def _specialists_before(request: ExportRequest) -> dict[Modality, str]:

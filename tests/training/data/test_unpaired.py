@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from app.core.errors import UsageError
+from app.data.phantom import make_phantom, write_phantom
+from app.preprocessing.normalization import BACKGROUND
+from app.training.data.core_slices import CoreSliceData
+from app.training.data.unpaired import PairedSource, check_unpaired
+
+DATA = CoreSliceData(views=("axial",), axial=(48, 48), min_brain_pixels=200, tumour_share=1.0)
+
+
+def _write(folder, *names, lacks=()):
+    for number, name in enumerate(names):
+        write_phantom(make_phantom((24, 24, 20), number), folder, name, leave_out=lacks)
+    return folder
+
+
+@pytest.fixture
+def paired(tmp_path):
+    return _write(tmp_path / "paired", "BraTS-GLI-00001-000", "BraTS-GLI-00002-000")
+
+
+class TestCheck:
+    def test_nothing_is_asked_of_a_run_without(self, tmp_path):
+        check_unpaired(None, tmp_path / "nowhere", None, None)
+
+    def test_patients_of_their_own_are_fine(self, tmp_path, paired):
+        check_unpaired(_write(tmp_path / "u", "BraTS-GLI-00003-000", lacks=("t1c",)), paired, None, "t1c")
+
+    def test_a_task_that_learns_from_complete_exams_alone(self, tmp_path, paired):
+        with pytest.raises(UsageError, match="--unpaired is for the task ds3net"):
+            check_unpaired(_write(tmp_path / "u", "x", lacks=("t1c",)), paired, None, None)
+
+    def test_the_folder_is_there(self, tmp_path, paired):
+        with pytest.raises(UsageError, match=r"--unpaired .*nowhere does not exist; .*lack t1c"):
+            check_unpaired(tmp_path / "nowhere", paired, None, "t1c")
+
+    @pytest.mark.parametrize("exam", ["BraTS-GLI-00002-000", "BraTS-GLI-00002-001"])
+    def test_no_patient_is_in_both(self, tmp_path, paired, exam):
+        with pytest.raises(UsageError, match=rf"{exam} in --unpaired .* is in --data .*; keep every patient in one"):
+            check_unpaired(_write(tmp_path / "u", exam, lacks=("t1c",)), paired, None, "t1c")
+
+    def test_none_validates(self, tmp_path, paired):
+        unseen = _write(tmp_path / "v", "BraTS-GLI-00004-000")
+        unpaired = _write(tmp_path / "u", "BraTS-GLI-00004-001", lacks=("t1c",))
+        with pytest.raises(UsageError, match=r"is in --validation .*/v as well"):
+            check_unpaired(unpaired, paired, unseen, "t1c")
+
+    def test_the_same_folder_twice_is_refused_where_complete_exams_are_in_it(self, paired):
+        with pytest.raises(UsageError, match="as well"):
+            check_unpaired(paired, paired, None, "t1c")
+
+    def test_exams_that_nobody_uses_are_nobodys(self, tmp_path, paired):
+        # The one lacks a source, the other is not complete: neither is learnt from.
+        unpaired = _write(tmp_path / "u", "BraTS-GLI-00002-001", lacks=("t1c", "t2w"))
+        _write(paired, "BraTS-GLI-00005-000", lacks=("t1n",))
+        _write(unpaired, "BraTS-GLI-00005-001", lacks=("t1c",))
+        check_unpaired(unpaired, paired, None, "t1c")
+
+
+class TestSource:
+    def _source(self, paired, unpaired, size=4):
+        return PairedSource(paired, unpaired, DATA, size)
+
+    def test_half_of_a_batch_is_paired(self, paired_subjects, unpaired_subjects):
+        source = self._source(paired_subjects, unpaired_subjects, 6)
+        paired, unpaired = source.both(0)
+        assert len(paired.batch) == len(unpaired.batch) == 3
+        assert len(source.alone(0).batch) == 6
+        assert (unpaired.batch.images[:, 0] == BACKGROUND).all()
+        assert (unpaired.batch.images[:, 1:] > BACKGROUND).any()
+        assert (paired.batch.images[:, 0] > BACKGROUND).any()
+
+    def test_the_step_decides(self, paired_subjects, unpaired_subjects):
+        one, two = (self._source(paired_subjects, unpaired_subjects).both(5) for _ in range(2))
+        for a, b in zip(one, two, strict=True):
+            assert a.batch.images.equal(b.batch.images)
+
+    def test_both_halves_are_drawn_by_themselves(self, paired_subjects):
+        paired, unpaired = self._source(paired_subjects, paired_subjects).both(0)
+        assert not paired.batch.images.equal(unpaired.batch.images)
+
+
+def test_a_complete_exams_target_is_not_looked_at(unpaired_subjects, unpaired_data, tmp_path):
+    from app.training.data.cache import build_cache
+    from tests.training.conftest import RANGE
+
+    folder = shutil.copytree(unpaired_data, tmp_path / "u")
+    (folder / "u8" / "u8-t1c.nii.gz").write_bytes(b"no image")
+    subjects = build_cache(folder, tmp_path / "cache", RANGE, "t1c")
+    assert [s.name for s in subjects] == [s.name for s in unpaired_subjects] == ["u5", "u6", "u8"]
+    for one, two in zip(subjects, unpaired_subjects, strict=True):
+        assert set(one.intensities) == {"t1n", "t2w", "t2f"}
+        assert (one.normalized == two.normalized).all()
+        assert (one.normalized[0] == BACKGROUND).all()

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from app.core.errors import UsageError, WeightsError
+from app.networks.architectures import Ds3NetConfig
+from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.networks.hf_gan import Fusion
+from app.preprocessing.slices import Canvas
 from app.registry import onnx_export
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
-from app.registry.onnx_export import OPSET, check_onnx_packages, export_onnx, halve_exact
+from app.registry.onnx_export import OPSET, check_onnx_packages, export_onnx, halve_exact, to_onnx
 
 
 def session_of(entry):
@@ -33,6 +36,21 @@ def test_the_graph_computes_what_the_network_does(confident_weights):
         features = network.features(*inputs.values())
         np.testing.assert_allclose(image, network.image(features).numpy(), atol=1e-4)
         np.testing.assert_allclose(error, network.error(features).numpy(), rtol=1e-3)
+
+
+def test_a_ds3net_as_a_graph():
+    """Any batch, and any target and canvas, though one of each was learnt."""
+    import onnxruntime
+
+    torch.manual_seed(0)
+    network = Ds3NetSliceGenerator(Ds3NetConfig(width=4, blocks=1)).requires_grad_(False).eval()
+    graph = to_onnx(network, Canvas({"axial": (32, 48)}))
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    present = torch.tensor([[0.0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 0, 1]])
+    inputs = {"images": torch.rand(3, 4, 48, 32) * 2 - 1, "present": present, "target": torch.tensor([0, 0, 2])}
+    known = {i.name for i in session.get_inputs()}
+    (made,) = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in known})
+    np.testing.assert_allclose(made, network(*inputs.values()).numpy(), atol=1e-4)
 
 
 def test_released_gates_as_a_graph():

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.constants import MODALITIES
-from app.networks.architectures import EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
+from app.networks.architectures import Ds3NetConfig, EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
 from app.preprocessing.target_intensity import KAIST24_PRIOR, IntensityPrior
@@ -32,6 +32,9 @@ def generator(**fields):
             architecture=UNetConfig(widths=(8, 16), intensity_code=True),
             normalization=Normalization("range", background=-1.0),
             intensity_prior=KAIST24_PRIOR,
+        ),
+        generator(
+            architecture=Ds3NetConfig(width=8), normalization=Normalization("range", background=-1.0), targets=("t1c",)
         ),
         RegressionSpec(normalization=Normalization("volume", background=None)),
         RegressionSpec(normalization=Normalization("dataset", intensities=BRASYN25_INTENSITIES)),
@@ -117,6 +120,34 @@ def test_an_older_import_has_the_released_gate():
 def test_what_no_model_can_be_is_refused(fields):
     with pytest.raises(ValidationError):
         generator(**fields)
+
+
+DS3NET = {
+    "architecture": Ds3NetConfig(width=8),
+    "normalization": Normalization("range", background=-1.0),
+    "targets": ("t2f",),
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"targets": ("t1c", "t2f")},
+        {"normalization": VOLUME},
+        {"normalization": Normalization("range", background=0.0)},
+        {"architecture": Ds3NetConfig(width=8, blocks=10**6)},
+        {"architecture": Ds3NetConfig(width=8, sources=2)},
+        {"architecture": Ds3NetConfig(width=10**9)},
+    ],
+)
+def test_what_no_ds3net_can_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        generator(**{**DS3NET, **fields})
+
+
+def test_a_ds3net_needs_all_other_sequences():
+    assert generator(**DS3NET).needed == ("t1c", "t1n", "t2w")
+    assert generator().needed == ()
 
 
 @pytest.mark.parametrize("window", [(0, 32, 32), (32, 32, -1), (32, 32, 10**9)])

@@ -22,16 +22,45 @@ DISTILLED: Final = (4, 8, 12, 16, 21)
 DECODER_LAYER: Final = 21
 
 
+def reflected(x: Tensor, width: int) -> Tensor:
+    """Pad both sides of rows and columns by reflection; B x C x H x W, sides above `width`."""
+    if not torch.compiler.is_exporting():
+        return nn.functional.pad(x, (width, width, width, width), mode="reflect")
+    # The same by slices: of torch's own padding, a graph of variable size takes minutes to write.
+    x = torch.cat([x[..., 1 : width + 1].flip(-1), x, x[..., -width - 1 : -1].flip(-1)], dim=-1)
+    return torch.cat([x[..., 1 : width + 1, :].flip(-2), x, x[..., -width - 1 : -1, :].flip(-2)], dim=-2)
+
+
+class Reflection(nn.Module):
+    """Pad by reflection."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with so many rows and columns more on each side."""
+        return reflected(x, self.width)
+
+
+class ReflectedConv2d(nn.Conv2d):
+    """Convolve an image that is padded by reflection."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Same height and width out as in."""
+        return super().forward(reflected(input, self.kernel_size[0] // 2))
+
+
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with instance norm beside the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            ReflectedConv2d(channels, channels, 3),
             nn.InstanceNorm2d(channels),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            ReflectedConv2d(channels, channels, 3),
             nn.InstanceNorm2d(channels),
         )
 
@@ -46,7 +75,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(1, width, 7), nn.InstanceNorm2d(width), nn.ReLU()]
+        layers: list[nn.Module] = [Reflection(3), nn.Conv2d(1, width, 7), nn.InstanceNorm2d(width), nn.ReLU()]
         for a, b in ((width, 2 * width), (2 * width, 4 * width)):
             # The average halves, so that no frequency folds over.
             layers += [nn.Conv2d(a, b, 3, padding=1), nn.InstanceNorm2d(b), nn.ReLU(), nn.AvgPool2d(2)]
@@ -115,7 +144,7 @@ class Ds3NetGenerator(nn.Module):
             nn.Conv2d(4 * width, 2 * width, 3, padding=1), nn.InstanceNorm2d(2 * width), nn.ReLU(),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
             nn.Conv2d(2 * width, width, 3, padding=1), nn.InstanceNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, 1, 7, padding=3, padding_mode="reflect"), nn.Tanh(),
+            ReflectedConv2d(width, 1, 7), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, sources: Tensor) -> Ds3NetOutput:

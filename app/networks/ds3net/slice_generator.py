@@ -64,6 +64,6 @@ class Ds3NetSliceGenerator(SliceNetwork):
             images: B x 4 x H x W.
             target: (B,) index of the sequence to leave out.
         """
-        number = torch.arange(self.config.sources, device=target.device)[None].expand(len(target), -1)
+        number = torch.arange(self.config.sources, device=target.device)[None]
         index = number + (number >= target[:, None]).long()
         return images.gather(1, index[:, :, None, None].expand(-1, -1, *images.shape[2:]))

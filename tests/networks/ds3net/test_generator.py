@@ -13,6 +13,7 @@ from app.networks.ds3net.generator import (
     ProjectionHeads,
     ResidualBlock,
     SequenceFusion,
+    reflected,
 )
 
 CONFIG = Ds3NetConfig(width=4, sources=3)
@@ -71,3 +72,12 @@ def test_a_score_sees_70_by_70_pixels():
     scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
     seen = image.grad[0, 0] != 0
     assert [int(seen.any(dim=axis).sum()) for axis in (0, 1)] == [70, 70]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_padding_is_the_same_where_a_graph_is_written(width, monkeypatch):
+    image = torch.randn(2, 3, 8, 9)
+    padded = reflected(image, width)
+    assert torch.equal(padded, torch.nn.functional.pad(image, [width] * 4, mode="reflect"))
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(reflected(image, width), padded)

@@ -190,7 +190,9 @@ def test_its_recipe_is_checked_as_any(recipe):
 
 
 def test_the_tasks_are_the_modules_that_offer_one():
-    assert task_names() == ["enhancement", "refinement", "segmentation2d", "segmentation3d", "synthesis"]
+    assert task_names() == [
+        "ds3net", "enhancement", "refinement", "segmentation2d", "segmentation3d", "synthesis", "tissnet",
+    ]  # fmt: skip
     assert find_task("base") is None
     assert find_task("toys") is None
 

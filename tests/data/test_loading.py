@@ -107,6 +107,15 @@ class TestLoadComplete:
         assert "moved is left out: its sequences are on different grids." in caplog.text
         assert "broken is left out: " in caplog.text
 
+    def test_a_withheld_sequence_may_lack_or_be_broken(self, tmp_path, write_subject, caplog):
+        write_subject(tmp_path / "lacking", lacks=("t1c",))
+        write_subject(tmp_path / "complete", lacks=())["t1c"].write_text("x")
+        write_subject(tmp_path / "poor", lacks=("t1c", "t2w"))
+        subjects = dict(load_complete(scan(tmp_path).cases, "t1c"))
+        assert sorted(subjects) == ["complete", "lacking"]
+        assert {tuple(volumes) for volumes in subjects.values()} == {("t1n", "t2f", "t2w")}
+        assert "poor is left out: it lacks t2w." in caplog.text
+
     def test_a_subject_comes_once(self, tmp_path, write_subject, caplog):
         write_subject(tmp_path / "s", lacks=())
         (case,) = scan(tmp_path).cases

@@ -107,6 +107,18 @@ class TestCache:
         with pytest.raises(UsageError, match="fewer than two"):
             build_cache(folder, tmp_path / "cache")
 
+    def test_one_subject_is_enough_where_a_sequence_is_withheld(self, spoiled, tmp_path):
+        folder, _, _ = spoiled
+        shutil.rmtree(folder / "s1")
+        assert len(build_cache(folder, tmp_path / "cache", NORMALIZATION, "t2w")) == 1
+        with pytest.raises(UsageError, match="another withheld sequence"):
+            build_cache(folder, tmp_path / "cache", NORMALIZATION, "t1c")
+        next(folder.rglob("*t1n*")).unlink()
+        with pytest.raises(
+            UsageError, match="has t1c, t1n, t2f that can be read; give a folder of exams that lack t2w"
+        ):
+            build_cache(folder, tmp_path / "other", NORMALIZATION, "t2w")
+
     def test_it_is_used_again_but_not_for_other_data_or_normalisation(self, spoiled, tmp_path):
         folder, path, _ = spoiled
         build_cache(folder, tmp_path / "cache")

@@ -12,7 +12,9 @@ from app.cli import main
 from app.core.errors import ExitCode, UsageError, WeightsError
 from app.data.phantom import make_phantom, write_phantom
 from app.inference.synthesizer import Synthesizer
-from app.networks.architectures import DS3NET_WIDTHS
+from app.networks.architectures import DS3NET_WIDTHS, UNetConfig
+from app.networks.unet import UNetGenerator
+from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
 from app.training.checkpoint import LAST, load_state
@@ -23,7 +25,8 @@ from app.training.tasks.base import TrainingContext
 from app.training.tasks.ds3net import Ds3NetTask
 from app.training.tasks.synthesis import SynthesisTask
 from tests.conftest import load
-from tests.networks.small_models import record_of
+from tests.networks.small_models import record_of, save_generator
+from tests.training.conftest import RANGE
 from tests.training.ds3net import SMALL_DS3NET
 
 
@@ -148,12 +151,22 @@ class TestModel:
         assert code != ExitCode.OK
         assert "the exam lacks t2w" in capsys.readouterr().err
 
-    def test_it_is_a_specialist_as_any_model(self, weights, run, training_data, monkeypatch):
+    def test_it_is_a_specialist_of_a_model_that_sees_the_same_scale(
+        self, weights, run, training_data, tmp_path, monkeypatch, capsys
+    ):
         monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
-        code = main(["export", str(run), "--data", str(training_data), "--weights", str(weights), "--model", "expert",
-                     "--force", "--specialist-of", "tiny"])  # fmt: skip
-        # `tiny` sees another scale.
-        assert code == ExitCode.USAGE
+        folder, host = shutil.copytree(weights, tmp_path / "w"), UNetConfig(widths=(8, 16))
+        brightness = read_manifest(folder).entry("student").path_of("intensity").read_bytes()
+        save_generator(folder, "host", host, UNetGenerator(host).state_dict(), RANGE,
+                       Canvas({"axial": (48, 48)}), ("axial",), intensity=brightness)  # fmt: skip
+        export = ["export", str(run), "--data", str(training_data), "--weights", str(folder), "--model", "expert",
+                  "--force", "--device", "cpu", "--specialist-of"]  # fmt: skip
+        assert main([*export, "tiny"]) == ExitCode.USAGE
+        assert "cannot be a specialist of 'tiny'" in capsys.readouterr().err
+        assert main([*export, "host"]) == ExitCode.OK
+        model = Synthesizer("host", weights=folder, device="cpu", backend="torch").model
+        assert model.model_for("t1c").identity.name == "expert"
+        assert model.model_for("t2f").identity.name == "host"
 
     def test_it_cannot_be_the_default(self, run, training_data, weights, capsys):
         code = main(["export", str(run), "--data", str(training_data), "--weights", str(weights), "--model", "x",

@@ -52,13 +52,22 @@ def test_built_in_recipes_load_and_come_back_from_json(name: str):
         ("extends = 'segmenter'\n[augmentation]\nrecolour_t2f = 0.5", "it is for the tasks enhancement and synthesis"),
         ("extends = 'enhancer'\n[data]\npatch = [96, 96, 80]", "must be three multiples of 32"),
         ("[data]\ntargets = ['t1']", "data.targets = 't1'; use one of t1c, t1n, t2f, t2w"),
-        ("extends = 'segmenter'\n[data]\ntargets = ['t1c']", "'data.targets'; it is for the task synthesis"),
-        ("extends = 'segmenter'\n[losses]\nadversarial = 0.0", "'losses.adversarial'; it is for the task synthesis"),
+        (
+            "extends = 'segmenter'\n[data]\ntargets = ['t1c']",
+            "'data.targets'; it is for the tasks ds3net and synthesis and tissnet",
+        ),
+        (
+            "extends = 'segmenter'\n[losses]\nadversarial = 0.0",
+            "'losses.adversarial'; it is for the tasks ds3net and synthesis and tissnet",
+        ),
         (
             "extends = 'enhancer'\n[network]\npreset = 'full'",
             "'network'; it is for the tasks segmentation3d and synthesis",
         ),
-        ("task = 'sorting'", "task = 'sorting'; use one of enhancement, refinement, segmentation2d, segmentation3d"),
+        (
+            "task = 'sorting'",
+            "task = 'sorting'; use one of ds3net, enhancement, refinement, segmentation2d, segmentation3d",
+        ),
         ("task = 3", "task = 3; use one of"),
         ("[data]\ntargets = []", "targets must name one sequence or more"),
         ("[data]\ntargets = ['t1c', 't1c']", "each once"),

@@ -76,7 +76,8 @@ class Ds3NetStep(Task[Ds3NetRecipe]):
 
     def __init__(self, recipe: Ds3NetRecipe, device: torch.device) -> None:
         super().__init__(recipe, device)
-        # Not channels last: of a single slice in that layout, torch 2.13's instance norm has wrong gradients.
+        # Not channels last: of a single slice in that layout, instance norm without weights has wrong gradients (torch
+        # 2.13 on processors).
         self.teacher = Learner(recipe).to(device)
         self.student = copy.deepcopy(self.teacher)
         self.average = copy.deepcopy(self.student.generator).requires_grad_(False).eval()

@@ -8,6 +8,7 @@ from app.networks.architectures import DS3NET_WIDTHS
 from app.networks.ds3net.generator import CONTRASTED
 from app.preprocessing.normalization import BACKGROUND
 from app.training.config import load_recipe
+from app.training.optimization import learning_rate
 from app.training.tasks.ds3net_step import Ds3NetStep, Slices
 from tests.training.ds3net import SMALL_DS3NET, paired_source
 from tests.training.helpers import gradient_of
@@ -160,6 +161,19 @@ class TestStages:
         assert rates[1]["teacher"] == rates[1]["teacher_heads"] == pytest.approx(0.2)
         assert rates[1]["teacher_discriminator"] == pytest.approx(0.1)
         assert (rates[1]["student"], rates[1]["student_discriminator"]) == (1.0, 0.5)
+
+    def test_rates_of_the_paper(self):
+        task = _task("ds3net.teacher_share=0.4")
+        rates = []
+        for task.progress in (0.0, 0.399999, 0.4, 0.7):
+            peak = learning_rate(task.recipe.optimizer, task.recipe.schedule, task.stage_progress)
+            rates.append({n: peak * task.rate_factor(n) for n in task.networks})
+        first, last, second, half = rates
+        assert (first["teacher"], first["teacher_discriminator"]) == pytest.approx((6e-4, 3e-4))
+        assert last["teacher"] == pytest.approx(0.05 * 6e-4, rel=1e-3)
+        assert (second["teacher"], second["teacher_discriminator"]) == pytest.approx((6e-4 / 5, 3e-4 / 5))
+        assert (second["student"], second["student_heads"]) == pytest.approx((6e-4, 6e-4))
+        assert (half["student"], half["student_discriminator"]) == pytest.approx((3e-4, 1.5e-4))
 
     def test_the_student_is_what_is_published(self):
         task = _task()

@@ -35,7 +35,7 @@ def _drop_one(subject: Path, place: Path, target: str) -> None:
             (place / f"{place.name}-{modality}.nii.gz").symlink_to(scan.resolve())
 
 
-@pytest.mark.parametrize("target", MODALITIES)
+@pytest.mark.parametrize("target", ["t1c", "t2f"])
 def test_every_validation_subject_gets_a_valid_output(data_dir, tmp_path, target):
     source = _drop(data_dir / "val", tmp_path / "in", target)
     assert (

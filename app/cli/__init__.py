@@ -13,6 +13,7 @@ from typing import NoReturn
 from app import __version__
 from app.cli.argument_types import EXIT_CODES
 from app.cli.check import add_check
+from app.cli.clinic import add_clinic
 from app.cli.evaluate import add_average, add_baselines, add_dropout, add_evaluate
 from app.cli.segment import add_segment
 from app.cli.synthesize import add_infer, add_synthesize
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_synthesize(commands)
     add_infer(commands)
     add_segment(commands)
+    add_clinic(commands)
     add_check(commands)
     add_info(commands)
     add_demo(commands)

@@ -170,17 +170,22 @@ def file_sha256(path: Path) -> str:
     return hash_files(open_image(path).parts if detached else [path])
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, least_extent: int = MIN_EXTENT) -> Grid:
     """Read and check the header of an image, without its voxels.
 
+    Args:
+        least_extent: fewest voxels that an axis may have.
+
     Raises:
-        VolumeError: the file cannot be read, is no image, is not one 3D volume, or has an axis outside `MIN_EXTENT` to
-            `MAX_EXTENT`.
+        VolumeError: the file cannot be read, is no image, is not one 3D volume, or has an axis outside `least_extent`
+            to `MAX_EXTENT`.
     """
-    return _grid_of(open_image(path))
+    return _grid_of(open_image(path), least_extent)
 
 
-def load_volume(path: Path, *, strict: bool = False, scanned: Grid | None = None) -> Volume:
+def load_volume(
+    path: Path, *, strict: bool = False, scanned: Grid | None = None, least_extent: int = MIN_EXTENT
+) -> Volume:
     """Read a file as float32 in L, P, S, with its scaling applied.
 
     NaN, infinities and negatives become 0 and are noted.
@@ -189,13 +194,14 @@ def load_volume(path: Path, *, strict: bool = False, scanned: Grid | None = None
         strict: for scoring rather than use: values that are not finite are an error, and a constant volume is taken as
             it is.
         scanned: the file's grid as it was found; the file must not have changed since.
+        least_extent: fewest voxels that an axis may have.
 
     Raises:
         EmptyVolumeError: every voxel is the same or none is finite (not when `strict`).
         VolumeError: as `read_grid`, or the voxels cannot be decoded, or the file has changed.
     """
     image = open_image(path)
-    grid = _grid_of(image)
+    grid = _grid_of(image, least_extent)
     try:
         # Damaged or extreme files may overflow float32; the infinities are counted below.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -264,7 +270,7 @@ def _is_constant(image: StoredImage) -> bool:
     return finite.size == 0 or bool(finite.min() == finite.max())
 
 
-def _grid_of(image: StoredImage) -> Grid:
+def _grid_of(image: StoredImage, least_extent: int = MIN_EXTENT) -> Grid:
     path, header, shape = image.path, image.header, image.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -273,9 +279,9 @@ def _grid_of(image: StoredImage) -> Grid:
         raise VolumeError(f"{path} holds {math.prod(shape[3:])} volumes ({text}); give one 3D volume per file.")
     if len(shape) < 3:
         raise VolumeError(f"{path} is not a volume ({text or 'no'} voxels); give one 3D volume per file.")
-    if not all(MIN_EXTENT <= n <= MAX_EXTENT for n in shape):
+    if not all(least_extent <= n <= MAX_EXTENT for n in shape):
         raise VolumeError(
-            f"{path} has {text} voxels, but each axis must have {MIN_EXTENT} to {MAX_EXTENT}; "
+            f"{path} has {text} voxels, but each axis must have {least_extent} to {MAX_EXTENT}; "
             "resample it to about 1 mm in every direction."
         )
     if header.get_data_dtype().kind not in "iuf":

@@ -100,6 +100,30 @@ def segmentation_picture(inputs: Mapping[Modality, VolumeArray], labels: NDArray
     return _draw([*plain, drawn], _centre(tumour if tumour.any() else over > 0), title)
 
 
+def clinic_picture(
+    aligned: Mapping[Modality, VolumeArray], brain: MaskArray, target: Modality, synthesis: VolumeArray, title: str
+) -> bytes:
+    """Draw a PNG of an exam as scanned: its aligned sequences with the brain's outline, and what was made.
+
+    Args:
+        aligned: float32 with skull, axes L, P, S, one shape.
+        brain: the mask, same shape.
+        synthesis: float32, same shape, 0 outside the brain.
+    """
+    from scipy import ndimage
+
+    box, green = _brain_box(brain, margin=24), 2
+    outline = (green * (brain ^ ndimage.binary_erosion(brain)))[box].astype(np.uint8)
+    columns = [
+        _Column(f"{DISPLAY_NAMES[m]} (aligned)", aligned[m][box], _window(aligned[m][box]), labels=outline)
+        for m in MODALITIES
+        if m in aligned
+    ]
+    made = synthesis[box]
+    columns.append(_Column(f"{DISPLAY_NAMES[target]} (synthesis)", made, _window(made), synthetic=True))
+    return _draw(columns, _centre(brain[box]), title)
+
+
 def _result_columns(
     target: Modality, synthesis: VolumeArray, truth: VolumeArray | None, box: tuple[slice, ...]
 ) -> list[_Column]:

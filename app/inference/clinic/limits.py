@@ -1,0 +1,25 @@
+"""Where an exam as scanned is refused, and where the numbers come from.
+
+First guesses from four exams. Pairs of one patient had a mutual information of -0.63 to -0.98 after registration,
+another patient's sequence -0.40, a mirrored one -0.59 where it had -0.73 the right way round.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Fewest slices of a sequence: fewer are a localizer.
+LEAST_SLICES: Final = 3
+#: Mutual information after registration that is too weak, and by how much it may be worse than before.
+WEAKEST_INFORMATION: Final = -0.5
+WORSE_INFORMATION: Final = 0.02
+#: Share of the mutual information that registration must gain to move a sequence off a common grid.
+LEAST_GAIN: Final = 0.01
+#: Millimetres by which two starts of one registration may end apart.
+WIDEST_SPREAD_MM: Final = 2.0
+#: Millilitres of a brain, the share of it that each sequence must show, and how well masks of two sequences agree.
+BRAIN_ML: Final = (700.0, 2200.0)
+LEAST_COVERAGE: Final = 0.9
+LEAST_DICE: Final = 0.9
+#: Share of exact zeros from which on a sequence is stripped already; scans with skull had 4 to 60 %.
+STRIPPED: Final = 0.8

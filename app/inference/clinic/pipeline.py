@@ -1,0 +1,147 @@
+"""Complete an exam as scanned: any grids, skull on, a patient who moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from app.core.constants import MODALITIES, Modality
+from app.core.types import MaskArray, VolumeArray
+from app.data.nifti_reader import Grid, Volume
+from app.data.nifti_writer import scale_to_type, to_array, to_image
+from app.inference.clinic.alignment import AlignedExam, align
+from app.inference.clinic.brain import brain_ml, brain_of, check_brain, read_mask
+from app.inference.clinic.scans import Scan, choose_reference, choose_target, read_scan
+from app.inference.models import Model
+from app.inference.pipeline import describe, synthesize_case
+from app.inference.provenance import mark_inputs
+from app.preprocessing import standard_space as space
+
+
+@dataclass(frozen=True)
+class CompletedExam:
+    """Hold a sequence that was made for an exam as scanned.
+
+    Attributes:
+        image: in the geometry and number type of the reference.
+        aligned, brain, synthesis: at 1 mm, for pictures.
+        record: transforms, mutual information, brain volume, checksums; JSON.
+        warnings: one sentence each.
+    """
+
+    target: Modality
+    reference: Modality
+    image: nib.Nifti1Image
+    aligned: dict[Modality, VolumeArray]
+    brain: MaskArray
+    synthesis: VolumeArray
+    record: dict[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def complete_exam(
+    files: Mapping[Modality, Path],
+    model: Model,
+    *,
+    target: Modality | None = None,
+    reference: Modality | None = None,
+    mask: Path | None = None,
+) -> CompletedExam:
+    """Make the sequence that an exam lacks, in the grid of one of its own.
+
+    Args:
+        files: a file per sequence, on any grids.
+        target: what to make; the one that lacks if not given. A sequence that is there is then not used.
+        reference: whose grid and header the result has; the one of the same weighting if not given.
+        mask: of the brain, on the grid of any of the sequences.
+
+    Raises:
+        CaseError: the exam cannot be done, or its alignment cannot be trusted; the message says why.
+        VolumeError: a file cannot be used.
+        UsageError: the brain cannot be looked for.
+    """
+    wanted = choose_target(files, target)
+    scans = {m: read_scan(files[m]) for m in MODALITIES if m in files and m != wanted}
+    kept = choose_reference(scans, wanted, reference)
+    given = None if mask is None else read_mask(mask, scans)
+    exam = align(scans)
+    brain, how = brain_of(exam, scans, given)
+    check_brain(exam, brain)
+    inputs = {m: space.masked(v, brain, exam.seen[m]) for m, v in exam.volumes.items()}
+    grids = _working_grid_of(exam, scans)
+    made = synthesize_case(
+        {m: Volume(v, grids, sha256=scans[m].volume.sha256) for m, v in inputs.items()}, wanted, kept, model
+    )
+    synthesis = to_array(made, grids)
+    covered = synthesis > 0
+    native = space.to_reference(synthesis, covered, exam.grid, scans[kept].image, exam.transforms[kept])
+    grid = scans[kept].volume.grid
+    image = to_image(scale_to_type(native, grid), grid, describe(model.model_for(wanted), wanted, len(inputs)))
+    mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
+    record = _record(exam, scans, brain, how, wanted, kept)
+    notes = tuple(note for scan in scans.values() for note in scan.volume.notes)
+    return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes)
+
+
+def _working_grid_of(exam: AlignedExam, scans: Mapping[Modality, Scan]) -> Grid:
+    header = nib.Nifti1Header()
+    affine = space.affine_of(exam.grid)
+    header.set_data_shape(exam.grid.GetSize())
+    header.set_data_dtype(np.float32)
+    header.set_sform(affine, 1)
+    header.set_zooms([space.WORKING_SPACING] * 3)
+    x, y, z = exam.grid.GetSize()
+    return Grid(scans[exam.anchor].volume.grid.path, (x, y, z), affine, header)
+
+
+def _record(
+    exam: AlignedExam,
+    scans: Mapping[Modality, Scan],
+    brain: MaskArray,
+    how: str,
+    target: Modality,
+    reference: Modality,
+) -> dict[str, Any]:
+    """Tell what was done, for a record in JSON."""
+    return {
+        "target": target,
+        "reference": reference,
+        "anchor": exam.anchor,
+        "brain": {"ml": round(brain_ml(brain), 1), "from": how},
+        "sequences": {m: _sequence_record(exam, scan, m, brain) for m, scan in scans.items()},
+    }
+
+
+def _sequence_record(exam: AlignedExam, scan: Scan, modality: Modality, brain: MaskArray) -> dict[str, Any]:
+    form: dict[str, Any] = {
+        "file": str(scan.volume.grid.path),
+        "sha256": scan.volume.sha256,
+        "grid": scan.volume.grid.describe(),
+        "coverage": round(space.coverage(brain, [exam.seen[modality]]), 4),
+    }
+    if (found := exam.alignments.get(modality)) is not None:
+        form["alignment"] = {
+            "degrees": round(found.degrees, 2),
+            "moved_mm": round(found.moved, 2),
+            "information": [round(v, 4) for v in (found.before, found.after)],
+            "mirrored": round(found.mirrored, 4),
+            "spread_mm": round(found.spread, 2),
+            "kept_header": modality in exam.kept,
+            "matrix": _matrix_of(exam.transforms[modality]),
+        }
+    return form
+
+
+def _matrix_of(transform: sitk.Transform) -> list[list[float]]:
+    """Give the 4 x 4 matrix from points of the grid to points of the sequence, millimetres L, P, S."""
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    columns = [np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()]
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = np.stack(columns, axis=1), origin
+    return [[round(float(v), 6) for v in row] for row in matrix]

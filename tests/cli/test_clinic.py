@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app.cli import main
+from app.inference.clinic import alignment
+from tests.batch.helpers import names_in
+from tests.inference.clinic.helpers import STILL, write_heads, write_mask
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.setattr(alignment, "register", lambda fixed, moving: STILL)
+    files = write_heads(tmp_path / "head")
+    write_mask(tmp_path / "mask.nii", files["t1n"])
+    return tmp_path
+
+
+def test_a_study_in_a_result_record_and_picture_out(study, weights_dir, capsys):
+    arguments = ["clinic", str(study / "head"), str(study / "out"), "--mask", str(study / "mask.nii"),
+                 "--weights", str(weights_dir), "--model", "regression"]  # fmt: skip
+    assert main(arguments) == 0
+    assert names_in(study / "out") == ["head-t2f.json", "head-t2f.nii.gz", "head-t2f.png"]
+    assert json.loads((study / "out" / "head-t2f.json").read_text())["model"] == "regression"
+    assert "on the grid of t2w" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "kept" in capsys.readouterr().err
+
+
+def test_check_says_what_is_taken_for_what(study, capsys):
+    assert main(["clinic", str(study / "head"), "--check"]) == 0
+    text = capsys.readouterr().out
+    assert "t1n  " in text
+    assert "to make: t2f" in text
+
+
+def test_a_file_may_be_named(study, capsys):
+    head = study / "head"
+    (head / "head-t1n.nii").rename(head / "scan7.nii")
+    assert main(["clinic", str(head), "--check"]) == 1
+    assert "scan7" in capsys.readouterr().err
+    assert main(["clinic", str(head), "--check", "--t1n", str(head / "scan7.nii"), "--make", "t2f"]) == 0
+
+
+@pytest.mark.parametrize("arguments,code,message", [
+    (["OUT"], 2, "give the folder of the result"),
+    (["SAME"], 2, "is the study"),
+])  # fmt: skip
+def test_places(study, capsys, arguments, code, message):
+    place = {"OUT": [], "SAME": [str(study / "head")]}[arguments[0]]
+    assert main(["clinic", str(study / "head"), *place]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_several_exams_are_listed(study, capsys):
+    write_heads(study / "other")
+    assert main(["clinic", str(study), "--check"]) == 2
+    assert "holds 2 exams (head, other)" in capsys.readouterr().err

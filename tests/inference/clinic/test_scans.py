@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.core.errors import CaseError, VolumeError
+from app.inference.clinic.scans import choose_anchor, choose_reference, choose_target, read_scan
+
+FILES = {m: Path(f"{m}.nii.gz") for m in ("t1c", "t1n", "t2f", "t2w")}
+
+
+def _files(*names):
+    return {m: FILES[m] for m in names}
+
+
+def _scan(*spacing):
+    return SimpleNamespace(image=SimpleNamespace(GetSpacing=lambda: spacing))
+
+
+def test_the_target_is_what_lacks_unless_it_is_named():
+    assert choose_target(_files("t1n", "t2w", "t2f"), None) == "t1c"
+    assert choose_target(FILES, "t2f") == "t2f"
+    assert choose_target(_files("t1n", "t2w"), "t1c") == "t1c"
+
+
+@pytest.mark.parametrize(
+    "files,target,message",
+    [
+        (FILES, None, "has all four sequences; name"),
+        (_files("t1n", "t2w"), None, "lacks t1c, t2f; name"),
+        (_files("t1n"), "t1c", "fewer than two"),
+        (_files("t1n", "t1c"), "t1c", "fewer than two"),
+    ],
+)
+def test_what_cannot_be_made(files, target, message):
+    with pytest.raises(CaseError, match=message):
+        choose_target(files, target)
+
+
+def test_the_anchor_has_the_thinnest_slices_and_then_the_first_of_an_order():
+    assert choose_anchor({"t2f": _scan(0.5, 0.5, 4), "t1n": _scan(0.7, 0.7, 5), "t2w": _scan(0.5, 0.5, 6)}) == "t2f"
+    assert choose_anchor({"t2f": _scan(0.5, 0.5, 5), "t1n": _scan(0.7, 0.7, 5.01)}) == "t1n"
+
+
+def test_the_reference_is_of_the_same_weighting_unless_it_is_named():
+    scans = {"t1n": _scan(1, 1, 4), "t2w": _scan(1, 1, 3)}
+    assert choose_reference(scans, "t1c", None) == "t1n"
+    assert choose_reference(scans, "t2f", None) == "t2w"
+    assert choose_reference(scans, "t1c", "t2w") == "t2w"
+    assert choose_reference({"t2w": _scan(1, 1, 3), "t2f": _scan(1, 1, 5)}, "t1c", None) == "t2w"
+    with pytest.raises(CaseError, match="reference t2f is not among"):
+        choose_reference(scans, "t1c", "t2f")
+
+
+def _image(path, *, sform=1, qform=1, turn=0.0, slices=12):
+    data = np.random.default_rng(0).uniform(1, 100, (40, 44, slices)).astype(np.float32)
+    affine = np.diag([-1.0, -1.0, 5.0, 1.0])
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, sform)
+    other = affine.copy()
+    other[0, 3] += turn
+    image.set_qform(other, qform)
+    nib.save(image, path)
+    return path
+
+
+def test_thick_slices_are_read(tmp_path):
+    scan = read_scan(_image(tmp_path / "a.nii.gz"))
+    assert scan.image.GetSize() == (40, 44, 12)
+    assert not scan.is_stripped
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"sform": 0, "qform": 0}, "right and left cannot be told"),
+        ({"turn": 80.0}, r"sform and a qform that lie 80\.0 mm apart"),
+        ({"slices": 2}, "each axis must have 3 to"),
+    ],
+)
+def test_headers_that_cannot_be_trusted(tmp_path, changes, message):
+    with pytest.raises(VolumeError, match=message):
+        read_scan(_image(tmp_path / "a.nii.gz", **changes))
+
+
+def test_sheared_slices_are_refused(tmp_path):
+    affine = np.diag([-1.0, -1.0, 5.0, 1.0])
+    affine[1, 2] = 1.5
+    image = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 9, (40, 40, 12)).astype(np.float32), affine)
+    image.set_sform(affine, 1)
+    image.header["qform_code"] = 0
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(VolumeError, match="sheared slices"):
+        read_scan(tmp_path / "a.nii.gz")

@@ -97,7 +97,8 @@ EXTRAS = import tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(p for name in ("train", "dev") for p in extras[name] if not p.startswith("tetrad")), sep="\n")
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp pyproject.toml
+$(VENV)/dev.stamp: $(VENV)/run.stamp pyproject.toml requirements-clinic.txt
 	@$(BIN)/python -c '$(EXTRAS)' >$(VENV)/requirements-dev.txt
 	$(BIN)/pip install -q -r $(VENV)/requirements.txt -r $(VENV)/requirements-dev.txt
+	$(BIN)/pip install -q --no-deps -r requirements-clinic.txt
 	@touch $@

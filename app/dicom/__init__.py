@@ -1,0 +1,1 @@
+"""DICOM: series found, named and read."""

@@ -1,0 +1,83 @@
+"""Choose the series of one exam, or say what a person must decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.core.constants import MODALITIES, Modality
+from app.core.errors import CaseError, UsageError
+from app.dicom.series import Series
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Hold the series of one exam.
+
+    Attributes:
+        series: one per sequence.
+        warnings: one sentence each.
+    """
+
+    series: dict[Modality, Series]
+    warnings: tuple[str, ...]
+
+
+def one_study(series: Sequence[Series]) -> None:
+    """Check that all series are of one patient and one study.
+
+    Raises:
+        UsageError: they are not; the studies are listed.
+    """
+    if len({s.patient for s in series}) > 1:
+        raise UsageError(f"the study holds series of {len({s.patient for s in series})} patients; give one patient's.")
+    studies = {s.study for s in series}
+    if len(studies) > 1:
+        listed = "; ".join(f"{uid[-12:]}: {sum(s.study == uid for s in series)} series" for uid in sorted(studies))
+        raise UsageError(f"the folder holds {len(studies)} studies ({listed}); give the folder of one of them.")
+
+
+def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection:
+    """Choose a series for each sequence.
+
+    Args:
+        asked: per sequence what the user names: a series' number or UID, which always wins.
+
+    Raises:
+        UsageError: a series that is asked for is not there, or the series are of several patients or studies.
+        CaseError: two series may be one sequence, or one that may be a sequence is not understood.
+    """
+    one_study(series)
+    chosen = {m: _named(series, m, text) for m, text in asked.items()}
+    taken = {s.uid for s in chosen.values()}
+    rest = [s for s in series if s.uid not in taken]
+    for modality in MODALITIES:
+        candidates = [s for s in rest if s.name.sequence == modality and modality not in chosen]
+        if len(candidates) > 1:
+            titles = " and ".join(s.title for s in candidates)
+            raise CaseError(
+                f"{titles} may both be the {modality}; name one with --{modality} (--{modality} {candidates[0].number})."
+            )
+        if candidates:
+            chosen[modality] = candidates[0]
+    unclear = [s for s in rest if s.name.ask]
+    if unclear and len(chosen) < len(MODALITIES):
+        first = unclear[0]
+        raise CaseError(
+            f"{first.title}: {first.name.why}; say which sequence it is (--t1n {first.number} and so on), or leave its "
+            "files out."
+        )
+    warnings = []
+    native = chosen.get("t1n")
+    if native is not None and "t1c" not in chosen and "t1n" not in asked:
+        warnings.append(f"{native.title} is taken for T1n, since no contrast is named; if it was given, say --t1c.")
+    return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
+
+
+def _named(series: Sequence[Series], modality: Modality, text: str) -> Series:
+    found = [s for s in series if text in {s.uid, str(s.number)}]
+    if len(found) != 1:
+        known = ", ".join(str(s.number) for s in series)
+        what = "no series has" if not found else f"{len(found)} series have"
+        raise UsageError(f"{what} the number or UID {text!r} (--{modality}); there are {known}.")
+    return found[0]

@@ -1,0 +1,268 @@
+"""Find the MR series below a folder, and read one as a volume."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from nibabel.orientations import apply_orientation
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+
+from app.core.errors import VolumeError
+from app.data.nifti_reader import Grid, Volume
+from app.dicom.geometry import GeometryError, SliceHeader, Stack, stack
+from app.dicom.naming import SeriesHeader, SeriesName, name_series
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Describe one series by its headers.
+
+    Attributes:
+        uid, study, patient: SeriesInstanceUID, StudyInstanceUID, PatientID.
+        number: SeriesNumber.
+        files: one per slice, or one of many frames.
+        header: what it says of itself.
+        problem: why it is no volume of an MR sequence; None where it may be one.
+    """
+
+    uid: str
+    study: str
+    patient: str
+    number: int
+    files: tuple[Path, ...]
+    header: SeriesHeader
+    slices: tuple[SliceHeader, ...] = ()
+    problem: str | None = None
+    frame_of_reference: str | None = None
+
+    @property
+    def name(self) -> SeriesName:
+        """Say which sequence it is."""
+        if self.problem is not None:
+            return SeriesName(None, self.problem)
+        return name_series(self.header)
+
+    @property
+    def title(self) -> str:
+        """Name it for a person."""
+        text = next((d for d in self.header.description if d), "without description")
+        return f"series {self.number} ({text}, {len(self.files)} files)"
+
+
+@dataclass
+class _Found:
+    headers: list[Any] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def find_series(folder: Path) -> list[Series]:
+    """Find the series below a folder, of whatever nesting, by their headers alone.
+
+    Returns:
+        In the order of their numbers. Files that are no DICOM are passed over.
+    """
+    found: dict[str, _Found] = defaultdict(_Found)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        header = _header_of(path)
+        if header is not None and (uid := str(header.get("SeriesInstanceUID", ""))):
+            found[uid].headers.append(header)
+            found[uid].files.append(path)
+    series = [_series_of(uid, one.headers, one.files) for uid, one in found.items()]
+    return sorted(series, key=lambda s: (s.study, s.number, s.uid))
+
+
+def read_series(series: Series) -> Volume:
+    """Read a series as a volume: float32, axes L, P, S, with its rescaling applied.
+
+    Raises:
+        VolumeError: its slices are no volume, or its pixels cannot be decoded.
+    """
+    if series.problem is not None:
+        raise VolumeError(f"{series.title} {series.problem}.")
+    try:
+        array, affine, notes = _read_frames(series) if len(series.files) == 1 else _read_slices(series)
+    except GeometryError as error:
+        raise VolumeError(f"{series.title} {error}.") from None
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1][:160]
+        raise VolumeError(f"{series.title} cannot be decoded ({reason}); export it again.") from None
+    x, y, z = array.shape
+    header = nib.Nifti1Header()
+    header.set_data_shape((x, y, z))
+    header.set_data_dtype(np.int16)
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1)
+    header.set_xyzt_units("mm")
+    grid = Grid(series.files[0], (x, y, z), affine, header, tuple(notes))
+    data = np.ascontiguousarray(apply_orientation(array, grid.to_lps), dtype=np.float32)
+    digest = hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in series.files)).hexdigest()
+    return Volume(np.maximum(data, 0), grid, tuple(notes), digest)
+
+
+# ------------------------------------------------------------ headers
+
+
+def _header_of(path: Path) -> Any:
+    """Read a file's header; None where it is no DICOM, or a list of others."""
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+    return None if "DirectoryRecordSequence" in header else header
+
+
+def _series_of(uid: str, headers: Sequence[Any], files: Sequence[Path]) -> Series:
+    first = headers[0]
+    problem = _problem_of(headers)
+    slices: tuple[SliceHeader, ...] = ()
+    if problem is None and not _is_multi_frame(first):
+        try:
+            slices = tuple(_slice_of(header) for header in headers)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            problem = "has slices whose place is not told"
+    return Series(
+        uid=uid,
+        study=str(first.get("StudyInstanceUID", "")),
+        patient=str(first.get("PatientID", "")),
+        number=int(first.get("SeriesNumber") or 0),
+        files=tuple(files),
+        header=_describe(first),
+        slices=slices,
+        problem=problem,
+        frame_of_reference=str(first.get("FrameOfReferenceUID", "")) or None,
+    )
+
+
+def _problem_of(headers: Sequence[Any]) -> str | None:
+    """Say why a series is no MR volume; None where it may be one."""
+    first = headers[0]
+    owners = {(str(h.get("PatientID", "")), str(h.get("StudyInstanceUID", ""))) for h in headers}
+    checks = {
+        f"is {first.get('Modality') or 'of no modality'}, not MR": str(first.get("Modality", "")) != "MR",
+        "is in colour": int(first.get("SamplesPerPixel") or 1) != 1,
+        "has no pixels": "Rows" not in first,
+        "was synthesised, and is no scan": any(str(h.get("SyntheticData", "")) == "YES" for h in headers),
+        "has files of several patients or studies": len(owners) > 1,
+        "has several files of many frames": _is_multi_frame(first) and len(headers) > 1,
+    }
+    return next((text for text, wrong in checks.items() if wrong), None)
+
+
+def _is_multi_frame(header: Any) -> bool:
+    return int(header.get("NumberOfFrames") or 1) > 1
+
+
+def _slice_of(header: Any) -> SliceHeader:
+    rows, columns = (float(v) for v in header.PixelSpacing)
+    return SliceHeader(
+        orientation=tuple(float(v) for v in header.ImageOrientationPatient),
+        position=tuple(float(v) for v in header.ImagePositionPatient),
+        spacing=(rows, columns),
+        size=(int(header.Rows), int(header.Columns)),
+    )
+
+
+def _describe(header: Any) -> SeriesHeader:
+    texts = (str(header.get(n) or "") for n in ("SeriesDescription", "ProtocolName", "SequenceName"))
+    technique = header.get("ScanningSequence") or ()
+    kinds = header.get("ImageType") or ()
+    return SeriesHeader(
+        description=tuple(text for text in texts if text),
+        technique=(technique,) if isinstance(technique, str) else tuple(technique),
+        echo=_number(header, "EchoTime") or _of_frames(header, "MREchoSequence", "EffectiveEchoTime"),
+        repetition=_number(header, "RepetitionTime")
+        or _of_frames(header, "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
+        inversion=_number(header, "InversionTime")
+        or _of_frames(header, "MRModifierSequence", "InversionTimes"),
+        agent=bool(header.get("ContrastBolusAgent") or header.get("ContrastBolusVolume")
+                   or header.get("ContrastBolusAgentSequence")),
+        image_type=(kinds,) if isinstance(kinds, str) else tuple(map(str, kinds)),
+        b_value=_number(header, "DiffusionBValue"),
+    )  # fmt: skip
+
+
+def _of_frames(header: Any, group: str, name: str) -> float | None:
+    """Read a number of a file of many frames, which stands in its functional groups."""
+    for place in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for item in (header.get(place) or [])[:1]:
+            for part in (item.get(group) or [])[:1]:
+                return _number(part, name)
+    return None
+
+
+def _number(header: Any, name: str) -> float | None:
+    value = header.get(name)
+    if isinstance(value, pydicom.multival.MultiValue):
+        value = value[0] if value else None
+    try:
+        return None if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+# ------------------------------------------------------------ pixels
+
+
+def _read_slices(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
+    """Read a file per slice; axes column, row, slice."""
+    order = stack(series.slices)
+    notes = _check_copies(series, order)
+    planes: list[NDArray[np.float32] | None] = [
+        None if index < 0 else _pixels(series.files[index])[0] for index in order.order
+    ]
+    filled = [p if p is not None else _between(planes, i) for i, p in enumerate(planes)]
+    if order.lacking:
+        notes.append(f"{series.title} lacks {order.lacking} of {len(planes)} slices; they were interpolated.")
+    return np.stack([plane.T for plane in filled], axis=2), order.affine, notes
+
+
+def _check_copies(series: Series, order: Stack) -> list[str]:
+    """Note slices that are there twice.
+
+    Raises:
+        GeometryError: two slices at one place differ.
+    """
+    kept: Mapping[tuple[float, ...], int] = {
+        tuple(np.round(series.slices[i].position, 1)): i for i in order.order if i >= 0
+    }
+    for index in order.dropped:
+        other = kept.get(tuple(np.round(series.slices[index].position, 1)))
+        if other is None or not np.array_equal(_pixels(series.files[index]), _pixels(series.files[other])):
+            raise GeometryError("has different slices at one place; export each stack as a series of its own")
+    count = len(order.dropped)
+    return [f"{series.title} has {count} slices twice; one of each is used."] if count else []
+
+
+def _between(planes: Sequence[NDArray[np.float32] | None], index: int) -> NDArray[np.float32]:
+    before, after = planes[index - 1], planes[index + 1]
+    assert before is not None
+    assert after is not None
+    return np.asarray((before + after) / 2, dtype=np.float32)
+
+
+def _pixels(path: Path) -> NDArray[np.float32]:
+    """Decode a file: frame, row, column; its rescaling applied."""
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)), dtype=np.float32)
+
+
+def _read_frames(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
+    """Read a file of many frames; ITK takes their places from the functional groups."""
+    image = sitk.ReadImage(str(series.files[0]), sitk.sitkFloat32)
+    if image.GetDimension() != 3 or image.GetSize()[2] < 3:
+        raise GeometryError("has fewer than three slices (a localizer?)")
+    from app.preprocessing.standard_space import affine_of, to_numpy
+
+    return np.asarray(to_numpy(image), dtype=np.float32), affine_of(image), []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +19,9 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from app.data.cases import Case
+    from app.data.nifti_reader import Volume
+    from app.dicom.series import Series
     from app.inference.clinic.pipeline import CompletedExam
 
 log = logging.getLogger(__name__)
@@ -33,12 +38,13 @@ def add_clinic(commands: Any) -> None:
     p = commands.add_parser(
         "clinic", help="complete an exam as scanned: any grids, skull on", description=_ABOUT, epilog=EXIT_CODES
     )
-    p.add_argument("study", type=path, metavar="STUDY", help="folder of one exam's NIfTI files")
+    p.add_argument("study", type=path, metavar="STUDY", help="folder of one exam: DICOM of any nesting, or NIfTI files")
     p.add_argument("out", type=path, metavar="OUT", nargs="?", help="folder of the result; not needed for --check")
     p.add_argument("--make", choices=get_args(Modality), help="the sequence to make; default: the one that lacks")
     p.add_argument("--reference", choices=get_args(Modality), help="whose grid the result has; default: as synthesize")
     for modality in MODALITIES:
-        p.add_argument(f"--{modality}", type=path, metavar="FILE", help=f"the {modality}, whatever its name")
+        what = f"the {modality}: a file; of DICOM the number or UID of a series"
+        p.add_argument(f"--{modality}", metavar="FILE|SERIES", help=what)
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")
     p.add_argument("--overwrite", action="store_true", help="make a result again that is there")
@@ -53,39 +59,104 @@ def _clinic(options: argparse.Namespace) -> int:
         raise UsageError("give the folder of the result after that of the study, or --check.")
     if options.out is not None and options.out.resolve() == options.study.resolve():
         raise UsageError(f"the result's folder {options.out} is the study; give another one.")
-    name, files = _files_of(options)
+    if not options.study.is_dir():
+        raise UsageError(f"the study {options.study} is no folder; give the folder of one exam.")
+    from app.dicom.series import find_series
+
+    series = find_series(options.study)
+    study = _dicom_study(series, options) if series else _nifti_study(options)
     if options.check:
-        return _check(files, options)
+        return _check(study, options)
+    return _complete(study, options)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """Hold what an exam has, before anything of it is decoded.
+
+    Attributes:
+        name: begins the names of the results.
+        lines: what each file or series is taken for, and why.
+        readers: per sequence what reads it.
+        warnings: one sentence each.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+    readers: Mapping[Modality, Callable[[], Volume]]
+    warnings: tuple[str, ...] = ()
+
+
+def _check(study: _Study, options: argparse.Namespace) -> int:
+    """Print what each sequence is taken for, from headers alone."""
+    from app.inference.clinic.scans import choose_target
+
+    for line in study.lines:
+        print(line)  # noqa: T201
+    complete = len(study.readers) == len(MODALITIES) and options.make is None
+    wanted = "nothing, unless --make names it" if complete else choose_target(study.readers, options.make)
+    print(f"to make: {wanted}")  # noqa: T201
+    for warning in study.warnings:
+        log.warning("%s", warning)
+    return ExitCode.OK
+
+
+def _complete(study: _Study, options: argparse.Namespace) -> int:
     from app.inference.clinic.pipeline import complete_exam
     from app.inference.clinic.scans import choose_target
     from app.inference.synthesizer import Synthesizer
 
-    target = choose_target(files, options.make)
-    image = options.out / f"{name}-{target}.nii.gz"
+    target = choose_target(study.readers, options.make)
+    image = options.out / f"{study.name}-{target}.nii.gz"
     if image.exists() and not options.overwrite:
         log.info("%s is there already, kept (--overwrite makes it again).", image)
         return ExitCode.OK
     synthesizer = Synthesizer.from_options(
         ModelOptions(**given(options, ModelOptions)), RuntimeOptions(**given(options, RuntimeOptions))
     )
-    done = complete_exam(files, synthesizer.model, target=target, reference=options.reference, mask=options.mask)
-    for warning in done.warnings:
+    sequences = {m: read() for m, read in study.readers.items() if m != target}
+    done = complete_exam(sequences, synthesizer.model, target=target, reference=options.reference, mask=options.mask)
+    for warning in (*study.warnings, *done.warnings):
         log.warning("%s", warning)
-    _write(name, done, synthesizer.model.identity.name, options.out)
-    log.info("%s: %s made from %s on the grid of %s.", name, target, ", ".join(done.aligned), done.reference)
+    _write(study.name, done, synthesizer.model.identity.name, options.out)
+    log.info("%s: %s made from %s on the grid of %s.", study.name, target, ", ".join(done.aligned), done.reference)
     return ExitCode.OK
 
 
-def _files_of(options: argparse.Namespace) -> tuple[str, dict[Modality, Path]]:
-    """Find the one exam of a study, and its file per sequence.
+def _asked(options: argparse.Namespace) -> dict[Modality, str]:
+    return {m: text for m in MODALITIES if (text := getattr(options, m)) is not None}
+
+
+def _dicom_study(series: Sequence[Series], options: argparse.Namespace) -> _Study:
+    """Choose the series of a folder of DICOM; errors as `app.dicom.selection.choose`."""
+    from app.dicom.selection import choose
+    from app.dicom.series import read_series
+
+    lines = tuple(f"{s.name.sequence or '-':4} {s.title}: {s.name.why}" for s in series)
+    if options.check:
+        for line in lines:
+            print(line)  # noqa: T201
+        lines = ()
+    selection = choose(series, _asked(options))
+    chosen = tuple(f"{m} is {s.title}" for m, s in selection.series.items())
+    readers = {m: partial(read_series, s) for m, s in selection.series.items()}
+    return _Study(options.study.resolve().name, (*lines, *chosen), readers, selection.warnings)
+
+
+def _nifti_study(options: argparse.Namespace) -> _Study:
+    """Find the one exam of a folder of NIfTI files, and its file per sequence.
 
     Raises:
         UsageError: there is none, or more than one.
         CaseError: two files are taken for one sequence, or one that is there is not understood.
+        VolumeError: a header cannot be used.
     """
     from app.data.discovery import scan
+    from app.data.nifti_reader import read_grid
+    from app.inference.clinic.limits import LEAST_SLICES
+    from app.inference.clinic.scans import check_orientation, read_sequence
 
-    asked: dict[Modality, Path] = {m: f for m in MODALITIES if (f := getattr(options, m)) is not None}
+    asked = {m: Path(text) for m, text in _asked(options).items()}
     naming = NamingOptions(**given(options, NamingOptions))
     exams = scan(options.study, exclude=[options.out] if options.out else [], naming=naming)
     cases = [case for case in exams.cases if case.files or case.runs]
@@ -95,35 +166,32 @@ def _files_of(options: argparse.Namespace) -> tuple[str, dict[Modality, Path]]:
     found = cases[0] if len(cases) == 1 else None
     files = {**(found.files if found else {}), **asked}
     if not files:
-        notes = f" {exams.notes[0]}" if exams.notes else ""
-        raise UsageError(
-            f"{options.study} holds no sequence that is understood; name files with --t1n and so on.{notes}"
-        )
+        why = f" {exams.notes[0]}" if exams.notes else ""
+        raise UsageError(f"{options.study} holds no sequence that is understood; name files by --t1n and so on.{why}")
     if found is not None:
-        unclear = [text for m, text in found.runs.items() if m not in asked]
-        # What is not understood may be the very sequence that seems to lack.
-        named = [str(file) for file in asked.values()]
-        doubts = [text for text in found.doubts if not any(file in text for file in named)]
-        unclear += [] if len(files) == len(MODALITIES) else doubts
-        if unclear:
-            raise CaseError(unclear[0])
-    return (found.subject if found else options.study.resolve().name), files
-
-
-def _check(files: Mapping[Modality, Path], options: argparse.Namespace) -> int:
-    """Print what each file is taken for, from headers alone."""
-    from app.data.nifti_reader import read_grid
-    from app.inference.clinic.limits import LEAST_SLICES
-    from app.inference.clinic.scans import check_orientation, choose_target
-
+        _check_names(found, asked, len(files))
+    lines = []
     for modality, file in files.items():
         grid = read_grid(file, LEAST_SLICES)
         check_orientation(grid)
-        print(f"{modality}  {file}  {grid.describe()}")  # noqa: T201
-    complete = len(files) == len(MODALITIES) and options.make is None
-    wanted = "nothing, unless --make names it" if complete else choose_target(files, options.make)
-    print(f"to make: {wanted}")  # noqa: T201
-    return ExitCode.OK
+        lines.append(f"{modality}  {file}  {grid.describe()}")
+    name = found.subject if found else options.study.resolve().name
+    return _Study(name, tuple(lines), {m: partial(read_sequence, f) for m, f in files.items()})
+
+
+def _check_names(case: Case, asked: Mapping[Modality, Path], count: int) -> None:
+    """Refuse names that leave open which file is which.
+
+    Raises:
+        CaseError: two files are taken for one sequence, or one that is there is not understood.
+    """
+    unclear = [text for m, text in case.runs.items() if m not in asked]
+    named = [str(file) for file in asked.values()]
+    # What is not understood may be the very sequence that seems to lack.
+    doubts = [text for text in case.doubts if not any(file in text for file in named)]
+    unclear += [] if count == len(MODALITIES) else doubts
+    if unclear:
+        raise CaseError(unclear[0])
 
 
 def _write(name: str, done: CompletedExam, model: str, out: Path) -> None:

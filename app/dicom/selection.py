@@ -56,7 +56,7 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
         if len(candidates) > 1:
             titles = " and ".join(s.title for s in candidates)
             raise CaseError(
-                f"{titles} may both be the {modality}; name one with --{modality} (--{modality} {candidates[0].number})."
+                f"{titles} may both be the {modality}; name one of them (--{modality} {candidates[0].number})."
             )
         if candidates:
             chosen[modality] = candidates[0]

@@ -17,7 +17,7 @@ from app.data.nifti_reader import Grid, Volume
 from app.data.nifti_writer import scale_to_type, to_array, to_image
 from app.inference.clinic.alignment import AlignedExam, align
 from app.inference.clinic.brain import brain_ml, brain_of, check_brain, read_mask
-from app.inference.clinic.scans import Scan, choose_reference, choose_target, read_scan
+from app.inference.clinic.scans import Scan, choose_reference, choose_target, scan_of
 from app.inference.models import Model
 from app.inference.pipeline import describe, synthesize_case
 from app.inference.provenance import mark_inputs
@@ -46,7 +46,7 @@ class CompletedExam:
 
 
 def complete_exam(
-    files: Mapping[Modality, Path],
+    sequences: Mapping[Modality, Volume],
     model: Model,
     *,
     target: Modality | None = None,
@@ -56,7 +56,7 @@ def complete_exam(
     """Make the sequence that an exam lacks, in the grid of one of its own.
 
     Args:
-        files: a file per sequence, on any grids.
+        sequences: as scanned, on any grids.
         target: what to make; the one that lacks if not given. A sequence that is there is then not used.
         reference: whose grid and header the result has; the one of the same weighting if not given.
         mask: of the brain, on the grid of any of the sequences.
@@ -66,8 +66,8 @@ def complete_exam(
         VolumeError: a file cannot be used.
         UsageError: the brain cannot be looked for.
     """
-    wanted = choose_target(files, target)
-    scans = {m: read_scan(files[m]) for m in MODALITIES if m in files and m != wanted}
+    wanted = choose_target(sequences, target)
+    scans = {m: scan_of(sequences[m]) for m in MODALITIES if m in sequences and m != wanted}
     kept = choose_reference(scans, wanted, reference)
     given = None if mask is None else read_mask(mask, scans)
     exam = align(scans)

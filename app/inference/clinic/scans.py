@@ -39,8 +39,11 @@ class Scan:
         return bool(np.count_nonzero(data == 0) > STRIPPED * data.size)
 
 
-def choose_target(files: Mapping[Modality, Path], target: Modality | None) -> Modality:
+def choose_target(files: Mapping[Modality, object], target: Modality | None) -> Modality:
     """Choose the sequence to make.
+
+    Args:
+        files: what is there, by sequence.
 
     Raises:
         CaseError: none lacks, several do, or fewer than two are left.
@@ -75,14 +78,24 @@ def choose_anchor(scans: Mapping[Modality, Scan]) -> Modality:
     )
 
 
-def read_scan(path: Path) -> Scan:
-    """Read a sequence as scanned.
+def read_sequence(path: Path) -> Volume:
+    """Read a NIfTI file as scanned.
 
     Raises:
         VolumeError: it cannot be used, or its header does not tell right from left.
     """
     volume = load_volume(path, least_extent=LEAST_SLICES)
     check_orientation(volume.grid)
+    return volume
+
+
+def scan_of(volume: Volume) -> Scan:
+    """Give a sequence as an image of SimpleITK as well.
+
+    Raises:
+        VolumeError: its axes are not at right angles.
+    """
+    path = volume.grid.path
     try:
         return Scan(volume, to_itk(volume.data, volume.grid.lps_affine))
     except ValueError as error:

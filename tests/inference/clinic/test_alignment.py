@@ -9,10 +9,14 @@ import pytest
 from app.core.errors import CaseError
 from app.inference.clinic import alignment
 from app.inference.clinic.alignment import align, check_alignment
-from app.inference.clinic.scans import read_scan
+from app.inference.clinic.scans import read_sequence, scan_of
 from tests.inference.clinic.helpers import STILL, write_heads
 
 PATHS = (Path("t2w.nii.gz"), Path("t1n.nii.gz"))
+
+
+def scan_of_file(path):
+    return scan_of(read_sequence(path))
 
 
 def test_a_good_alignment_passes():
@@ -36,8 +40,8 @@ def test_what_cannot_be_trusted_is_refused(changes, message):
 @pytest.mark.parametrize("after,kept", [(-0.801, True), (-0.85, False)])
 def test_a_common_grid_is_left_where_nothing_is_gained(tmp_path, monkeypatch, after, kept):
     files = write_heads(tmp_path / "h", spacing=4)
-    scans = {m: read_scan(files[m]) for m in ("t1n", "t1c")}
-    scans["t1c"] = read_scan(files["t1n"])
+    scans = {m: scan_of_file(files[m]) for m in ("t1n", "t1c")}
+    scans["t1c"] = scan_of_file(files["t1n"])
     moved = replace(STILL, after=after)
     moved.transform.SetTranslation([5.0, 0.0, 0.0])
     monkeypatch.setattr(alignment, "register", lambda fixed, moving: moved)

@@ -10,7 +10,12 @@ from app import Synthesizer
 from app.core.errors import CaseError
 from app.inference.clinic import alignment
 from app.inference.clinic.pipeline import complete_exam
+from app.inference.clinic.scans import read_sequence
 from tests.inference.clinic.helpers import STILL, write_heads, write_mask
+
+
+def read(files):
+    return {m: read_sequence(f) for m, f in files.items()}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +36,9 @@ def exam(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(exam, weights_dir):
     files, mask = exam
-    return complete_exam(files, Synthesizer("regression", weights=weights_dir).model, mask=mask)
+    return complete_exam(
+        {m: read_sequence(f) for m, f in files.items()}, Synthesizer("regression", weights=weights_dir).model, mask=mask
+    )
 
 
 def test_the_result_lies_in_the_grid_of_its_reference(exam, done):
@@ -64,7 +71,12 @@ def test_the_record_tells_what_was_done(done):
 
 def test_a_sequence_that_is_there_is_not_used_to_make_it_again(exam, weights_dir):
     files, mask = exam
-    again = complete_exam(files, Synthesizer("regression", weights=weights_dir).model, target="t1c", mask=mask)
+    again = complete_exam(
+        {m: read_sequence(f) for m, f in files.items()},
+        Synthesizer("regression", weights=weights_dir).model,
+        target="t1c",
+        mask=mask,
+    )
     assert set(again.aligned) == {"t1n", "t2w"}
     assert again.reference == "t1n"
 
@@ -73,4 +85,8 @@ def test_a_mask_of_another_grid_is_refused(exam, weights_dir, tmp_path):
     files, _ = exam
     nib.save(nib.Nifti1Image(np.ones((40, 40, 40), np.uint8), np.eye(4)), tmp_path / "m.nii.gz")
     with pytest.raises(CaseError, match="on the grid of no sequence"):
-        complete_exam(files, Synthesizer("regression", weights=weights_dir).model, mask=tmp_path / "m.nii.gz")
+        complete_exam(
+            {m: read_sequence(f) for m, f in files.items()},
+            Synthesizer("regression", weights=weights_dir).model,
+            mask=tmp_path / "m.nii.gz",
+        )

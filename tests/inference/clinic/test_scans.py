@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from app.core.errors import CaseError, VolumeError
-from app.inference.clinic.scans import choose_anchor, choose_reference, choose_target, read_scan
+from app.inference.clinic.scans import choose_anchor, choose_reference, choose_target, read_sequence, scan_of
 
 FILES = {m: Path(f"{m}.nii.gz") for m in ("t1c", "t1n", "t2f", "t2w")}
+
+
+def scan_of_file(path):
+    return scan_of(read_sequence(path))
 
 
 def _files(*names):
@@ -69,7 +73,7 @@ def _image(path, *, sform=1, qform=1, turn=0.0, slices=12):
 
 
 def test_thick_slices_are_read(tmp_path):
-    scan = read_scan(_image(tmp_path / "a.nii.gz"))
+    scan = scan_of_file(_image(tmp_path / "a.nii.gz"))
     assert scan.image.GetSize() == (40, 44, 12)
     assert not scan.is_stripped
 
@@ -84,7 +88,7 @@ def test_thick_slices_are_read(tmp_path):
 )
 def test_headers_that_cannot_be_trusted(tmp_path, changes, message):
     with pytest.raises(VolumeError, match=message):
-        read_scan(_image(tmp_path / "a.nii.gz", **changes))
+        scan_of_file(_image(tmp_path / "a.nii.gz", **changes))
 
 
 def test_sheared_slices_are_refused(tmp_path):
@@ -95,4 +99,4 @@ def test_sheared_slices_are_refused(tmp_path):
     image.header["qform_code"] = 0
     nib.save(image, tmp_path / "a.nii.gz")
     with pytest.raises(VolumeError, match="sheared slices"):
-        read_scan(tmp_path / "a.nii.gz")
+        scan_of_file(tmp_path / "a.nii.gz")

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from app.core.errors import CaseError, UsageError
+from app.dicom.naming import SeriesHeader
+from app.dicom.selection import choose
+from app.dicom.series import Series
+
+T1 = SeriesHeader(technique=("SE",), echo=10, repetition=450)
+T1C = SeriesHeader(technique=("SE",), echo=10, repetition=450, agent=True)
+T2 = SeriesHeader(technique=("SE",), echo=100, repetition=4400)
+UNCLEAR = SeriesHeader(description=("BRAIN",))
+ROI = SeriesHeader(description=("ROI",), technique=("SE",), echo=100, repetition=4400)
+
+
+def _series(number, header, *, study="1", patient="P"):
+    return Series(f"{study}.{number}", study, patient, number, (), header)
+
+
+def test_each_sequence_has_its_series():
+    found = choose([_series(1, T1), _series(2, T2), _series(3, T1C), _series(4, ROI)], {})
+    assert {m: s.number for m, s in found.series.items()} == {"t1n": 1, "t1c": 3, "t2w": 2}
+    assert not found.warnings
+
+
+def test_a_t1_without_word_of_contrast_is_said():
+    assert "no contrast is named" in choose([_series(1, T1), _series(2, T2)], {}).warnings[0]
+    assert not choose([_series(1, T1), _series(2, T2)], {"t1n": "1"}).warnings
+
+
+@pytest.mark.parametrize("asked", [{"t1c": "1"}, {"t1c": "1.1"}])
+def test_what_the_user_names_wins(asked):
+    found = choose([_series(1, T1), _series(2, T2)], asked)
+    assert found.series["t1c"].number == 1
+    assert "t1n" not in found.series
+
+
+def test_two_candidates_are_asked_about():
+    both = [_series(1, T2), _series(2, T2), _series(3, T1)]
+    with pytest.raises(CaseError, match=r"may both be the t2w; name one of them \(--t2w 1\)"):
+        choose(both, {})
+    assert choose(both, {"t2w": "2"}).series["t2w"].number == 2
+
+
+def test_what_is_not_understood_is_asked_about():
+    with pytest.raises(CaseError, match="neither timing nor name"):
+        choose([_series(1, T1), _series(2, T2), _series(3, UNCLEAR)], {})
+    assert "t2f" in choose([_series(1, T1), _series(2, T2), _series(3, UNCLEAR)], {"t2f": "3"}).series
+
+
+@pytest.mark.parametrize(
+    "series,asked,message",
+    [
+        ([_series(1, T1), _series(2, T2, patient="Q")], {}, "2 patients"),
+        ([_series(1, T1), _series(2, T2, study="2")], {}, "holds 2 studies"),
+        ([_series(1, T1)], {"t2w": "9"}, "no series has the number or UID '9'"),
+    ],
+)
+def test_what_cannot_be_one_exam(series, asked, message):
+    with pytest.raises(UsageError, match=message):
+        choose(series, asked)

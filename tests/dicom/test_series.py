@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.core.errors import VolumeError
+from app.dicom.series import find_series, read_series
+from tests.dicom.helpers import FLAIR, T1, T2, change, head, write_series
+
+
+def _only(folder):
+    (series,) = find_series(folder)
+    return series
+
+
+def test_series_are_found_at_any_depth_among_other_files(tmp_path):
+    write_series(tmp_path / "a" / "b", head(), number=2, **T1)
+    write_series(tmp_path / "c", head(), number=1, **FLAIR)
+    (tmp_path / "c" / "readme.txt").write_text("no DICOM")
+    found = find_series(tmp_path)
+    assert [(s.number, len(s.files), s.name.sequence) for s in found] == [(1, 8, "t2f"), (2, 8, "t1n")]
+
+
+def test_voxels_lie_where_the_headers_say(tmp_path):
+    volume = head()
+    write_series(tmp_path, volume, **T1)
+    read = read_series(_only(tmp_path))
+    assert read.grid.shape == (48, 40, 8)
+    assert read.data.shape == (48, 40, 8)
+    np.testing.assert_array_equal(read.data, volume.transpose(1, 0, 2))
+    # The mark: column 6, row 4, slice 1; its place in millimetres L, P, S.
+    place = read.grid.affine @ [6, 4, 1, 1]
+    np.testing.assert_allclose(place[:3] * [-1, -1, 1], [-20 + 6 * 1.0, -24 + 4 * 1.5, 15], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "orientation",
+    [(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), (1.0, 0.0, 0.0, 0.0, 0.0, -1.0),
+     (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)],
+    ids=["axial", "sagittal", "coronal", "axial, feet first and prone"],
+)  # fmt: skip
+def test_right_stays_right_in_every_orientation(tmp_path, orientation):
+    volume = head()
+    write_series(tmp_path, volume, orientation=orientation, spacing=(1.0, 1.0, 1.0), **T1)
+    read = read_series(_only(tmp_path))
+    normal = np.cross(orientation[:3], orientation[3:])
+    marked = np.argwhere(volume == 2000)
+    places = [
+        np.array([-20.0, -24.0, 10.0]) + c * np.array(orientation[:3]) + r * np.array(orientation[3:]) + s * normal
+        for r, c, s in marked
+    ]
+    found = np.argwhere(read.data == 2000)
+    own = [(read.grid.lps_affine @ [*index, 1])[:3] * [-1, -1, 1] for index in found]
+    np.testing.assert_allclose(sorted(map(tuple, np.round(own, 3))), sorted(map(tuple, np.round(places, 3))), atol=1e-3)
+
+
+def test_a_slice_that_lacks_is_interpolated_and_said(tmp_path):
+    volume = np.repeat(np.arange(30, dtype=np.int16)[None, None] * 10, 40, axis=0).repeat(40, axis=1)
+    paths = write_series(tmp_path, volume, **T2)
+    paths[12].unlink()
+    read = read_series(_only(tmp_path))
+    assert read.data.shape[2] == 30
+    assert read.data[5, 5, 12] == 120
+    assert any("lacks 1 of 30 slices" in note for note in read.notes)
+
+
+def test_a_copy_of_a_slice_is_left_out_and_another_slice_at_its_place_is_not(tmp_path):
+    write_series(tmp_path, head(), **T1)
+    extra = write_series(tmp_path / "again", head()[:, :, :1], **T1)
+    change(extra[0], SOPInstanceUID="9.9")
+    read = read_series(_only(tmp_path))
+    assert read.data.shape[2] == 8
+    assert any("twice" in note for note in read.notes)
+    write_series(tmp_path / "again", head()[:, :, :1] + 1, **T1)
+    with pytest.raises(VolumeError, match="different slices at one place"):
+        read_series(_only(tmp_path))
+
+
+def test_rescaling_is_applied(tmp_path):
+    write_series(tmp_path, head(), RescaleSlope="2", RescaleIntercept="5", **T1)
+    np.testing.assert_allclose(read_series(_only(tmp_path)).data, head().transpose(1, 0, 2) * 2.0 + 5)
+
+
+@pytest.mark.parametrize(
+    "tags,message",
+    [
+        ({"Modality": "CT"}, "is CT, not MR"),
+        ({"SamplesPerPixel": 3}, "is in colour"),
+        ({"SyntheticData": "YES"}, "was synthesised"),
+    ],
+)
+def test_series_that_are_no_scan(tmp_path, tags, message):
+    write_series(tmp_path, head(), **{**T1, **tags})
+    series = _only(tmp_path)
+    assert message in series.name.why
+    assert series.name.sequence is None
+    with pytest.raises(VolumeError, match=message):
+        read_series(series)
+
+
+def test_files_of_two_patients_are_no_series(tmp_path):
+    paths = write_series(tmp_path, head(), **T1)
+    change(paths[3], PatientID="P2")
+    assert "several patients" in _only(tmp_path).name.why
+
+
+def test_tilted_slices_are_refused_by_name(tmp_path):
+    positions = [(float(i) * 0.6, 0.0, 5.0 * i) for i in range(8)]
+    write_series(tmp_path, head(), positions=positions, number=7, **T1)
+    with pytest.raises(VolumeError, match=r"series 7 \(T1 SE, 8 files\) has sheared slices"):
+        read_series(_only(tmp_path))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
 
 from app.cli.argument_types import EXIT_CODES, path
 from app.cli.options import add_options, given
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from app.data.nifti_reader import Volume
     from app.dicom.series import Series
     from app.inference.clinic.pipeline import CompletedExam
+    from app.registry.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ def add_clinic(commands: Any) -> None:
         what = f"the {modality}: a file; of DICOM the number or UID of a series"
         p.add_argument(f"--{modality}", metavar="FILE|SERIES", help=what)
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
+    p.add_argument("--dicom", action="store_true", help="write a derived DICOM series as well; of a DICOM study alone")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")
     p.add_argument("--overwrite", action="store_true", help="make a result again that is there")
     add_options(p, ModelOptions, "weights_dir", "model")
@@ -79,12 +85,14 @@ class _Study:
         lines: what each file or series is taken for, and why.
         readers: per sequence what reads it.
         warnings: one sentence each.
+        series: where the exam is DICOM.
     """
 
     name: str
     lines: tuple[str, ...]
     readers: Mapping[Modality, Callable[[], Volume]]
     warnings: tuple[str, ...] = ()
+    series: Mapping[Modality, Series] = field(default_factory=dict)
 
 
 def _check(study: _Study, options: argparse.Namespace) -> int:
@@ -106,6 +114,8 @@ def _complete(study: _Study, options: argparse.Namespace) -> int:
     from app.inference.clinic.scans import choose_target
     from app.inference.synthesizer import Synthesizer
 
+    if options.dicom and not study.series:
+        raise UsageError(f"{options.study} holds no DICOM, so no series can be derived from it; leave out --dicom.")
     target = choose_target(study.readers, options.make)
     image = options.out / f"{study.name}-{target}.nii.gz"
     if image.exists() and not options.overwrite:
@@ -118,7 +128,7 @@ def _complete(study: _Study, options: argparse.Namespace) -> int:
     done = complete_exam(sequences, synthesizer.model, target=target, reference=options.reference, mask=options.mask)
     for warning in (*study.warnings, *done.warnings):
         log.warning("%s", warning)
-    _write(study.name, done, synthesizer.model.identity.name, options.out)
+    _write(study, done, synthesizer.model.identity, options)
     log.info("%s: %s made from %s on the grid of %s.", study.name, target, ", ".join(done.aligned), done.reference)
     return ExitCode.OK
 
@@ -140,7 +150,8 @@ def _dicom_study(series: Sequence[Series], options: argparse.Namespace) -> _Stud
     selection = choose(series, _asked(options))
     chosen = tuple(f"{m} is {s.title}" for m, s in selection.series.items())
     readers = {m: partial(read_series, s) for m, s in selection.series.items()}
-    return _Study(options.study.resolve().name, (*lines, *chosen), readers, selection.warnings)
+    name = options.study.resolve().name
+    return _Study(name, (*lines, *chosen), readers, selection.warnings, selection.series)
 
 
 def _nifti_study(options: argparse.Namespace) -> _Study:
@@ -194,15 +205,59 @@ def _check_names(case: Case, asked: Mapping[Modality, Path], count: int) -> None
         raise CaseError(unclear[0])
 
 
-def _write(name: str, done: CompletedExam, model: str, out: Path) -> None:
-    """Write image, record and picture; the image last, since the next run looks for it."""
+def _write(study: _Study, done: CompletedExam, model: Identity, options: argparse.Namespace) -> None:
+    """Write series, picture, record and image; the image last, since the next run looks for it."""
     from app.data.nifti_writer import encode_image
     from app.report.figures import clinic_picture
 
+    out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{done.target}"
-    title = f"{name}: {model}, on the grid of {done.reference}"
+    stem = f"{study.name}-{done.target}"
+    record_path = out / f"{stem}.json"
+    record = {
+        **done.record,
+        "model": model.name,
+        "model_sha256": model.refined_by(None),
+        "warnings": list(done.warnings),
+    }
+    record["made"] = _moment_of(record_path, record)
+    if options.dicom:
+        record["dicom"] = _write_series(study, done, record, out / f"{stem}-dicom")
+    title = f"{study.name}: {model.name}, on the grid of {done.reference}"
     save_bytes(clinic_picture(done.aligned, done.brain, done.target, done.synthesis, title), out / f"{stem}.png")
-    record = {**done.record, "model": model, "warnings": list(done.warnings)}
-    save_bytes((json.dumps(record, indent=2) + "\n").encode(), out / f"{stem}.json")
+    save_bytes((json.dumps(record, indent=2) + "\n").encode(), record_path)
     save_bytes(encode_image(done.image), out / f"{stem}.nii.gz")
+
+
+def _moment_of(path: Path, record: Mapping[str, Any]) -> str:
+    """Give the time of making: that of an earlier record of the same inputs and model, so that UIDs stay."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        before = json.loads(path.read_bytes())
+        same = all(before[key] == record[key] for key in ("model_sha256", "reference", "brain", "sequences"))
+        return str(before["made"]) if same else now
+    except (OSError, ValueError, KeyError, TypeError):
+        return now
+
+
+def _write_series(study: _Study, done: CompletedExam, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the derived series into a folder of its own, whole or not at all; tell its files."""
+    from app.dicom.derived import Made, derived_series
+
+    reference = study.series[done.reference]
+    made = Made(
+        target=done.target,
+        values=np.asarray(done.image.dataobj, dtype=np.float32),
+        affine=np.asarray(done.image.affine, dtype=np.float64),
+        model=f"{record['model']} {record['model_sha256'][:8]}",
+        moment=datetime.fromisoformat(record["made"]),
+    )
+    files = derived_series(made, reference, [study.series[m] for m in done.aligned])
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for number, content in enumerate(files, start=1):
+        save_bytes(content, part / f"{number:04d}.dcm")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return {"folder": folder.name, "files": len(files), "reference_series": reference.uid}

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
+import numpy as np
+import pydicom
 import pytest
 
 from app.cli import main
 from app.inference.clinic import alignment
 from tests.batch.helpers import names_in
+from tests.dicom.helpers import T1, T2, write_series
 from tests.inference.clinic.helpers import STILL, write_heads, write_mask
 
 
@@ -58,3 +62,42 @@ def test_several_exams_are_listed(study, capsys):
     write_heads(study / "other")
     assert main(["clinic", str(study), "--check"]) == 2
     assert "holds 2 exams (head, other)" in capsys.readouterr().err
+
+
+class TestDicom:
+    @pytest.fixture
+    def dicom(self, study, monkeypatch):
+        """The same head as DICOM."""
+        for number, (path, header) in enumerate(
+            zip(sorted((study / "head").iterdir()), (T1 | {"ContrastBolusAgent": "Gd"}, T1, T2), strict=True), start=1
+        ):
+            image = nib.load(path)
+            volume = np.asarray(image.dataobj).astype(np.int16).transpose(1, 0, 2)
+            spacing = tuple(float(v) for v in np.array(image.header.get_zooms())[[1, 0, 2]])
+            origin = tuple(float(v) for v in image.affine[:3, 3] * [-1, -1, 1])
+            write_series(study / "dicom" / str(number), volume, number=number, origin=origin, spacing=spacing, **header)
+        return study / "dicom"
+
+    def test_a_series_in_a_series_out(self, study, dicom, weights_dir, capsys):
+        arguments = ["clinic", str(dicom), str(study / "out"), "--dicom", "--mask", str(study / "mask.nii"),
+                     "--weights", str(weights_dir), "--model", "regression"]  # fmt: skip
+        assert main(arguments) == 0
+        files = sorted((study / "out" / "dicom-t2f-dicom").iterdir())
+        reference = [pydicom.dcmread(f) for f in (dicom / "3").iterdir()]
+        assert len(files) == len(reference)
+        first = pydicom.dcmread(files[0])
+        assert first.SeriesDescription.startswith("SYNTHETIC T2 FLAIR")
+        assert {d.StudyInstanceUID for d in reference} == {first.StudyInstanceUID}
+        assert main([*arguments, "--overwrite"]) == 0
+        assert pydicom.dcmread(files[0]).SOPInstanceUID == first.SOPInstanceUID
+
+    def test_check_tells_every_series(self, dicom, capsys):
+        assert main(["clinic", str(dicom), "--check"]) == 0
+        text = capsys.readouterr().out
+        assert "contrast by header" in text
+        assert "t2w is series 3" in text
+        assert "to make: t2f" in text
+
+    def test_nifti_has_no_series_to_derive_from(self, study, capsys):
+        assert main(["clinic", str(study / "head"), str(study / "out"), "--dicom"]) == 2
+        assert "holds no DICOM" in capsys.readouterr().err

@@ -214,12 +214,8 @@ def _write(study: _Study, done: CompletedExam, model: Identity, options: argpars
     out.mkdir(parents=True, exist_ok=True)
     stem = f"{study.name}-{done.target}"
     record_path = out / f"{stem}.json"
-    record = {
-        **done.record,
-        "model": model.name,
-        "model_sha256": model.refined_by(None),
-        "warnings": list(done.warnings),
-    }
+    record = {**done.record, "model": model.name, "model_sha256": model.refined_by(None)}
+    record["warnings"] = [*study.warnings, *done.warnings]
     record["made"] = _moment_of(record_path, record)
     if options.dicom:
         record["dicom"] = _write_series(study, done, record, out / f"{stem}-dicom")

@@ -39,7 +39,7 @@ COPIED: Final = (
 _PRESENT: Final = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber", "PositionReferenceIndicator", "ScanOptions", "RepetitionTime", "EchoTime",
-    "EchoTrainLength", "PatientPosition", "AcquisitionContextSequence",
+    "EchoTrainLength", "PatientPosition",
 )  # fmt: skip
 _NAMES: Final[dict[Modality, str]] = {"t1n": "T1", "t1c": "T1+C", "t2w": "T2", "t2f": "T2 FLAIR"}
 #: Added to the number of the made sequence, so that it stands behind the scans.
@@ -109,7 +109,7 @@ def _common(made: Made, reference: Any, series_uid: str) -> Dataset:
             slice_[name] = reference[name]
     for name in _PRESENT:
         if name not in slice_:
-            setattr(slice_, name, None if name != "AcquisitionContextSequence" else DicomSequence([]))
+            setattr(slice_, name, None)
     if "BodyPartExamined" not in slice_:
         slice_.BodyPartExamined = "BRAIN"
     slice_.SOPClassUID, slice_.Modality = MRImageStorage, "MR"

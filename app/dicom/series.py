@@ -25,6 +25,10 @@ from app.dicom.naming import SeriesHeader, SeriesName, name_series
 
 log = logging.getLogger(__name__)
 
+# Headers break the standard in many small ways. What is passed on stays as it was, and nobody can mend it here.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+
 
 @dataclass(frozen=True)
 class Series:

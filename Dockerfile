@@ -6,8 +6,8 @@ FROM python:3.11-slim-bookworm
 ARG VARIANT=gpu
 # Where the processor-only torch comes from; empty where pip is already set up to find one.
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
-# `no` leaves out the networks that find the brain in heads with skull (17 MB).
-ARG BRAIN_EXTRACTION=yes
+# Two networks that find the brain in heads with skull (17 MB), without what their package needs; empty leaves them out.
+ARG BRAIN_EXTRACTION=deepbet==1.0.2
 ARG VERSION=0.1.0
 
 LABEL org.opencontainers.image.title="tetrad" \
@@ -28,7 +28,7 @@ ENV PYTHONUNBUFFERED=1 \
 WORKDIR /opt/tetrad
 
 # Packages before code: they are the large layer, and change rarely. The two secrets are optional (pip behind a proxy).
-COPY requirements.txt requirements-clinic.txt ./
+COPY requirements.txt ./
 RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/secrets/ca.crt,required=false \
     if [ -f /run/secrets/pip.conf ]; then export PIP_CONFIG_FILE=/run/secrets/pip.conf; fi; \
@@ -40,7 +40,7 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
         && rm /tmp/torch.txt; \
     fi \
     && pip install --no-cache-dir -r requirements.txt \
-    && if [ "$BRAIN_EXTRACTION" = yes ]; then pip install --no-cache-dir --no-deps -r requirements-clinic.txt; fi
+    && if [ -n "$BRAIN_EXTRACTION" ]; then pip install --no-cache-dir --no-deps "$BRAIN_EXTRACTION"; fi
 
 COPY LICENSE entrypoint.sh ./
 COPY weights ./weights

@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Where a processor-only torch comes from when there is no NVIDIA GPU (empty: from pip's own settings).
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# Its two networks find the brain in heads with skull; what it needs beside them is not used.
+BRAIN_EXTRACTION := deepbet==1.0.2
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
 .PHONY: demo wheel test train-smoke check options image image-cpu bench clean
@@ -97,8 +99,8 @@ EXTRAS = import tomllib; \
 	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(p for name in ("train", "dev") for p in extras[name] if not p.startswith("tetrad")), sep="\n")
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp pyproject.toml requirements-clinic.txt
+$(VENV)/dev.stamp: $(VENV)/run.stamp pyproject.toml
 	@$(BIN)/python -c '$(EXTRAS)' >$(VENV)/requirements-dev.txt
 	$(BIN)/pip install -q -r $(VENV)/requirements.txt -r $(VENV)/requirements-dev.txt
-	$(BIN)/pip install -q --no-deps -r requirements-clinic.txt
+	$(BIN)/pip install -q --no-deps $(BRAIN_EXTRACTION)
 	@touch $@

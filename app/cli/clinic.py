@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
-
 from app.cli.argument_types import EXIT_CODES, path
 from app.cli.options import add_options, given
 from app.core.atomic_io import save_bytes
@@ -238,6 +236,8 @@ def _moment_of(path: Path, record: Mapping[str, Any]) -> str:
 
 def _write_series(study: _Study, done: CompletedExam, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write the derived series into a folder of its own, whole or not at all; tell its files."""
+    import numpy as np
+
     from app.dicom.derived import Made, derived_series
 
     reference = study.series[done.reference]

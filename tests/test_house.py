@@ -20,7 +20,7 @@ APP, TESTS = ROOT / "app", ROOT / "tests"
 MODULES = sorted(p.relative_to(APP) for p in APP.rglob("*.py") if p.stem not in {"__init__", "__main__"})
 #: Packages, each a folder with modules of its own.
 PACKAGES = sorted({m.parent for m in MODULES})
-MOST_NAMES, MOST_MODULES = 13, 14
+MOST_NAMES, MOST_MODULES = 14, 14
 #: Where tasks are registered by name.
 REGISTRY = {"app/training/tasks/__init__.py", "app/training/tasks/base.py"}
 #: Seconds of processor time, on a machine without native bfloat16.

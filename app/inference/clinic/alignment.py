@@ -59,7 +59,9 @@ def align(scans: Mapping[Modality, Scan]) -> AlignedExam:
         found = alignments[modality] = register(scans[anchor].image, scan.image)
         together = scan.volume.grid.same_as(scans[anchor].volume.grid)
         check_alignment(found, scan.path, scans[anchor].path)
-        if together and found.after > found.before - LEAST_GAIN * abs(found.before):
+        least = LEAST_GAIN * abs(found.before) if together else 0.0
+        if found.after >= found.before - least:
+            # The headers were as good, or better.
             kept.add(modality)
         transforms[modality] = identity if modality in kept else found.transform
     pairs = {m: to_working(scan.image, transforms[m], grid) for m, scan in scans.items()}

@@ -9,7 +9,7 @@ import pytest
 from app.core.errors import CaseError
 from app.inference.clinic import alignment
 from app.inference.clinic.alignment import align, check_alignment
-from app.inference.clinic.scans import read_sequence, scan_of
+from app.inference.clinic.scans import choose_anchor, read_sequence, scan_of
 from tests.inference.clinic.helpers import STILL, write_heads
 
 PATHS = (Path("t2w.nii.gz"), Path("t1n.nii.gz"))
@@ -35,6 +35,16 @@ def test_a_good_alignment_passes():
 def test_what_cannot_be_trusted_is_refused(changes, message):
     with pytest.raises(CaseError, match=message):
         check_alignment(replace(STILL, **changes), *PATHS)
+
+
+def test_headers_that_were_better_are_kept_on_any_grid(tmp_path, monkeypatch):
+    files = write_heads(tmp_path / "h")
+    scans = {m: scan_of_file(files[m]) for m in ("t1n", "t1c")}
+    assert scans["t1n"].image.GetSize() != scans["t1c"].image.GetSize()
+    (moving,) = {"t1n", "t1c"} - {choose_anchor(scans)}
+    for after, kept in ((-0.79, {moving}), (-0.801, set())):
+        monkeypatch.setattr(alignment, "register", lambda fixed, other, after=after: replace(STILL, after=after))
+        assert align(scans).kept == kept
 
 
 @pytest.mark.parametrize("after,kept", [(-0.801, True), (-0.85, False)])

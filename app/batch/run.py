@@ -91,10 +91,14 @@ def _check_folders(config: RunConfig) -> None:
             log.warning("%s lies in the container itself and goes with it; mount a folder there.", folder)
 
 
-def _folders_beside(config: RunConfig) -> list[Path]:
-    """List the folders that get images beside the output's."""
-    synthesis = config.synthesis_dir if isinstance(config, SegmentConfig) else None
-    return [folder for folder in (config.confidence_dir, synthesis) if folder is not None]
+def _folders_beside(config: RunConfig) -> dict[Path, str]:
+    """List the folders that get images beside the output's, and what for."""
+    folders: dict[Path, str] = {}
+    if config.confidence_dir is not None:
+        folders[config.confidence_dir] = "confidence"
+    if isinstance(config, SegmentConfig) and config.synthesis_dir is not None:
+        folders[config.synthesis_dir] = "made sequences"
+    return folders
 
 
 def _check_places(config: RunConfig) -> None:
@@ -103,10 +107,10 @@ def _check_places(config: RunConfig) -> None:
         raise UsageError(f"the output {config.output_dir} is the input folder; give another one.")
     if config.report_dir is not None and _lies_in(config.report_dir, output):
         raise UsageError(f"the report folder {config.report_dir} lies in the output, which holds images only.")
-    for folder in _folders_beside(config):
+    for folder, what in _folders_beside(config).items():
         # What was made must not be taken for a scan by the next run.
         if folder.resolve() == source:
-            raise UsageError(f"the folder {folder} is the input; give another one.")
+            raise UsageError(f"the folder {folder} for {what} is the input; give another one.")
     if config.confidence_dir is not None and _lies_in(config.confidence_dir, output):
         raise UsageError(
             f"the folder {config.confidence_dir} for confidence lies in the output, which holds images only."

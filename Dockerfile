@@ -7,7 +7,7 @@ ARG VARIANT=gpu
 # Where the processor-only torch comes from; empty where pip is already set up to find one.
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 # Two networks that find the brain in heads with skull (17 MB), without what their package needs; empty leaves them out.
-ARG BRAIN_EXTRACTION=deepbet==1.0.2
+ARG DEEPBET=1.0.2
 ARG VERSION=0.1.0
 
 LABEL org.opencontainers.image.title="tetrad" \
@@ -40,7 +40,7 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
         && rm /tmp/torch.txt; \
     fi \
     && pip install --no-cache-dir -r requirements.txt \
-    && if [ -n "$BRAIN_EXTRACTION" ]; then pip install --no-cache-dir --no-deps "$BRAIN_EXTRACTION"; fi
+    && if [ -n "$DEEPBET" ]; then pip install --no-cache-dir --no-deps "deepbet==$DEEPBET"; fi
 
 COPY LICENSE entrypoint.sh ./
 COPY weights ./weights

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Where a processor-only torch comes from when there is no NVIDIA GPU (empty: from pip's own settings).
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Its two networks find the brain in heads with skull; what it needs beside them is not used.
-BRAIN_EXTRACTION := deepbet==1.0.2
+DEEPBET := 1.0.2
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
 .PHONY: demo wheel test train-smoke check options image image-cpu bench clean
@@ -102,5 +102,5 @@ EXTRAS = import tomllib; \
 $(VENV)/dev.stamp: $(VENV)/run.stamp pyproject.toml
 	@$(BIN)/python -c '$(EXTRAS)' >$(VENV)/requirements-dev.txt
 	$(BIN)/pip install -q -r $(VENV)/requirements.txt -r $(VENV)/requirements-dev.txt
-	$(BIN)/pip install -q --no-deps $(BRAIN_EXTRACTION)
+	$(BIN)/pip install -q --no-deps deepbet==$(DEEPBET)
 	@touch $@

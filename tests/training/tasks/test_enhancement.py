@@ -70,9 +70,9 @@ class TestTask:
         task = EnhancementTask(recipe, torch.device("cpu"))
         source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)
         optimizer = torch.optim.AdamW(task.enhancer.parameters(), lr=2e-3)
-        losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(20)]
-        assert losses[-1]["entropy"] < 0.6 * losses[0]["entropy"]
-        assert losses[-1]["enhancing"] < 0.8 * losses[0]["enhancing"]
+        losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(10)]
+        assert losses[-1]["entropy"] < 0.8 * losses[0]["entropy"]
+        assert losses[-1]["enhancing"] < 0.95 * losses[0]["enhancing"]
 
     def test_it_never_learns_from_the_t1c(self, subjects, monkeypatch):
         recipe, seen = small("data.single_missing=0.5"), []

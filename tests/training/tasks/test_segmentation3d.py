@@ -37,9 +37,9 @@ class TestTask:
         task = Segmentation3dTask(recipe, torch.device("cpu"))
         source = PatchSource(PatchSampler(subjects, recipe.data, -1.0), 1)
         optimizer = torch.optim.AdamW(task.segmenter.parameters(), lr=4e-3)
-        losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(25)]
-        assert losses[-1]["dice"] < 0.8 * losses[0]["dice"]
-        assert losses[-1]["entropy"] < 0.5 * losses[0]["entropy"]
+        losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(12)]
+        assert losses[-1]["dice"] < 0.9 * losses[0]["dice"]
+        assert losses[-1]["entropy"] < 0.7 * losses[0]["entropy"]
 
     @pytest.mark.parametrize("precision", ["auto", "bf16"])
     def test_gradients_of_small_patches_are_those_of_float32(self, subjects, precision):

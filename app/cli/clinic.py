@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 _ABOUT = (
     "Completes one exam as scanned: sequences on any grids, with skull, of a patient who moved. They are aligned, the "
     "brain is found, and the result comes back in the grid of one of them. OUT gets <ID>-<sequence>.nii.gz, a record "
@@ -48,6 +50,9 @@ def add_clinic(commands: Any) -> None:
     for modality in MODALITIES:
         what = f"the {modality}: a file; of DICOM the number or UID of a series"
         p.add_argument(f"--{modality}", metavar="FILE|SERIES", help=what)
+    p.add_argument(
+        "--id", metavar="ID", help="begins the results' names; default: the exam's or its folder's name"
+    )
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
     p.add_argument("--dicom", action="store_true", help="write a derived DICOM series as well; of a DICOM study alone")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")
@@ -69,6 +74,10 @@ def _clinic(options: argparse.Namespace) -> int:
 
     series = find_series(options.study)
     study = _dicom_study(series, options) if series else _nifti_study(options)
+    if options.id is not None:
+        if not _ID.fullmatch(options.id):
+            raise UsageError(f"--id {options.id!r} can be no file's name; use letters, digits, '.', '_' and '-'.")
+        study = replace(study, name=options.id)
     if options.check:
         return _check(study, options)
     return _complete(study, options)

@@ -48,6 +48,15 @@ def test_a_file_may_be_named(study, capsys):
     assert main(["clinic", str(head), "--check", "--t1n", str(head / "scan7.nii"), "--make", "t2f"]) == 0
 
 
+def test_results_may_be_named(study, weights_dir, capsys):
+    arguments = ["clinic", str(study / "head"), str(study / "out"), "--mask", str(study / "mask.nii"),
+                 "--weights", str(weights_dir), "--model", "regression", "--id"]  # fmt: skip
+    assert main([*arguments, "P7"]) == 0
+    assert names_in(study / "out") == ["P7-t2f.json", "P7-t2f.nii.gz", "P7-t2f.png"]
+    assert main([*arguments, "../P7"]) == 2
+    assert "can be no file's name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments,code,message", [
     (["OUT"], 2, "give the folder of the result"),
     (["SAME"], 2, "is the study"),

@@ -50,9 +50,7 @@ def add_clinic(commands: Any) -> None:
     for modality in MODALITIES:
         what = f"the {modality}: a file; of DICOM the number or UID of a series"
         p.add_argument(f"--{modality}", metavar="FILE|SERIES", help=what)
-    p.add_argument(
-        "--id", metavar="ID", help="begins the results' names; default: the exam's or its folder's name"
-    )
+    p.add_argument("--id", metavar="ID", help="begins the results' names; default: the exam's or its folder's name")
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
     p.add_argument("--dicom", action="store_true", help="write a derived DICOM series as well; of a DICOM study alone")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from app import __version__
 from app.cli.argument_types import EXIT_CODES, path
 from app.cli.options import add_options, given
 from app.core.atomic_io import save_bytes
@@ -253,6 +254,7 @@ def _write_series(study: _Study, done: CompletedExam, record: Mapping[str, Any],
         values=np.asarray(done.image.dataobj, dtype=np.float32),
         affine=np.asarray(done.image.affine, dtype=np.float64),
         model=f"{record['model']} {record['model_sha256'][:8]}",
+        version=__version__,
         moment=datetime.fromisoformat(record["made"]),
     )
     files = derived_series(made, reference, [study.series[m] for m in done.aligned])

@@ -21,7 +21,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from app import __version__
 from app.core.constants import Modality
 from app.core.types import Affine
 from app.dicom.geometry import stack
@@ -57,6 +56,7 @@ class Made:
         values: axes column, row, slice, as the reference was read; 0 outside the brain, not negative.
         affine: of the reference, from column, row and slice to NIfTI's millimetres.
         model: its name and fingerprint.
+        version: of Tetrad.
         moment: when it was made; the same moment gives the same files.
     """
 
@@ -64,6 +64,7 @@ class Made:
     values: NDArray[np.float32]
     affine: Affine
     model: str
+    version: str
     moment: datetime
 
 
@@ -117,7 +118,7 @@ def _common(made: Made, reference: Any, series_uid: str) -> Dataset:
     slice_.SeriesNumber = _FIRST_NUMBER + list(_NAMES).index(made.target)
     # The word first: lists cut the end.
     slice_.SeriesDescription = f"SYNTHETIC {_NAMES[made.target]} (not for diagnosis)"
-    slice_.ImageComments = f"SYNTHETIC, not for diagnosis: made by Tetrad {__version__}, {made.model}"[:10000]
+    slice_.ImageComments = f"SYNTHETIC, not for diagnosis: made by Tetrad {made.version}, {made.model}"[:10000]
     slice_.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     slice_.add_new(0x0008001C, "CS", "YES")
     date, time = made.moment.strftime("%Y%m%d"), made.moment.strftime("%H%M%S")
@@ -126,10 +127,10 @@ def _common(made: Made, reference: Any, series_uid: str) -> Dataset:
     for name in ("InstanceCreationTime", "SeriesTime", "ContentTime"):
         setattr(slice_, name, time)
     slice_.Manufacturer, slice_.ManufacturerModelName = "Tetrad", "Tetrad"
-    slice_.SoftwareVersions = __version__
+    slice_.SoftwareVersions = made.version
     slice_.DerivationDescription = f"Synthesised from other sequences of the exam by {made.model}; no scan."[:1024]
     slice_.DerivationCodeSequence = DicomSequence([_code("113085", "Spatial resampling")])
-    slice_.ContributingEquipmentSequence = DicomSequence(_equipment(reference))
+    slice_.ContributingEquipmentSequence = DicomSequence(_equipment(reference, made.version))
     # Mandatory, and a lie otherwise: research mode. Nothing of the scanner's timing holds.
     slice_.ScanningSequence, slice_.SequenceVariant, slice_.MRAcquisitionType = "RM", "NONE", "2D"
     slice_.BurnedInAnnotation = "NO"
@@ -138,7 +139,7 @@ def _common(made: Made, reference: Any, series_uid: str) -> Dataset:
     return slice_
 
 
-def _equipment(reference: Any) -> list[Dataset]:
+def _equipment(reference: Any, version: str) -> list[Dataset]:
     """Name the scanner and Tetrad."""
     scanner, own = Dataset(), Dataset()
     scanner.PurposeOfReferenceCodeSequence = DicomSequence([_code("109101", "Acquisition Equipment")])
@@ -148,7 +149,7 @@ def _equipment(reference: Any) -> list[Dataset]:
     if "Manufacturer" not in scanner:
         scanner.Manufacturer = "unknown"
     own.PurposeOfReferenceCodeSequence = DicomSequence([_code("109100", "Synthesizing Equipment")])
-    own.Manufacturer, own.ManufacturerModelName, own.SoftwareVersions = "Tetrad", "Tetrad", __version__
+    own.Manufacturer, own.ManufacturerModelName, own.SoftwareVersions = "Tetrad", "Tetrad", version
     return [scanner, own]
 
 
@@ -281,7 +282,7 @@ def _whole(series: Series, instances: Sequence[_Instance]) -> Dataset:
 def _uid(made: Made, reference: Series, what: str) -> str:
     """Derive a UID from the exam, the model and the moment: one UID means one content."""
     text = " ".join(
-        [reference.uid, made.target, made.model, __version__, made.moment.isoformat(), what,
+        [reference.uid, made.target, made.model, made.version, made.moment.isoformat(), what,
          hashlib.sha256(made.values.tobytes()).hexdigest()]
     )  # fmt: skip
     digest = hashlib.sha256(text.encode()).digest()

@@ -28,7 +28,7 @@ def study(tmp_path):
 
 def _made(volume, **changes):
     values = {"target": "t1c", "values": volume.data, "affine": volume.grid.affine, "model": "unet 12345678",
-              "moment": MOMENT}  # fmt: skip
+              "version": "0.2", "moment": MOMENT}  # fmt: skip
     return Made(**values | changes)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from app.data.nifti_reader import Volume
     from app.dicom.series import Series
     from app.inference.clinic.pipeline import CompletedExam
-    from app.registry.identity import Identity
+    from app.inference.models import Model
 
 log = logging.getLogger(__name__)
 
@@ -123,20 +123,86 @@ def _complete(study: _Study, options: argparse.Namespace) -> int:
     if options.dicom and not study.series:
         raise UsageError(f"{options.study} holds no DICOM, so no series can be derived from it; leave out --dicom.")
     target = choose_target(study.readers, options.make)
-    image = options.out / f"{study.name}-{target}.nii.gz"
-    if image.exists() and not options.overwrite:
-        log.info("%s is there already, kept (--overwrite makes it again).", image)
-        return ExitCode.OK
     synthesizer = Synthesizer.from_options(
         ModelOptions(**given(options, ModelOptions)), RuntimeOptions(**given(options, RuntimeOptions))
     )
     sequences = {m: read() for m, read in study.readers.items() if m != target}
+    request = _request_of(sequences, synthesizer.model.model_for(target), options)
+    places = _Places(options.out, f"{study.name}-{target}")
+    if not options.overwrite and _is_there(places, request, options.dicom):
+        log.info("%s is there already, kept (--overwrite makes it again).", places.image)
+        return ExitCode.OK
     done = complete_exam(sequences, synthesizer.model, target=target, reference=options.reference, mask=options.mask)
     for warning in (*study.warnings, *done.warnings):
         log.warning("%s", warning)
-    _write(study, done, synthesizer.model.identity, options)
+    _write(study, done, request, places, options.dicom)
     log.info("%s: %s made from %s on the grid of %s.", study.name, target, ", ".join(done.aligned), done.reference)
     return ExitCode.OK
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Name the files of a result.
+
+    Attributes:
+        stem: begins their names.
+    """
+
+    folder: Path
+    stem: str
+
+    @property
+    def image(self) -> Path:
+        return self.folder / f"{self.stem}.nii.gz"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.stem}.json"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / f"{self.stem}.png"
+
+    @property
+    def series(self) -> Path:
+        return self.folder / f"{self.stem}-dicom"
+
+
+def _request_of(sequences: Mapping[Modality, Volume], model: Model, options: argparse.Namespace) -> dict[str, Any]:
+    """Tell all that a result depends on, so that a later run knows whether it is the same."""
+    from app.data.nifti_reader import file_sha256
+
+    return {
+        "inputs": {m: volume.sha256 for m, volume in sequences.items()},
+        "reference": options.reference,
+        "mask": None if options.mask is None else file_sha256(options.mask),
+        "model": model.identity.refined_by(None if model.refiner is None else model.refiner.identity),
+    }
+
+
+def _is_there(places: _Places, request: Mapping[str, Any], dicom: bool) -> bool:
+    """Tell whether the result of just this request is there.
+
+    Raises:
+        UsageError: another one has its name: perhaps another patient's.
+    """
+    if not places.image.exists():
+        return False
+    if _record_at(places.record).get("request") != request:
+        raise UsageError(
+            f"{places.image} was made from other inputs or in another way; --overwrite makes it again, --id or another "
+            "folder keeps both."
+        )
+    return not dicom or places.series.is_dir()
+
+
+def _record_at(path: Path) -> dict[str, Any]:
+    """Read an earlier record; empty where there is none."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _asked(options: argparse.Namespace) -> dict[Modality, str]:
@@ -144,9 +210,14 @@ def _asked(options: argparse.Namespace) -> dict[Modality, str]:
 
 
 def _dicom_study(series: Sequence[Series], options: argparse.Namespace) -> _Study:
-    """Choose the series of a folder of DICOM; errors as `app.dicom.selection.choose`."""
+    """Choose the series of a folder of DICOM, and check their slices.
+
+    Raises:
+        UsageError, CaseError: as `app.dicom.selection.choose`.
+        VolumeError: the slices of one are no volume.
+    """
     from app.dicom.selection import choose
-    from app.dicom.series import read_series
+    from app.dicom.series import geometry_of, read_series
 
     lines = tuple(f"{s.name.sequence or '-':4} {s.title}: {s.name.why}" for s in series)
     if options.check:
@@ -154,6 +225,8 @@ def _dicom_study(series: Sequence[Series], options: argparse.Namespace) -> _Stud
             print(line)  # noqa: T201
         lines = ()
     selection = choose(series, _asked(options))
+    for one in selection.series.values():
+        geometry_of(one)
     chosen = tuple(f"{m} is {s.title}" for m, s in selection.series.items())
     readers = {m: partial(read_series, s) for m, s in selection.series.items()}
     name = options.study.resolve().name
@@ -170,8 +243,8 @@ def _nifti_study(options: argparse.Namespace) -> _Study:
     """
     from app.data.discovery import scan
     from app.data.nifti_reader import read_grid
-    from app.inference.clinic.limits import LEAST_SLICES
-    from app.inference.clinic.scans import check_orientation, read_sequence
+    from app.dicom.geometry import LEAST_SLICES
+    from app.inference.clinic.scans import check_header, read_sequence
 
     asked = {m: Path(text) for m, text in _asked(options).items()}
     naming = NamingOptions(**given(options, NamingOptions))
@@ -186,11 +259,13 @@ def _nifti_study(options: argparse.Namespace) -> _Study:
         why = f" {exams.notes[0]}" if exams.notes else ""
         raise UsageError(f"{options.study} holds no sequence that is understood; name files by --t1n and so on.{why}")
     if found is not None:
+        if found.problem is not None:
+            raise CaseError(found.problem)
         _check_names(found, asked, len(files))
     lines = []
     for modality, file in files.items():
         grid = read_grid(file, LEAST_SLICES)
-        check_orientation(grid)
+        check_header(grid)
         lines.append(f"{modality}  {file}  {grid.describe()}")
     name = found.subject if found else options.study.resolve().name
     return _Study(name, tuple(lines), {m: partial(read_sequence, f) for m, f in files.items()})
@@ -211,35 +286,23 @@ def _check_names(case: Case, asked: Mapping[Modality, Path], count: int) -> None
         raise CaseError(unclear[0])
 
 
-def _write(study: _Study, done: CompletedExam, model: Identity, options: argparse.Namespace) -> None:
+def _write(study: _Study, done: CompletedExam, request: Mapping[str, Any], places: _Places, dicom: bool) -> None:
     """Write series, picture, record and image; the image last, since the next run looks for it."""
     from app.data.nifti_writer import encode_image
     from app.report.figures import clinic_picture
 
-    out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    stem = f"{study.name}-{done.target}"
-    record_path = out / f"{stem}.json"
-    record = {**done.record, "model": model.name, "model_sha256": model.refined_by(None)}
-    record["warnings"] = [*study.warnings, *done.warnings]
-    record["made"] = _moment_of(record_path, record)
-    if options.dicom:
-        record["dicom"] = _write_series(study, done, record, out / f"{stem}-dicom")
-    title = f"{study.name}: {model.name}, on the grid of {done.reference}"
-    save_bytes(clinic_picture(done.aligned, done.brain, done.target, done.synthesis, title), out / f"{stem}.png")
-    save_bytes((json.dumps(record, indent=2) + "\n").encode(), record_path)
-    save_bytes(encode_image(done.image), out / f"{stem}.nii.gz")
-
-
-def _moment_of(path: Path, record: Mapping[str, Any]) -> str:
-    """Give the time of making: that of an earlier record of the same inputs and model, so that UIDs stay."""
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    try:
-        before = json.loads(path.read_bytes())
-        same = all(before[key] == record[key] for key in ("model_sha256", "reference", "brain", "sequences"))
-        return str(before["made"]) if same else now
-    except (OSError, ValueError, KeyError, TypeError):
-        return now
+    places.folder.mkdir(parents=True, exist_ok=True)
+    record = {**done.record, "request": request, "warnings": [*study.warnings, *done.warnings]}
+    before = _record_at(places.record)
+    # The same request has the moment of its first result, so that UIDs stay.
+    same = before.get("request") == request and "made" in before
+    record["made"] = before["made"] if same else datetime.now().astimezone().isoformat(timespec="seconds")
+    if dicom:
+        record["dicom"] = _write_series(study, done, record, places.series)
+    title = f"{study.name}: {record['model']}, on the grid of {done.reference}"
+    save_bytes(clinic_picture(done.aligned, done.brain, done.target, done.synthesis, title), places.picture)
+    save_bytes((json.dumps(record, indent=2) + "\n").encode(), places.record)
+    save_bytes(encode_image(done.image), places.image)
 
 
 def _write_series(study: _Study, done: CompletedExam, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:

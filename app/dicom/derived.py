@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,8 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from app.core.constants import Modality
 from app.core.types import Affine
-from app.dicom.geometry import stack
-from app.dicom.series import Series
+from app.dicom.series import Series, geometry_of
 
 #: What a slice takes from the reference's: the patient, the study, and how the patient lay.
 COPIED: Final = (
@@ -79,22 +79,20 @@ def derived_series(made: Made, reference: Series, sources: Sequence[Series]) -> 
         A file per slice, from one end to the other. The same exam, model and moment give the same bytes.
     """
     headers = {file: pydicom.dcmread(file, stop_before_pixels=True) for series in sources for file in series.files}
-    places = {s.uid: _slices_of(s, headers) for s in sources}
-    own = _own_slices(reference, made.values.shape[2])
     series_uid = _uid(made, reference, "series")
     pixels, slope = _stored(made.values)
     window = _window(made.values, slope)
     files: list[bytes] = []
-    for index, instance in enumerate(own):
-        if instance is None:
+    for index, own in enumerate(geometry_of(reference).order):
+        if own < 0:
             continue
-        slice_ = _common(made, headers[reference.files[instance]], series_uid)
+        slice_ = _common(made, headers[reference.file_of(own)], series_uid)
         slice_.SOPInstanceUID = _uid(made, reference, f"slice {index}")
         slice_.InstanceNumber = len(files) + 1
         _place(slice_, made, index, slope, window)
         here = _middle_of(made, index)
-        slice_.SourceImageSequence = DicomSequence([_source(_nearest(places[s.uid], here)) for s in sources])
-        slice_.ReferencedSeriesSequence = DicomSequence([_whole(s, places[s.uid]) for s in sources])
+        slice_.SourceImageSequence = DicomSequence([_source(s, headers, here) for s in sources])
+        slice_.ReferencedSeriesSequence = DicomSequence([_whole(s, headers) for s in sources])
         slice_.PixelData = np.ascontiguousarray(pixels[:, :, index].T).tobytes()
         files.append(_encoded(slice_))
     return files
@@ -213,66 +211,34 @@ def _middle_of(made: Made, index: int) -> NDArray[np.float64]:
 # ------------------------------------------------------------ sources
 
 
-@dataclass(frozen=True)
-class _Instance:
-    """Name one slice of a source, and its plane."""
+def _source(series: Series, headers: Mapping[Path, Any], point: NDArray[np.float64]) -> Dataset:
+    """Name the slice of a series whose plane is nearest to a point."""
 
-    sop_class: str
-    uid: str
-    frame: int | None
-    position: NDArray[np.float64] | None
-    normal: NDArray[np.float64] | None
+    def distance(index: int) -> float:
+        plane = series.slices[index]
+        normal = np.cross(plane.orientation[:3], plane.orientation[3:])
+        return abs(float((point - np.array(plane.position)) @ normal))
 
-
-def _slices_of(series: Series, headers: Mapping[Any, Any]) -> list[_Instance]:
-    instances = []
-    for number, file in enumerate(series.files):
-        header = headers[file]
-        position = normal = None
-        if series.slices:
-            orientation = series.slices[number].orientation
-            position = np.array(series.slices[number].position)
-            normal = np.cross(orientation[:3], orientation[3:])
-        instances.append(_Instance(str(header.SOPClassUID), str(header.SOPInstanceUID), None, position, normal))
-    return instances
-
-
-def _own_slices(reference: Series, count: int) -> list[int | None]:
-    """Give the file of each slice of the reference as it was read; None where it was interpolated."""
-    if not reference.slices:
-        return [0] * count
-    return [None if index < 0 else index for index in stack(reference.slices).order]
-
-
-def _nearest(instances: Sequence[_Instance], point: NDArray[np.float64]) -> _Instance:
-    """Find the slice whose plane is nearest to a point."""
-
-    def distance(instance: _Instance) -> float:
-        if instance.position is None or instance.normal is None:
-            return 0.0
-        return abs(float((point - instance.position) @ instance.normal))
-
-    return min(instances, key=distance)
-
-
-def _source(instance: _Instance) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = instance.sop_class, instance.uid
+    nearest = min(range(len(series.slices)), key=distance)
+    item = _reference(headers[series.file_of(nearest)])
+    if series.has_frames:
+        item.ReferencedFrameNumber = nearest + 1
     item.PurposeOfReferenceCodeSequence = DicomSequence(
         [_code("121322", "Source image for image processing operation")]
     )
     return item
 
 
-def _whole(series: Series, instances: Sequence[_Instance]) -> Dataset:
+def _reference(header: Any) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    return item
+
+
+def _whole(series: Series, headers: Mapping[Path, Any]) -> Dataset:
     item = Dataset()
     item.SeriesInstanceUID = series.uid
-    references = []
-    for instance in instances:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = instance.sop_class, instance.uid
-        references.append(reference)
-    item.ReferencedInstanceSequence = DicomSequence(references)
+    item.ReferencedInstanceSequence = DicomSequence([_reference(headers[file]) for file in series.files])
     return item
 
 

@@ -57,12 +57,12 @@ class Stack:
 
     Attributes:
         order: indices of the slices, from one end to the other; -1 where one lacks and is interpolated.
-        dropped: indices of slices that lie where another does.
+        copies: per slice that lies where another does, the one that is used.
         affine: from column, row and slice to NIfTI's millimetres.
     """
 
     order: tuple[int, ...]
-    dropped: tuple[int, ...]
+    copies: dict[int, int]
     affine: Affine
 
     @property
@@ -89,25 +89,28 @@ def stack(slices: Sequence[SliceHeader]) -> Stack:
     positions = np.array([s.position for s in slices], dtype=np.float64)
     heights = positions @ normal
     order = [int(i) for i in np.argsort(heights, kind="stable")]
-    kept, dropped = _without_repeats(order, heights)
+    kept, copies = _without_repeats(order, heights)
     spacing = _spacing_of(heights[kept])
     _check_straight(positions[kept], heights[kept], normal, spacing)
     filled = _with_gaps(kept, heights, spacing)
     affine = _affine(first, positions[kept[0]], normal, spacing)
-    return Stack(tuple(filled), tuple(dropped), affine)
+    return Stack(tuple(filled), copies, affine)
 
 
-def _without_repeats(order: list[int], heights: NDArray[np.float64]) -> tuple[list[int], list[int]]:
+def _without_repeats(order: list[int], heights: NDArray[np.float64]) -> tuple[list[int], dict[int, int]]:
     kept: list[int] = [order[0]]
-    dropped: list[int] = []
+    copies: dict[int, int] = {}
     for index in order[1:]:
-        (kept if heights[index] - heights[kept[-1]] > _SAME_PLACE else dropped).append(index)
-    if len(dropped) >= len(kept) / 2:
+        if heights[index] - heights[kept[-1]] > _SAME_PLACE:
+            kept.append(index)
+        else:
+            copies[index] = kept[-1]
+    if len(copies) >= len(kept) / 2:
         # Echoes, phases or repetitions: every place has several.
         raise GeometryError("holds more than one stack (echoes, phases or repetitions); export each by itself")
     if len(kept) < LEAST_SLICES:
         raise GeometryError("has its slices at fewer than three places")
-    return kept, dropped
+    return kept, copies
 
 
 def _spacing_of(heights: NDArray[np.float64]) -> float:

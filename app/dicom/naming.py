@@ -17,8 +17,8 @@ _DERIVED: Final = {
     "CSA REPORT", "SCREEN SAVE", "MPR",
 }  # fmt: skip
 _NO_SEQUENCE: Final = re.compile(
-    r"(?<![a-z])(roi|adc|dwi|dti|trace|perf|pwi|dsc|dce|swi|phase|local|loc|scout|survey|sub|mip|mra|tof|fmri|bold|asl"
-    r"|spectro|csi|fieldmap|calib)",
+    r"(?<![a-z])(rois?|adc|dwi|dti|tracew?|perf|perfusion|pwi|dsc|dce|swi|phase|loc|locali[sz]er|scout|survey|sub"
+    r"|subtraction|mip|mra|tof|fmri|bold|asl|spectro|spectroscopy|csi|field.?map|calibration)(?![a-z])",
 )
 _WORDS: Final[dict[Weighting, re.Pattern[str]]] = {
     "t2f": re.compile(r"flair|dark.?fluid|tirm"),

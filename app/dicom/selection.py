@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError
+from app.dicom.naming import weighting_by_physics
 from app.dicom.series import Series
 
 
@@ -71,7 +72,18 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
     native = chosen.get("t1n")
     if native is not None and "t1c" not in chosen and "t1n" not in asked:
         warnings.append(f"{native.title} is taken for T1n, since no contrast is named; if it was given, say --t1c.")
+    # It may be the very sequence that seems to lack.
+    warnings += [
+        f"{s.title} is passed over, since {s.name.why}; if it is the sequence that lacks, name it."
+        for s in rest
+        if s.problem is None and weighting_by_physics(s.header) in _lacking(chosen)
+    ]
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
+
+
+def _lacking(chosen: Mapping[Modality, Series]) -> set[str]:
+    """List the weightings of the sequences that lack."""
+    return {"t1" if m in {"t1n", "t1c"} else m for m in MODALITIES if m not in chosen}
 
 
 def _named(series: Sequence[Series], modality: Modality, text: str) -> Series:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Series:
         number: SeriesNumber.
         files: one per slice, or one of many frames.
         header: what it says of itself.
+        slices: the place of each file's slice, or of each frame.
         problem: why it is no volume of an MR sequence; None where it may be one.
     """
 
@@ -50,7 +51,6 @@ class Series:
     header: SeriesHeader
     slices: tuple[SliceHeader, ...] = ()
     problem: str | None = None
-    frame_of_reference: str | None = None
 
     @property
     def name(self) -> SeriesName:
@@ -58,6 +58,15 @@ class Series:
         if self.problem is not None:
             return SeriesName(None, self.problem)
         return name_series(self.header)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether one file holds all slices."""
+        return len(self.files) == 1
+
+    def file_of(self, index: int) -> Path:
+        """Give the file of a slice."""
+        return self.files[0 if self.has_frames else index]
 
     @property
     def title(self) -> str:
@@ -88,21 +97,33 @@ def find_series(folder: Path) -> list[Series]:
     return sorted(series, key=lambda s: (s.study, s.number, s.uid))
 
 
+def geometry_of(series: Series) -> Stack:
+    """Order a series' slices, from headers alone.
+
+    Raises:
+        VolumeError: they are no volume.
+    """
+    if series.problem is not None:
+        raise VolumeError(f"{series.title} {series.problem}.")
+    try:
+        return stack(series.slices)
+    except GeometryError as error:
+        raise VolumeError(f"{series.title} {error}.") from None
+
+
 def read_series(series: Series) -> Volume:
     """Read a series as a volume: float32, axes L, P, S, with its rescaling applied.
 
     Raises:
         VolumeError: its slices are no volume, or its pixels cannot be decoded.
     """
-    if series.problem is not None:
-        raise VolumeError(f"{series.title} {series.problem}.")
+    order = geometry_of(series)
     try:
-        array, affine, notes = _read_frames(series) if len(series.files) == 1 else _read_slices(series)
-    except GeometryError as error:
-        raise VolumeError(f"{series.title} {error}.") from None
+        array, notes = _read_planes(series, order)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:160]
         raise VolumeError(f"{series.title} cannot be decoded ({reason}); export it again.") from None
+    affine = order.affine
     x, y, z = array.shape
     header = nib.Nifti1Header()
     header.set_data_shape((x, y, z))
@@ -132,10 +153,10 @@ def _series_of(uid: str, headers: Sequence[Any], files: Sequence[Path]) -> Serie
     first = headers[0]
     problem = _problem_of(headers)
     slices: tuple[SliceHeader, ...] = ()
-    if problem is None and not _is_multi_frame(first):
+    if problem is None:
         try:
-            slices = tuple(_slice_of(header) for header in headers)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            slices = tuple(_frames_of(first) if _is_multi_frame(first) else (_slice_of(h, h, h, h) for h in headers))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             problem = "has slices whose place is not told"
     return Series(
         uid=uid,
@@ -146,7 +167,6 @@ def _series_of(uid: str, headers: Sequence[Any], files: Sequence[Path]) -> Serie
         header=_describe(first),
         slices=slices,
         problem=problem,
-        frame_of_reference=str(first.get("FrameOfReferenceUID", "")) or None,
     )
 
 
@@ -158,6 +178,7 @@ def _problem_of(headers: Sequence[Any]) -> str | None:
         f"is {first.get('Modality') or 'of no modality'}, not MR": str(first.get("Modality", "")) != "MR",
         "is in colour": int(first.get("SamplesPerPixel") or 1) != 1,
         "has no pixels": "Rows" not in first,
+        "is stored inverted (MONOCHROME1)": any(h.get("PhotometricInterpretation") == "MONOCHROME1" for h in headers),
         "was synthesised, and is no scan": any(str(h.get("SyntheticData", "")) == "YES" for h in headers),
         "has files of several patients or studies": len(owners) > 1,
         "has several files of many frames": _is_multi_frame(first) and len(headers) > 1,
@@ -169,11 +190,26 @@ def _is_multi_frame(header: Any) -> bool:
     return int(header.get("NumberOfFrames") or 1) > 1
 
 
-def _slice_of(header: Any) -> SliceHeader:
-    rows, columns = (float(v) for v in header.PixelSpacing)
+def _frames_of(header: Any) -> Iterator[SliceHeader]:
+    """Give the place of each frame, from the functional groups.
+
+    Raises:
+        AttributeError, IndexError, TypeError: a group lacks.
+    """
+    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        groups = [
+            (frame if name in frame else shared)[name][0]
+            for name in ("PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence")
+        ]
+        yield _slice_of(header, *groups)
+
+
+def _slice_of(header: Any, measures: Any, orientation: Any, position: Any) -> SliceHeader:
+    rows, columns = (float(v) for v in measures.PixelSpacing)
     return SliceHeader(
-        orientation=tuple(float(v) for v in header.ImageOrientationPatient),
-        position=tuple(float(v) for v in header.ImagePositionPatient),
+        orientation=tuple(float(v) for v in orientation.ImageOrientationPatient),
+        position=tuple(float(v) for v in position.ImagePositionPatient),
         spacing=(rows, columns),
         size=(int(header.Rows), int(header.Columns)),
     )
@@ -220,34 +256,31 @@ def _number(header: Any, name: str) -> float | None:
 # ------------------------------------------------------------ pixels
 
 
-def _read_slices(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
-    """Read a file per slice; axes column, row, slice."""
-    order = stack(series.slices)
-    notes = _check_copies(series, order)
-    planes: list[NDArray[np.float32] | None] = [
-        None if index < 0 else _pixels(series.files[index])[0] for index in order.order
-    ]
+def _read_planes(series: Series, order: Stack) -> tuple[NDArray[np.float32], list[str]]:
+    """Read the slices in their order; axes column, row, slice.
+
+    Raises:
+        VolumeError: two slices at one place differ.
+    """
+    # A file of many frames is decoded once.
+    frames = _pixels(series.files[0]) if series.has_frames else None
+
+    def plane(index: int) -> NDArray[np.float32]:
+        decoded: NDArray[np.float32] = frames[index] if frames is not None else _pixels(series.files[index])[0]
+        return decoded
+
+    notes = []
+    if order.copies:
+        if not all(np.array_equal(plane(copy), plane(kept)) for copy, kept in order.copies.items()):
+            raise VolumeError(
+                f"{series.title} has different slices at one place; export each stack as a series of its own."
+            )
+        notes.append(f"{series.title} has {len(order.copies)} slices twice; one of each is used.")
+    planes = [None if index < 0 else plane(index) for index in order.order]
     filled = [p if p is not None else _between(planes, i) for i, p in enumerate(planes)]
     if order.lacking:
         notes.append(f"{series.title} lacks {order.lacking} of {len(planes)} slices; they were interpolated.")
-    return np.stack([plane.T for plane in filled], axis=2), order.affine, notes
-
-
-def _check_copies(series: Series, order: Stack) -> list[str]:
-    """Note slices that are there twice.
-
-    Raises:
-        GeometryError: two slices at one place differ.
-    """
-    kept: Mapping[tuple[float, ...], int] = {
-        tuple(np.round(series.slices[i].position, 1)): i for i in order.order if i >= 0
-    }
-    for index in order.dropped:
-        other = kept.get(tuple(np.round(series.slices[index].position, 1)))
-        if other is None or not np.array_equal(_pixels(series.files[index]), _pixels(series.files[other])):
-            raise GeometryError("has different slices at one place; export each stack as a series of its own")
-    count = len(order.dropped)
-    return [f"{series.title} has {count} slices twice; one of each is used."] if count else []
+    return np.stack([p.T for p in filled], axis=2), notes
 
 
 def _between(planes: Sequence[NDArray[np.float32] | None], index: int) -> NDArray[np.float32]:
@@ -260,13 +293,3 @@ def _between(planes: Sequence[NDArray[np.float32] | None], index: int) -> NDArra
 def _pixels(path: Path) -> NDArray[np.float32]:
     """Decode a file: frame, row, column; its rescaling applied."""
     return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)), dtype=np.float32)
-
-
-def _read_frames(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str]]:
-    """Read a file of many frames; ITK takes their places from the functional groups."""
-    image = sitk.ReadImage(str(series.files[0]), sitk.sitkFloat32)
-    if image.GetDimension() != 3 or image.GetSize()[2] < 3:
-        raise GeometryError("has fewer than three slices (a localizer?)")
-    from app.preprocessing.standard_space import affine_of, to_numpy
-
-    return np.asarray(to_numpy(image), dtype=np.float32), affine_of(image), []

@@ -5,7 +5,6 @@ Each way has one interpolation. There is no atlas: nothing but rigid motion is u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -134,11 +133,10 @@ def mask_to_working(mask: sitk.Image, transform: sitk.Transform, grid: sitk.Imag
     return np.asarray(to_numpy(shares) > _COVERED)
 
 
-def coverage(brain: MaskArray, seen: Sequence[MaskArray]) -> float:
-    """Give the share of the brain that every sequence scanned."""
-    inside = np.logical_and.reduce(seen)
+def coverage(brain: MaskArray, seen: MaskArray) -> float:
+    """Give the share of the brain that was scanned."""
     total = int(np.count_nonzero(brain))
-    return int(np.count_nonzero(brain & inside)) / total if total else 0.0
+    return int(np.count_nonzero(brain & seen)) / total if total else 0.0
 
 
 def _resampled_back(data: VolumeArray, grid: sitk.Image, reference: sitk.Image, back: sitk.Transform) -> VolumeArray:

@@ -33,6 +33,29 @@ def test_a_study_in_a_result_record_and_picture_out(study, weights_dir, capsys):
     assert "kept" in capsys.readouterr().err
 
 
+def test_another_patients_result_of_the_same_name_is_neither_kept_nor_overwritten(study, weights_dir, capsys):
+    arguments = ["clinic", str(study / "head"), str(study / "out"), "--mask", str(study / "mask.nii"),
+                 "--weights", str(weights_dir), "--model", "regression"]  # fmt: skip
+    assert main(arguments) == 0
+    before = (study / "out" / "head-t2f.nii.gz").read_bytes()
+    path = study / "head" / "head-t1n.nii"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1), image.affine, image.header), path)
+    assert main(arguments) == 2
+    assert "was made from other inputs or in another way" in capsys.readouterr().err
+    assert (study / "out" / "head-t2f.nii.gz").read_bytes() == before
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_what_tetrad_made_is_no_scan(study, weights_dir, capsys):
+    arguments = ["--mask", str(study / "mask.nii"), "--weights", str(weights_dir), "--model", "regression"]
+    assert main(["clinic", str(study / "head"), str(study / "out"), *arguments]) == 0
+    made = study / "out" / "head-t2f.nii.gz"
+    code = main(["clinic", str(study / "head"), str(study / "again"), *arguments, "--t2f", str(made), "--make", "t1c"])
+    assert code == 1
+    assert "was made by Tetrad and is no scan" in capsys.readouterr().err
+
+
 def test_check_says_what_is_taken_for_what(study, capsys):
     assert main(["clinic", str(study / "head"), "--check"]) == 0
     text = capsys.readouterr().out
@@ -106,6 +129,13 @@ class TestDicom:
         assert "contrast by header" in text
         assert "t2w is series 3" in text
         assert "to make: t2f" in text
+
+    def test_slices_are_checked_before_anything_is_decoded(self, dicom, capsys):
+        for number, path in enumerate(sorted((dicom / "3").iterdir())):
+            if number % 4 == 1:
+                path.unlink()
+        assert main(["clinic", str(dicom), "--check"]) == 1
+        assert "series 3" in capsys.readouterr().err
 
     def test_nifti_has_no_series_to_derive_from(self, study, capsys):
         assert main(["clinic", str(study / "head"), str(study / "out"), "--dicom"]) == 2

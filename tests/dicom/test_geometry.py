@@ -69,7 +69,7 @@ def test_what_is_no_volume_is_refused(slices, message):
 
 def test_slices_that_are_there_twice_are_dropped():
     found = stack(_slices([0, 5, 10, 15, 20, 5]))
-    assert found.dropped == (5,)
+    assert found.copies == {5: 1}
     assert len(found.order) == 5
 
 

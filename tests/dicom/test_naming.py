@@ -56,6 +56,7 @@ def test_words(texts, weighting):
         (replace(SE_T1, description=("AX T1 POST GAD",)), "t1c"),
         (replace(SE_T1, description=("T1 +C",)), "t1c"),
         (replace(SE_T1, description=("T1 pre",)), "t1n"),
+        (replace(SE_T1, description=("T1 subject 3 location B",)), "t1n"),
         (TSE_T2, "t2w"),
         (replace(FLAIR, description=("T2 FLAIR",)), "t2f"),
     ],

@@ -24,6 +24,12 @@ def test_each_sequence_has_its_series():
     assert not found.warnings
 
 
+def test_what_is_passed_over_and_may_be_what_lacks_is_said():
+    found = choose([_series(1, T1), _series(3, T1C), _series(4, ROI)], {})
+    assert "series 4" in found.warnings[0]
+    assert "passed over, since its name says 'roi'" in found.warnings[0]
+
+
 def test_a_t1_without_word_of_contrast_is_said():
     assert "no contrast is named" in choose([_series(1, T1), _series(2, T2)], {}).warnings[0]
     assert not choose([_series(1, T1), _series(2, T2)], {"t1n": "1"}).warnings

@@ -98,8 +98,8 @@ def test_dark_brain_is_no_background_and_what_was_not_scanned_is():
     assert left[0, 0, 0] > 0
     assert (left > 0).ravel().tolist() == [True, True, True, False, False]
     assert not masked(volume, brain & ~seen, seen).any()
-    assert coverage(brain, [seen]) == pytest.approx(0.75)
-    assert coverage(~brain & brain, [seen]) == 0
+    assert coverage(brain, seen) == pytest.approx(0.75)
+    assert coverage(~brain & brain, seen) == 0
 
 
 def test_arrays_keep_their_axes():

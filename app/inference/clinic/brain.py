@@ -14,9 +14,10 @@ from app.core.constants import Modality
 from app.core.errors import CaseError
 from app.core.types import MaskArray
 from app.data.nifti_reader import load_volume
+from app.dicom.geometry import LEAST_SLICES
 from app.inference.clinic.alignment import AlignedExam
 from app.inference.clinic.brain_extraction import find_brain
-from app.inference.clinic.limits import BRAIN_ML, LEAST_COVERAGE, LEAST_DICE, LEAST_SLICES
+from app.inference.clinic.limits import BRAIN_ML, LEAST_COVERAGE, LEAST_DICE
 from app.inference.clinic.scans import Scan
 from app.preprocessing.standard_space import WORKING_SPACING, coverage, mask_to_working, to_itk
 
@@ -92,7 +93,7 @@ def check_brain(exam: AlignedExam, brain: MaskArray) -> None:
     if not low <= volume <= high:
         raise CaseError(f"the brain found has {volume:.0f} ml, {low:.0f} to {high:.0f} are possible; give --mask.")
     for modality, seen in exam.seen.items():
-        share = coverage(brain, [seen])
+        share = coverage(brain, seen)
         if share < LEAST_COVERAGE:
             raise CaseError(
                 f"{modality} shows {100 * share:.0f} % of the brain, {100 * LEAST_COVERAGE:.0f} % are asked for."

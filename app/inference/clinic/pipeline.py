@@ -82,9 +82,12 @@ def complete_exam(
     covered = synthesis > 0
     native = space.to_reference(synthesis, covered, exam.grid, scans[kept].image, exam.transforms[kept])
     grid = scans[kept].volume.grid
-    image = to_image(scale_to_type(native, grid), grid, describe(model.model_for(wanted), wanted, len(inputs)))
+    # A specialist may make it, and a refiner change it: the header and the record name both.
+    chosen = model.model_for(wanted)
+    fingerprint = chosen.identity.refined_by(None if chosen.refiner is None else chosen.refiner.identity)
+    image = to_image(scale_to_type(native, grid), grid, describe(chosen, wanted, len(inputs)))
     mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
-    record = _record(exam, scans, brain, how, wanted, kept)
+    record = {**_record(exam, scans, brain, how, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
     notes = tuple(note for scan in scans.values() for note in scan.volume.notes)
     return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes)
 
@@ -123,7 +126,7 @@ def _sequence_record(exam: AlignedExam, scan: Scan, modality: Modality, brain: M
         "file": str(scan.volume.grid.path),
         "sha256": scan.volume.sha256,
         "grid": scan.volume.grid.describe(),
-        "coverage": round(space.coverage(brain, [exam.seen[modality]]), 4),
+        "coverage": round(space.coverage(brain, exam.seen[modality]), 4),
     }
     if (found := exam.alignments.get(modality)) is not None:
         form["alignment"] = {

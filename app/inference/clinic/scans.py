@@ -13,7 +13,9 @@ import SimpleITK as sitk
 from app.core.constants import MODALITIES, REFERENCE_OF, Modality
 from app.core.errors import CaseError, VolumeError
 from app.data.nifti_reader import Grid, Volume, load_volume
-from app.inference.clinic.limits import LEAST_SLICES, STRIPPED
+from app.data.origin import made_by_tetrad
+from app.dicom.geometry import LEAST_SLICES
+from app.inference.clinic.limits import STRIPPED
 from app.preprocessing.standard_space import to_itk
 
 #: Order in which sequences are the anchor where their slices are alike.
@@ -85,7 +87,7 @@ def read_sequence(path: Path) -> Volume:
         VolumeError: it cannot be used, or its header does not tell right from left.
     """
     volume = load_volume(path, least_extent=LEAST_SLICES)
-    check_orientation(volume.grid)
+    check_header(volume.grid)
     return volume
 
 
@@ -102,12 +104,14 @@ def scan_of(volume: Volume) -> Scan:
         raise VolumeError(f"{path}: {error} (sheared slices); resample it to a grid of right angles first.") from None
 
 
-def check_orientation(grid: Grid) -> None:
-    """Refuse a header that does not tell where the patient's right is.
+def check_header(grid: Grid) -> None:
+    """Refuse what Tetrad made, and a header that does not tell where the patient's right is.
 
     Raises:
-        VolumeError: it has neither qform nor sform, or they contradict each other.
+        VolumeError: it is no scan, it has neither qform nor sform, or they contradict each other.
     """
+    if made_by_tetrad(grid):
+        raise VolumeError(f"{grid.path} was made by Tetrad and is no scan; leave it out.")
     header = grid.header
     sform, qform = (int(header[name]) > 0 for name in ("sform_code", "qform_code"))
     if not sform and not qform:

@@ -6,7 +6,7 @@ voxels, so that weights do not depend on the patch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,6 @@ from app.networks.tissnet.model import TissNetOutput
 
 #: Keeps the overlap of two empty segmentations defined: it is 1.
 _SMOOTH = 1.0
-
-
-@dataclass(frozen=True)
-class TissNetWeights:
-    """Hold the weights of section 4.1: alpha of both L1 terms, lambda of the others."""
-
-    l1_global: float = 50.0
-    l1_tumour: float = 200.0
-    perceptibility: float = 25.0
-    coarse: float = 1.0
-    segmentor: float = 25.0
 
 
 def overlap_loss(answer: Tensor, truth: Tensor) -> Tensor:
@@ -47,13 +36,16 @@ def discriminator_loss(made: Tensor, real: Tensor) -> Tensor:
     return (made**2).mean() + ((real - 1) ** 2).mean()
 
 
-def synthesis_loss(synthesis: Tensor, target: Tensor, judged: Tensor, alpha: float) -> Tensor:
-    """Compute alpha times L1 plus the adversarial loss (equation 1; of masked images equation 4).
+def l1_losses(synthesis: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Compute the L1 terms of equations 1 and 4, without their alpha: `l1_global` and `l1_tumour`.
 
     Args:
-        judged: what the discriminator says of `synthesis`.
+        mask: the tumour's box, as `tumour_mask` gives it.
     """
-    return alpha * F.l1_loss(synthesis, target) + fooling_loss(judged)
+    return {
+        "l1_global": F.l1_loss(synthesis, target),
+        "l1_tumour": F.l1_loss(mask * synthesis, mask * target),
+    }
 
 
 def tumour_mask(truth: Tensor) -> Tensor:
@@ -100,20 +92,11 @@ def segmentor_losses(output: TissNetOutput, truth: Tensor) -> dict[str, Tensor]:
     }
 
 
-def total_loss(losses: dict[str, Tensor], weights: TissNetWeights) -> Tensor:
-    """Compute equation 10 from its terms.
+def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Compute equation 10, with equations 1, 4 and 6 in it: the weighted sum of its terms.
 
     Args:
-        losses: `synthesis_global` and `synthesis_tumour` (equations 1 and 4), `perceptibility`, `coarse`, and those of
-            `segmentor_losses`; a term that lacks counts nothing.
+        losses: some of the terms.
+        weights: of each that may be among them.
     """
-    shares = {
-        "synthesis_global": 1.0,
-        "synthesis_tumour": 1.0,
-        "perceptibility": weights.perceptibility,
-        "coarse": weights.coarse,
-        "fine": weights.segmentor,
-        "error": weights.segmentor,
-        "consistency": weights.segmentor,
-    }
-    return torch.stack([shares[name] * loss for name, loss in losses.items()]).sum()
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

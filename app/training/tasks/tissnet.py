@@ -92,6 +92,12 @@ class TissNetLosses(LossRecipe):
     error: float = 25.0
     consistency: float = 25.0
 
+    @property
+    def by_term(self) -> dict[str, float]:
+        """The weight of each term: both adversarial ones have one, and S_p's own lesson counts as it is."""
+        both = {"adversarial_whole": self.adversarial, "adversarial_tumour": self.adversarial}
+        return {**self.model_dump(), **both, "perceptibility_dice": 1.0}
+
 
 class TissNetNetwork(Section):
     """Shape of the networks, and how long the perceptibility network learns first.
@@ -204,8 +210,7 @@ class TissNetTask(Task[TissNetRecipe]):
             share = len(part) / len(patches)
             batch = self._batch(part, shown, target)
             losses = self._perceptibility(batch) if first else self._losses(batch, made)
-            total = torch.stack([self._weight(name) * value for name, value in losses.items()]).sum()
-            (share * total).backward()  # type: ignore[no-untyped-call]
+            (share * L.total_loss(losses, self.recipe.losses.by_term)).backward()  # type: ignore[no-untyped-call]
             add_to(totals, losses, share)
         update("tissnet")
         if not first and target is not None and self.recipe.losses.adversarial > 0:
@@ -221,11 +226,6 @@ class TissNetTask(Task[TissNetRecipe]):
         count = len(data.targets) if first else cases
         number = int(np.random.default_rng([self.recipe.seed, step, 0]).integers(max(count, 1)))
         return data.targets[number] if number < len(data.targets) else None
-
-    def _weight(self, name: str) -> float:
-        weights = self.recipe.losses
-        names = {"adversarial_whole": "adversarial", "adversarial_tumour": "adversarial"}
-        return 1.0 if name == "perceptibility_dice" else float(getattr(weights, names.get(name, name)))
 
     def _batch(self, part: Patches, shown: Tensor, target: Modality | None) -> _Batch:
         """Bring patches to [-1, 1], and their labels to regions; withhold the target."""
@@ -268,8 +268,7 @@ class TissNetTask(Task[TissNetRecipe]):
             return losses
         made.append((batch, output.synthesis.detach()))
         mask = L.tumour_mask(batch.truth)
-        losses["l1_global"] = (output.synthesis - batch.target).abs().mean()
-        losses["l1_tumour"] = (mask * (output.synthesis - batch.target)).abs().mean()
+        losses |= L.l1_losses(output.synthesis, batch.target, mask)
         if weights.perceptibility > 0:
             with self.mixed_precision():
                 seen = self.network.perceptibility(output.synthesis, batch.case)

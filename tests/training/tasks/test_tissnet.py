@@ -131,6 +131,7 @@ def test_the_published_run():
     weights = recipe.losses
     assert (weights.l1_global, weights.l1_tumour, weights.perceptibility, weights.coarse) == (50, 200, 25, 1)
     assert weights.fine == weights.error == weights.consistency == 25
+    assert weights.by_term["adversarial_whole"] == weights.by_term["adversarial_tumour"] == 1
     assert (recipe.optimizer.decay, recipe.optimizer.constant_share) == ("linear", 100 / 250)
 
 

@@ -58,6 +58,17 @@ def new_head(channels: int, kind: Confidence, scale: float) -> ConfidenceHead | 
     return None if kind == "none" else ConfidenceHead(channels, kind, scale)
 
 
+def without_absent(images: Tensor, present: Tensor, background: float) -> Tensor:
+    """Set the slices of absent sequences to background.
+
+    Args:
+        images: normalized, B x 4 x H x W.
+        present: B x 4, 1 where that sequence is there.
+    """
+    there = present[:, :, None, None].to(images)
+    return images * there + background * (1 - there)
+
+
 class SliceNetwork(nn.Module):
     """Turn the last features of a generator into an image and an expected error.
 
@@ -66,6 +77,30 @@ class SliceNetwork(nn.Module):
     """
 
     confidence: ConfidenceHead | None
+
+    def forward(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Return the normalized target, B x 1 x H x W; arguments as `app.networks.hf_gan.HfGan.forward`."""
+        return self.image(self.features(images, present, target, view, intensity, members))
+
+    def features(
+        self,
+        images: Tensor,
+        present: Tensor,
+        target: Tensor,
+        view: Tensor | None = None,
+        intensity: Tensor | None = None,
+        members: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Return the input of `image` and `error`; arguments as `forward`."""
+        raise NotImplementedError
 
     def image(self, features: Tensor) -> Tensor:
         """Compute the normalized target, B x 1 x H x W, from the last features."""

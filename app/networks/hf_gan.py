@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from app.core.constants import MODALITIES
 from app.networks.architectures import Gate, HfGanConfig
 from app.networks.blocks import ChannelGate, Encoder, GroupedNorm, ResidualBlock, Upsample
-from app.networks.confidence import SliceNetwork, new_head
+from app.networks.confidence import SliceNetwork, new_head, without_absent
 from app.networks.infuser import Infuser
 
 
@@ -129,8 +129,7 @@ class HfGan(SliceNetwork):
         self, images: Tensor, present: Tensor, members: tuple[int, ...] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the fused bottleneck (B x C x H/16 x W/16), before any target, and the skips."""
-        there = present[:, :, None, None].to(images)
-        images = images * there + self.config.background * (1 - there)
+        images = without_absent(images, present, self.config.background)
         stages, features, run = self._run_encoders(images, members)
         early = self.early(images)
         # A list as index would be copied to the device at every call, which a CUDA graph cannot hold.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from app.core.constants import CLASSES, MODALITIES, TUMOUR_TYPES, VIEWS
 from app.networks.architectures import UNET_WIDTHS, UNetConfig
 from app.networks.blocks import NORM_GROUPS, group_norm
-from app.networks.confidence import SliceNetwork, new_head
+from app.networks.confidence import SliceNetwork, new_head, without_absent
 
 
 class _Norm(nn.GroupNorm):
@@ -112,18 +112,6 @@ class UNetGenerator(SliceNetwork):
         self.network = UNet(planes, 1, config.widths)
         self.confidence = new_head(config.widths[0], config.confidence, config.confidence_scale)
 
-    def forward(
-        self,
-        images: Tensor,
-        present: Tensor,
-        target: Tensor,
-        view: Tensor | None = None,
-        intensity: Tensor | None = None,
-        members: tuple[int, ...] | None = None,
-    ) -> Tensor:
-        """Return the normalized target, B x 1 x H x W; arguments as `HfGan.forward`, `members` unused."""
-        return self.image(self.features(images, present, target, view, intensity, members))
-
     def features(
         self,
         images: Tensor,
@@ -136,11 +124,10 @@ class UNetGenerator(SliceNetwork):
         """Return the input of `image` and `error`, B x widths[0] x H x W; arguments as `forward`."""
         if view is None:
             raise ValueError("this network was trained with a view code; say which view each slice is from")
-        there = present[:, :, None, None].to(images)
-        images = images * there + self.config.background * (1 - there)
+        images = without_absent(images, present, self.config.background)
         planes = [
             images,
-            there.expand_as(images),
+            present[:, :, None, None].to(images).expand_as(images),
             code_planes(target, len(MODALITIES), images),
             code_planes(view, len(VIEWS), images),
         ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from app.networks.architectures import Ds3NetConfig
-from app.networks.confidence import SliceNetwork
+from app.networks.confidence import SliceNetwork, without_absent
 from app.networks.ds3net.generator import Ds3NetGenerator
 
 
@@ -18,18 +18,6 @@ class Ds3NetSliceGenerator(SliceNetwork):
         self.config = config
         self.generator = Ds3NetGenerator(config)
         self.confidence = None
-
-    def forward(
-        self,
-        images: Tensor,
-        present: Tensor,
-        target: Tensor,
-        view: Tensor | None = None,
-        intensity: Tensor | None = None,
-        members: tuple[int, ...] | None = None,
-    ) -> Tensor:
-        """Return the target in [-1, 1], B x 1 x H x W; arguments as `features`."""
-        return self.image(self.features(images, present, target, view, intensity, members))
 
     def features(
         self,
@@ -48,10 +36,8 @@ class Ds3NetSliceGenerator(SliceNetwork):
             target: (B,) index of the sequence to make: the one that it learnt; never looked at.
             view, intensity, members: unused.
         """
-        there = present[:, :, None, None].to(images)
-        return self.generator.last_features(
-            self.sources_of(images * there + self.config.background * (1 - there), target)
-        )
+        images = without_absent(images, present, self.config.background)
+        return self.generator.last_features(self.sources_of(images, target))
 
     def image(self, features: Tensor) -> Tensor:
         """Compute the image, see `SliceNetwork.image`."""

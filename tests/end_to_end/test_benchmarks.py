@@ -21,7 +21,7 @@ def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
     assert (
-        "ablation, batch, compare, downstream, fusion, intensity, memory, sharing, speed, ssim, tissnet, ways"
+        "ablation, batch, clinic, compare, downstream, fusion, intensity, memory, sharing, speed, ssim, tissnet, ways"
         in done.stderr
     )
 

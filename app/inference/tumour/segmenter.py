@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Final, Protocol
@@ -178,12 +178,18 @@ def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: Ru
     check_not_exchanged(manifest, entry)
     generator = open_model(manifest, ModelOptions(manifest.folder), runtime)
     # The generator may run on ONNX; the segmenter has torch weights alone.
-    chosen = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(runtime.device, "torch", runtime.precision))
+    chosen = _without_fp16(entry, RuntimeOptions(runtime.device, "torch", runtime.precision))
     return CompletedModel(generator, TumourSegmenter.on(entry, chosen), entry.identity, chosen)
 
 
-def _open_tissnet(entry: Entry, options: RuntimeOptions) -> TissNetModel:
+def _without_fp16(entry: Entry, options: RuntimeOptions) -> Runtime:
+    """Settle how a network of volumes is run: in float32 where others run in float16, and so it is recorded."""
     chosen = choose_runtime(entry.files, Machine.probe(), options)
+    return replace(chosen, precision="fp32") if chosen.precision == "fp16" else chosen
+
+
+def _open_tissnet(entry: Entry, options: RuntimeOptions) -> TissNetModel:
+    chosen = _without_fp16(entry, options)
     return TissNetModel(entry.identity, CompletingSegmenter.on(entry, chosen), load_intensity(entry), chosen)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from app import Segmenter, __version__
 from app.core.errors import CaseError, WeightsError
+from app.inference.device import Runtime
 from app.inference.tumour.segmenter import brighten
 from app.registry.manifest import read_manifest
 from tests.conftest import load
@@ -102,3 +103,12 @@ def test_brightness_is_set_over_the_brain_alone():
     made = brighten(np.array([-1, -1, 0, 1], np.float32), 300)
     assert made.tolist() == [0, 0, 200, 400]
     assert brighten(np.full(3, -1, np.float32), 300).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("model", ["one", None])
+def test_where_others_run_in_float16_it_runs_and_is_recorded_in_float32(segmenting_weights, monkeypatch, model):
+    half = Runtime("torch", "cpu", "fp16", 8, "an older GPU")
+    monkeypatch.setattr("app.inference.tumour.segmenter.choose_runtime", lambda *_: half)
+    opened = Segmenter(model, weights=segmenting_weights, device="cpu").model
+    assert opened.runtime.precision == "fp32"
+    assert opened.segmenter.precision == torch.float32

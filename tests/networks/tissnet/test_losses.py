@@ -21,6 +21,16 @@ def test_dice():
     assert losses.overlap_loss(_row(0, 0), _row(0, 0)).item() == 0
 
 
+def test_false_alarms_in_a_patch_without_tumour_cost_where_another_has_some():
+    answer = torch.cat([_row(1, 0), _row(0.5, 0.5)]).requires_grad_()
+    loss = losses.overlap_loss(answer, torch.cat([_row(1, 0), _row(0, 0)]))
+    assert loss.item() == pytest.approx(1 - 3 / 4)
+    loss.backward()
+    # Of the loss 1 - (2 * 1 + 1) / (total + 1) by each false share.
+    assert answer.grad is not None
+    assert answer.grad[1].flatten().tolist() == pytest.approx([3 / 16, 3 / 16])
+
+
 def test_the_l1_terms_of_equations_1_and_4():
     terms = losses.l1_losses(_row(0.5, -0.5, 1, 0), _row(0, 0, 0, 0), mask=_row(0, 1, 1, 0))
     assert terms["l1_global"].item() == pytest.approx(2 / 4)

@@ -12,14 +12,14 @@ from typing import NoReturn
 
 from app import __version__
 from app.cli.argument_types import EXIT_CODES
-from app.cli.check import add_check
-from app.cli.clinic import add_clinic
-from app.cli.evaluate import add_average, add_baselines, add_dropout, add_evaluate
-from app.cli.segment import add_segment
-from app.cli.synthesize import add_infer, add_synthesize
-from app.cli.tools import add_demo, add_info, add_phantom
-from app.cli.train import add_train
-from app.cli.weights import add_export, add_fit, add_fit_normalization, add_import, add_weights
+from app.cli.commands.check import add_check
+from app.cli.commands.clinic import add_clinic
+from app.cli.commands.evaluate import add_average, add_baselines, add_dropout, add_evaluate
+from app.cli.commands.segment import add_segment
+from app.cli.commands.synthesize import add_infer, add_synthesize
+from app.cli.commands.tools import add_demo, add_info, add_phantom
+from app.cli.commands.train import add_train
+from app.cli.commands.weights import add_export, add_fit, add_fit_normalization, add_import, add_weights
 from app.core.errors import ExitCode, TetradError
 from app.core.plain_text import printable, start_log
 from app.core.streams import lasting_streams

@@ -174,7 +174,7 @@ class RunConfig:
         runtime: how networks are run.
         model: which model; its `with_error` belongs to `confidence_dir`.
         naming: how names are read.
-        resume: which outputs that are there are kept (`--resume`, in `app.cli.synthesize`).
+        resume: which outputs that are there are kept (`--resume`, in `app.cli.commands.synthesize`).
 
     Raises:
         ValueError: maps of confidence are wanted of a model that is not asked for its error.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.cli import main
-from app.cli.info import describe
+from app.cli.commands.info import describe
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from app.cli import main
-from app.cli.info import describe
+from app.cli.commands.info import describe
 from app.core.errors import WeightsError
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from app.cli import main
-from app.cli.demo import run_demo
+from app.cli.commands.demo import run_demo
 from app.core.errors import CaseError
 
 
@@ -18,7 +18,7 @@ def test_demo(tmp_path, capsys):
 
 
 def test_a_failed_run_is_said_to_have_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr("app.cli.demo.run", lambda _: None)
-    monkeypatch.setattr("app.cli.demo.exit_code_of", lambda _: 1)
+    monkeypatch.setattr("app.cli.commands.demo.run", lambda _: None)
+    monkeypatch.setattr("app.cli.commands.demo.exit_code_of", lambda _: 1)
     with pytest.raises(CaseError, match="the demo failed"):
         run_demo(tmp_path, "t2f", 0, "cpu", "regression")

@@ -26,7 +26,7 @@ def add_info(commands: Any) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from app.cli.info import describe
+    from app.cli.commands.info import describe
 
     print(describe(options.weights))  # noqa: T201
     return ExitCode.OK
@@ -44,7 +44,7 @@ def add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from app.cli.demo import run_demo
+    from app.cli.commands.demo import run_demo
 
     print(run_demo(options.output, options.drop, options.seed, options.device, options.model))  # noqa: T201
     return ExitCode.OK

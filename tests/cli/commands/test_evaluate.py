@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.cli import build_parser, main
-from app.cli.evaluate import TUMOUR_SEGMENTER
+from app.cli.commands.evaluate import TUMOUR_SEGMENTER
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 

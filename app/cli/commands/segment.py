@@ -7,8 +7,8 @@ import os
 from typing import Any
 
 from app.cli.argument_types import EXIT_CODES
+from app.cli.commands.synthesize import add_resume, choose_part, resume_of
 from app.cli.options import add_options, given
-from app.cli.synthesize import add_resume, choose_part, resume_of
 from app.core.config import ON_ERROR, ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
 
 #: Options of `synthesize` that a segmentation has as well.

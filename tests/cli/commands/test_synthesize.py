@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cli import main, synthesize
-from app.cli.synthesize import choose_part
+from app.cli import main
+from app.cli.commands import synthesize
+from app.cli.commands.synthesize import choose_part
 from app.core.errors import UsageError
 
 

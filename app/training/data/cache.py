@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -42,7 +43,9 @@ log = logging.getLogger(__name__)
 NORMALIZATION: Final = Normalization("volume", background=BACKGROUND)
 _INDEX = "index.json"
 _BEGUN = "begun.jsonl"
-_SCHEMA = 3
+_SCHEMA = 4
+#: Bytes of checksum and length that a gzip file ends with.
+_GZIP_END = 8
 
 
 @dataclass(frozen=True)
@@ -201,10 +204,19 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _fingerprint(files: Iterable[Path], masks: Mapping[str, Path]) -> str:
-    """Changes when a file is added, removed or written again."""
-    every = sorted({*files, *masks.values()})
-    lines = [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in every if f.exists()]
+    """Changes when a file is added, removed or has other content; a copy of the data elsewhere has the same."""
+    every = sorted({*files, *masks.values()}, key=lambda f: (f.name, f))
+    lines = [f"{f.name} {f.stat().st_size} {_content_mark(f)}" for f in every if f.exists()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _content_mark(file: Path) -> str:
+    """Give what changes with a file's content: the checksum that gzip ends with, else one of all bytes."""
+    with file.open("rb") as stream:
+        if file.suffix != ".gz" or file.stat().st_size < _GZIP_END:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(-_GZIP_END, os.SEEK_END)
+        return stream.read().hex()
 
 
 def _write(

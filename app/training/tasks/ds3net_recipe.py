@@ -76,7 +76,7 @@ class Ds3NetNetwork(Section):
         discriminator_width: channels of the discriminators' first layer.
         patches: places of a layer that are contrasted; the paper does not say how many, CUT has 256.
         difficulty: whether the discriminators' opinions weigh pixels and patches in the second stage.
-        teacher_share: share of the run in which the teacher learns alone.
+        teacher_share: share of the run in which the teacher learns alone; 1 is a run from paired exams only.
         stopped_early: share of that stage's own schedule that is left out at its end.
     """
 
@@ -96,7 +96,7 @@ class Ds3NetNetwork(Section):
                 f"ds3net.blocks must be at least {fewest}, the last layer that is compared": self.blocks >= fewest,
                 "ds3net.discriminator_width must be at least 1": self.discriminator_width >= 1,
                 "ds3net.patches must be at least 2": self.patches >= 2,
-                "ds3net.teacher_share must be between 0 and 1": 0 < self.teacher_share < 1,
+                "ds3net.teacher_share must be above 0 and at most 1": 0 < self.teacher_share <= 1,
                 "ds3net.stopped_early must be from 0 to below 1": 0 <= self.stopped_early < 1,
             }
         )

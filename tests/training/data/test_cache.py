@@ -129,6 +129,18 @@ class TestCache:
         with pytest.raises(UsageError, match="another data folder"):
             build_cache(folder, tmp_path / "cache")
 
+    def test_it_serves_a_copy_of_the_data_but_not_other_content_of_the_same_size(self, data, tmp_path):
+        build_cache(data, tmp_path / "cache")
+        # Not copy2: the copy is newer.
+        copied = shutil.copytree(data, tmp_path / "copied", copy_function=shutil.copyfile)
+        assert len(build_cache(copied, tmp_path / "cache")) == 2
+        file = next(copied.rglob("*t1n.nii.gz"))
+        content = bytearray(file.read_bytes())
+        content[-8] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match="another data folder"):
+            build_cache(copied, tmp_path / "cache")
+
     def test_an_interrupted_build_goes_on_where_it_was(self, data, tmp_path, monkeypatch):
         whole = build_cache(data, tmp_path / "whole")
         original = cache._write

@@ -31,7 +31,8 @@ def add_train(commands: Any) -> None:
         "--unpaired",
         type=path,
         metavar="DIR",
-        help="exams that lack the sequence which --data teaches, of other patients; for ds3net",
+        help="exams of other patients that lack the sequence which --data teaches: for ds3net, and for generators of "
+        "one sequence or with data.withheld",
     )
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe; repeatable")
     p.add_argument("--budget-minutes", type=float, metavar="M", help="as --set schedule.budget_minutes=M")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.core.constants import Modality
@@ -12,8 +12,9 @@ from app.data.discovery import scan
 from app.data.loading import needed_without
 from app.preprocessing.normalization import BACKGROUND
 from app.training.data.cache import CachedSubject
-from app.training.data.core_slices import CoreSampler, CoreSliceData
-from app.training.data.slices import SampledStep, Source
+from app.training.data.core_slices import CoreSampler
+from app.training.data.sections import SliceData
+from app.training.data.slices import SampledStep, Sampler, Source
 
 #: Added to the seed where unpaired slices are drawn, beyond every seed of a recipe: they are drawn by themselves.
 _OTHER_SEED = 2**64
@@ -33,7 +34,10 @@ def check_unpaired(unpaired: Path | None, data: Path, validation: Path | None, w
     if unpaired is None:
         return
     if withheld is None:
-        raise UsageError("--unpaired is for the task ds3net; leave it out, or train a recipe of that task.")
+        raise UsageError(
+            "--unpaired is for recipes that make one sequence, or name the one that is lacking (--set "
+            "data.withheld=t1c); this one learns from complete exams alone: leave it out."
+        )
     if not unpaired.is_dir():
         raise UsageError(f"--unpaired {unpaired} does not exist; give a folder of exams that lack {withheld}.")
     names = _names(unpaired, withheld)
@@ -57,7 +61,9 @@ class PairedSource:
     Args:
         paired, unpaired: the subjects.
         recipe: choice of slices.
-        size: slices of a batch; of both kinds half.
+        size: slices of a batch.
+        share: of them, slices of exams that lack a sequence; at least one, and not all.
+        kind: what draws slices.
         max_shift, prefetch: as `Source`.
         seed, rank: as `Sampler`.
 
@@ -69,25 +75,27 @@ class PairedSource:
         self,
         paired: Sequence[CachedSubject],
         unpaired: Sequence[CachedSubject],
-        recipe: CoreSliceData,
+        recipe: SliceData,
         size: int,
         *,
+        share: float = 0.5,
+        kind: Callable[..., Sampler] = CoreSampler,
         max_shift: int = 0,
         seed: int = 0,
         rank: int = 0,
         prefetch: bool = False,
     ) -> None:
-        self.sampler = CoreSampler(paired, recipe, BACKGROUND, seed=seed, rank=rank)
-        others = CoreSampler(unpaired, recipe, BACKGROUND, seed=seed + _OTHER_SEED, rank=rank)
-        half = max(1, size // 2)
+        self.sampler = kind(paired, recipe, BACKGROUND, seed=seed, rank=rank)
+        others = kind(unpaired, recipe, BACKGROUND, seed=seed + _OTHER_SEED, rank=rank)
+        lacking = min(max(1, round(size * share)), max(1, size - 1))
         self._alone = Source(self.sampler, size, max_shift, prefetch)
-        self._paired = Source(self.sampler, half, max_shift, prefetch)
-        self._unpaired = Source(others, half, max_shift, prefetch)
+        self._paired = Source(self.sampler, max(1, size - lacking), max_shift, prefetch)
+        self._unpaired = Source(others, lacking, max_shift, prefetch)
 
     def alone(self, step: int) -> SampledStep:
         """Give a batch of complete exams."""
         return self._alone.at(step)
 
     def both(self, step: int) -> tuple[SampledStep, SampledStep]:
-        """Give half a batch of complete exams, and half a batch of the others."""
+        """Give what a batch shows of complete exams, and of the others."""
         return self._paired.at(step), self._unpaired.at(step)

@@ -31,6 +31,7 @@ from app.registry.spec import GeneratorSpec
 from app.training import validation
 from app.training.data.cache import CachedSubject
 from app.training.data.slices import Sampler, Source
+from app.training.data.unpaired import PairedSource
 from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
     ExportRequest,
@@ -98,11 +99,23 @@ class SynthesisTask(SynthesisStep):
         task.subjects = subjects
         return task
 
-    def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source:
+    @classmethod
+    def withheld(cls, recipe: SynthesisRecipe) -> Modality | None:
+        """Name the sequence that further exams may lack; a frozen network or true medians need complete ones."""
+        network = recipe.network
+        return None if network.frozen or network.intensity_encoding else recipe.data.lacking
+
+    def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source | PairedSource:
         """Build what batches of slices come from."""
-        recipe = self.recipe
-        sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=context.group.rank)
-        return Source(sampler, recipe.schedule.batch_size, recipe.augmentation.shift, context.prefetch)
+        recipe, rank = self.recipe, context.group.rank
+        size, shift, prefetch = recipe.schedule.batch_size, recipe.augmentation.shift, context.prefetch
+        if context.unpaired:
+            return PairedSource(
+                context.subjects, context.unpaired, recipe.data, size, share=recipe.data.unpaired_share, kind=Sampler,
+                max_shift=shift, seed=recipe.seed, rank=rank, prefetch=prefetch,
+            )  # fmt: skip
+        sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
+        return Source(sampler, size, shift, prefetch)
 
     @classmethod
     def read_weights(cls, entry: Entry) -> HfGan | UNetGenerator:

@@ -107,18 +107,23 @@ def _shared(target: int, members: tuple[int, ...], count: int, device: torch.dev
     return Pass(torch.full((count,), target, device=device), present, members)
 
 
-def draw_jobs(plan: np.random.Generator, data: SynthesisData, count: int) -> list[Job]:
+def draw_jobs(plan: np.random.Generator, data: SynthesisData, count: int, lacking: int | None = None) -> list[Job]:
     """Draw `count` different sequences to make, in challenge order.
 
     Each comes with the present sequences and a second one.
+
+    Args:
+        lacking: index of a sequence that is never present.
     """
     targets = [MODALITIES.index(m) for m in data.targets]
-    return [_job(plan, data, target) for target in sorted(plan.choice(targets, count, replace=False).tolist())]
+    drawn = sorted(plan.choice(targets, count, replace=False).tolist())
+    return [_job(plan, data, target, lacking) for target in drawn]
 
 
-def _job(plan: np.random.Generator, data: SynthesisData, target: int) -> Job:
-    others = [i for i in range(_COUNT) if i != target]
-    members = tuple(sorted(plan.choice(others, _members_count(plan, data), replace=False).tolist()))
+def _job(plan: np.random.Generator, data: SynthesisData, target: int, lacking: int | None) -> Job:
+    others = [i for i in range(_COUNT) if i not in (target, lacking)]
+    size = min(_members_count(plan, data), len(others))
+    members = tuple(sorted(plan.choice(others, size, replace=False).tolist()))
     return Job(target, members, int(plan.choice(others)))
 
 

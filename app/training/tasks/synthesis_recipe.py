@@ -104,17 +104,28 @@ class SynthesisData(SliceData, MissingData):
         availability: whether a whole `batch` shares what is missing, or each `sample` draws by itself: which sequence
             is made first, which others are missing, and which the second pass drops.
         tumour_types: types of the subjects to train on, from their names (`GLI`, `MET`, ...); none named takes all.
+        withheld: the sequence that the exams of `--unpaired` lack; where there is one target, that is it.
+        unpaired_share: share of a batch that shows such exams.
     """
 
     targets: Listed[tuple[Modality, ...]] = MODALITIES
     availability: Literal["batch", "sample"] = "batch"
     tumour_types: Listed[tuple[str, ...]] = ()
+    withheld: Modality | None = None
+    unpaired_share: float = 0.5
+
+    @property
+    def lacking(self) -> Modality | None:
+        """The sequence that exams of `--unpaired` lack; None where the recipe does not say."""
+        return self.withheld or (self.targets[0] if len(self.targets) == 1 else None)
 
     @model_validator(mode="after")
     def _check_targets(self) -> Self:
         once = 0 < len(self.targets) == len(set(self.targets))
         check_rules(
             {
+                "data.withheld must be one of data.targets": self.withheld in (None, *self.targets),
+                "data.unpaired_share must be above 0 and below 1": 0 < self.unpaired_share < 1,
                 "data.targets must name one sequence or more, each once": once,
                 f"data.tumour_types must be some of {', '.join(TUMOUR_TYPES)}": set(self.tumour_types)
                 <= set(TUMOUR_TYPES),
@@ -155,6 +166,8 @@ class SynthesisLosses(LossRecipe):
             classes, or the `published` sum over all four (`app.training.losses`).
         enhancing: how many times more the enhancing tumour of a T1c counts in L1.
         confidence: the predicted error against the real one; used with `network.confidence`.
+        distilled: of exams that lack the sequence (`--unpaired`), mean absolute difference to what the averaged network
+            makes of all that they have, as they are; distilled_feature: one minus the cosine between the features.
         pixels: whether l1 and cycle are means over the `brain`, or over `all` pixels.
         mask_background: whether a result gets its background before discriminator, segmenter and second pass see it,
             and l1 and cycle where they count all pixels.
@@ -173,6 +186,8 @@ class SynthesisLosses(LossRecipe):
     tversky_form: TverskyForm = "tumour"
     enhancing: float = 0.0
     confidence: float = 1.0
+    distilled: float = 10.0
+    distilled_feature: float = 1.0
     pixels: Literal["brain", "all"] = "brain"
     mask_background: bool = True
 
@@ -203,11 +218,18 @@ class SynthesisSchedule(TargetsSchedule):
     Attributes:
         update: whether the networks move once per `batch`, by the sum over the sequences made, or once per `sequence`.
         validation_views: views that validation runs, fewer being faster.
+        unpaired_from: share of the run before exams of `--unpaired` are seen: who teaches must know something.
     """
 
     scales_losses: ClassVar[bool] = True
     update: Literal["batch", "sequence"] = "batch"
     validation_views: Listed[tuple[View, ...]] = VIEWS
+    unpaired_from: float = 0.3
+
+    @model_validator(mode="after")
+    def _check_unpaired(self) -> Self:
+        check_rules({"schedule.unpaired_from must be from 0 to below 1": 0 <= self.unpaired_from < 1})
+        return self
 
 
 class SynthesisOutput(ContrastRecipe):

@@ -22,6 +22,7 @@ from app.preprocessing.normalization import BACKGROUND
 from app.training import losses as L
 from app.training.data.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
 from app.training.data.slices import Batch, SampledStep, Source
+from app.training.data.unpaired import PairedSource
 from app.training.intensity_fit import IntensityCodes
 from app.training.optimization import LossScale
 from app.training.tasks.base import Task, Update, add_to, masked, placed
@@ -47,12 +48,14 @@ class Part:
         seen: B x 4 x H x W, what the network sees of it.
         jobs: what it makes.
         share: of the whole batch.
+        complete: whether its exams have all sequences.
     """
 
     batch: Batch
     seen: Tensor
     jobs: tuple[AnyJob, ...]
     share: float
+    complete: bool = True
 
 
 class SynthesisStep(Task[SynthesisRecipe]):
@@ -114,10 +117,13 @@ class SynthesisStep(Task[SynthesisRecipe]):
             networks["discriminator"] = self.discriminator
         return networks
 
-    def prepare(self, source: Source, step: int) -> tuple[Batch, Tensor, Sequence[AnyJob]]:
+    def prepare(self, source: Source | PairedSource, step: int) -> tuple[Batch, Tensor, Sequence[AnyJob]]:
         """Give a step's batch on the device, the images that the network sees, and its jobs."""
-        recipe, sample = self.recipe.augmentation, source.at(step)
-        jobs = self._draw_jobs(sample)
+        sample = source.at(step) if isinstance(source, Source) else source.alone(step)
+        return self._prepared(sample, self._draw_jobs(sample))
+
+    def _prepared(self, sample: SampledStep, jobs: Sequence[AnyJob]) -> tuple[Batch, Tensor, Sequence[AnyJob]]:
+        recipe = self.recipe.augmentation
         batch = vary_geometry(sample.batch.to(self.device), recipe, sample.own, BACKGROUND)
         shown = batch
         if recipe.fade > 0:
@@ -132,18 +138,29 @@ class SynthesisStep(Task[SynthesisRecipe]):
             return draw_jobs(sample.plan, data, count)
         return draw_mixed_jobs(sample.own, data, count, len(sample.batch))
 
-    def step(self, source: Source, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
+    def _parts(self, source: Source | PairedSource, step: int, pieces: int) -> list[Part]:
+        """Cuts a step's batch; once the averaged network knows something, a share of it lacks a sequence."""
+        schedule, lacking = self.recipe.schedule, self.recipe.data.lacking
+        if isinstance(source, Source) or lacking is None or self.progress < schedule.unpaired_from:
+            return _cut(*self.prepare(source, step), pieces)
+        paired, unpaired = source.both(step)
+        jobs = draw_jobs(unpaired.plan, self.recipe.data, schedule.targets_per_batch, MODALITIES.index(lacking))
+        whole = _cut(*self._prepared(paired, self._draw_jobs(paired)), pieces)
+        others = [replace(part, complete=False) for part in _cut(*self._prepared(unpaired, jobs), pieces)]
+        count = len(paired.batch) + len(unpaired.batch)
+        return [replace(part, share=len(part.batch) / count) for part in (*whole, *others)]
+
+    def step(self, source: Source | PairedSource, step: int, pieces: int, update: Update) -> dict[str, Tensor]:
         """Learn from one batch: the generator's update, then the discriminator's, once or for each sequence made.
 
         Returns:
             The losses, unweighted, averaged over the batch and the sequences made.
         """
-        batch, seen, jobs = self.prepare(source, step)
-        parts = _cut(batch, seen, jobs, pieces)
+        parts = self._parts(source, step, pieces)
         totals: dict[str, Tensor] = {}
-        each = self.recipe.schedule.update == "sequence"
-        turns = [[replace(p, jobs=(p.jobs[i],)) for p in parts] for i in range(len(jobs))] if each else [parts]
-        moved = [self._learn(turn, 1 / len(jobs), update, totals) for turn in turns]
+        each, count = self.recipe.schedule.update == "sequence", len(parts[0].jobs)
+        turns = [[replace(p, jobs=(p.jobs[i],)) for p in parts] for i in range(count)] if each else [parts]
+        moved = [self._learn(turn, 1 / count, update, totals) for turn in turns]
         if "lambda" in self._state and all(moved):
             self._grow_sure(float(totals["mean_confidence"]))
         return totals
@@ -161,7 +178,9 @@ class SynthesisStep(Task[SynthesisRecipe]):
             return False
         if self.discriminator is not None:
             for part, images in zip(parts, results, strict=True):
-                self._discriminate(part, images, weight, totals)
+                # Of what an exam lacks no real image is there.
+                if part.complete:
+                    self._discriminate(part, images, weight, totals)
             self._move("discriminator", update)
         return True
 
@@ -192,7 +211,8 @@ class SynthesisStep(Task[SynthesisRecipe]):
         results = []
         for job in part.jobs:
             with self.mixed_precision():
-                losses, made, sure = self._losses_of(part.batch, part.seen, job)
+                compute = self._losses_of if part.complete else self._losses_of_incomplete
+                losses, made, sure = compute(part.batch, part.seen, job)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
             self._backward(_weighted(losses, self.losses, part.share))
             add_to(totals, {**losses, **sure}, part.share * weight)
@@ -231,6 +251,30 @@ class SynthesisStep(Task[SynthesisRecipe]):
             tversky = L.TVERSKY_LOSSES[weights.tversky_form]
             losses["tversky"] = tversky(logits[batch.labelled], batch.labels[batch.labelled])
         return losses, (first.target, shown.detach()), sure
+
+    def _losses_of_incomplete(
+        self, batch: Batch, seen: Tensor, job: AnyJob
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """As `_losses_of`, of exams that lack a sequence: what nobody has scanned the averaged network teaches."""
+        first, lacking = job.first_pass(len(batch), self.device), self.recipe.data.lacking
+        assert lacking is not None
+        features, _ = self._features(seen, batch, first)
+        image = self.generator.image(features)
+        made = first.target, image.detach()
+        if job.targets != {MODALITIES.index(lacking)}:
+            truth = _pick(batch.images, first.target)
+            losses = {"l1": self._l1(image, truth, batch)}
+            if self.losses.ssim > 0:
+                losses["ssim"] = self._ssim(image, truth, batch, first)
+            return losses, made, {}
+        with torch.no_grad():
+            everything = replace(first, present=1 - one_hot(first.target), members=None)
+            taught, _ = self._features(batch.images, batch, everything, self.average)
+            image_taught = self.average.image(taught)
+        losses = {"distilled": L.l1_loss(image, image_taught, batch.brain)}
+        if self.losses.distilled_feature > 0:
+            losses["distilled_feature"] = L.feature_loss(features, taught)
+        return losses, made, {}
 
     def _losses_of_second(self, batch: Batch, seen: Tensor, job: AnyJob, code: Tensor | None) -> dict[str, Tensor]:
         """The losses of the second pass.
@@ -280,14 +324,15 @@ class SynthesisStep(Task[SynthesisRecipe]):
         loss = L.confidence_loss(image, truth, batch.brain, expected, head.scale)
         return {"confidence": loss}, {"mean_confidence": L.brain_mean(head.scale / expected, batch.brain)}
 
-    def _features(self, images: Tensor, batch: Batch, plan: Pass) -> tuple[Tensor, Tensor | None]:
-        """What a pass makes its sequence of, and the bottleneck where the network has one."""
-        median = self._medians(batch, plan)
-        if isinstance(self.generator, UNetGenerator):
-            features = self.generator.features(_channels_last(images), plan.present, plan.target, batch.views, median)
-            return features, None
-        fused, skips = self._encoded(images, plan)
-        return self.generator.features_of(fused, skips, plan.target, batch.views, median), fused
+    def _features(
+        self, images: Tensor, batch: Batch, plan: Pass, network: HfGan | UNetGenerator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a pass of a network (the one that learns) makes its sequence of, and the bottleneck where it has one."""
+        median, network = self._medians(batch, plan), network or self.generator
+        if isinstance(network, UNetGenerator):
+            return network.features(_channels_last(images), plan.present, plan.target, batch.views, median), None
+        fused, skips = network.encode(_channels_last(images), plan.present, plan.members)
+        return network.features_of(fused, skips, plan.target, batch.views, median), fused
 
     def _medians(self, batch: Batch, plan: Pass) -> Tensor | None:
         return None if self.codes is None else self.codes.of(batch.subjects, plan.target)

@@ -32,7 +32,7 @@ class TestCheck:
         check_unpaired(_write(tmp_path / "u", "BraTS-GLI-00003-000", lacks=("t1c",)), paired, None, "t1c")
 
     def test_a_task_that_learns_from_complete_exams_alone(self, tmp_path, paired):
-        with pytest.raises(UsageError, match="--unpaired is for the task ds3net"):
+        with pytest.raises(UsageError, match=r"--unpaired is for recipes .*data.withheld=t1c"):
             check_unpaired(_write(tmp_path / "u", "x", lacks=("t1c",)), paired, None, None)
 
     def test_the_folder_is_there(self, tmp_path, paired):
@@ -74,6 +74,11 @@ class TestSource:
         assert (unpaired.batch.images[:, 0] == BACKGROUND).all()
         assert (unpaired.batch.images[:, 1:] > BACKGROUND).any()
         assert (paired.batch.images[:, 0] > BACKGROUND).any()
+
+    @pytest.mark.parametrize(("share", "lacking"), [(0.5, 2), (0.25, 1), (0.01, 1), (0.99, 3)])
+    def test_the_share_of_a_batch_has_both_kinds(self, paired_subjects, unpaired_subjects, share, lacking):
+        source = PairedSource(paired_subjects, unpaired_subjects, DATA, 4, share=share)
+        assert [len(one.batch) for one in source.both(0)] == [4 - lacking, lacking]
 
     def test_the_step_decides(self, paired_subjects, unpaired_subjects):
         one, two = (self._source(paired_subjects, unpaired_subjects).both(5) for _ in range(2))

@@ -110,7 +110,7 @@ class TestRun:
         code = main(["train", "smoke", "--data", str(training_data), "--run", str(tmp_path / "r"),
                      "--unpaired", str(unpaired_data)])  # fmt: skip
         assert code == ExitCode.USAGE
-        assert "--unpaired is for the task ds3net" in capsys.readouterr().err
+        assert "--unpaired is for recipes" in capsys.readouterr().err
 
 
 def _after_one_step():

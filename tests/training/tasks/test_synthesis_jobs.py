@@ -26,6 +26,12 @@ class TestJobs:
         both = draw_jobs(np.random.default_rng([0, 0]), data, 2)
         assert [MODALITIES[j.target] for j in both] == ["t1c", "t2w"]
 
+    def test_what_an_exam_lacks_is_made_and_never_present(self):
+        data, t1c = SynthesisData(single_missing=0.5), MODALITIES.index("t1c")
+        jobs = [job for step in range(50) for job in draw_jobs(np.random.default_rng([0, step]), data, 2, t1c)]
+        assert {j.target for j in jobs} == set(range(len(MODALITIES)))
+        assert all(j.members and t1c not in j.members for j in jobs)
+
     def test_every_target_and_subset_comes(self):
         data = SynthesisData(single_missing=0.3)
         jobs = [draw_jobs(np.random.default_rng([0, step]), data, 1)[0] for step in range(200)]

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from app.core.constants import MODALITIES
 from app.networks.unet import Segmenter2d
 from app.preprocessing.normalization import BACKGROUND
-from app.training.data.cache import build_cache
+from app.training.data.cache import NORMALIZATION, build_cache
+from app.training.data.slices import Sampler
+from app.training.data.unpaired import PairedSource
 from app.training.losses import TVERSKY_LOSSES, ssim_pixels
 from app.training.optimization import FIRST_SCALE
 from app.training.tasks.synthesis import SynthesisTask
@@ -23,6 +25,11 @@ ALL_LOSSES = {"l1", "ssim", "adversarial", "classification", "feature", "cycle",
 @pytest.fixture(scope="module")
 def subjects(training_data, training_cache):
     return build_cache(training_data, training_cache)
+
+
+@pytest.fixture(scope="module")
+def unpaired(unpaired_data, tmp_path_factory):
+    return build_cache(unpaired_data, tmp_path_factory.mktemp("unpaired-volume"), NORMALIZATION, "t1c")
 
 
 def only(**weights: float) -> list[str]:
@@ -69,6 +76,70 @@ def step_of(source, recipe, target):
 def in_brain(made, batch):
     """What is shown of made slices: background outside the brain."""
     return torch.where(batch.brain > 0, made.detach(), torch.full_like(made, BACKGROUND))
+
+
+class TestIncompleteExams:
+    """Exams that lack a sequence teach by what the averaged network makes of it."""
+
+    CHANGES = ("data.withheld='t1c'", "schedule.unpaired_from=0.5", "schedule.batch_size=2")
+
+    @pytest.fixture
+    def source(self, subjects, unpaired):
+        recipe = small(*self.CHANGES)
+        return PairedSource(subjects, unpaired, recipe.data, recipe.schedule.batch_size, kind=Sampler)
+
+    def _task(self, *changes):
+        task = new_synthesis(small(*only(l1=1), *self.CHANGES, *changes))
+        task.progress = 0.5
+        return task
+
+    def _distilled(self, task, source):
+        """The losses of the first step whose incomplete half lacks what is made."""
+        steps = (task.step(source, step, 1, moving()) for step in count())
+        return next(losses for losses in steps if "distilled" in losses)
+
+    def test_they_are_not_seen_before_the_teacher_knows_something(self, source, monkeypatch):
+        task = self._task()
+        task.progress = 0.4
+        monkeypatch.setattr(source, "both", None)
+        assert set(task.step(source, 0, 1, moving())) == {"l1"}
+
+    def test_the_averaged_network_teaches_by_its_images_and_features(self, source):
+        plain = [f"augmentation.{name}=0" for name in ("contrast", "brightness", "gamma", "bias", "noise", "thick")]
+        task = self._task(*plain, "losses.distilled=1")
+        # The student is its teacher, and sees what it sees: there is nothing to learn.
+        losses = self._distilled(task, source)
+        assert losses["distilled"].item() == pytest.approx(0, abs=1e-5)
+        assert losses["distilled_feature"].item() == pytest.approx(0, abs=1e-5)
+        with torch.no_grad():
+            for weight in task.average.parameters():
+                weight.add_(0.01)
+        assert self._distilled(task, source)["distilled"] > 1e-3
+
+    def test_the_teacher_gets_no_gradient_and_the_student_does(self, source):
+        task = self._task("losses.l1=0", "losses.distilled=1")
+        with torch.no_grad():
+            for weight in task.average.parameters():
+                weight.add_(0.01)
+        self._distilled(task, source)
+        assert all(p.grad is None for p in task.average.parameters())
+        assert gradient_of(task.generator).abs().sum() > 0
+
+    def test_each_exam_counts_by_its_share_of_the_batch(self, source):
+        assert [(p.complete, p.share) for p in self._task()._parts(source, 0, 1)] == [(True, 0.5), (False, 0.5)]
+
+    def test_the_discriminator_sees_complete_exams_alone(self, source, monkeypatch):
+        task = new_synthesis(small("data.withheld='t1c'", "schedule.unpaired_from=0"))
+        seen = calls_of(monkeypatch, task, "_discriminate")
+        task.step(source, 0, 1, moving())
+        assert [arguments[0].complete for arguments, _ in seen] == [True]
+
+    def test_what_they_have_is_learnt_from_the_scan(self, source):
+        task = self._task("losses.ssim=1", "losses.distilled=0", "losses.distilled_feature=0")
+        t1c = MODALITIES.index("t1c")
+        part = next(p for s in count() for p in task._parts(source, s, 1) if not p.complete and p.jobs[0].target != t1c)
+        losses, _, _ = task._losses_of_incomplete(part.batch, part.seen, part.jobs[0])
+        assert set(losses) == {"l1", "ssim"}
 
 
 class TestAlgorithmOne:

@@ -93,10 +93,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="updates of the teacher")
     parser.add_argument("--target", choices=MODALITIES, default="t1c")
     parser.add_argument("--seed", type=int, default=0, help="another one chooses and draws otherwise")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change every recipe")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     options = parser.parse_args()
     chosen = choose(VARIANTS, options.only, parser)
+    # What is linked and trained there is of one choice of subjects.
+    options.out = options.out / f"{options.target}-{options.steps}-{options.seed}"
     scores: dict[str, list[VolumeScores]] = {}
     print(f"| {options.steps} updates each | processor-minutes | " + " | ".join(COLUMNS) + " |")
     print("|---" * (2 + len(COLUMNS)) + "|")
@@ -128,11 +129,10 @@ def _trained(variant: Variant, options: argparse.Namespace) -> State | None:
     if not begun or load_state(run / LAST).step < options.steps:
         length = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000"]
         chosen = [f"data.targets=['{options.target}']", "data.held_out=0", f"seed={options.seed}"]
-        recipe = load_recipe("ds3net_compact", [*length, *chosen, *options.set, *variant.changes])
+        recipe = load_recipe("ds3net_compact", [*length, *chosen, *variant.changes])
         paired, others = _parted(variant.paired, options)
         unpaired = None if variant.changes == ALONE else others
-        cache = options.out / f"cache-{'paired' if unpaired is None else 'both'}-{variant.paired}"
-        paths = TrainingPaths(paired, run, cache, None, unpaired)
+        paths = TrainingPaths(paired, run, options.out / f"cache-{variant.paired}", None, unpaired)
         if train(recipe, paths, resume=begun, clock=time.process_time).signal_number is not None:
             return None
     return load_state(run / LAST)
@@ -162,7 +162,7 @@ def _link(case: Case, mask: Path | None, folder: Path, withheld: Modality | None
 
 def _score(state: State, variant: Variant, options: argparse.Namespace) -> list[VolumeScores]:
     """Scores what the network makes of complete subjects without the target."""
-    folders = options.out / f"paired-{variant.paired}", options.out / f"cache-paired-{variant.paired}"
+    folders = options.out / f"paired-{variant.paired}", options.out / f"cache-{variant.paired}"
     recipe = state.recipe
     assert isinstance(recipe, Ds3NetRecipe)
     network = Ds3NetSliceGenerator(recipe.architecture)

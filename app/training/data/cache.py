@@ -204,17 +204,21 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _fingerprint(files: Iterable[Path], masks: Mapping[str, Path]) -> str:
-    """Changes when a file is added, removed or has other content; a copy of the data elsewhere has the same."""
+    """Changes when a file is added, removed or written anew.
+
+    A copy of compressed files elsewhere has the same: they end with a checksum of their content. Of others the time
+    counts, since reading them all would take as long as the cache.
+    """
     every = sorted({*files, *masks.values()}, key=lambda f: (f.name, f))
     lines = [f"{f.name} {f.stat().st_size} {_content_mark(f)}" for f in every if f.exists()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _content_mark(file: Path) -> str:
-    """Give what changes with a file's content: the checksum that gzip ends with, else one of all bytes."""
+    """Give what changes when a file is written anew: the checksum that gzip ends with, else its time."""
+    if file.suffix != ".gz" or file.stat().st_size < _GZIP_END:
+        return str(file.stat().st_mtime_ns)
     with file.open("rb") as stream:
-        if file.suffix != ".gz" or file.stat().st_size < _GZIP_END:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
         stream.seek(-_GZIP_END, os.SEEK_END)
         return stream.read().hex()
 

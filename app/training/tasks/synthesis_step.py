@@ -34,6 +34,8 @@ _STATE = ("lambda", "mean_confidence")
 #: Steps over which the mean confidence is taken.
 _CONFIDENCE_STEPS = 50
 T1C = MODALITIES.index("t1c")
+#: Begins the names of losses that exams which lack a sequence have as well.
+_UNPAIRED = "unpaired_"
 
 
 AnyJob = Job | MixedJob
@@ -48,6 +50,7 @@ class Part:
         seen: B x 4 x H x W, what the network sees of it.
         jobs: what it makes.
         share: of the whole batch.
+        share_of_kind: of what it shows of complete exams, or of the others.
         complete: whether its exams have all sequences.
     """
 
@@ -55,6 +58,7 @@ class Part:
     seen: Tensor
     jobs: tuple[AnyJob, ...]
     share: float
+    share_of_kind: float
     complete: bool = True
 
 
@@ -154,7 +158,8 @@ class SynthesisStep(Task[SynthesisRecipe]):
         """Learn from one batch: the generator's update, then the discriminator's, once or for each sequence made.
 
         Returns:
-            The losses, unweighted, averaged over the batch and the sequences made.
+            The losses, unweighted, averaged over the batch and the sequences made. Those of exams that lack a sequence
+            are averaged by themselves; their names begin with `unpaired_` or `distilled`.
         """
         parts = self._parts(source, step, pieces)
         totals: dict[str, Tensor] = {}
@@ -215,7 +220,7 @@ class SynthesisStep(Task[SynthesisRecipe]):
                 losses, made, sure = compute(part.batch, part.seen, job)
             # One backward pass per sequence: the gradients add up while memory holds one graph only.
             self._backward(_weighted(losses, self.losses, part.share))
-            add_to(totals, {**losses, **sure}, part.share * weight)
+            add_to(totals, {**losses, **sure}, part.share_of_kind * weight)
             results.append(made)
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
@@ -263,9 +268,9 @@ class SynthesisStep(Task[SynthesisRecipe]):
         made = first.target, image.detach()
         if job.targets != {MODALITIES.index(lacking)}:
             truth = _pick(batch.images, first.target)
-            losses = {"l1": self._l1(image, truth, batch)}
+            losses = {f"{_UNPAIRED}l1": self._l1(image, truth, batch)}
             if self.losses.ssim > 0:
-                losses["ssim"] = self._ssim(image, truth, batch, first)
+                losses[f"{_UNPAIRED}ssim"] = self._ssim(image, truth, batch, first)
             return losses, made, {}
         with torch.no_grad():
             everything = replace(first, present=1 - one_hot(first.target), members=None)
@@ -355,15 +360,16 @@ class SynthesisStep(Task[SynthesisRecipe]):
                 opinion = 0.5 * (L.adversarial_loss(real, real=True) + L.adversarial_loss(fake, real=False))
                 named = L.classification_loss(classes, target)
             losses = {"discriminator": opinion, "discriminator_class": named}
-            self._backward(_weighted(losses, self.losses, part.share))
-            add_to(totals, losses, part.share * weight)
+            # It sees complete exams alone: they are its whole batch.
+            self._backward(_weighted(losses, self.losses, part.share_of_kind))
+            add_to(totals, losses, part.share_of_kind * weight)
 
 
 def _cut(batch: Batch, seen: Tensor, jobs: Sequence[AnyJob], pieces: int) -> list[Part]:
     """A batch in at most so many parts."""
     per_job = [job.pieces(pieces) for job in jobs]
     return [
-        Part(part, shown, tuple(own[i] for own in per_job), len(part) / len(batch))
+        Part(part, shown, tuple(own[i] for own in per_job), len(part) / len(batch), len(part) / len(batch))
         for i, (part, shown) in enumerate(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
     ]
 
@@ -373,7 +379,8 @@ def _channels_last(images: Tensor) -> Tensor:
 
 
 def _weighted(losses: Mapping[str, Tensor], weights: SynthesisLosses, share: float) -> Tensor:
-    return share * torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()
+    each = [getattr(weights, name.removeprefix(_UNPAIRED)) * value for name, value in losses.items()]
+    return share * torch.stack(each).sum()
 
 
 def _pick(images: Tensor, sequences: Tensor) -> Tensor:

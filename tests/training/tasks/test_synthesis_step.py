@@ -128,6 +128,13 @@ class TestIncompleteExams:
     def test_each_exam_counts_by_its_share_of_the_batch(self, source):
         assert [(p.complete, p.share) for p in self._task()._parts(source, 0, 1)] == [(True, 0.5), (False, 0.5)]
 
+    def test_the_losses_of_complete_exams_are_reported_whole(self, source):
+        task = self._task()
+        part = next(p for p in task._parts(source, 0, 1) if p.complete)
+        losses, _, _ = task._losses_of(part.batch, part.seen, part.jobs[0])
+        # Half of the batch counts half in the gradient, and as it is in the log.
+        assert task.step(source, 0, 1, moving())["l1"].item() == pytest.approx(losses["l1"].item(), rel=1e-5)
+
     def test_the_discriminator_sees_complete_exams_alone(self, source, monkeypatch):
         task = new_synthesis(small("data.withheld='t1c'", "schedule.unpaired_from=0"))
         seen = calls_of(monkeypatch, task, "_discriminate")
@@ -139,7 +146,7 @@ class TestIncompleteExams:
         t1c = MODALITIES.index("t1c")
         part = next(p for s in count() for p in task._parts(source, s, 1) if not p.complete and p.jobs[0].target != t1c)
         losses, _, _ = task._losses_of_incomplete(part.batch, part.seen, part.jobs[0])
-        assert set(losses) == {"l1", "ssim"}
+        assert set(losses) == {"unpaired_l1", "unpaired_ssim"}
 
 
 class TestAlgorithmOne:

@@ -130,7 +130,7 @@ def _trained(variant: Variant, options: argparse.Namespace) -> State | None:
         length = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000"]
         chosen = [f"data.targets=['{options.target}']", "data.held_out=0", f"seed={options.seed}"]
         recipe = load_recipe("ds3net_compact", [*length, *chosen, *variant.changes])
-        paired, others = _parted(variant.paired, options)
+        paired, others = link_parts(variant.paired, options)
         unpaired = None if variant.changes == ALONE else others
         paths = TrainingPaths(paired, run, options.out / f"cache-{variant.paired}", None, unpaired)
         if train(recipe, paths, resume=begun, clock=time.process_time).signal_number is not None:
@@ -138,7 +138,7 @@ def _trained(variant: Variant, options: argparse.Namespace) -> State | None:
     return load_state(run / LAST)
 
 
-def _parted(count: int, options: argparse.Namespace) -> tuple[Path, Path | None]:
+def link_parts(count: int, options: argparse.Namespace) -> tuple[Path, Path | None]:
     """Links the data: so many complete subjects, and the others without the target; None where none is left."""
     cases = sorted((c for c in scan(options.data).cases if len(c.files) == len(MODALITIES)), key=lambda c: c.subject)
     order = np.random.default_rng(options.seed).permutation(len(cases))

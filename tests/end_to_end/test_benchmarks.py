@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 
 import pytest
 
+from app.core.constants import MODALITIES
 from app.core.errors import ExitCode
+from app.data.discovery import scan
+from app.data.phantom import make_phantom, write_phantom
 from benchmarks.ablation import VARIANTS
 from benchmarks.compare import QUANTITIES
+from benchmarks.ds3net import VARIANTS as DS3NET_VARIANTS
+from benchmarks.ds3net import link_parts
 from benchmarks.speed import variants
 
 
@@ -20,10 +26,11 @@ def _call(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
-    assert (
-        "ablation, batch, clinic, compare, downstream, fusion, intensity, memory, sharing, speed, ssim, tissnet, ways"
-        in done.stderr
+    names = (
+        "ablation, batch, clinic, compare, downstream, ds3net, fusion, intensity, memory, sharing, speed, ssim, "
+        "tissnet, ways"
     )
+    assert names in done.stderr
 
 
 def test_options_reach_the_benchmark():
@@ -77,5 +84,17 @@ def test_a_device_that_is_not_there_is_one_sentence():
 
 
 def test_every_variant_can_be_asked_for():
-    for name in (*VARIANTS, *variants()):
+    for name in (*VARIANTS, *DS3NET_VARIANTS, *variants()):
         assert "," not in name, "--only separates names by commas"
+
+
+def test_only_the_paired_exams_of_the_experiment_have_the_target(tmp_path):
+    for number in range(4):
+        write_phantom(make_phantom((24, 24, 20), number), tmp_path / "data", f"s{number}")
+    options = argparse.Namespace(data=tmp_path / "data", out=tmp_path / "out", target="t1c", seed=0)
+    paired, others = link_parts(2, options)
+    assert others is not None
+    assert [sorted(c.files) for c in scan(paired).cases] == [sorted(MODALITIES)] * 2
+    assert [sorted(c.files) for c in scan(others).cases] == [["t1n", "t2f", "t2w"]] * 2
+    assert {c.subject for c in (*scan(paired).cases, *scan(others).cases)} == {f"s{n}" for n in range(4)}
+    assert link_parts(0, options)[1] is None

@@ -137,6 +137,54 @@ class Ds3NetConfig:
         return (self.width, 2 * self.width, 4 * self.width)
 
 
+#: Channels of the first layer of CG-SAMR; `paper` is that of pix2pixHD, whose generator it follows.
+CGSAMR_WIDTHS: Final[dict[str, int]] = {"paper": 64, "compact": 16, "tiny": 4}
+CgSamrForm = Literal["cgsamr", "ucgsamr", "pix2pix"]
+CgSamrPrior = Literal["atlas", "tissue", "none"]
+
+
+@dataclass(frozen=True)
+class CgSamrConfig:
+    """State the shape of a network that makes exams (`app.networks.cgsamr`).
+
+    Attributes:
+        form: CG-SAMR, its unpaired form, or the plain baseline.
+        width: channels of the first layer.
+        sequences: number of sequences that it makes.
+        labels: number of lesion labels; the normal brain is one channel more of the lesion map.
+        prior: what tells it of anatomy: the atlas at three slices, tissue probability maps, or nothing.
+        norm: `batch` as in the paper, or `instance` for batches of one.
+        stretch_out: whether each sequence has its own way up.
+        confidence: whether the intermediate image is made, masked by its confidence, and fed back.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    form: CgSamrForm = "cgsamr"
+    width: int = CGSAMR_WIDTHS["compact"]
+    sequences: int = 4
+    labels: int = 3
+    prior: CgSamrPrior = "atlas"
+    norm: Literal["batch", "instance"] = "batch"
+    stretch_out: bool = True
+    confidence: bool = True
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return channels per level of the encoder."""
+        return tuple(self.width * 2**level for level in range(5))
+
+    @property
+    def prior_channels(self) -> int:
+        """Count the channels of the anatomical prior."""
+        return {"atlas": 3 * self.sequences, "tissue": 3, "none": 0}[self.prior]
+
+    @property
+    def inputs(self) -> int:
+        """Count the channels of the lesion map with the normal brain, and of the prior."""
+        return 1 + self.labels + self.prior_channels
+
+
 #: Channels per level of TISS-Net's networks, the finest first; `paper` has 125 million parameters in G and S, the paper
 #: says 127 of networks whose widths it does not print.
 TISSNET_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"paper": (46, 92, 184, 368, 736), "compact": (16, 24, 32, 48, 64)}

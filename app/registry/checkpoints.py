@@ -17,6 +17,7 @@ from app.registry.lineage import Lineage, TrainingRecord
 from app.registry.manifest import MANIFEST, Entry, spec_as, write_entry
 from app.registry.plain_files import read_json
 from app.registry.spec import (
+    CgSamrSpec,
     GeneratorSpec,
     ModelSpec,
     RefinerSpec,
@@ -29,6 +30,7 @@ from app.registry.spec import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from app.networks.cgsamr import Simulator
     from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
     from app.networks.enhancer import Enhancer
     from app.networks.hf_gan import HfGan
@@ -106,6 +108,16 @@ def load_tissnet(entry: Entry) -> TissNet:
     return network.to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
+def load_simulator(entry: Entry) -> Simulator:
+    """Load a network that makes exams; state and errors as `load_generator`."""
+    from app.networks.cgsamr import new_simulator
+
+    spec = spec_as(entry, CgSamrSpec)
+    network: Simulator = _built(entry, lambda: new_simulator(spec.architecture))
+    _load_state(network, entry)
+    return network
+
+
 def load_regression(entry: Entry) -> VoxelwiseRegression:
     """Load the voxel-wise regression.
 
@@ -135,6 +147,7 @@ def save_network(
     *,
     intensity: bytes | None = None,
     onnx: bytes | None = None,
+    atlas: bytes | None = None,
     training: TrainingRecord | None = None,
     ancestors: Lineage | None = None,
     make_default: bool = False,
@@ -144,6 +157,7 @@ def save_network(
     Args:
         intensity: JSON of the intensity predictor; generators of the `volume` scheme need it.
         onnx: the same network as `app.registry.onnx_export.to_onnx` gives it.
+        atlas: what a network that makes exams is told of anatomy, as safetensors.
         training, ancestors: as `write_entry`.
 
     Raises:
@@ -158,6 +172,8 @@ def save_network(
         files["intensity"] = intensity
     if onnx is not None:
         files["onnx"] = onnx
+    if atlas is not None:
+        files["atlas"] = atlas
     return write_entry(
         folder, name, spec, files, training=training, ancestors=ancestors, make_default=make_default
     )  # fmt: skip

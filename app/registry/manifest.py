@@ -34,7 +34,7 @@ SCHEMA: Final = 2
 #: What a model may be called: its files bear its name.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
-_SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx"}
+_SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx", "atlas": "-atlas.safetensors"}
 #: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
 #: headers and records state the fusion that was used.
 _OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average"}
@@ -266,8 +266,8 @@ def write_entry(
 
     Args:
         files: per role, a file that is in the folder already, or the content of one. It is named
-            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`), `{name}-{role}.json`, or for `intensity`, which
-            models share, by its checksum.
+            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`), `{name}-atlas.safetensors`, `{name}-{role}.json`, or
+            for `intensity`, which models share, by its checksum.
         training: how it was made.
         ancestors: trainings of the weights that it was made from.
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from app.core.config import FusionName
-from app.core.constants import MODALITIES, VIEWS, Modality, View
+from app.core.constants import CLASSES, MODALITIES, VIEWS, Modality, View
 from app.networks.architectures import (
+    CgSamrConfig,
     Ds3NetConfig,
     EnhancerConfig,
     HfGanConfig,
@@ -36,6 +37,7 @@ Shape = (
     | RefinerConfig
     | EnhancerConfig
     | TissNetConfig
+    | CgSamrConfig
 )
 AnyShape = TypeVar("AnyShape", bound=Shape)
 
@@ -297,9 +299,32 @@ class TissNetSpec(Strict):
         return len(self.targets) if target is None else self.targets.index(target)
 
 
-Kind = Literal["regression", "generator", "segmenter2d", "segmenter3d", "refiner", "tissnet"]
+class CgSamrSpec(Strict):
+    """A network that makes whole exams from a lesion's outline; its file `atlas` tells it of anatomy.
+
+    Attributes:
+        canvas: window of its axial slices.
+    """
+
+    kind: Literal["cgsamr"] = "cgsamr"
+    architecture: Annotated[CgSamrConfig, AfterValidator(_check_shape)]
+    normalization: CheckedNormalization
+    canvas: CheckedCanvas
+
+    @model_validator(mode="after")
+    def _check_exam(self) -> CgSamrSpec:
+        if (self.architecture.sequences, self.architecture.labels) != (len(MODALITIES), CLASSES - 1):
+            raise ValueError("a published network makes the four sequences of the three lesion labels")
+        if (self.normalization.scheme, self.normalization.background) != ("range", -1.0):
+            raise ValueError("a cgsamr needs the normalization `range` with background -1")
+        if "axial" not in self.canvas.sizes:
+            raise ValueError("the canvas lacks the view axial")
+        return self
+
+
+Kind = Literal["regression", "generator", "segmenter2d", "segmenter3d", "refiner", "tissnet", "cgsamr"]
 ModelSpec = Annotated[
-    RegressionSpec | GeneratorSpec | Segmenter2dSpec | Segmenter3dSpec | RefinerSpec | TissNetSpec,
+    RegressionSpec | GeneratorSpec | Segmenter2dSpec | Segmenter3dSpec | RefinerSpec | TissNetSpec | CgSamrSpec,
     Field(discriminator="kind"),
 ]
 #: Reads a specification of any kind.

@@ -23,4 +23,6 @@ def new_simulator(config: CgSamrConfig) -> Simulator:
     from app.networks.cgsamr.pix2pix import Pix2Pix
     from app.networks.cgsamr.unpaired import UcgSamr
 
-    return {"cgsamr": CgSamr, "ucgsamr": UcgSamr, "pix2pix": Pix2Pix}[config.form](config)  # type: ignore[no-any-return]
+    if config.form == "ucgsamr":
+        return UcgSamr(config)
+    return CgSamr(config) if config.form == "cgsamr" else Pix2Pix(config)

@@ -176,7 +176,7 @@ class Sampler:
     def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
         subject, index = self.choose(view, own)
         shift = own.integers(-max_shift, max_shift + 1, 2)
-        images = slice_of(subject.normalized, view, index).astype(np.float32)
+        images = self._images(subject, view, index)
         brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
         labels = (
             np.zeros(brain.shape[1:], np.uint8) if subject.labels is None else slice_of(subject.labels, view, index)
@@ -193,6 +193,10 @@ class Sampler:
             np.array(kind),
             np.array(self._numbers[subject.name]),
         )
+
+    def _images(self, subject: CachedSubject, view: View, index: int) -> NDArray[np.float32]:
+        """All channels of a slice, channel x row x column, on the box of the brain."""
+        return slice_of(subject.normalized, view, index).astype(np.float32)
 
     def _corner(self, subject: CachedSubject, view: View, extent: tuple[int, ...]) -> NDArray[np.int64]:
         """Where a slice of the brain's box begins on the canvas, row and column."""

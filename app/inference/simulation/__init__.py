@@ -1,0 +1,1 @@
+"""Exams made of a lesion's outline: atlas, lesions, slices and volumes (`docs/simulation.md`)."""

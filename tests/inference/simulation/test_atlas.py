@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from app.core.errors import UsageError
+from app.inference.simulation.atlas import AtlasBuilder, frame_of, plain_frame, read_atlas
+
+SHAPE = (8, 10, 6)
+
+
+def _built(*subjects, sequences=2):
+    """An atlas of (value, labels, shape)."""
+    builder = AtlasBuilder(sequences)
+    for value, labels, shape in subjects:
+        marks = np.zeros(shape, np.uint8)
+        if labels is not None:
+            marks[labels] = 2
+        images = np.full((sequences, *shape), value, np.float32)
+        builder.add(
+            images, np.ones(shape, bool), marks, [100.0 + value] * sequences, plain_frame((20, 20, 20), (2, 3, 4))
+        )
+    return builder.build(0, 1)
+
+
+def test_it_is_the_mean_over_subjects():
+    atlas = _built((0.0, None, SHAPE), (0.5, None, SHAPE))
+    assert torch.allclose(atlas.images.float(), torch.tensor(0.25), atol=1e-3)
+    assert (atlas.brain == 1).all()
+    assert atlas.brightness == pytest.approx((100.25, 100.25))
+    assert atlas.subjects == 2
+
+
+def test_lesions_are_left_out():
+    lesion = (slice(2, 5), slice(2, 5), slice(2, 4))
+    atlas = _built((0.0, None, SHAPE), (0.8, lesion, SHAPE))
+    assert torch.allclose(atlas.images[0][lesion].float(), torch.tensor(0.0), atol=1e-3)
+    assert atlas.images[0, 0, 0, 0].item() == pytest.approx(0.4, abs=1e-3)
+
+
+def test_where_all_have_a_lesion_the_brain_around_stands():
+    lesion = (slice(2, 5), slice(2, 5), slice(2, 4))
+    atlas = _built((0.6, lesion, SHAPE), (0.2, lesion, SHAPE))
+    assert torch.allclose(atlas.images.float(), torch.tensor(0.4), atol=1e-2)
+
+
+def test_brains_are_stretched_to_the_first():
+    atlas = _built((0.2, None, SHAPE), (0.2, None, (12, 7, 9)))
+    assert atlas.images.shape == (2, *SHAPE)
+    assert torch.allclose(atlas.images.float(), torch.tensor(0.2), atol=1e-3)
+
+
+def test_the_brain_lies_on_the_frame():
+    mask = _built((0.0, None, SHAPE)).brain_mask
+    assert mask.shape == (20, 20, 20)
+    assert mask.sum() == np.prod(SHAPE)
+    assert mask[2:10, 3:13, 4:10].all()
+
+
+class TestPrior:
+    def test_three_slices_of_every_sequence(self):
+        builder = AtlasBuilder(2)
+        ramp = np.broadcast_to(np.linspace(-1, 1, 6, dtype=np.float32), SHAPE)
+        images = np.stack([ramp, ramp * 0])
+        builder.add(images, np.ones(SHAPE, bool), np.zeros(SHAPE, np.uint8), [1, 1], plain_frame(SHAPE, (0, 0, 0)))
+        atlas = builder.build(0, 1)
+        prior = atlas.prior("atlas", SHAPE, 2)
+        assert prior.shape == (6, 8, 10)
+        assert prior[:3, 0, 0] == pytest.approx(ramp[0, 0, 1:4], abs=1e-3)
+        assert (prior[3:] == 0).all()
+        assert atlas.prior("atlas", SHAPE, 0)[:2, 0, 0] == pytest.approx([-1, -1])
+
+    def test_it_is_stretched_to_the_subject(self):
+        atlas = _built((0.2, None, SHAPE))
+        assert atlas.prior("atlas", (13, 5, 9), 8).shape == (6, 13, 5)
+        assert atlas.prior("tissue", (13, 5, 9), 0).shape == (3, 13, 5)
+        assert atlas.prior("none", (13, 5, 9), 0).shape == (0, 13, 5)
+
+
+def test_written_and_read(tmp_path):
+    atlas = _built((0.2, None, SHAPE))
+    path = tmp_path / "atlas.safetensors"
+    path.write_bytes(atlas.to_bytes())
+    again = read_atlas(path)
+    assert all(torch.equal(getattr(again, name), getattr(atlas, name)) for name in ("images", "brain", "tissue"))
+    assert (again.frame, again.brightness, again.subjects) == (atlas.frame, atlas.brightness, 1)
+
+
+@pytest.mark.parametrize("content", [None, b"no atlas"])
+def test_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "atlas.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match="is no atlas"):
+        read_atlas(path)
+
+
+def test_no_subject_is_refused():
+    with pytest.raises(UsageError, match="no subject"):
+        AtlasBuilder().build()
+
+
+def test_the_frame_knows_its_spacing():
+    assert frame_of((4, 5, 6), np.diag([-2.0, -1.0, 3.0, 1.0]), (0, 0, 0)).spacing == (2, 1, 3)

@@ -16,6 +16,7 @@ from app.cli.commands.check import add_check
 from app.cli.commands.clinic import add_clinic
 from app.cli.commands.evaluate import add_average, add_baselines, add_dropout, add_evaluate
 from app.cli.commands.segment import add_segment
+from app.cli.commands.simulate import add_atlas, add_simulate
 from app.cli.commands.synthesize import add_infer, add_synthesize
 from app.cli.commands.tools import add_demo, add_info, add_phantom
 from app.cli.commands.train import add_train
@@ -126,6 +127,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_fit_normalization(commands)
     add_weights(commands)
     add_train(commands)
+    add_atlas(commands)
+    add_simulate(commands)
     for command in commands.choices.values():
         command.add_argument("--verbose", action="store_true", help="say more, tracebacks included")
     return parser

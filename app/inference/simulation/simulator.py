@@ -62,6 +62,11 @@ class ExamSimulator:
         self._network, self._config, self._canvas, self.atlas = network, config, canvas, atlas
         self._device, self._batch = device, batch
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether the network judges itself."""
+        return self._config.form != "pix2pix" and self._config.confidence
+
     @torch.inference_mode()
     def run(self, brain: MaskArray, labels: NDArray[np.uint8], even: bool = True) -> SimulatedVolumes:
         """Make all sequences.

@@ -129,8 +129,13 @@ class UnpairedLosses(LossRecipe):
 
 
 class SimulatorOptimizer(OptimizerRecipe):
-    """Movement of the weights; moments as in pix2pixHD, since the paper does not print them."""
+    """Movement of the weights; moments as in pix2pixHD, since the paper does not print them.
 
+    Attributes:
+        discriminator_rate: learning rate of the discriminators, as a multiple.
+    """
+
+    discriminator_rate: float = 1.0
     learning_rate: float = 2e-4
     reference_batch: int = 0
     beta1: float = 0.5
@@ -138,6 +143,11 @@ class SimulatorOptimizer(OptimizerRecipe):
     ema: float = 0.99
     decay: Literal["cosine", "linear"] = "linear"
     constant_share: float = 0.5
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> Self:
+        check_rules({"optimizer.discriminator_rate must not be negative": self.discriminator_rate >= 0})
+        return self
 
 
 class OutlineRecipe(Recipe):

@@ -80,6 +80,10 @@ class SimulationTask(Task[Outline]):
 
     # ------------------------------------------------------------ in a run
 
+    def rate_factor(self, network: str) -> float:
+        """Give the learning rate of a network as a multiple of the recipe's."""
+        return self.recipe.optimizer.discriminator_rate if network == "discriminators" else 1.0
+
     def confidence_loss(self, made: SimulatedSlices, exam: Tensor) -> Tensor:
         """Compute equation 1 at half scale, and look whether the network has grown confident.
 

@@ -141,6 +141,7 @@ class Ds3NetConfig:
 CGSAMR_WIDTHS: Final[dict[str, int]] = {"paper": 64, "compact": 16, "tiny": 4}
 CgSamrForm = Literal["cgsamr", "ucgsamr", "pix2pix"]
 CgSamrPrior = Literal["atlas", "tissue", "none"]
+CgSamrUp = Literal["transposed", "resize"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ class CgSamrConfig:
         norm: `batch` as in the paper, or `instance` for batches of one.
         stretch_out: whether each sequence has its own way up.
         confidence: whether the intermediate image is made, masked by its confidence, and fed back.
+        up: how sides are doubled: `transposed` convolutions as in the paper, or `resize` by interpolation and a
+            convolution, which leaves less of a checkerboard.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -168,6 +171,7 @@ class CgSamrConfig:
     norm: Literal["batch", "instance"] = "batch"
     stretch_out: bool = True
     confidence: bool = True
+    up: CgSamrUp = "transposed"
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from app import __version__
 from app.core.atomic_io import save_bytes, save_together
 from app.core.constants import MODALITIES, SEGMENTATION, Modality
-from app.core.errors import UsageError
+from app.core.errors import CaseError, UsageError
 from app.core.json_text import readable_json
 from app.core.types import MaskArray, VolumeArray
 from app.data.discovery import scan
@@ -92,7 +93,7 @@ class ExamRecord:
     scale: float = 1.0
     mirrored: bool = False
     shift: tuple[int, int, int] = (0, 0, 0)
-    stripes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    stripes: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def simulate(
 
     Raises:
         UsageError: a lesion or a brain cannot be used, or the output holds or is an input.
+        CaseError: the network makes a constant image.
         OutputError: nothing of an exam that could not be written is kept.
     """
     _check_places(options)
@@ -162,6 +164,8 @@ def _one(
         m: _rounded(pair) for m, pair in zip(MODALITIES, made.stripes, strict=True)
     }
     volumes = _restored(made, brain.mask, simulator.atlas)
+    if flat := [m for m, v in volumes.items() if np.ptp(v[brain.mask]) == 0]:
+        raise CaseError(f"model {model.name!r} makes no {flat[0]} of {lesion.place}: it is constant; train it longer.")
     _write(options, name, volumes, labels, made, brain.frame, model)
     return WrittenExam(replace(record, stripes=stripes), volumes, labels)
 
@@ -318,5 +322,7 @@ def _form(options: SimulationOptions, model: Identity, records: Sequence[ExamRec
     }
 
 
-def _rounded(pair: tuple[float, float]) -> tuple[float, float]:
-    return round(pair[0], 3), round(pair[1], 3)
+def _rounded(pair: tuple[float, float]) -> tuple[float | None, float | None]:
+    """Round for the record; a ratio that does not exist is none."""
+    before, after = (round(v, 3) if math.isfinite(v) else None for v in pair)
+    return before, after

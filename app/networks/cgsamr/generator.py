@@ -64,7 +64,7 @@ class Branch(nn.Module):
     def __init__(self, config: CgSamrConfig, outputs: int) -> None:
         super().__init__()
         widths, norm = config.widths, config.norm
-        self.up = nn.Sequential(*(up_block(widths[i], widths[i - 1], norm) for i in (4, 3, 2)))
+        self.up = nn.Sequential(*(up_block(widths[i], widths[i - 1], norm, config.up) for i in (4, 3, 2)))
         half, fed = widths[1], widths[1]
         if config.confidence:
             self.synthesis: SynthesisModule | None = SynthesisModule(half, widths[0], outputs, norm)
@@ -72,7 +72,9 @@ class Branch(nn.Module):
             fed += outputs
         else:
             self.synthesis = self.judgement = None
-        self.last = nn.Sequential(up_block(fed, widths[0], norm), nn.Conv2d(widths[0], outputs, 7, padding=3))
+        self.last = nn.Sequential(
+            up_block(fed, widths[0], norm, config.up), nn.Conv2d(widths[0], outputs, 7, padding=3)
+        )
 
     def forward(self, code: Tensor) -> SimulatedSlices:
         """Make the sequences.

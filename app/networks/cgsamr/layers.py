@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["batch", "instance"]
+Up = Literal["transposed", "resize"]
 _MOMENTUM, _EPSILON = 0.1, 1e-5
 
 
@@ -48,9 +49,18 @@ def conv_block(before: int, after: int, norm: Norm, kernel: int = 3, stride: int
     return nn.Sequential(*layers, new_norm(after, norm), nn.ReLU())
 
 
-def up_block(before: int, after: int, norm: Norm) -> nn.Sequential:
-    """Build a transposed convolution that doubles both sides, its normalization and a ReLU."""
-    return nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), new_norm(after, norm), nn.ReLU())
+def up_block(before: int, after: int, norm: Norm, up: Up = "transposed") -> nn.Sequential:
+    """Build what doubles both sides, its normalization and a ReLU.
+
+    Args:
+        up: see `app.networks.architectures.CgSamrConfig`.
+    """
+    if up == "transposed":
+        doubling: list[nn.Module] = [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+    else:
+        rise = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        doubling = [rise, nn.Conv2d(before, after, 3, padding=1)]
+    return nn.Sequential(*doubling, new_norm(after, norm), nn.ReLU())
 
 
 class ResidualBlock(nn.Module):
@@ -88,11 +98,11 @@ class PlainDecoder(nn.Sequential):
     It is F1 of UCG-SAMR, which gives probabilities of lesion labels and tissues.
     """
 
-    def __init__(self, outputs: int, widths: tuple[int, ...], norm: Norm) -> None:
+    def __init__(self, outputs: int, widths: tuple[int, ...], norm: Norm, up: Up = "transposed") -> None:
         ups = zip(widths[:0:-1], widths[-2::-1], strict=True)
         super().__init__(
             *(ResidualBlock(widths[-1], norm) for _ in range(3)),
-            *(up_block(a, b, norm) for a, b in ups),
+            *(up_block(a, b, norm, up) for a, b in ups),
             nn.Conv2d(widths[0], outputs, 7, padding=3),
             nn.Sigmoid(),
         )

@@ -22,7 +22,7 @@ class UcgSamr(nn.Module):
         self.config = config
         widths, norm = config.widths, config.norm
         self.encoder1 = Encoder(config.inputs, widths, norm)
-        self.decoder1 = PlainDecoder(config.inputs, widths, norm)
+        self.decoder1 = PlainDecoder(config.inputs, widths, norm, config.up)
         self.encoder2 = Encoder(config.sequences, widths, norm)
         self.decoder2 = StretchOutDecoder(config)
 

@@ -17,6 +17,9 @@ from app.networks.cgsamr import new_simulator
 from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.preprocessing.normalization import measure, normalize
 from app.preprocessing.slices import Canvas
+from app.registry.checkpoints import save_network
+from app.registry.manifest import Entry
+from app.registry.spec import CgSamrSpec
 
 SHAPE = (40, 44, 36)
 CANVAS = Canvas({"axial": (48, 48), "sagittal": (48, 48), "coronal": (48, 48)})
@@ -37,6 +40,15 @@ def small_atlas() -> Atlas:
 
 def small_simulator(config: CgSamrConfig | None = None) -> ExamSimulator:
     """An untrained network on that atlas."""
-    config = config or CgSamrConfig(width=2)
+    config = config or CgSamrConfig(width=4)
     torch.manual_seed(0)
     return ExamSimulator(new_simulator(config).eval(), config, CANVAS, small_atlas(), torch.device("cpu"))
+
+
+def save_small(folder, name: str, config: CgSamrConfig | None = None) -> Entry:
+    """Put an untrained network with that atlas into a folder of weights."""
+    config = config or CgSamrConfig(width=4)
+    torch.manual_seed(0)
+    spec = CgSamrSpec(architecture=config, normalization=RANGE, canvas=CANVAS)
+    state = new_simulator(config).state_dict()
+    return save_network(folder, name, spec, state, atlas=small_atlas().to_bytes())

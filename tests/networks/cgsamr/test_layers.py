@@ -27,7 +27,8 @@ def test_sides(norm):
     assert answer.shape == (2, 7, 32, 48)
     assert 0 <= answer.min() <= answer.max() <= 1
     assert conv_block(5, 6, norm, kernel=4, stride=2)(x).shape == (2, 6, 16, 24)
-    assert up_block(5, 6, norm)(x).shape == (2, 6, 64, 96)
+    for up in ("transposed", "resize"):
+        assert up_block(5, 6, norm, up)(x).shape == (2, 6, 64, 96)
     assert ResidualBlock(5, norm)(x).shape == x.shape
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from app.core.constants import CLASSES, MODALITIES, View
-from app.networks.architectures import CGSAMR_WIDTHS, CgSamrConfig, CgSamrPrior
+from app.networks.architectures import CGSAMR_WIDTHS, CgSamrConfig, CgSamrPrior, CgSamrUp
 from app.registry.spec import CgSamrSpec
 from app.training.config import LossRecipe, OptimizerRecipe, Recipe, ScheduleRecipe
 from app.training.data.sections import Listed, NormalizationRecipe, Section, SliceAugmentation, SliceData, check_rules
@@ -41,7 +41,7 @@ class SimulatorNetwork(Section):
     Attributes:
         preset: width of the generator, of `app.networks.architectures.CGSAMR_WIDTHS`.
         norm: normalization of the generator.
-        stretch_out, confidence: see `app.networks.architectures.CgSamrConfig`.
+        stretch_out, confidence, up: see `app.networks.architectures.CgSamrConfig`.
         discriminator_width: channels of the discriminators' first layer.
     """
 
@@ -49,6 +49,7 @@ class SimulatorNetwork(Section):
     norm: Literal["batch", "instance"] = "batch"
     stretch_out: bool = True
     confidence: bool = True
+    up: CgSamrUp = "transposed"
     discriminator_width: int = 16
 
     @model_validator(mode="after")
@@ -205,7 +206,7 @@ class CgSamrRecipe(OutlineRecipe):
         shape, plain = self.cgsamr, self.cgsamr.form == "pix2pix"
         return CgSamrConfig(
             shape.form, CGSAMR_WIDTHS[shape.preset], len(MODALITIES), CLASSES - 1, shape.prior, shape.norm,
-            shape.stretch_out and not plain, shape.confidence and not plain,
+            shape.stretch_out and not plain, shape.confidence and not plain, shape.up,
         )  # fmt: skip
 
 
@@ -222,5 +223,5 @@ class UcgSamrRecipe(OutlineRecipe):
         shape = self.cgsamr
         return CgSamrConfig(
             "ucgsamr", CGSAMR_WIDTHS[shape.preset], len(MODALITIES), CLASSES - 1, "tissue", shape.norm,
-            shape.stretch_out, shape.confidence,
+            shape.stretch_out, shape.confidence, shape.up,
         )  # fmt: skip

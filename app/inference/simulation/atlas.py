@@ -176,11 +176,11 @@ class AtlasBuilder:
             self._sums = torch.zeros(self._sequences, *brain.shape)
             self._weights, self._brains = torch.zeros(brain.shape), torch.zeros(brain.shape)
             self._brightness = np.zeros(self._sequences)
-        inside = torch.from_numpy(np.ascontiguousarray(brain)).float()
-        healthy = inside * torch.from_numpy(np.asarray(labels == 0)).float()
+        inside = torch.from_numpy(brain.astype(np.float32))
+        healthy = inside * torch.from_numpy((labels == 0).astype(np.float32))
         weight = self._on_grid(healthy)
         for number, image in enumerate(images):
-            values = torch.from_numpy(np.asarray(image, dtype=np.float32))
+            values = torch.from_numpy(image.astype(np.float32))
             self._sums[number] += self._on_grid(values * healthy)
         self._weights += weight
         self._brains += self._on_grid(inside)

@@ -160,7 +160,7 @@ def _one(
         lesion.load(brain.frame), ExamRecord(name, lesion.name, brain.name, 1.0), brain, options, random
     )
     made = simulator.run(brain.mask, labels)
-    stripes: dict[str, tuple[float, float]] = {
+    stripes: dict[str, tuple[float | None, float | None]] = {
         m: _rounded(pair) for m, pair in zip(MODALITIES, made.stripes, strict=True)
     }
     volumes = _restored(made, brain.mask, simulator.atlas)

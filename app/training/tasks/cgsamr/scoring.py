@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: What simulators are compared by, each the higher the better.
 SIMULATION_METRICS: Final = ("accuracy_tumour", "ssim_brain")
+#: A pixel is right within 16 of 255 grey levels.
+TOLERANCE: Final = 16 / 255
 #: The lesion's parts by label.
 PARTS: Final = {1: "core", 2: "oedema", 3: "enhancing"}
 
@@ -39,7 +41,7 @@ def score_simulator(simulator: ExamSimulator, cases: Iterable[Case], masks: Mapp
         masks: per subject, its segmentation.
 
     Returns:
-        Image scores, and per lesion part `accuracy_<part>`: the share of pixels within 16 of 255.
+        Image scores, and of the lesion and each part `accuracy_<part>`: the share of pixels within 16 of 255.
     """
     rows: list[VolumeScores] = []
     for subject, volumes in load_complete(cases):
@@ -55,8 +57,9 @@ def score_simulator(simulator: ExamSimulator, cases: Iterable[Case], masks: Mapp
             image = made.images[number]
             values = image_scores(denormalize(image, scale, brain), arrays[m], labels > 0, grid.lps_spacing)
             made_share, real_share = (_share(v) for v in (image, normalize(arrays[m], scale, BACKGROUND)))
-            for label, part in PARTS.items():
-                values[f"accuracy_{part}"] = pixel_accuracy(made_share, real_share, labels == label)
+            regions = {"tumour": labels > 0, **{part: labels == label for label, part in PARTS.items()}}
+            for part, where in regions.items():
+                values[f"accuracy_{part}"] = pixel_accuracy(made_share, real_share, where, TOLERANCE)
             rows.append(VolumeScores(subject, m, values))
         right = ", ".join(f"{r.modality} {r.values['accuracy_tumour']:.3f}" for r in rows[-len(MODALITIES) :])
         log.info("%s: right pixels in the lesion %s", subject, right)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from app.networks.cgsamr import losses as L
+from tests.training.helpers import gradient_of
+from tests.training.tasks.cgsamr.helpers import opened
+
+RECIPE = {"recipe": "ucgsamr_compact"}
+STREAMS = {f"{name}_{domain}" for name in ("reconstruction", "cycle", "confidence", "adversarial") for domain in (1, 2)}
+
+
+def test_every_stream_teaches(paired_subjects, training_data):
+    task, source = opened(paired_subjects, training_data, **RECIPE)
+    moved = []
+    losses = task.step(source, 0, 1, lambda name: moved.append(name) is None)
+    assert set(losses) == STREAMS | {"discriminator_1", "discriminator_2"}
+    assert moved == ["translators", "discriminators"]
+    network = task.network
+    for part in (network.encoder1, network.decoder1, network.encoder2, network.decoder2, *task.discriminators.values()):
+        assert gradient_of(part).abs().sum() > 0
+
+
+def test_the_streams_by_their_definitions(paired_subjects, training_data):
+    """Equations 7 and 9, of networks without random parts."""
+    task, _ = opened(paired_subjects, training_data, "cgsamr.norm='instance'", "schedule.precision=fp32", **RECIPE)
+    x, y, network = torch.rand(1, 7, 64, 64), torch.rand(1, 4, 64, 64) * 2 - 1, task.network
+    losses, (found, crossed) = task.losses(x, y)
+    e1, f1, e2, f2 = network.encoder1, network.decoder1, network.encoder2, network.decoder2
+    assert losses["reconstruction_1"].item() == pytest.approx((x - f1(e1(x))).abs().mean().item(), rel=1e-4)
+    assert losses["reconstruction_2"].item() == pytest.approx((y - f2(e2(y)).image).abs().mean().item(), rel=1e-4)
+    assert torch.allclose(found, f1(e2(y)), atol=1e-5)
+    assert torch.allclose(crossed, f2(e1(x)).image, atol=1e-5)
+    assert losses["cycle_1"].item() == pytest.approx((x - f1(e2(crossed))).abs().mean().item(), rel=1e-4)
+    assert losses["cycle_2"].item() == pytest.approx((y - f2(e1(found)).image).abs().mean().item(), rel=1e-4)
+    half, cycle = L.half_scale(y), f2(e1(found))
+    expected = L.confidence_loss(cycle.intermediate, cycle.confidence, half, 0.1)
+    assert losses["confidence_2"].item() == pytest.approx(expected.item(), rel=1e-3)
+    # Equation 8, for the translators.
+    judged = L.adversarial_loss([task.discriminators["exams"](crossed)])
+    assert losses["adversarial_2"].item() == pytest.approx(judged.item(), rel=1e-4)
+
+
+def test_all_terms_are_summed_with_their_weights(paired_subjects, training_data):
+    """Equation 10."""
+    task, _ = opened(paired_subjects, training_data, "losses.cycle=7", **RECIPE)
+    assert task.weight_of("cycle_1") == task.weight_of("cycle_2") == 7
+    assert task.weight_of("confidence_2") == task.recipe.losses.confidence
+
+
+def test_without_adversary(paired_subjects, training_data):
+    task, source = opened(paired_subjects, training_data, "losses.adversarial=0", **RECIPE)
+    moved = []
+    losses = task.step(source, 0, 2, lambda name: moved.append(name) is None)
+    assert set(losses) == {name for name in STREAMS if "adversarial" not in name}
+    assert moved == ["translators"]
+
+
+def test_pictures(paired_subjects, training_data):
+    task, source = opened(paired_subjects, training_data, **RECIPE)
+    assert [len(row) for row in task.pictures(source.sampler)] == [3, 3, 3, 3, 2, 2]
+
+
+def test_it_learns_one_batch_by_heart(paired_subjects, training_data):
+    task, source = opened(paired_subjects, training_data, "losses.adversarial=0", **RECIPE)
+    optimizer = torch.optim.Adam(task.network.parameters(), lr=1e-2)
+    losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(20)]
+    for name in ("reconstruction_1", "reconstruction_2"):
+        assert losses[-1][name] < 0.7 * losses[0][name]

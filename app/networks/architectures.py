@@ -159,6 +159,7 @@ class CgSamrConfig:
         confidence: whether the intermediate image is made, masked by its confidence, and fed back.
         up: how sides are doubled: `transposed` convolutions as in the paper, or `resize` by interpolation and a
             convolution, which leaves less of a checkerboard.
+        skip: whether the way up sees the input again at full scale; the paper's does not.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -172,6 +173,7 @@ class CgSamrConfig:
     stretch_out: bool = True
     confidence: bool = True
     up: CgSamrUp = "transposed"
+    skip: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:

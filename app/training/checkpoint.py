@@ -42,6 +42,8 @@ class State:
         processes: how many shared each step.
         subjects: names trained on; held_out: names kept for validation.
         unpaired: names of those trained on that lacked the sequence which the others teach.
+        simulated: names of the simulated exams among those trained on.
+        simulated_from: names of the patients whose lesions and brains these have, or who taught what made them.
         started_from: the model that it started from; None for random weights.
         first_stage: the generator that a refiner is taught behind; None for other tasks.
         teacher: the frozen segmenter; None where none teaches.
@@ -62,6 +64,8 @@ class State:
     subjects: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
     unpaired: list[str] = field(default_factory=list)
+    simulated: list[str] = field(default_factory=list)
+    simulated_from: list[str] = field(default_factory=list)
     started_from: Identity | None = None
     first_stage: FirstStage | None = None
     teacher: Identity | None = None
@@ -78,8 +82,9 @@ class State:
 
     @property
     def seen(self) -> list[str]:
-        """Names of all that were trained on, whatever they lacked."""
-        return [*self.subjects, *self.unpaired]
+        """Names of all that were trained on, whatever they lacked, and of whom simulated exams are made."""
+        both = [*self.subjects, *self.unpaired]
+        return [*both, *(name for name in self.simulated_from if name not in both)]
 
     def load_into(self, network: nn.Module) -> None:
         """Give a network the weights that a user's machine will load.

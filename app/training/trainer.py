@@ -22,6 +22,7 @@ from app.registry.manifest import Entry
 from app.training.checkpoint import BEST, LAST, State, save_state
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject, build_cache
+from app.training.data.simulated import check_simulated, open_simulated
 from app.training.data.splits import split, validation_cases
 from app.training.data.unpaired import check_unpaired
 from app.training.distributed import Processes, processes
@@ -51,6 +52,7 @@ class TrainingPaths:
         cache: prepared arrays; `<run>/cache` if not given.
         validation: folder of complete subjects to validate on, instead of those held out of `data`.
         unpaired: folder of exams that lack a sequence; for tasks that learn from them too.
+        simulated: folder of simulated exams that are mixed in.
     """
 
     data: Path
@@ -58,6 +60,7 @@ class TrainingPaths:
     cache: Path | None = None
     validation: Path | None = None
     unpaired: Path | None = None
+    simulated: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,14 @@ class _Run:
         if before is None:
             kind.check_start(recipe, start)
         check_unpaired(paths.unpaired, paths.data, paths.validation, kind.withheld(recipe))
+        check_simulated(paths.simulated, recipe, kind)
         subjects = kind.choose(recipe, self._subjects())
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         self.training = kind.usable(self.training)
         unpaired = self._unpaired(kind.withheld(recipe))
-        context = TrainingContext(recipe, self.training, paths.data, group, segmenter, stage_one, before, unpaired)
+        simulated = open_simulated(paths.simulated, paths.cache or paths.run / "cache", recipe, group)
+        drawn = [*self.training, *simulated.subjects]
+        context = TrainingContext(recipe, drawn, paths.data, group, segmenter, stage_one, before, unpaired)
         self.task = kind.open(context)
         self.source: Any = self.task.new_source(context)
         teacher = segmenter if kind.teaching_loss(recipe) else None
@@ -150,6 +156,7 @@ class _Run:
         self.state = before or self._new_state(names, held_out, others, sources)
         if before is not None:
             self._restore(before, names, others, None if teacher is None else teacher.identity)
+        simulated.note_in(self.state, before is not None, paths.run)
         # Looked for before the first step, not after hours.
         self.cases, self.masks = validation_cases(
             paths.data, paths.validation, recipe.schedule, self.state, say=group.first

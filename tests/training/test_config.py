@@ -58,7 +58,7 @@ def test_built_in_recipes_load_and_come_back_from_json(name: str):
         ),
         (
             "extends = 'segmenter'\n[losses]\nadversarial = 0.0",
-            "'losses.adversarial'; it is for the tasks ds3net and synthesis and tissnet",
+            "'losses.adversarial'; it is for the tasks cgsamr and ds3net and synthesis and tissnet and ucgsamr",
         ),
         (
             "extends = 'enhancer'\n[network]\npreset = 'full'",
@@ -66,7 +66,7 @@ def test_built_in_recipes_load_and_come_back_from_json(name: str):
         ),
         (
             "task = 'sorting'",
-            "task = 'sorting'; use one of ds3net, enhancement, refinement, segmentation2d, segmentation3d",
+            "task = 'sorting'; use one of cgsamr, ds3net, enhancement, refinement, segmentation2d, segmentation3d",
         ),
         ("task = 3", "task = 3; use one of"),
         ("[data]\ntargets = []", "targets must name one sequence or more"),

@@ -92,9 +92,9 @@ def _simulate(options: argparse.Namespace) -> int:
     from app.inference.simulation.opening import open_simulator
     from app.inference.simulation.run import SimulationOptions, WrittenExam, simulate
 
-    simulator, model = open_simulator(options.weights, options.model, options.device)
-    if options.confidence is not None and not simulator.has_confidence:
-        raise WeightsError(f"model {model.name!r} knows no confidence; leave out --confidence.")
+    model = open_simulator(options.weights, options.model, options.device)
+    if options.confidence is not None and not model.simulator.has_confidence:
+        raise WeightsError(f"model {model.identity.name!r} knows no confidence; leave out --confidence.")
     names = ("lesions", "output", "brains", "exchange", "count", "scale", "mirror", "move", "seed", "confidence")
     wanted = SimulationOptions(**{name: getattr(options, name) for name in names})
 
@@ -102,7 +102,7 @@ def _simulate(options: argparse.Namespace) -> int:
         if options.pictures is not None:
             _draw(exam, options.pictures)
 
-    records = simulate(wanted, simulator, model, show)
+    records = simulate(wanted, model.simulator, model.identity, model.taught_by, show)
     log.info("Written to %s: %d synthetic exam%s.", options.output, len(records), "" if len(records) == 1 else "s")
     return ExitCode.OK
 

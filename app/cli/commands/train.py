@@ -34,6 +34,12 @@ def add_train(commands: Any) -> None:
         help="exams of other patients that lack the sequence which --data teaches: for ds3net, and for generators of "
         "one sequence or with data.withheld",
     )
+    p.add_argument(
+        "--simulated",
+        type=path,
+        metavar="DIR",
+        help="exams of `simulate`, mixed in by the recipe's data.simulated_share",
+    )
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe; repeatable")
     p.add_argument("--budget-minutes", type=float, metavar="M", help="as --set schedule.budget_minutes=M")
     p.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
@@ -80,7 +86,9 @@ def _train(options: argparse.Namespace) -> int:
     task = task_of(recipe)
     outcome = train(
         recipe,
-        TrainingPaths(options.data, options.run, options.cache, options.validation, options.unpaired),
+        TrainingPaths(
+            options.data, options.run, options.cache, options.validation, options.unpaired, options.simulated
+        ),
         device=choose_device(options.device, Machine.probe())[0],
         resume=options.resume,
         segmenter=read_manifest(options.weights).entry(options.segmenter or task.teacher_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +17,20 @@ from app.registry.manifest import Entry, read_manifest, spec_as
 from app.registry.spec import CgSamrSpec
 
 
-def open_simulator(weights: Path, name: str | None, device: str) -> tuple[ExamSimulator, Identity]:
+@dataclass(frozen=True)
+class OpenedSimulator:
+    """Hold a published network that is ready to make exams.
+
+    Attributes:
+        taught_by: names of the subjects that it, or what it was made from, learnt from.
+    """
+
+    simulator: ExamSimulator
+    identity: Identity
+    taught_by: frozenset[str]
+
+
+def open_simulator(weights: Path, name: str | None, device: str) -> OpenedSimulator:
     """Open a model of the kind `cgsamr`, with its atlas.
 
     Args:
@@ -31,7 +45,9 @@ def open_simulator(weights: Path, name: str | None, device: str) -> tuple[ExamSi
     spec = spec_as(entry, CgSamrSpec)
     place = torch.device(choose_device(device, Machine.probe())[0])
     network, atlas = load_simulator(entry).to(place), read_atlas(entry.path_of("atlas"))
-    return ExamSimulator(network, spec.architecture, spec.canvas, atlas, place), entry.identity
+    known = read_manifest(weights).lineage.ancestry([entry.sha256]).subjects
+    simulator = ExamSimulator(network, spec.architecture, spec.canvas, atlas, place)
+    return OpenedSimulator(simulator, entry.identity, frozenset(known))
 
 
 def _entry(weights: Path, name: str | None) -> Entry:

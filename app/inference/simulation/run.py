@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -109,6 +109,7 @@ def simulate(
     options: SimulationOptions,
     simulator: ExamSimulator,
     model: Identity,
+    taught_by: Collection[str] = (),
     show: Callable[[WrittenExam], None] = lambda _: None,
 ) -> list[ExamRecord]:
     """Write simulated exams and their record.
@@ -116,6 +117,7 @@ def simulate(
     Every lesion is looked at before anything is written.
 
     Args:
+        taught_by: names of the subjects that the model learnt from, for the record.
         show: is given each exam once it is written.
 
     Raises:
@@ -141,7 +143,7 @@ def simulate(
         random = np.random.default_rng([options.seed, number])
         exam = _one(name, lesion, brain, options, simulator, model, random)
         records.append(exam.record)
-        save_bytes(readable_json(_form(options, model, records)), options.output / RECORD)
+        save_bytes(readable_json(_form(options, model, taught_by, records)), options.output / RECORD)
         show(exam)
         log.info("%s: lesion of %s in the brain of %s", name, lesion.name, brain.name)
     return records
@@ -310,13 +312,16 @@ def _image(array: NDArray[Any], frame: Frame, text: str) -> nib.Nifti1Image:
     return image
 
 
-def _form(options: SimulationOptions, model: Identity, records: Sequence[ExamRecord]) -> dict[str, Any]:
+def _form(
+    options: SimulationOptions, model: Identity, taught_by: Collection[str], records: Sequence[ExamRecord]
+) -> dict[str, Any]:
     given = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}
     return {
         "synthetic": True,
         "tetrad": __version__,
         "model": model.name,
         "sha256": model.sha256,
+        "taught_by": sorted(taught_by),
         "options": given,
         "exams": [asdict(record) for record in records],
     }

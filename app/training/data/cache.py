@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +59,7 @@ class CachedSubject:
         intensities: how each sequence was normalized; without the one that was withheld.
         brain_pixels, tumour_pixels: per view, how many each slice has.
         start, shape: where the box of the brain begins in the volume, and the volume's extent; None in older caches.
+        simulated: whether it is an exam of `simulate`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class CachedSubject:
     tumour_pixels: dict[View, NDArray[np.int64]]
     start: tuple[int, int, int] | None = None
     shape: tuple[int, int, int] | None = None
+    simulated: bool = field(default=False, kw_only=True)
 
     @property
     def normalized(self) -> NDArray[np.float16]:

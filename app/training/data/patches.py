@@ -18,6 +18,7 @@ from torch import Tensor
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.training.data.cache import CachedSubject
+from app.training.data.mixing import mixed_weights
 from app.training.data.sections import PatchData
 from app.training.data.slices import Prefetcher
 
@@ -112,7 +113,7 @@ class PatchSampler:
         )
 
     def _patch(self, random: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        subject = self._subjects[int(random.integers(len(self._subjects)))]
+        subject = self._subjects[self._choose(random)]
         # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
         among_tumour, at = random.random() < self._recipe.tumour_share, random.random(4)
         shape, patch = subject.brain.shape, self._recipe.patch
@@ -138,6 +139,14 @@ class PatchSampler:
             np.array([[(end - i.mean) / i.std for end in (0.0, i.clip)] for i in pairs], dtype=np.float32),
             self._cut(more, start, self._background).astype(np.float32),
         )
+
+    def _choose(self, random: np.random.Generator) -> int:
+        """Draw the number of a subject: all alike, or simulated ones by their share."""
+        count, simulated = len(self._subjects), [s.simulated for s in self._subjects]
+        if not any(simulated):
+            return int(random.integers(count))
+        weights = mixed_weights(np.full(count, 1 / count), simulated, self._recipe.simulated_share)
+        return int(random.choice(count, p=weights))
 
     def _tumour(self, subject: CachedSubject) -> NDArray[np.int64]:
         """Flat indices of the tumour's voxels."""

@@ -44,10 +44,12 @@ class DataRecipe(Section):
     Attributes:
         tumour_share: probability that a slice shows the tumour, or a patch is centred on it, where the subject has any.
         held_out: number of subjects, drawn by the seed, that are kept for validation and never trained on.
+        simulated_share: probability that a slice or patch is of an exam of `--simulated`.
     """
 
     tumour_share: float = 0.0
     held_out: int = 0
+    simulated_share: float = 0.0
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:
@@ -55,6 +57,7 @@ class DataRecipe(Section):
             {
                 "data.tumour_share is a probability": 0 <= self.tumour_share <= 1,
                 "data.held_out must not be negative": self.held_out >= 0,
+                "data.simulated_share must be from 0 to below 1": 0 <= self.simulated_share < 1,
             }
         )
         return self

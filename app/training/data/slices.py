@@ -22,6 +22,7 @@ from app.core.errors import UsageError
 from app.preprocessing.normalization import BACKGROUND, Intensity
 from app.preprocessing.slices import SLICE_AXIS
 from app.training.data.cache import CachedSubject, slice_of
+from app.training.data.mixing import mixed_weights
 from app.training.data.sections import SliceData
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,7 @@ class Sampler:
                 for left_out in (s.name for s in subjects if s.name not in kept):
                     log.warning("%s is left out of the %s slices: none shows %d tumour pixels.", left_out, view, enough)
             self._slices[view] = rows_of
-        self._weights = {view: _shares([s.tumour_type for s, _, _ in rows], recipe.balance_types)
-                         for view, rows in self._slices.items()}  # fmt: skip
+        self._weights = {view: _weights([s for s, _, _ in rows], recipe) for view, rows in self._slices.items()}
 
     @property
     def count(self) -> int:
@@ -266,6 +266,12 @@ def _ends(intensity: Intensity | None) -> tuple[float, float]:
     if intensity is None:
         return BACKGROUND, -BACKGROUND
     return (0.0 - intensity.mean) / intensity.std, (intensity.clip - intensity.mean) / intensity.std
+
+
+def _weights(subjects: Sequence[CachedSubject], recipe: SliceData) -> NDArray[np.float64]:
+    """Probability of each subject, with the share of simulated ones."""
+    shares = _shares([s.tumour_type for s in subjects], recipe.balance_types)
+    return mixed_weights(shares, [s.simulated for s in subjects], recipe.simulated_share)
 
 
 def _shares(types: list[str], balance: bool) -> NDArray[np.float64]:

@@ -96,7 +96,7 @@ class SynthesisTask(SynthesisStep):
         torch.manual_seed(recipe.seed)
         codes = IntensityCodes(subjects) if recipe.network.intensity_encoding else None
         task = cls(recipe, context.group.device, context.teacher(cls.teaching_loss(recipe)), codes)
-        task.subjects = subjects
+        task.subjects = [s for s in subjects if not s.simulated]
         return task
 
     @classmethod

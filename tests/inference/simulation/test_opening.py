@@ -9,10 +9,11 @@ from tests.inference.simulation.helpers import save_small, small_atlas
 
 def test_the_only_one_is_opened(tmp_path):
     save_small(tmp_path, "one")
-    simulator, identity = open_simulator(tmp_path, None, "cpu")
-    assert identity.name == "one"
-    assert simulator.has_confidence
-    assert simulator.atlas.frame == small_atlas().frame
+    opened = open_simulator(tmp_path, None, "cpu")
+    assert opened.identity.name == "one"
+    assert opened.taught_by == set()
+    assert opened.simulator.has_confidence
+    assert opened.simulator.atlas.frame == small_atlas().frame
     assert (tmp_path / "one-atlas.safetensors").is_file()
 
 
@@ -21,7 +22,7 @@ def test_among_several_one_is_named(tmp_path):
         save_small(tmp_path, name)
     with pytest.raises(WeightsError, match="one, two; name one with --model"):
         open_simulator(tmp_path, None, "cpu")
-    assert open_simulator(tmp_path, "two", "cpu")[1].name == "two"
+    assert open_simulator(tmp_path, "two", "cpu").identity.name == "two"
 
 
 def test_another_kind_is_refused(weights_dir):

@@ -191,7 +191,8 @@ def test_its_recipe_is_checked_as_any(recipe):
 
 def test_the_tasks_are_the_modules_that_offer_one():
     assert task_names() == [
-        "ds3net", "enhancement", "refinement", "segmentation2d", "segmentation3d", "synthesis", "tissnet",
+        "cgsamr", "ds3net", "enhancement", "refinement", "segmentation2d", "segmentation3d", "synthesis", "tissnet",
+        "ucgsamr",
     ]  # fmt: skip
     assert find_task("base") is None
     assert find_task("toys") is None

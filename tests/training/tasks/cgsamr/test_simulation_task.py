@@ -57,8 +57,9 @@ def _export(place, weights, *more):
 
 @pytest.fixture(scope="module")
 def weights(place):
-    """A folder with the model of a run of three steps."""
-    more = ["--set", "schedule.steps=3", "--set", "optimizer.learning_rate=1e-5"]
+    """A folder with the model of a short run."""
+    # Running means need some steps before a network in use does what it learnt.
+    more = ["--set", "schedule.steps=25", "--set", "optimizer.ema=0.5"]
     assert _train(place, "cgsamr_compact", "run", *more) == ExitCode.OK
     assert _export(place, place / "w", "--score-on", str(place / "unseen")) == ExitCode.OK
     return place / "w"

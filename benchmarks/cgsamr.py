@@ -57,9 +57,9 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "without atlas": ("cgsamr_compact", ["cgsamr.prior='none'"]),
     "without shape consistency": ("cgsamr_compact", ["losses.shape=0"]),
     "without confidence": ("cgsamr_compact", ["cgsamr.confidence=false", "losses.confidence=0"]),
-    "with the published weights": (
+    "as published": (
         "cgsamr_compact",
-        ["losses.adversarial=1", "losses.feature=5", "losses.l1=0", "cgsamr.up='transposed'"],
+        ["losses.adversarial=1", "losses.feature=5", "losses.l1=0", "cgsamr.up='transposed'", "cgsamr.skip=false"],
     ),
     "UCG-SAMR": ("ucgsamr_compact", []),
 }

@@ -72,23 +72,31 @@ class Branch(nn.Module):
             fed += outputs
         else:
             self.synthesis = self.judgement = None
-        self.last = nn.Sequential(
-            up_block(fed, widths[0], norm, config.up), nn.Conv2d(widths[0], outputs, 7, padding=3)
-        )
+        self.rise = up_block(fed, widths[0], norm, config.up)
+        self.detail = conv_block(widths[0] + config.inputs, widths[0], norm) if config.skip else None
+        self.last = nn.Conv2d(widths[0], outputs, 7, padding=3)
 
-    def forward(self, code: Tensor) -> SimulatedSlices:
+    def forward(self, code: Tensor, inputs: Tensor | None) -> SimulatedSlices:
         """Make the sequences.
 
         Args:
             code: B x C x H/16 x W/16.
+            inputs: what the code is of, B x inputs x H x W; looked at where the shape has a skip.
         """
         features = self.up(code)
         if self.synthesis is None or self.judgement is None:
-            return SimulatedSlices(torch.tanh(self.last(features)))
+            return SimulatedSlices(self._image(features, inputs))
         intermediate = self.synthesis(features)
         confidence = self.judgement(features, intermediate)
         fed = torch.cat([features, (intermediate * confidence).to(features.dtype)], dim=1)
-        return SimulatedSlices(torch.tanh(self.last(fed)), intermediate, confidence)
+        return SimulatedSlices(self._image(fed, inputs), intermediate, confidence)
+
+    def _image(self, features: Tensor, inputs: Tensor | None) -> Tensor:
+        """Bring half-scale features to the image."""
+        risen = self.rise(features)
+        if self.detail is not None and inputs is not None:
+            risen = self.detail(torch.cat([risen, inputs.to(risen.dtype)], dim=1))
+        return torch.tanh(self.last(risen))
 
 
 class StretchOutDecoder(nn.Module):
@@ -100,10 +108,10 @@ class StretchOutDecoder(nn.Module):
         count, outputs = (config.sequences, 1) if config.stretch_out else (1, config.sequences)
         self.branches = nn.ModuleList(Branch(config, outputs) for _ in range(count))
 
-    def forward(self, code: Tensor) -> SimulatedSlices:
-        """Make all sequences of a code, B x C x H/16 x W/16."""
+    def forward(self, code: Tensor, inputs: Tensor | None = None) -> SimulatedSlices:
+        """Make all sequences of a code, B x C x H/16 x W/16; `inputs` as `Branch.forward`."""
         code = self.blocks(code)
-        made = [branch(code) for branch in self.branches]
+        made = [branch(code, inputs) for branch in self.branches]
         return SimulatedSlices(
             torch.cat([one.image for one in made], dim=1),
             _joined([one.intermediate for one in made]),
@@ -132,5 +140,5 @@ class CgSamr(nn.Module):
             inputs: B x inputs x H x W, sides multiples of 16: normal brain and lesion labels (0 or 1), then the prior:
                 of every sequence the atlas in [-1, 1] at the slice below, this one and the one above.
         """
-        made: SimulatedSlices = self.decoder(self.encoder(inputs))
+        made: SimulatedSlices = self.decoder(self.encoder(inputs), inputs)
         return made

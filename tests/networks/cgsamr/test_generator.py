@@ -45,8 +45,8 @@ def test_each_sequence_has_its_way_up():
 def test_the_masked_intermediate_is_fed_back():
     branch = StretchOutDecoder(CgSamrConfig(width=2)).branches[0].eval()
     seen = []
-    branch.last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    made = branch(torch.randn(1, 32, 2, 2))
+    branch.rise.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made = branch(torch.randn(1, 32, 2, 2), None)
     assert torch.allclose(seen[0][:, -1:], made.intermediate * made.confidence)
 
 
@@ -54,3 +54,15 @@ def test_synthesis_and_confidence_have_four_convolutions():
     branch = StretchOutDecoder(CgSamrConfig(width=2)).branches[0]
     for module in (branch.synthesis, branch.judgement):
         assert sum(isinstance(m, torch.nn.Conv2d) for m in module.modules()) == 4
+
+
+def test_a_skip_shows_the_input_again():
+    network = CgSamr(CgSamrConfig(width=2, skip=True)).eval()
+    assert CgSamr(CgSamrConfig(width=2)).decoder.branches[0].detail is None
+    inputs, code = torch.zeros(1, 16, 32, 32), torch.zeros(1, 32, 2, 2)
+    shown = inputs.clone()
+    shown[..., 16, 16] = 5.0
+    plain, spotted = (network.decoder(code, x).image for x in (inputs, shown))
+    changed = (plain != spotted).any(dim=1)[0].nonzero()
+    assert len(changed) > 0
+    assert (changed - 16).abs().max() <= 4

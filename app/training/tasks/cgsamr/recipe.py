@@ -64,6 +64,7 @@ class PairedNetwork(SimulatorNetwork):
     Attributes:
         form: CG-SAMR, or the plain baseline.
         prior: `atlas` as in the paper, or `none`.
+        skip: see `app.networks.architectures.CgSamrConfig`.
         labelwise: whether background, normal brain and lesion have discriminators of their own.
         scales: at how many scales discriminators look.
         segmenter_widths: channels per level of the U-Net that finds the lesion's shape.
@@ -71,6 +72,7 @@ class PairedNetwork(SimulatorNetwork):
 
     form: Literal["cgsamr", "pix2pix"] = "cgsamr"
     prior: Literal["atlas", "none"] = "atlas"
+    skip: bool = False
     labelwise: bool = True
     scales: int = 2
     segmenter_widths: Listed[tuple[int, ...]] = (16, 32, 64)
@@ -205,9 +207,17 @@ class CgSamrRecipe(OutlineRecipe):
         """Shape of the generator."""
         shape, plain = self.cgsamr, self.cgsamr.form == "pix2pix"
         return CgSamrConfig(
-            shape.form, CGSAMR_WIDTHS[shape.preset], len(MODALITIES), CLASSES - 1, shape.prior, shape.norm,
-            shape.stretch_out and not plain, shape.confidence and not plain, shape.up,
-        )  # fmt: skip
+            form=shape.form,
+            width=CGSAMR_WIDTHS[shape.preset],
+            sequences=len(MODALITIES),
+            labels=CLASSES - 1,
+            prior=shape.prior,
+            norm=shape.norm,
+            stretch_out=shape.stretch_out and not plain,
+            confidence=shape.confidence and not plain,
+            up=shape.up,
+            skip=shape.skip and not plain,
+        )
 
 
 class UcgSamrRecipe(OutlineRecipe):

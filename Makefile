@@ -46,6 +46,20 @@ train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesi
 		--set schedule.steps=8 --set schedule.budget_minutes=0 --set tissnet.perceptibility_steps=3 --set 'data.patch=[32,32,16]'
 	$(BIN)/python -m app export $(SMOKE)/tissnet --data $(SMOKE)/data --cache $(SMOKE)/cache --weights $(SMOKE)/weights \
 		--model tissnet --score-on $(SMOKE)/unseen --device cpu
+	$(BIN)/python -m app atlas --data $(SMOKE)/data --output $(SMOKE)/atlas.safetensors
+	for recipe in cgsamr ucgsamr; do \
+		$(BIN)/python -m app train $${recipe}_compact --data $(SMOKE)/data --run $(SMOKE)/$$recipe --cache $(SMOKE)/range --device cpu \
+			--set cgsamr.preset=tiny --set 'data.axial=[96,96]' --set data.min_brain_pixels=1000 --set schedule.batch_size=2 \
+			--set schedule.steps=25 --set schedule.budget_minutes=0 --set optimizer.ema=0.5 \
+			--set data.atlas=$(SMOKE)/atlas.safetensors \
+		&& $(BIN)/python -m app export $(SMOKE)/$$recipe --data $(SMOKE)/data --cache $(SMOKE)/range --weights $(SMOKE)/weights \
+			--model $$recipe --score-on $(SMOKE)/unseen --device cpu \
+		&& $(BIN)/python -m app simulate --lesions $(SMOKE)/unseen --output $(SMOKE)/exams-$$recipe --weights $(SMOKE)/weights \
+			--model $$recipe --count 2 --scale 0.5..2 --mirror --move --device cpu || exit 1; \
+	done
+	$(BIN)/python -m app train segmenter --data $(SMOKE)/data --run $(SMOKE)/mixed --cache $(SMOKE)/cache --simulated $(SMOKE)/exams-cgsamr \
+		--set data.simulated_share=0.5 --set schedule.steps=3 --set schedule.batch_size=2 --set data.min_brain_pixels=1000 \
+		--set 'data.views=["axial"]' --set 'data.axial=[96,96]' --device cpu
 	$(BIN)/python -m app segment --input $(SMOKE)/dropped --output $(SMOKE)/tumours --weights $(SMOKE)/weights \
 		--model tissnet --on-error stop --device cpu
 	$(BIN)/python -m app evaluate --reference $(SMOKE)/unseen --predicted-segmentations $(SMOKE)/tumours

@@ -8,11 +8,18 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.constants import MODALITIES
-from app.networks.architectures import Ds3NetConfig, EnhancerConfig, HfGanConfig, RefinerConfig, UNetConfig
+from app.networks.architectures import (
+    CgSamrConfig,
+    Ds3NetConfig,
+    EnhancerConfig,
+    HfGanConfig,
+    RefinerConfig,
+    UNetConfig,
+)
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Normalization
 from app.preprocessing.slices import Canvas
 from app.preprocessing.target_intensity import KAIST24_PRIOR, IntensityPrior
-from app.registry.spec import SPEC, FirstStage, GeneratorSpec, RefinerSpec, RegressionSpec
+from app.registry.spec import SPEC, CgSamrSpec, FirstStage, GeneratorSpec, RefinerSpec, RegressionSpec
 
 VOLUME = Normalization("volume", background=-1.0)
 CANVAS = Canvas({"axial": (48, 64), "sagittal": (64, 48), "coronal": (48, 48)})
@@ -175,3 +182,30 @@ def test_a_confidence_head_is_known():
 def test_it_needs_no_torch():
     code = "import sys, app.registry.manifest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+CGSAMR = {
+    "architecture": CgSamrConfig(width=4),
+    "normalization": Normalization("range", background=-1.0),
+    "canvas": Canvas({"axial": (64, 64)}),
+}
+
+
+def test_a_cgsamr_is_read_as_it_was_written():
+    spec = CgSamrSpec(**CGSAMR)
+    assert SPEC.validate_python(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": CgSamrConfig(sequences=5)},
+        {"architecture": CgSamrConfig(labels=2)},
+        {"architecture": CgSamrConfig(width=10**6)},
+        {"normalization": VOLUME},
+        {"canvas": Canvas({"coronal": (64, 64)})},
+    ],
+)
+def test_what_no_cgsamr_can_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        CgSamrSpec(**{**CGSAMR, **fields})

@@ -29,6 +29,7 @@ from app.inference.models import Model
 from app.inference.pipeline import synthesize_case
 from app.inference.provenance import mark_inputs
 from app.inference.synthesizer import as_case
+from app.inference.tumour.outlines import OutlineModel
 from app.inference.tumour.segmentation import TumourSegmenter
 from app.inference.tumour.tissnet import CompletingSegmenter
 from app.preprocessing.normalization import measure
@@ -36,7 +37,7 @@ from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import load_intensity
 from app.registry.identity import Identity, identity_record
 from app.registry.manifest import Entry, Manifest, read_manifest
-from app.registry.spec import Segmenter3dSpec, TissNetSpec
+from app.registry.spec import CgSamrSpec, Segmenter3dSpec, TissNetSpec
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,32 @@ class TissNetModel:
 
 
 @dataclass(frozen=True)
+class UnpairedModel:
+    """A UCG-SAMR; it makes no sequence that lacks."""
+
+    model: OutlineModel
+
+    @property
+    def identity(self) -> Identity:
+        """Name and checksums."""
+        return self.model.identity
+
+    @property
+    def record(self) -> Mapping[str, object]:
+        """Name it."""
+        return identity_record(self.identity, {})
+
+    @property
+    def runtime(self) -> Runtime:
+        """How its network is run."""
+        return self.model.runtime
+
+    def run(self, volumes: Mapping[Modality, Volume], target: Modality | None, reference: Modality) -> SegmentedExam:
+        """Segment a complete exam; see `SegmentingModel.run`."""
+        return SegmentedExam(self.model.labels({m: v.data for m, v in volumes.items()}), None)
+
+
+@dataclass(frozen=True)
 class CompletedModel:
     """A generator that makes what lacks, and the 3D segmenter that then sees four sequences."""
 
@@ -161,8 +188,9 @@ def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: Ru
     """Open a model that segments.
 
     Args:
-        options: `model` names a TISS-Net, a 3D segmenter (then the manifest's default generator completes exams for
-            it), or `completed`, which is that with the manifest's tumour segmenter, and the default.
+        options: `model` names a TISS-Net, a UCG-SAMR (which segments complete exams), a 3D segmenter (then the
+            manifest's default generator completes exams for it), or `completed`, which is that with the manifest's
+            tumour segmenter, and the default.
 
     Raises:
         WeightsError: the weights are missing or damaged, or the model does not segment.
@@ -173,6 +201,9 @@ def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: Ru
     entry = manifest.entry(TUMOUR_SEGMENTER if name in {None, COMPLETED} else name)
     if isinstance(entry.spec, TissNetSpec):
         return _open_tissnet(entry, runtime)
+    if isinstance(entry.spec, CgSamrSpec):
+        chosen = choose_runtime(entry.files, Machine.probe(), RuntimeOptions(runtime.device, "torch", "fp32"))
+        return UnpairedModel(OutlineModel.on(entry, chosen))
     if not isinstance(entry.spec, Segmenter3dSpec):
         raise WeightsError(f"model {entry.name!r} segments no exams; name a tissnet or segmenter3d of `info`.")
     check_not_exchanged(manifest, entry)

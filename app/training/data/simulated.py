@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from app.core.errors import UsageError
 from app.inference.simulation.run import RECORD
 from app.training.data.cache import CachedSubject, build_cache
+from app.training.data.core_slices import CoreSliceData
 
 if TYPE_CHECKING:
     from app.training.checkpoint import State
@@ -54,7 +55,8 @@ class SimulatedExams:
 def check_simulated(folder: Path | None, recipe: Recipe, task: type[Task[Any]]) -> None:
     """Check that simulated exams are there where they are asked for, and that the task can learn from them.
 
-    It can where it draws slices or patches of complete exams alone, and is none that makes such exams.
+    It cannot where it corrects what a generator made of each subject, draws slices by what of the tumour they show, or
+    makes such exams itself.
 
     Args:
         folder: their folder; None where there is none.
@@ -67,7 +69,7 @@ def check_simulated(folder: Path | None, recipe: Recipe, task: type[Task[Any]]) 
         if share > 0:
             raise UsageError("data.simulated_share needs simulated exams; name their folder with --simulated.")
         return
-    if task.needs_stage_one or task.withheld(recipe) is not None or task.kind == "cgsamr":
+    if task.needs_stage_one or isinstance(recipe.data, CoreSliceData) or task.kind == "cgsamr":
         raise UsageError(f"the task {recipe.task} cannot learn from simulated exams; leave out --simulated.")
     if share == 0:
         raise UsageError("--simulated needs a share: --set data.simulated_share=0.25 draws a quarter of them.")

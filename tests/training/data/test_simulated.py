@@ -94,3 +94,10 @@ def test_an_exam_that_was_put_there_is_refused(place, capsys):
     (folder / "simulated.json").write_text(json.dumps(form))
     assert _train(place, "bad", SHARE, simulated="more") == ExitCode.USAGE
     assert "is not in simulated.json" in capsys.readouterr().err
+
+
+def test_a_generator_of_one_sequence_learns_from_them(place):
+    changes = ["losses.tversky=0", "network.widths=[8,16]", "data.targets=['t1c']", "schedule.validate_every=0",
+               "schedule.targets_per_batch=1"]  # fmt: skip
+    assert _train(place, "generator", SHARE, *changes, recipe="unet") == ExitCode.OK
+    assert load_state(place / "generator" / LAST).simulated

@@ -117,12 +117,26 @@ class Atlas:
         return torch.lerp(volumes[..., low].float(), volumes[..., high].float(), at - low)
 
     def to_bytes(self) -> bytes:
-        """Encode as safetensors; `read_atlas` is the inverse."""
+        """Encode as safetensors of 256 levels each; `read_atlas` is the inverse."""
         from safetensors.torch import save
 
         form = {"subjects": self.subjects, "brightness": self.brightness, "frame": asdict(self.frame)}
-        tensors = {name: getattr(self, name).half().contiguous() for name in _ARRAYS}
+        tensors = {name: _levels(getattr(self, name), name) for name in _ARRAYS}
         return save(tensors, metadata={_KEY: json.dumps(form)})
+
+
+def _levels(values: Tensor, name: str) -> Tensor:
+    """Round to whole numbers from 0 to 255: images from [-1, 1], shares from [0, 1]."""
+    shares = (values.float() + 1) / 2 if name == "images" else values.float()
+    return (shares.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+
+
+def _values(levels: Tensor, name: str) -> Tensor:
+    """Invert `_levels`."""
+    if levels.dtype != torch.uint8:
+        raise ValueError("its voxels are no levels")
+    shares = levels.float() / 255
+    return (shares * 2 - 1 if name == "images" else shares).half()
 
 
 def read_atlas(path: Path) -> Atlas:
@@ -136,7 +150,7 @@ def read_atlas(path: Path) -> Atlas:
     try:
         with safe_open(path, "pt") as stream:
             form: dict[str, Any] = json.loads((stream.metadata() or {})[_KEY])
-            arrays = {name: stream.get_tensor(name) for name in _ARRAYS}
+            arrays = {name: _values(stream.get_tensor(name), name) for name in _ARRAYS}
         where = form["frame"]
         frame = frame_of(where["shape"], np.array(where["affine"]), where["start"])
         return Atlas(**arrays, brightness=tuple(form["brightness"]), subjects=form["subjects"], frame=frame)

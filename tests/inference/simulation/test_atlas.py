@@ -83,8 +83,11 @@ def test_written_and_read(tmp_path):
     path = tmp_path / "atlas.safetensors"
     path.write_bytes(atlas.to_bytes())
     again = read_atlas(path)
-    assert all(torch.equal(getattr(again, name), getattr(atlas, name)) for name in ("images", "brain", "tissue"))
+    for name in ("images", "brain", "tissue"):
+        assert torch.allclose(getattr(again, name).float(), getattr(atlas, name).float(), atol=1 / 255)
     assert (again.frame, again.brightness, again.subjects) == (atlas.frame, atlas.brightness, 1)
+    # Rounded once, it stays as it is.
+    assert again.to_bytes() == atlas.to_bytes()
 
 
 @pytest.mark.parametrize("content", [None, b"no atlas"])

@@ -131,12 +131,12 @@ class _Run:
         kind = task_of(recipe)
         if before is None:
             kind.check_start(recipe, start)
-        check_unpaired(paths.unpaired, paths.data, paths.validation, kind.withheld(recipe))
+        left_out = check_unpaired(paths.unpaired, paths.data, paths.validation, kind.withheld(recipe))
         check_simulated(paths.simulated, recipe, kind)
         subjects = kind.choose(recipe, self._subjects())
         self.training, held_out = split(subjects, recipe.data.held_out, recipe.seed)
         self.training = kind.usable(self.training)
-        unpaired = self._unpaired(kind.withheld(recipe))
+        unpaired = [s for s in self._unpaired(kind.withheld(recipe)) if s.name not in left_out]
         simulated = open_simulated(paths.simulated, paths.cache or paths.run / "cache", recipe, group)
         drawn = [*self.training, *simulated.subjects]
         context = TrainingContext(recipe, drawn, paths.data, group, segmenter, stage_one, before, unpaired)

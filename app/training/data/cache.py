@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -36,6 +35,7 @@ from app.data.segmentations import find_segmentations
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import BACKGROUND, Intensity, Normalization, measure, normalize
 from app.preprocessing.slices import SLICE_AXIS, stack_slices
+from app.training.data.content_marks import gzip_end
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,6 @@ NORMALIZATION: Final = Normalization("volume", background=BACKGROUND)
 _INDEX = "index.json"
 _BEGUN = "begun.jsonl"
 _SCHEMA = 4
-#: Bytes of checksum and length that a gzip file ends with.
-_GZIP_END = 8
 
 
 @dataclass(frozen=True)
@@ -218,11 +216,8 @@ def _fingerprint(files: Iterable[Path], masks: Mapping[str, Path]) -> str:
 
 def _content_mark(file: Path) -> str:
     """Give what changes when a file is written anew: the checksum that gzip ends with, else its time."""
-    if file.suffix != ".gz" or file.stat().st_size < _GZIP_END:
-        return str(file.stat().st_mtime_ns)
-    with file.open("rb") as stream:
-        stream.seek(-_GZIP_END, os.SEEK_END)
-        return stream.read().hex()
+    end = gzip_end(file)
+    return str(file.stat().st_mtime_ns) if end is None else end.hex()
 
 
 def _write(

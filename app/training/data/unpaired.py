@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from app.core.constants import Modality
 from app.core.errors import UsageError
-from app.data.cases import also_in
+from app.data.cases import Case, patient_of
 from app.data.discovery import scan
 from app.data.loading import needed_without
 from app.preprocessing.normalization import BACKGROUND
 from app.training.data.cache import CachedSubject
+from app.training.data.content_marks import content_mark
 from app.training.data.core_slices import CoreSampler
 from app.training.data.sections import SliceData
 from app.training.data.slices import SampledStep, Sampler, Source
+
+log = logging.getLogger(__name__)
 
 #: Added to the seed where unpaired slices are drawn, beyond every seed of a recipe: they are drawn by themselves.
 _OTHER_SEED = 2**64
 
 
-def check_unpaired(unpaired: Path | None, data: Path, validation: Path | None, withheld: Modality | None) -> None:
-    """Check that exams without a sequence are wanted, are there, and are of patients of their own.
+def check_unpaired(
+    unpaired: Path | None, data: Path, validation: Path | None, withheld: Modality | None
+) -> frozenset[str]:
+    """Check that exams without a sequence are wanted and there; give those to be left out, and say why.
+
+    An exam is left out where its patient, by name or by a file's content, is among the complete or validation exams.
 
     Args:
         unpaired: their folder; None where there is none.
@@ -29,10 +37,10 @@ def check_unpaired(unpaired: Path | None, data: Path, validation: Path | None, w
         withheld: the sequence that they lack; None where the task learns from complete subjects alone.
 
     Raises:
-        UsageError: they are not wanted, there is no such folder, or a patient is in one of the others too.
+        UsageError: they are not wanted, there is no such folder, or all of them would be left out.
     """
     if unpaired is None:
-        return
+        return frozenset()
     if withheld is None:
         raise UsageError(
             "--unpaired is for recipes that make one sequence, or name the one that is lacking (--set "
@@ -40,19 +48,41 @@ def check_unpaired(unpaired: Path | None, data: Path, validation: Path | None, w
         )
     if not unpaired.is_dir():
         raise UsageError(f"--unpaired {unpaired} does not exist; give a folder of exams that lack {withheld}.")
-    names = _names(unpaired, withheld)
-    for option, folder in (("--data", data), ("--validation", validation)):
-        if folder is not None and (both := also_in(names, _names(folder, None))):
-            raise UsageError(
-                f"the patient of {both[0]} in --unpaired {unpaired} is in {option} {folder} as well; keep every "
-                "patient in one of them."
-            )
+    cases = _usable(unpaired, withheld)
+    out: dict[str, Path] = {}
+    for folder in (data, validation):
+        if folder is not None:
+            out |= dict.fromkeys(_shared(cases, _usable(folder, None)), folder)
+    if cases and len(out) == len(cases):
+        raise UsageError(
+            f"every patient of --unpaired {unpaired} is in {out[cases[0].subject]} as well; give exams of others."
+        )
+    for name, folder in out.items():
+        log.warning("%s of --unpaired is left out: its patient is in %s as well.", name, folder)
+    if cases and all(withheld in case.files for case in cases):
+        log.warning(
+            "All exams of --unpaired %s have %s; it is not looked at. Complete exams teach more in --data.",
+            unpaired, withheld,
+        )  # fmt: skip
+    return frozenset(out)
 
 
-def _names(folder: Path, withheld: Modality | None) -> list[str]:
+def _usable(folder: Path, withheld: Modality | None) -> list[Case]:
     """List the exams of a folder that have all sequences but the withheld one."""
     needed = set(needed_without(withheld))
-    return [c.subject for c in scan(folder).cases if needed <= set(c.files)]
+    return [c for c in scan(folder).cases if needed <= set(c.files)]
+
+
+def _shared(cases: Iterable[Case], others: Iterable[Case]) -> list[str]:
+    """Name the exams whose patient is among the others', by name or by the content of a file."""
+    others = list(others)
+    patients = {patient_of(c.subject) for c in others}
+    contents = {content_mark(f) for c in others for f in c.files.values()}
+    return [
+        c.subject
+        for c in cases
+        if patient_of(c.subject) in patients or any(content_mark(f) in contents for f in c.files.values())
+    ]
 
 
 class PairedSource:

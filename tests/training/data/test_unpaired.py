@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import shutil
+import zlib
 
 import pytest
 
@@ -14,8 +16,8 @@ DATA = CoreSliceData(views=("axial",), axial=(48, 48), min_brain_pixels=200, tum
 
 
 def _write(folder, *names, lacks=()):
-    for number, name in enumerate(names):
-        write_phantom(make_phantom((24, 24, 20), number), folder, name, leave_out=lacks)
+    for name in names:
+        write_phantom(make_phantom((24, 24, 20), zlib.crc32(name.encode())), folder, name, leave_out=lacks)
     return folder
 
 
@@ -28,8 +30,10 @@ class TestCheck:
     def test_nothing_is_asked_of_a_run_without(self, tmp_path):
         check_unpaired(None, tmp_path / "nowhere", None, None)
 
-    def test_patients_of_their_own_are_fine(self, tmp_path, paired):
-        check_unpaired(_write(tmp_path / "u", "BraTS-GLI-00003-000", lacks=("t1c",)), paired, None, "t1c")
+    def test_patients_of_their_own_are_fine(self, tmp_path, paired, caplog):
+        unpaired = _write(tmp_path / "u", "BraTS-GLI-00003-000", lacks=("t1c",))
+        assert not check_unpaired(unpaired, paired, None, "t1c")
+        assert not caplog.records
 
     def test_a_task_that_learns_from_complete_exams_alone(self, tmp_path, paired):
         with pytest.raises(UsageError, match=r"--unpaired is for recipes .*data.withheld=t1c"):
@@ -40,19 +44,34 @@ class TestCheck:
             check_unpaired(tmp_path / "nowhere", paired, None, "t1c")
 
     @pytest.mark.parametrize("exam", ["BraTS-GLI-00002-000", "BraTS-GLI-00002-001"])
-    def test_no_patient_is_in_both(self, tmp_path, paired, exam):
-        with pytest.raises(UsageError, match=rf"{exam} in --unpaired .* is in --data .*; keep every patient in one"):
-            check_unpaired(_write(tmp_path / "u", exam, lacks=("t1c",)), paired, None, "t1c")
+    def test_a_patient_of_the_complete_exams_is_left_out_by_name(self, tmp_path, paired, exam, caplog):
+        unpaired = _write(tmp_path / "u", exam, "BraTS-GLI-00003-000", lacks=("t1c",))
+        assert check_unpaired(unpaired, paired, None, "t1c") == {exam}
+        assert f"{exam} of --unpaired is left out: its patient is in {paired} as well." in caplog.messages
 
-    def test_none_validates(self, tmp_path, paired):
+    @pytest.mark.parametrize("compressed", [True, False])
+    def test_a_patient_is_known_by_content_too(self, tmp_path, paired, compressed, caplog):
+        unpaired = _write(tmp_path / "u", "BraTS-GLI-00003-000", lacks=("t1c",))
+        for sequence in ("t1n", "t2w", "t2f"):
+            source = paired / "BraTS-GLI-00002-000" / f"BraTS-GLI-00002-000-{sequence}.nii.gz"
+            copy = unpaired / "Another-Name-1" / f"Another-Name-1-{sequence}.nii{'.gz' if compressed else ''}"
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(source.read_bytes() if compressed else gzip.decompress(source.read_bytes()))
+        assert check_unpaired(unpaired, paired, None, "t1c") == {"Another-Name-1"}
+        assert "Another-Name-1 of --unpaired is left out" in caplog.text
+
+    def test_who_validates_is_left_out(self, tmp_path, paired):
         unseen = _write(tmp_path / "v", "BraTS-GLI-00004-000")
-        unpaired = _write(tmp_path / "u", "BraTS-GLI-00004-001", lacks=("t1c",))
-        with pytest.raises(UsageError, match=r"is in --validation .*/v as well"):
-            check_unpaired(unpaired, paired, unseen, "t1c")
+        unpaired = _write(tmp_path / "u", "BraTS-GLI-00004-001", "BraTS-GLI-00003-000", lacks=("t1c",))
+        assert check_unpaired(unpaired, paired, unseen, "t1c") == {"BraTS-GLI-00004-001"}
 
-    def test_the_same_folder_twice_is_refused_where_complete_exams_are_in_it(self, paired):
-        with pytest.raises(UsageError, match="as well"):
+    def test_nobody_is_left_where_the_same_folder_is_given_twice(self, paired):
+        with pytest.raises(UsageError, match=r"every patient of --unpaired .* as well; give exams of others"):
             check_unpaired(paired, paired, None, "t1c")
+
+    def test_it_is_said_where_all_have_the_sequence(self, tmp_path, paired, caplog):
+        assert not check_unpaired(_write(tmp_path / "u", "BraTS-GLI-00003-000"), paired, None, "t1c")
+        assert "have t1c; it is not looked at. Complete exams teach more in --data." in caplog.text
 
     def test_exams_that_nobody_uses_are_nobodys(self, tmp_path, paired):
         # The one lacks a source, the other is not complete: neither is learnt from.

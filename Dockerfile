@@ -8,6 +8,8 @@ ARG VARIANT=gpu
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 # Two networks that find the brain in heads with skull (17 MB), without what their package needs; empty leaves them out.
 ARG DEEPBET=1.0.2
+# Anything but an empty text adds Ray (240 MB): several devices, and many machines (docs/cluster.md).
+ARG CLUSTER=
 ARG VERSION=0.1.0
 
 LABEL org.opencontainers.image.title="tetrad" \
@@ -28,7 +30,7 @@ ENV PYTHONUNBUFFERED=1 \
 WORKDIR /opt/tetrad
 
 # Packages before code: they are the large layer, and change rarely. The two secrets are optional (pip behind a proxy).
-COPY requirements.txt ./
+COPY requirements.txt requirements-cluster.txt ./
 RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
     --mount=type=secret,id=cabundle,target=/run/secrets/ca.crt,required=false \
     if [ -f /run/secrets/pip.conf ]; then export PIP_CONFIG_FILE=/run/secrets/pip.conf; fi; \
@@ -40,7 +42,8 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
         && rm /tmp/torch.txt; \
     fi \
     && pip install --no-cache-dir -r requirements.txt \
-    && if [ -n "$DEEPBET" ]; then pip install --no-cache-dir --no-deps "deepbet==$DEEPBET"; fi
+    && if [ -n "$DEEPBET" ]; then pip install --no-cache-dir --no-deps "deepbet==$DEEPBET"; fi \
+    && if [ -n "$CLUSTER" ]; then pip install --no-cache-dir -r requirements-cluster.txt; fi
 
 COPY LICENSE entrypoint.sh ./
 COPY weights ./weights

@@ -249,6 +249,18 @@ def volumes_of(phantom: Phantom, lacks: Modality) -> dict[Modality, np.ndarray]:
     return {m: v for m, v in phantom.volumes.items() if m != lacks}
 
 
+@pytest.fixture(scope="session")
+def ray_package() -> Any:
+    """Ray, with a word of its own for the clusters of this process; who asks for it is skipped without it."""
+    from app.batch.engines.ray_session import import_ray
+    from app.core.errors import UsageError
+
+    try:
+        return import_ray("this test", own=True)
+    except UsageError as error:
+        pytest.skip(str(error))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[Any]:
     """Keep names that are no text (bytes of a file system) from the wire between the workers of a parallel run."""

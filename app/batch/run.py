@@ -13,9 +13,10 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from app.batch.engines.shared_folders import with_absolute_paths
 from app.batch.outcomes import STATUSES, Outcome, Summary
 from app.batch.run_record import write_record, write_trace
-from app.batch.runner import SubjectRunner, open_runner
+from app.batch.runner import SubjectRunner, names_several, open_runner
 from app.core.atomic_io import sweep
 from app.core.config import RunConfig, SegmentConfig
 from app.core.container import is_lost_with_container
@@ -35,6 +36,8 @@ def run(config: RunConfig) -> Summary:
         NothingToDo: no subject lacks anything.
         WeightsError, DeviceError: the model cannot be loaded.
     """
+    if config.cluster.engine == "ray" or names_several(config):
+        config = with_absolute_paths(config)
     _check_folders(config)
     started = datetime.now(UTC)
     inventory = _scan_input(config)

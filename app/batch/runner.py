@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from app.batch.multi_device import MultiDeviceRunner
+from app.batch.engines.ray_runner import RayRunner
 from app.batch.outcomes import Outcome
 from app.batch.prefetch import PrefetchingRunner
 from app.batch.processors import open_processor
@@ -48,6 +48,11 @@ class SubjectRunner(Protocol):
         """End the work; give the outcomes that are not given yet."""
 
 
+def names_several(config: RunConfig) -> bool:
+    """Tell whether a run may use several devices of this machine."""
+    return config.runtime.device == "all" or "," in config.runtime.device
+
+
 def open_runner(config: RunConfig, cases: Sequence[Case], guard: SignalGuard) -> SubjectRunner:
     """Load the model: a device or weights that are not there must be known before an hour of work.
 
@@ -57,11 +62,12 @@ def open_runner(config: RunConfig, cases: Sequence[Case], guard: SignalGuard) ->
     Raises:
         WeightsError, DeviceError, UsageError: the model cannot be loaded.
     """
-    if config.runtime.device == "all" or "," in config.runtime.device:
+    devices = [config.runtime.device]
+    if names_several(config) and config.cluster.ray_address is None:
         devices = choose_devices(config.runtime.device, Machine.probe())
-        if len(devices) > 1:
-            return MultiDeviceRunner(config, devices, cases, guard)
-        config = replace(config, runtime=replace(config.runtime, device=devices[0]))
+    if len(devices) > 1 or config.cluster.engine == "ray":
+        return RayRunner(config, devices, cases, guard)
+    config = replace(config, runtime=replace(config.runtime, device=devices[0]))
     runner = PrefetchingRunner(open_processor(config), cases)
     log.info("Model %s: %s.", runner.model["name"], runner.runtime)
     return runner

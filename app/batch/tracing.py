@@ -41,10 +41,11 @@ class Trace:
             if self._keep:
                 self.add([_event(stage, subject, start, end)])
 
-    def events(self) -> list[dict[str, Any]]:
-        """List every span kept so far."""
+    def take(self) -> list[dict[str, Any]]:
+        """Give every span kept so far, once."""
         with self._lock:
-            return list(self._events)
+            events, self._events = self._events, []
+        return events
 
     def add(self, events: list[dict[str, Any]]) -> None:
         """Add spans, such as those of another process."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from app.cli.argument_types import natural, path, positive
+from app.cli.argument_types import natural, path, positive, share
 
 _PAGE: Final = """# Options of `synthesize` and `segment`
 
@@ -58,7 +58,7 @@ def _form(hint: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
         return {"action": "store_true" if field.default is False else argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is typing.Literal:
         return {"choices": typing.get_args(kind)}
-    readers = {int: natural if field.metadata.get("natural") else positive, Path: path, str: str}
+    readers = {int: natural if field.metadata.get("natural") else positive, Path: path, str: str, float: share}
     return {"type": readers[kind], "metavar": field.metadata["metavar"]}
 
 

@@ -22,12 +22,15 @@ RunChoice = Literal["first", "last"]
 Resume = Literal["same", "any"]
 #: How views become one volume: see `app.inference.view_fusion`.
 FusionName = Literal["mean", "median", "confidence"]
+#: What hands subjects to workers: this process itself, or Ray.
+Engine = Literal["local", "ray"]
 
 ON_ERROR: Final[tuple[OnError, ...]] = ("fallback", "skip", "stop")
 BACKENDS: Final[tuple[BackendName, ...]] = ("auto", "torch", "onnx")
 PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32")
 RESUMES: Final[tuple[Resume, ...]] = ("same", "any")
 FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
+ENGINES: Final[tuple[Engine, ...]] = ("local", "ray")
 
 #: The weights unless `--weights` names others.
 WEIGHTS_DIR: Final = weights_dir.WEIGHTS_DIR
@@ -167,6 +170,42 @@ class NamingOptions:
 
 
 @dataclass(frozen=True)
+class ClusterOptions:
+    """Which workers share a run, each with a model of its own.
+
+    Raises:
+        UsageError: values that do not exist or contradict each other.
+    """
+
+    engine: Engine = field(
+        default="local",
+        metadata=_option("ray: workers of a Ray cluster, or of one started for this run; default: local, no workers"),
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata=_option("of a running Ray cluster, or auto; default: one for this run, on this machine", "ADDRESS"),
+    )
+    workers: int | None = field(
+        default=None, metadata=_option("most workers under Ray; default: as many as it has room for", "N")
+    )
+    worker_cores: int | None = field(
+        default=None, metadata=_option("cores of each worker under Ray; default: 4, or the share beside a GPU", "N")
+    )
+    worker_gpus: float = field(
+        default=1.0, metadata=_option("share of a GPU for each worker under Ray, above 0; default: 1", "SHARE")
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UsageError(f"engine={self.engine!r} does not exist; use {' or '.join(ENGINES)}.")
+        if not 0 < self.worker_gpus <= 1:
+            raise UsageError(f"worker_gpus={self.worker_gpus} is no share of a GPU; use a number above 0, up to 1.")
+        others = self.ray_address, self.workers, self.worker_cores, self.worker_gpus
+        if self.engine == "local" and others != (None, None, None, 1.0):
+            raise UsageError("--ray-address, --workers, --worker-cores and --worker-gpus need --engine ray; give it.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One `synthesize` run.
 
@@ -174,6 +213,7 @@ class RunConfig:
         runtime: how networks are run.
         model: which model; its `with_error` belongs to `confidence_dir`.
         naming: how names are read.
+        cluster: which workers share the run.
         resume: which outputs that are there are kept (`--resume`, in `app.cli.commands.synthesize`).
 
     Raises:
@@ -189,6 +229,7 @@ class RunConfig:
     runtime: RuntimeOptions = RuntimeOptions()
     model: ModelOptions = ModelOptions()
     naming: NamingOptions = NamingOptions()
+    cluster: ClusterOptions = ClusterOptions()
     confidence_dir: Path | None = field(
         default=None,
         metadata=_option(
@@ -237,7 +278,7 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the form of the run record: all options on one level."""
         form = asdict(self)
-        form |= {**form.pop("runtime"), **form.pop("model"), **form.pop("naming")}
+        form |= {**form.pop("runtime"), **form.pop("model"), **form.pop("naming"), **form.pop("cluster")}
         del form["with_error"]
         return {k: str(v) if isinstance(v, Path) else v for k, v in form.items()}
 

@@ -180,8 +180,10 @@ def _contents(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
-def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_subject, weights_dir, device):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.cluster)])
+def test_sigterm_ends_cleanly_and_the_next_run_does_the_rest(tmp_path, write_subject, weights_dir, device, request):
+    if device == "cpu,cpu":
+        request.getfixturevalue("ray_package")
     write_copies(write_subject, tmp_path / "in", [f"s{number:02}" for number in range(40)])
     command = [sys.executable, "-m", "app", "--input", tmp_path / "in", "--output", tmp_path / "out",
                "--weights", weights_dir, "--model", "tiny", "--precision", "fp32", "--device", device,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from app.batch import runner
 from app.batch.prefetch import PrefetchingRunner
 from app.batch.run import run
+from app.core.config import ClusterOptions
 from app.core.errors import DeviceError, UsageError
 from app.core.signals import SignalGuard
 from app.data.discovery import scan
@@ -34,7 +37,7 @@ def test_one_process_does_for_one_device(tmp_path, write_subject, weights_dir, m
     (tmp_path / "out").mkdir()
     several = []
     monkeypatch.setattr(runner, "choose_devices", lambda asked, _: ["cpu"] if asked == "all" else asked.split(","))
-    monkeypatch.setattr(runner, "MultiDeviceRunner", lambda *arguments: several.append(arguments[1]))
+    monkeypatch.setattr(runner, "RayRunner", lambda *arguments: several.append(arguments[1]))
     cases = scan(tmp_path / "in").cases
     opened = runner.open_runner(config_of(tmp_path, weights_dir, device=device), cases, SignalGuard())
     if device == "cpu,cpu":
@@ -45,3 +48,18 @@ def test_one_process_does_for_one_device(tmp_path, write_subject, weights_dir, m
         assert [o.status for o in opened] == ["made"]
         assert list(opened.drain()) == []
     assert (opened.model["name"], "numpy on cpu" in opened.runtime) == ("regression", True)
+
+
+def test_ray_serves_one_device_too_where_it_is_asked_for(tmp_path, write_subject, weights_dir, monkeypatch):
+    write_subject(tmp_path / "in" / "a")
+    config = config_of(tmp_path, weights_dir, cluster=ClusterOptions("ray", ray_address="auto"), device="all")
+    monkeypatch.setattr(runner, "RayRunner", lambda *arguments: arguments[1])
+    # Which GPUs a cluster has is not for this machine to say.
+    assert runner.open_runner(config, scan(tmp_path / "in").cases, SignalGuard()) == ["all"]
+
+
+def test_several_devices_without_ray_are_a_usage_error(tmp_path, write_subject, weights_dir, monkeypatch):
+    write_subject(tmp_path / "in" / "a")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="--device cpu,cpu needs Ray, which is not installed: pip install"):
+        run(config_of(tmp_path, weights_dir, device="cpu,cpu"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.config import ModelOptions, RunConfig, RuntimeOptions
+from app.core.config import ClusterOptions, ModelOptions, RunConfig, RuntimeOptions
 from app.core.errors import UsageError
 
 
@@ -22,6 +22,21 @@ def test_a_way_of_running_that_does_not_exist(options):
 def test_a_fusion_that_does_not_exist():
     with pytest.raises(UsageError, match=r"fusion='best' does not exist; use one of mean, median, confidence"):
         ModelOptions(fusion="best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options,sentence",
+    [
+        ({"engine": "dask"}, "does not exist; use local or ray"),
+        ({"engine": "ray", "worker_gpus": 0.0}, "no share of a GPU"),
+        ({"engine": "ray", "worker_gpus": 2.0}, "no share of a GPU"),
+        ({"ray_address": "auto"}, "need --engine ray"),
+        ({"workers": 3}, "need --engine ray"),
+    ],
+)
+def test_workers_that_do_not_exist(options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        ClusterOptions(**options)
 
 
 def test_maps_of_confidence_need_a_model_that_is_asked_for_its_error():
@@ -37,7 +52,8 @@ def test_the_record_holds_every_option_on_one_level():
         "backend": "auto", "precision": "auto", "batch_size": 3, "refine": None, "specialists": True, "jobs": None,
         "fusion": None, "flip_average": None, "confidence_dir": None, "on_error": "fallback", "complete_all": False,
         "overwrite": False, "profile_file": None, "part_id": 0, "num_parts": 1, "intensity": None, "resume": "same",
-        "names": [], "run": None, "name_from_folders": False,
+        "names": [], "run": None, "name_from_folders": False, "engine": "local", "ray_address": None, "workers": None,
+        "worker_cores": None, "worker_gpus": 1.0,
     }  # fmt: skip
 
 

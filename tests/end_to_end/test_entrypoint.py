@@ -83,6 +83,8 @@ def test_no_way_leads_to_code_in_the_data(start, hostile, subject, tmp_path, way
     assert "sub01" in done.stdout
 
 
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_package")
 def test_neither_do_child_processes_or_pictures(start, hostile, subject, tmp_path, weights_dir):
     environment = {"PYTHONPATH": f":{hostile}", "HOME": str(hostile), "MATPLOTLIBRC": str(hostile), "MPLBACKEND": "app"}
     done = start("--input", tmp_path / "in", "--output", tmp_path / "out", "--report-dir", tmp_path / "report",

@@ -9,7 +9,7 @@ from typing import Any
 from app.cli.argument_types import EXIT_CODES
 from app.cli.commands.synthesize import add_resume, choose_part, resume_of
 from app.cli.options import add_options, given
-from app.core.config import ON_ERROR, ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
+from app.core.config import ON_ERROR, ClusterOptions, ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
 
 #: Options of `synthesize` that a segmentation has as well.
 _SHARED = (
@@ -41,6 +41,7 @@ def add_segment(commands: Any) -> None:
     p.add_argument("--on-error", choices=ON_ERROR, default=argparse.SUPPRESS, help=_ON_ERROR)
     add_options(p, RuntimeOptions, "device", "precision")
     add_options(p, NamingOptions)
+    add_options(p, ClusterOptions)
     add_resume(p)
     p.set_defaults(command=_segment)
 
@@ -54,4 +55,5 @@ def _segment(options: argparse.Namespace) -> int:
     values |= {"part_id": part_id, "num_parts": num_parts}
     model, runtime = ModelOptions(**given(options, ModelOptions)), RuntimeOptions(**given(options, RuntimeOptions))
     naming = NamingOptions(**given(options, NamingOptions))
-    return exit_code_of(run(SegmentConfig(**values, model=model, runtime=runtime, naming=naming)))
+    cluster = ClusterOptions(**given(options, ClusterOptions))
+    return exit_code_of(run(SegmentConfig(**values, model=model, runtime=runtime, naming=naming, cluster=cluster)))

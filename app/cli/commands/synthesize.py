@@ -12,7 +12,15 @@ from typing import Any
 
 from app.cli.argument_types import EXIT_CODES, path
 from app.cli.options import add_options, given
-from app.core.config import RESUMES, WEIGHTS_DIR, ModelOptions, NamingOptions, RunConfig, RuntimeOptions
+from app.core.config import (
+    RESUMES,
+    WEIGHTS_DIR,
+    ClusterOptions,
+    ModelOptions,
+    NamingOptions,
+    RunConfig,
+    RuntimeOptions,
+)
 from app.core.container import is_lost_with_container
 from app.core.errors import UsageError
 
@@ -54,6 +62,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     add_options(p, ModelOptions)
     add_options(p, RuntimeOptions)
     add_options(p, NamingOptions)
+    add_options(p, ClusterOptions)
     directories = {"input_dir", "output_dir"}
     add_options(p, RunConfig, *(f.name for f in fields(RunConfig) if f.name not in directories))
     p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
@@ -112,7 +121,8 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
     values |= {"part_id": part_id, "num_parts": num_parts}
     model = ModelOptions(**given(options, ModelOptions), with_error="confidence_dir" in values)
     runtime, naming = RuntimeOptions(**given(options, RuntimeOptions)), NamingOptions(**given(options, NamingOptions))
-    return RunConfig(**values, runtime=runtime, model=model, naming=naming)
+    cluster = ClusterOptions(**given(options, ClusterOptions))
+    return RunConfig(**values, runtime=runtime, model=model, naming=naming, cluster=cluster)
 
 
 def _report_beside(output_dir: Path) -> Path:

@@ -111,6 +111,8 @@ class TestConfidenceMaps:
         assert "has no map of confidence" in messages
         assert not stale.exists()
 
+    @pytest.mark.cluster
+    @pytest.mark.usefixtures("ray_package")
     def test_several_devices_carry_the_options(self, call, tmp_path):
         options = "--fusion", "confidence", "--flip-average"
         assert call(*options, "--confidence-dir", tmp_path / "one")[0] == 0
@@ -149,6 +151,8 @@ class TestSpecialists:
         (again,) = self._record(tmp_path)["subjects"]
         assert (again["status"], again["warnings"]) == ("kept", [])
 
+    @pytest.mark.cluster
+    @pytest.mark.usefixtures("ray_package")
     def test_several_devices_say_the_same(self, weights, subject, tmp_path):
         assert self._run(weights, tmp_path, "--device", "cpu,cpu") == ExitCode.OK
         record = self._record(tmp_path)

@@ -1,0 +1,1 @@
+"""Run the subjects of a folder on several workers: what Ray does for it, and what is decided here."""

@@ -44,7 +44,7 @@ def write_record(config: RunConfig, summary: Summary, runner: SubjectRunner, sta
     try:
         save_bytes((json.dumps(record, indent=2) + "\n").encode(), path)
         # Drawing takes time that a process told to end does not have.
-        has_page = summary.signal_number is None and _write_page(record, path.with_suffix(".html"))
+        has_page = summary.signal_number is None and write_page(record, path.with_suffix(".html"))
     except OutputError as error:
         log.error("%s", error)
         summary.report_failed = True
@@ -52,7 +52,7 @@ def write_record(config: RunConfig, summary: Summary, runner: SubjectRunner, sta
     log.info("Run record and report: %s, .html" if has_page else "Run record: %s", path)
 
 
-def _write_page(record: Mapping[str, Any], path: Path) -> bool:
+def write_page(record: Mapping[str, Any], path: Path) -> bool:
     """Write the page of a run; say so where that fails for want of anything but room for it.
 
     The images and the record are there: what draws them may lack memory or a package.

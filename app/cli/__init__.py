@@ -15,6 +15,7 @@ from app.cli.argument_types import EXIT_CODES
 from app.cli.commands.check import add_check
 from app.cli.commands.clinic import add_clinic
 from app.cli.commands.evaluate import add_average, add_baselines, add_dropout, add_evaluate
+from app.cli.commands.records import add_merge_records
 from app.cli.commands.segment import add_segment
 from app.cli.commands.simulate import add_atlas, add_simulate
 from app.cli.commands.synthesize import add_infer, add_synthesize
@@ -112,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_synthesize(commands)
     add_infer(commands)
     add_segment(commands)
+    add_merge_records(commands)
     add_clinic(commands)
     add_check(commands)
     add_info(commands)

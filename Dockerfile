@@ -43,7 +43,7 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
     fi \
     && pip install --no-cache-dir -r requirements.txt \
     && if [ -n "$DEEPBET" ]; then pip install --no-cache-dir --no-deps "deepbet==$DEEPBET"; fi \
-    && if [ -n "$CLUSTER" ]; then pip install --no-cache-dir -r requirements-cluster.txt; fi
+    && if [ -n "$CLUSTER" ]; then pip install --no-cache-dir "$(grep '^ray==' requirements-cluster.txt)"; fi
 
 COPY LICENSE entrypoint.sh ./
 COPY weights ./weights

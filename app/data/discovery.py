@@ -68,11 +68,16 @@ def scan(
     found = [_case_of(exam, naming) for exam in exams]
     # What Tetrad made itself is no subject of its own.
     made = [n for c in found for n in c.notes if not c.files]
-    cases = [_with_notes_of(c, found) for c in found if c.files or not c.notes]
+    elsewhere: dict[str, list[str]] = {}
+    for other in found:
+        if not other.files:
+            elsewhere.setdefault(other.subject, []).extend(other.notes)
+    cases = [_with_notes(c, elsewhere.get(c.subject, [])) for c in found if c.files or not c.notes]
     cases += [_unreadable(folder, reason) for folder, reason in tree.unreadable]
     empty, no_subject = _sort_empty(tree.empty, exams)
     cases += [_empty_subject(folder) for folder in empty]
-    made += [n for c in cases for n in c.notes if n not in made]
+    known = set(made)
+    made += [n for c in cases for n in c.notes if n not in known]
     notes = (*_notes(tree, left, no_subject), *_few_notes(made))
     return Scan(root, tuple(sorted(_without_rivals(cases, one_output), key=lambda c: c.subject)), notes)
 
@@ -136,9 +141,8 @@ def _without_own(case: Case, modality: Modality) -> Case:
     return replace(case, files={m: f for m, f in case.files.items() if m != modality}, notes=(*case.notes, note))
 
 
-def _with_notes_of(case: Case, others: Sequence[Case]) -> Case:
+def _with_notes(case: Case, notes: Sequence[str]) -> Case:
     """Add what was said of synthetic files that bear the subject's name elsewhere."""
-    notes = [n for o in others if not o.files and o.subject == case.subject for n in o.notes]
     return replace(case, notes=(*case.notes, *notes))
 
 

@@ -121,6 +121,8 @@ def _keeping_handler(connect: Any) -> None:
 
 def _start(ray: Any, folder: str, cores: int | None) -> None:
     _isolate()
+    # It warns of too little shared memory, which is not used here.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local", num_cpus=cores, include_dashboard=False, object_store_memory=_OBJECT_STORE,
         _temp_dir=folder, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR,

@@ -41,9 +41,10 @@ def without_raw_copies(exams: Sequence[Exam]) -> list[Exam]:
     by_name: dict[str, list[Exam]] = defaultdict(list)
     for exam in exams:
         by_name[exam.own_name].append(exam)
+    best_of = {name: min(copies, key=_rank) for name, copies in by_name.items()}
     kept = []
     for exam in exams:
-        best = min(by_name[exam.own_name], key=_rank)
+        best = best_of[exam.own_name]
         if not (exam.own_name and _rank(exam) == RAW > _rank(best)):
             kept.append(exam)
             continue
@@ -61,13 +62,16 @@ def doubt_neighbours(exams: Sequence[Exam], root: Path) -> list[Exam]:
     Such files may be the same patient's. Where they are another's, a rule or another folder says so.
     """
     places: dict[Path, list[Exam]] = defaultdict(list)
+    named_at: dict[Path, list[Exam]] = defaultdict(list)
     for exam in exams:
         places[exam.place].append(exam)
+        if exam.own_name:
+            named_at[exam.place].append(exam)
     swallowed = set()
     for exam in exams:
         if exam.own_name.startswith("sub-"):
             continue
-        named = [other for other in places[exam.place] if other.own_name]
+        named = named_at[exam.place]
         if not exam.own_name and len(named) == 1:
             _doubt(named[0], exam, "its name states no subject")
             if not set(exam.files) & set(named[0].files):

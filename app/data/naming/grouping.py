@@ -119,8 +119,12 @@ def _split(groups: dict[_Key, list[NamedImage]]) -> dict[_Key, list[NamedImage]]
     for (place, name), members in groups.items():
         for image in members:
             result[place, _join(name, _exam_suffix(image, members, bare=not name))].append(image)
+    names: dict[Path, list[str]] = defaultdict(list)
+    for place, name in result:
+        if name:
+            names[place].append(name)
     for place, name in list(result):
-        beside = [n for p, n in result if p == place and n]
+        beside = names[place]
         if name or len(beside) != 1:
             continue
         other = result[place, beside[0]]
@@ -186,9 +190,9 @@ def _doubt_of(image: NamedImage, members: Sequence[NamedImage], later: bool, nam
 
 def _attach(exams: Sequence[Exam], strays: Iterable[tuple[Path, NamedImage]], root: Path) -> list[NamedImage]:
     """Give images that are no sequence to the exam in whose folder they lie; return the rest."""
-    at: dict[Path, list[Exam]] = defaultdict(list)
+    at: dict[Path, dict[str, Exam]] = defaultdict(dict)
     for exam in exams:
-        at[exam.place].append(exam)
+        at[exam.place][unicodedata.normalize("NFC", exam.own_name)] = exam
     left: list[NamedImage] = []
     for place, image in strays:
         owner = _owner(place, image, at, root)
@@ -199,24 +203,26 @@ def _attach(exams: Sequence[Exam], strays: Iterable[tuple[Path, NamedImage]], ro
     return left
 
 
-def _owner(place: Path, image: NamedImage, at: dict[Path, list[Exam]], root: Path) -> Exam | None:
+def _owner(place: Path, image: NamedImage, at: Mapping[Path, Mapping[str, Exam]], root: Path) -> Exam | None:
     folder, name = place, unicodedata.normalize("NFC", image.path.name)
     while True:
-        near = at.get(folder, [])
-        named = [e for e in near if e.own_name and _begins(name, e.own_name)]
-        if named:
-            return max(named, key=lambda e: len(e.own_name))
+        near = at.get(folder, {})
+        named = _longest_beginning(name, near)
+        if named is not None:
+            return named
         if len(near) == 1 and (folder != root or folder == place):
-            return near[0]
+            return next(iter(near.values()))
         if folder in {root, folder.parent}:
             return None
         folder = folder.parent
 
 
-def _begins(name: str, subject: str) -> bool:
-    """Tell whether a file's name begins with a subject's, and another word follows."""
-    own = unicodedata.normalize("NFC", subject)
-    return name.startswith(own) and not name[len(own) : len(own) + 1].isalnum()
+def _longest_beginning(name: str, exams: Mapping[str, Exam]) -> Exam | None:
+    """Find the exam with the longest name that a file's name begins with, where another word follows."""
+    for end in range(len(name), 0, -1):
+        if not name[end : end + 1].isalnum() and name[:end] in exams:
+            return exams[name[:end]]
+    return None
 
 
 # ------------------------------------------------------------ names
@@ -251,8 +257,14 @@ def _generic_names(exams: Sequence[Exam]) -> set[str]:
     return {
         name for name, folders in places.items()
         if name and len(folders) > 1 and not name.startswith("sub-")
-        and all(crowds[f] == 1 and f.name != name and not set(folders) & set(f.parents) for f in folders)
+        and all(crowds[f] == 1 and f.name != name for f in folders) and not _are_nested(folders)
     }  # fmt: skip
+
+
+def _are_nested(folders: Sequence[Path]) -> bool:
+    """Tell whether one of the folders lies below another."""
+    known = set(folders)
+    return any(parent in known for folder in folders for parent in folder.parents)
 
 
 def _folder_names(paths: Sequence[tuple[str, ...]]) -> list[str]:

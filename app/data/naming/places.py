@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,10 @@ class Places:
     def __init__(self, root: Path, named: Sequence[NamedImage]) -> None:
         self._root = root
         self._sequences: dict[Path, set[str]] = defaultdict(set)
-        self._members: dict[Path, list[NamedImage]] = defaultdict(list)
+        self._members: Counter[Path] = Counter(image.path.parent for image in named)
+        self._folders_of: dict[str, set[Path]] = defaultdict(set)
         for image in named:
-            self._members[image.path.parent].append(image)
+            self._folders_of[_stem(image)].add(image.path.parent)
             for folder in self._folders_above(image.path):
                 if image.sequence is not None:
                     self._sequences[folder].add(_family(image.sequence, folder))
@@ -105,13 +106,14 @@ class Places:
 
     def _stem_as_subject(self, image: NamedImage, folder: Path) -> str:
         """Take a file's name for its subject where the folders of all sequences hold the same names."""
-        stem = image_stem(image.path.name) or ""
-        alike = [
-            other for other in self._members
-            if other != image.path.parent and any(image_stem(i.path.name) == stem for i in self._members[other])
-        ]  # fmt: skip
-        several = len(self._members[image.path.parent]) > 1
+        stem = _stem(image)
+        alike = len(self._folders_of[stem]) > 1
+        several = self._members[image.path.parent] > 1
         return stem if several or (alike and folder.parent == self._root) else ""
+
+
+def _stem(image: NamedImage) -> str:
+    return image_stem(image.path.name) or ""
 
 
 def _family(sequence: Modality, folder: Path) -> str:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 
+from app.data.naming.grouping import group_images
 from tests.data.naming.layouts import layout
 
 
@@ -101,3 +104,44 @@ class TestDoubt:
         found = layout(*_nii("P/images/P_T1", "P/masks/P_T1_mask"))
         assert not found.unknown
         assert found.others == {"P/masks/P_T1_mask.nii.gz"}
+
+
+LAYOUTS = {
+    "flat": "S{}-{}.nii.gz",
+    "challenge": "S{0}/S{0}-{1}.nii.gz",
+    "bids": "sub-S{0}/anat/sub-S{0}_{2}.nii.gz",
+    "one name": "S{}/exam-{}.nii.gz",
+    "no name": "S{}/{}.nii.gz",
+    "visits": "S{}/week-1/{}.nii.gz",
+    "folders of sequences": "S{}/{}/image.nii.gz",
+    "sequences above": "{1}/S{0}.nii.gz",
+}
+
+
+def _count_steps(layout: str, subjects: int) -> int:
+    """Steps of the interpreter: what time stands for, the same on every machine."""
+    root = Path("/data")
+    names = (("t1n", "T1w"), ("t2w", "T2w"), ("seg", "dseg"))
+    images = [root / LAYOUTS[layout].format(f"{s:03}", *name) for s in range(subjects) for name in names]
+    steps = 0
+
+    def follow(frame, event, _):
+        nonlocal steps
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        steps += event == "opcode"
+        return follow
+
+    before = sys.gettrace()
+    sys.settrace(follow)
+    try:
+        exams, _ = group_images(images, root)
+    finally:
+        sys.settrace(before)
+    assert len(exams) == subjects
+    return steps
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_twice_as_many_subjects_cost_twice_as_much(layout):
+    few, some, many = (_count_steps(layout, subjects) for subjects in (15, 30, 60))
+    assert many - some < 2.2 * (some - few)

@@ -9,13 +9,15 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from app.core.plain_text import printable
 from app.report.plotting import figure_class
 
+#: Entries of one list, so that a browser opens the page of a large archive.
+MOST_LISTED: Final = 500
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta name="viewport" content="width=device-width">
@@ -33,10 +35,11 @@ figcaption { color: #555; }
 </style></head><body>
 <h1>{{ title }}</h1>
 <p class="notice">Synthetic images: research use, not for diagnosis.</p>
-{% if failures %}<div class="warnings failed"><strong>{{ failures|length }} failed</strong><ul>
-{% for w in failures %}<li>{{ w }}</li>{% endfor %}</ul></div>{% endif %}
-{% if warnings %}<div class="warnings"><strong>{{ warnings|length }} warnings</strong><ul>
-{% for w in warnings %}<li>{{ w }}</li>{% endfor %}</ul></div>{% endif %}
+{% for kind, names, class in (("failed", failures, " failed"), ("warnings", warnings, "")) if names %}
+<div class="warnings{{ class }}"><strong>{{ names|length }} {{ kind }}</strong><ul>
+{% for w in names[:most] %}<li>{{ w }}</li>{% endfor %}</ul>
+{% if names|length > most %}and {{ names|length - most }} more: the files beside this page list all{% endif %}</div>
+{% endfor %}
 {% if not failures and not warnings %}<p>No warnings.</p>{% endif %}
 <h2>What was done</h2>
 <table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
@@ -53,6 +56,7 @@ Each synthesis is scaled by its own percentiles, and shares its window with the 
 <strong>{{ s.name }}</strong> {{ s.caption }}</figcaption>
 {% if s.image %}<img alt="{{ s.name }}: inputs and synthesis in three planes" loading="lazy"
 src="data:image/jpeg;base64,{{ s.image }}">{% endif %}</figure>{% endfor %}
+{% if left_out %}<p>{{ left_out }} more without a picture: the files beside this page list all.</p>{% endif %}
 </body></html>
 """
 
@@ -90,17 +94,32 @@ class Page:
 
 
 def render(page: Page) -> bytes:
-    """Render the page as UTF-8 HTML; every text is escaped, and control characters are shown as such."""
+    """Render the page as UTF-8 HTML; every text is escaped, and control characters are shown as such.
+
+    Of more than `MOST_LISTED` failures, warnings or subjects it says how many more there are; pictures are all shown.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
+    shown = _choose_shown(page.subjects)
     subjects = [
-        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": _base64(s.jpeg)}
-        for i, s in enumerate(page.subjects)
+        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": _base64(s.jpeg)} for i, s in enumerate(shown)
     ]
+    limits = {"most": MOST_LISTED, "left_out": len(page.subjects) - len(shown)}
     pictures = {"plot": _base64(page.plot), "calibration": _base64(page.calibration)}
-    text = environment.from_string(_TEMPLATE).render(**{**vars(page), **pictures, "subjects": subjects})
+    text = environment.from_string(_TEMPLATE).render(**{**vars(page), **pictures, **limits, "subjects": subjects})
     return text.encode()
+
+
+def _choose_shown(subjects: Sequence[SubjectEntry]) -> list[SubjectEntry]:
+    """Keep every picture, and of the rest the first ones."""
+    room = MOST_LISTED - sum(bool(s.jpeg) for s in subjects)
+    shown = []
+    for subject in subjects:
+        room -= not subject.jpeg
+        if subject.jpeg or room >= 0:
+            shown.append(subject)
+    return shown
 
 
 def _shown(value: Any) -> Any:

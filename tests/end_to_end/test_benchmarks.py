@@ -12,6 +12,7 @@ from app.core.errors import ExitCode
 from app.data.discovery import scan
 from app.data.phantom import make_phantom, write_phantom
 from benchmarks.ablation import VARIANTS
+from benchmarks.capacity import FIGURES, Fleet, bottleneck, simulate
 from benchmarks.compare import QUANTITIES
 from benchmarks.ds3net import VARIANTS as DS3NET_VARIANTS
 from benchmarks.ds3net import link_parts
@@ -27,8 +28,8 @@ def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
     names = (
-        "ablation, batch, cgsamr, clinic, compare, downstream, ds3net, fusion, intensity, memory, sharing, speed, "
-        "ssim, tissnet, ways"
+        "ablation, batch, capacity, cgsamr, clinic, compare, downstream, ds3net, fusion, intensity, memory, scale, "
+        "sharing, speed, ssim, tissnet, ways"
     )
     assert names in done.stderr
 
@@ -98,3 +99,58 @@ def test_only_the_paired_exams_of_the_experiment_have_the_target(tmp_path):
     assert [sorted(c.files) for c in scan(others).cases] == [["t1n", "t2f", "t2w"]] * 2
     assert {c.subject for c in (*scan(paired).cases, *scan(others).cases)} == {f"s{n}" for n in range(4)}
     assert link_parts(0, options)[1] is None
+
+
+DEFAULTS = {name: figure.value for name, figure in FIGURES.items()}
+
+
+class TestCapacity:
+    def test_one_worker_takes_the_sum(self):
+        """Of its slowest stage for all, and of the others for one."""
+        plan = simulate(100, Fleet(gpus=1), DEFAULTS)
+        once = DEFAULTS["decode"] + DEFAULTS["encode"]
+        expected = DEFAULTS["start"] + 100 * DEFAULTS["network-gpu"] + once
+        assert plan.work == pytest.approx(expected, rel=0.01)
+
+    @pytest.mark.parametrize(
+        "change,name",
+        [
+            ({}, "network"),
+            ({"storage-read": 10}, "storage, read"),
+            ({"storage-write": 3}, "storage, write"),
+            ({"cores-beside-gpu": 1, "decode": 2.0}, "decoding"),
+            ({"cores-beside-gpu": 1, "encode": 2.0}, "encoding"),
+            ({"scan": 3.0}, "scan"),
+            ({"report": 3.0}, "report"),
+        ],
+    )
+    def test_the_bottleneck_is_named(self, change, name):
+        assert bottleneck(2000, Fleet(gpus=4), {**DEFAULTS, **change})[0] == name
+
+    def test_an_array_scans_as_often_as_it_has_parts(self):
+        slow = {**DEFAULTS, "storage-opens": 1000}
+        one, many = (simulate(5000, Fleet(gpus=64), slow, parts).scan for parts in (False, True))
+        assert many == pytest.approx(64 * one)
+
+    @pytest.mark.parametrize("fleet", [Fleet(gpus=8), Fleet(cores=64)])
+    def test_what_is_not_simulated_goes_on_as_before(self, fleet, monkeypatch):
+        whole = simulate(3000, fleet, DEFAULTS).seconds
+        monkeypatch.setattr("benchmarks.capacity._MOST_SIMULATED", 1000)
+        assert simulate(3000, fleet, DEFAULTS).seconds == pytest.approx(whole, rel=0.02)
+
+    def test_every_figure_is_an_option(self):
+        done = _call("capacity", "--exams", "100", "--gpus", "2", "--cores", "", "--network-gpu", "36")
+        assert done.returncode == 0, done.stderr
+        assert "| 100 | 2 GPU | 0.5" in done.stdout
+        assert "| network-gpu | 36 | GPU-s an exam in the network | given |" in done.stdout
+
+    def test_a_machine_is_measured(self):
+        done = _call("capacity", "--measure", "--model", "regression", "--shape", "small")
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()[:3]] == ["--decode", "--network-cores", "--encode"]
+
+
+def test_scale_counts_time_and_memory():
+    done = _call("scale", "--subjects", "4,8", "--no-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 5

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app.report.html import Page, SubjectEntry, Table, distribution_plot, render
+from app.report.html import MOST_LISTED, Page, SubjectEntry, Table, distribution_plot, render
 
 
 def test_warnings_come_first_and_text_is_escaped():
@@ -52,3 +52,16 @@ def test_a_hundred_subjects_stay_under_ten_megabytes(run_folder):
     page = Page("t", {}, subjects=[SubjectEntry(f"s{i}", "c", real_sized) for i in range(100)])
     assert len(image) * 3 / 4 < 70_000
     assert len(render(page)) < 10e6
+
+
+def test_ten_thousand_subjects_are_summarised():
+    names = [f"s{i:05}" for i in range(10_000)]
+    entries = [SubjectEntry(n, "c", b"x" * 10 * (i % 100 == 0)) for i, n in enumerate(names)]
+    text = render(Page("t", {}, failures=names, warnings=names, subjects=entries)).decode()
+    assert text.count("<img") == 100
+    assert text.count("<figure") == MOST_LISTED
+    assert "9500 more without a picture" in text
+    assert text.count("<li>") == 2 * MOST_LISTED
+    assert "<strong>10000 failed</strong>" in text
+    assert text.count("and 9500 more") == 2
+    assert len(text) < 300_000

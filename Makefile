@@ -8,7 +8,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 DEEPBET := 1.0.2
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo wheel test train-smoke check options image image-cpu bench clean
+.PHONY: demo wheel test test-cluster train-smoke check options image image-cpu bench clean
 
 demo: $(VENV)/run.stamp ## environment, a synthetic subject, synthesis, scores, a picture
 	$(BIN)/python -m app demo --output demo
@@ -19,7 +19,11 @@ wheel: $(VENV)/dev.stamp ## dist/tetrad-*.whl, the weights in it
 
 test: $(VENV)/dev.stamp ## the whole suite, shared out over the cores, with the memory settings that `python -m app` gives itself
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES="$$($(BIN)/python -c 'from app.core.startup import TUNABLES; print(TUNABLES)')" \
-		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+		$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not cluster"
+
+test-cluster: $(VENV)/dev.stamp ## Ray, Slurm, Kubernetes and training over machines; what cannot be installed is skipped
+	$(BIN)/pip install -q -r requirements-cluster.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 CODE := app tests benchmarks setup.py
 SMOKE := smoke-run

@@ -38,14 +38,14 @@ class Figure:
 
 _SCALE, _MEASURE, _ASSUMED = "benchmarks scale", "benchmarks capacity --measure", "assumed"
 FIGURES: Final[Mapping[str, Figure]] = {
-    "scan": Figure(0.0023, "core-s an exam to find it and read its headers", _SCALE),
-    "opens": Figure(21, "files opened an exam by the scan", "strace -c -e openat tetrad check"),
+    "scan": Figure(0.0015, "core-s an exam to find it and read its headers", _SCALE),
+    "opens": Figure(12, "files opened an exam by the scan", "strace -fc -e openat tetrad check"),
     "decode": Figure(1.1, "core-s an exam to decode its inputs", _MEASURE),
     "network-cores": Figure(12.5, "core-s an exam in the network, without a GPU", _MEASURE),
     "network-gpu": Figure(0.5, "GPU-s an exam in the network", _ASSUMED),
     "encode": Figure(0.2, "core-s an exam to encode its output", _MEASURE),
-    "report": Figure(0.003, "core-s an exam for record and page", _SCALE),
-    "pictures": Figure(40, "core-s for the pictures of a page", _SCALE),
+    "report": Figure(0.0015, "core-s an exam for record and page", _SCALE),
+    "pictures": Figure(47, "core-s for the pictures of a page", _SCALE),
     "input": Figure(6.1, "MB an exam to read", "files of BraTS size"),
     "output": Figure(2.0, "MB an exam to write", "files of BraTS size"),
     "start": Figure(12, "s to start a worker and load its model", "benchmarks batch"),

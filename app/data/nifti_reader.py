@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import cast
@@ -63,7 +64,7 @@ class Grid:
     notes: tuple[str, ...] = ()
     stamp: FileStamp | None = None
 
-    @property
+    @cached_property
     def to_lps(self) -> NDArray[np.float64]:
         """Return nibabel's orientation (3 x 2) from the stored axes to L, P, S."""
         transform = ornt_transform(io_orientation(self.affine), axcodes2ornt(ORIENTATION))
@@ -242,8 +243,11 @@ def find_emptiness(grid: Grid) -> str | None:
     Compressed files are decoded only when they are too small to hold a scan. Uncompressed ones are decoded only when a
     sparse sample of their voxels is constant. `load_volume` finds the rare rest.
     """
+    raw_bytes = math.prod(grid.shape) * grid.header.get_data_dtype().itemsize
+    if grid.stamp is not None and grid.stamp.size < raw_bytes <= grid.stamp.size * _SUSPICIOUS_COMPRESSION:
+        # Shorter than its voxels, so compressed: not worth another look over a network.
+        return None
     image = open_image(grid.path)
-    raw_bytes = math.prod(grid.shape) * image.header.get_data_dtype().itemsize
     if image.sample is None:
         suspicious = image.stamp.size * _SUSPICIOUS_COMPRESSION < raw_bytes
     else:

@@ -54,16 +54,18 @@ class TissNet(nn.Module):
         """Return the divisors of the sides of its inputs."""
         return factors(len(self.config.widths))
 
-    def forward(self, sources: Tensor, case: Tensor | None = None) -> TissNetOutput:
+    def forward(self, sources: Tensor, case: Tensor | None = None, coarse_apart: bool = False) -> TissNetOutput:
         """Complete and segment.
 
         Args:
             sources: the sequences in challenge order, in [-1, 1], -1 throughout where one is missing,
                 B x sources x X x Y x Z.
             case: int64 (B,), number of the kind of exam, for networks of more than one.
+            coarse_apart: whether no gradient of the segmentor reaches the coarse segmentation.
         """
         synthesis, coarse = self.generate(sources, case)
-        fine, error = self.segmentor(torch.cat([sources, synthesis, coarse], dim=1), case)
+        given = coarse.detach() if coarse_apart else coarse
+        fine, error = self.segmentor(torch.cat([sources, synthesis, given], dim=1), case)
         return TissNetOutput(synthesis, coarse, torch.sigmoid(fine), torch.sigmoid(error))
 
     def generate(self, sources: Tensor, case: Tensor | None = None) -> tuple[Tensor, Tensor]:

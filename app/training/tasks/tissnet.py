@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -106,11 +106,13 @@ class TissNetNetwork(Section):
         preset: widths, of `app.networks.architectures.TISSNET_WIDTHS`.
         discriminator_width: channels of the discriminators' first layer.
         perceptibility_steps: steps in which S_p alone is trained, on the real target sequence; frozen after them.
+        coarse_apart: whether the segmentor's losses leave the coarse segmentation alone; the paper's reach it.
     """
 
     preset: Literal["paper", "compact"] = "compact"
     discriminator_width: int = 16
     perceptibility_steps: int = 500
+    coarse_apart: bool = False
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
@@ -259,10 +261,11 @@ class TissNetTask(Task[TissNetRecipe]):
         """
         weights = self.recipe.losses
         with self.mixed_precision():
-            output: TissNetOutput = self.network(batch.sources, batch.case)
+            output: TissNetOutput = self.network(batch.sources, batch.case, self.recipe.tissnet.coarse_apart)
+        coarse = output.coarse.detach() if self.recipe.tissnet.coarse_apart else output.coarse
         losses = {
             "coarse": L.overlap_loss(output.coarse, batch.truth),
-            **L.segmentor_losses(output, batch.truth),
+            **L.segmentor_losses(replace(output, coarse=coarse), batch.truth),
         }
         if batch.target is None:
             return losses

@@ -34,6 +34,18 @@ def test_the_segmentation_teaches_the_synthesis():
     assert all(p.grad.abs().sum() > 0 for p in network.generator.first.head.parameters())
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_coarse_answer_can_be_left_to_its_own_loss(apart):
+    torch.manual_seed(0)
+    network = TissNet(SMALL)
+    output = network(torch.randn(1, 3, 32, 32, 8), coarse_apart=apart)
+    (output.fine.sum() + output.error.sum()).backward()
+    moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.generator.second.head.parameters()]
+    assert moved == [not apart] * len(moved)
+    # The made sequence is taught either way.
+    assert all(p.grad.abs().sum() > 0 for p in network.generator.first.head.parameters())
+
+
 @pytest.mark.parametrize("preset", TISSNET_WIDTHS)
 def test_presets_have_five_levels(preset):
     assert len(TISSNET_WIDTHS[preset]) == 5

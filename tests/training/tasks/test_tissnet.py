@@ -73,6 +73,13 @@ class TestStep:
         assert moved == ["tissnet"]
         assert [len(row) for row in task.pictures(_source(task, subjects).sampler)] == [3]
 
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_the_segmentor_moves_the_coarse_answer_as_published_or_not(self, subjects, apart):
+        task = _task(f"tissnet.coarse_apart={apart}".lower(), "losses.coarse=0", "schedule.precision=fp32")
+        task.step(_source(task, subjects), 1, 1, lambda _: False)
+        head = task.network.generator.second.head
+        assert bool(gradient_of(head).abs().sum() > 0) is not apart
+
     def test_pieces_add_up(self, subjects):
         gradients = []
         for pieces in (1, 2):

@@ -10,6 +10,8 @@ ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 ARG DEEPBET=1.0.2
 # Anything but an empty text adds Ray (240 MB): several devices, and many machines (docs/cluster.md).
 ARG CLUSTER=
+# Sends and receives DICOM (`clinic --send`, `dicom-node`); empty leaves it out.
+ARG PYNETDICOM=3.0.4
 ARG VERSION=0.1.0
 
 LABEL org.opencontainers.image.title="tetrad" \
@@ -43,7 +45,8 @@ RUN --mount=type=secret,id=pipconf,target=/run/secrets/pip.conf,required=false \
     fi \
     && pip install --no-cache-dir -r requirements.txt \
     && if [ -n "$DEEPBET" ]; then pip install --no-cache-dir --no-deps "deepbet==$DEEPBET"; fi \
-    && if [ -n "$CLUSTER" ]; then pip install --no-cache-dir "$(grep '^ray==' requirements-cluster.txt)"; fi
+    && if [ -n "$CLUSTER" ]; then pip install --no-cache-dir "$(grep '^ray==' requirements-cluster.txt)"; fi \
+    && if [ -n "$PYNETDICOM" ]; then pip install --no-cache-dir "pynetdicom==$PYNETDICOM"; fi
 
 COPY LICENSE entrypoint.sh ./
 COPY weights ./weights

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from app.batch.processors import open_processor
+from app.batch.processors.opening import open_processor
 from app.core.config import WEIGHTS_DIR, ModelOptions, RunConfig, RuntimeOptions
 from app.data.discovery import scan
 from app.data.phantom import write_phantom

@@ -71,6 +71,7 @@ class OutputRecord:
         path, sha256: of its file.
         provenance: how it was made; None where only its header can tell.
         origin: what the header of a kept output says of its making; None for one that this run made.
+        picture, view: paths of what was drawn beside it; None where the run's page draws it.
     """
 
     target: Content
@@ -78,6 +79,8 @@ class OutputRecord:
     sha256: str
     provenance: Provenance | None = None
     origin: str | None = None
+    picture: str | None = None
+    view: str | None = None
 
     @property
     def model(self) -> str | None:
@@ -89,9 +92,8 @@ class OutputRecord:
         form: dict[str, Any] = {"target": self.target, "path": self.path, "sha256": self.sha256}
         if self.provenance is not None:
             form |= self.provenance.to_json()
-        if self.origin is not None:
-            form["origin"] = self.origin
-        return form
+        more = {"origin": self.origin, "picture": self.picture, "view": self.view}
+        return form | {name: text for name, text in more.items() if text is not None}
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> OutputRecord:
@@ -102,7 +104,8 @@ class OutputRecord:
             TypeError: it is no mapping.
         """
         provenance = Provenance.from_json(form) if "model" in form else None
-        return cls(form["target"], form["path"], form["sha256"], provenance, form.get("origin"))
+        return cls(form["target"], form["path"], form["sha256"], provenance, form.get("origin"),
+                   form.get("picture"), form.get("view"))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, TypeAlias, cast
 
 from app.batch.outcomes import Outcome
-from app.batch.subject_processor import SubjectProcessor
+from app.batch.processors.subject_processor import SubjectProcessor
 from app.data.cases import Case
 
 #: Subjects that wait, computed, for the disk.

@@ -13,12 +13,13 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from app.batch.clinic.studies import find_studies
 from app.batch.engines.shared_folders import with_absolute_paths
 from app.batch.outcomes import STATUSES, Outcome, Summary
 from app.batch.run_record import write_record, write_trace
 from app.batch.runner import SubjectRunner, names_several, open_runner
 from app.core.atomic_io import sweep
-from app.core.config import RunConfig, SegmentConfig
+from app.core.config import ClinicConfig, RunConfig, SegmentConfig
 from app.core.container import is_lost_with_container
 from app.core.errors import NothingToDo, UsageError
 from app.core.signals import Interrupted, SignalGuard
@@ -54,7 +55,10 @@ def run(config: RunConfig) -> Summary:
 
 def _scan_input(config: RunConfig) -> Scan:
     own = [config.output_dir, *filter(None, [config.report_dir, *_folders_beside(config)])]
-    inventory = scan(config.input_dir, exclude=own, naming=config.naming, one_output=config.takes_complete)
+    if isinstance(config, ClinicConfig):
+        inventory = find_studies(config.input_dir, exclude=own)
+    else:
+        inventory = scan(config.input_dir, exclude=own, naming=config.naming, one_output=config.takes_complete)
     for note in inventory.notes:
         log.warning("%s", note)
     return inventory
@@ -64,7 +68,7 @@ def _check_work(cases: Sequence[Case], config: RunConfig) -> None:
     if not cases:
         raise NothingToDo(
             f"{config.input_dir} holds no subject; "
-            "expected files such as <ID>/<ID>-t1n.nii.gz, <ID>_flair.nii.gz or a BIDS tree."
+            "expected files such as <ID>/<ID>-t1n.nii.gz, <ID>_flair.nii.gz or a BIDS tree; for DICOM give --clinic."
         )
     whole = (c.problem is None and not c.absent and not c.empty and not c.faults and not c.runs for c in cases)
     if not config.takes_complete and all(whole):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from app.batch.engines.ray_runner import RayRunner
 from app.batch.outcomes import Outcome
 from app.batch.prefetch import PrefetchingRunner
-from app.batch.processors import open_processor
+from app.batch.processors.opening import open_processor
 from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.signals import SignalGuard

@@ -14,6 +14,7 @@ from app import __version__
 from app.cli.argument_types import EXIT_CODES
 from app.cli.commands.check import add_check
 from app.cli.commands.clinic import add_clinic
+from app.cli.commands.dicom_node import add_dicom_node
 from app.cli.commands.evaluate import add_average, add_baselines, add_dropout, add_evaluate
 from app.cli.commands.records import add_merge_records
 from app.cli.commands.segment import add_segment
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_segment(commands)
     add_merge_records(commands)
     add_clinic(commands)
+    add_dicom_node(commands)
     add_check(commands)
     add_info(commands)
     add_demo(commands)

@@ -267,13 +267,24 @@ class RunConfig:
     report_dir: Path | None = field(
         default=None, metadata=_option("where the run record (JSON) goes; not in the output", "DIR")
     )
+    view: bool = field(
+        default=False,
+        metadata=_option(
+            "write <ID>-<sequence>-view.html, a page to scroll through inputs, brain and result in a browser: in "
+            "views/ of the report folder, of exams as scanned beside the result"
+        ),
+    )
     resume: Resume = "same"
     #: Whether subjects that lack nothing are work as well.
     takes_complete: ClassVar[bool] = False
+    #: Whether pages to scroll through lie in the report folder.
+    needs_report: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.confidence_dir is not None and not self.model.with_error:
             raise ValueError("confidence_dir needs a model that is asked for its error (ModelOptions.with_error)")
+        if self.view and self.needs_report and self.report_dir is None:
+            raise UsageError("--view writes its pages into the report folder; give one with --report-dir.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the form of the run record: all options on one level."""
@@ -295,3 +306,47 @@ class SegmentConfig(RunConfig):
         ),
     )  # fmt: skip
     takes_complete: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class ClinicConfig(RunConfig):
+    """One `synthesize --clinic` run: exams as scanned, each in a folder of its own."""
+
+    dicom: bool = field(default=False, metadata=_option("write a derived DICOM series as well; of a DICOM study alone"))
+    send: str | None = field(
+        default=None, metadata=_option("send the derived series to a DICOM node by C-STORE", "AET@HOST:PORT")
+    )
+    takes_complete: ClassVar[bool] = True
+    needs_report: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """One `dicom-node`.
+
+    Raises:
+        UsageError: nobody may send, or nobody gets the result.
+    """
+
+    spool: Path = field(metadata=_option("folder where studies wait until they are sent", "DIR"))
+    forward: str = field(metadata=_option("where the derived series go", "AET@HOST:PORT"))
+    allow: tuple[str, ...] = field(metadata=_option("title of a node that may send; may be given several times", "AET"))
+    ae: str = field(default="TETRAD", metadata=_option("title of this node; default: TETRAD", "AET"))
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_option("address to listen on; default: 127.0.0.1, which this machine alone can reach", "ADDRESS"),
+    )
+    port: int = field(default=11112, metadata=_option("port to listen on; default: 11112", "N"))
+    quiet: int = field(
+        default=30,
+        metadata=_option("seconds without a further image after which a study is whole; default: 30", "SECONDS"),
+    )
+    keep: int = field(
+        default=24,
+        metadata=_option(
+            "hours after its last image that a study stays which could not be completed or sent; default: 24. What was "
+            "sent is removed at once",
+            "HOURS",
+            natural=True,
+        ),
+    )

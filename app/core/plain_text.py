@@ -42,3 +42,5 @@ def start_log(level: int) -> None:
     logging.getLogger().handlers[0].setFormatter(PlainFormatter())
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # Whatever it says is said again, with what to do.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)

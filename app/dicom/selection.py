@@ -76,7 +76,7 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
     warnings += [
         f"{s.title} is passed over, since {s.name.why}; if it is the sequence that lacks, name it."
         for s in rest
-        if s.problem is None and weighting_by_physics(s.header) in _lacking(chosen)
+        if s not in chosen.values() and s.problem is None and weighting_by_physics(s.header) in _lacking(chosen)
     ]
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
 

@@ -7,6 +7,7 @@ common contrast. Two starts and the mirrored image show where an alignment canno
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _STEPS: Final = 200
 _RADIUS: Final = 70.0
 #: Starts closer than this are one.
 _SAME_START: Final = 1.0
+_ALIGNING: Final = threading.Lock()
 #: Percentile of the content above which values are cut.
 _CLIP: Final = 99.5
 
@@ -88,13 +90,17 @@ def register(fixed: sitk.Image, moving: sitk.Image) -> RigidAlignment:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Run ITK on one thread: sums of several differ in their last digits from run to run."""
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    """Run ITK on one thread: sums of several differ in their last digits from run to run.
+
+    The number is the process's: one alignment at a time.
+    """
+    with _ALIGNING:
+        before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _reduced(image: sitk.Image, spacing: float, every: bool = False) -> sitk.Image:

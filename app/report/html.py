@@ -53,7 +53,8 @@ style="max-width: 500px; background: none" src="data:image/png;base64,{{ calibra
 <p>Radiological convention: the patient's right is on the left. Axial, coronal and sagittal planes.
 Each synthesis is scaled by its own percentiles, and shares its window with the truth where there is one.</p>
 {% for s in subjects %}<figure id="{{ s.anchor }}"><figcaption>
-<strong>{{ s.name }}</strong> {{ s.caption }}</figcaption>
+<strong>{{ s.name }}</strong> {{ s.caption }}
+{%- if s.view %} <a href="{{ s.view }}">scroll through it</a>{% endif %}</figcaption>
 {% if s.image %}<img alt="{{ s.name }}: inputs and synthesis in three planes" loading="lazy"
 src="data:image/jpeg;base64,{{ s.image }}">{% endif %}</figure>{% endfor %}
 {% if left_out %}<p>{{ left_out }} more without a picture: the files beside this page list all.</p>{% endif %}
@@ -72,11 +73,12 @@ class Table:
 
 @dataclass(frozen=True)
 class SubjectEntry:
-    """Hold one figure of the page; `jpeg` may be empty."""
+    """Hold one figure of the page; `jpeg` may be empty, and `view`, the place of a page to scroll through."""
 
     name: str
     caption: str
     jpeg: bytes = b""
+    view: str = ""
 
 
 @dataclass
@@ -103,7 +105,8 @@ def render(page: Page) -> bytes:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
     shown = _choose_shown(page.subjects)
     subjects = [
-        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": _base64(s.jpeg)} for i, s in enumerate(shown)
+        {"name": s.name, "caption": s.caption, "anchor": f"s{i}", "image": _base64(s.jpeg), "view": s.view}
+        for i, s in enumerate(shown)
     ]
     limits = {"most": MOST_LISTED, "left_out": len(page.subjects) - len(shown)}
     pictures = {"plot": _base64(page.plot), "calibration": _base64(page.calibration)}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from app.core.atomic_io import save_bytes
 from app.core.constants import SEGMENTATION
-from app.report.figures import MOST_PICTURES, draw_files, draw_segmentation
+from app.core.errors import VolumeError
+from app.report.figures import MOST_PICTURES, draw_files, draw_segmentation, shrink
 from app.report.html import Page, SubjectEntry, render
 from app.report.plotting import figure_class
+from app.report.viewer import write_files_view
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ def write_run_report(record: Mapping[str, Any], page_path: Path) -> None:
         facts=_facts(record),
         failures=[f"{o['subject']}: {o['error']}" for o in outcomes if o["status"] == "failed"],
         warnings=[*lack, *record["notes"], *(w for o in outcomes for w in o["warnings"])],
-        subjects=_entries(outcomes, page_path.parent, 0 if lack else MOST_PICTURES),
+        subjects=_entries(outcomes, page_path.parent, 0 if lack else MOST_PICTURES, bool(record["config"].get("view"))),
     )
     save_bytes(render(page), page_path)
 
@@ -73,21 +77,48 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _entries(outcomes: Sequence[Mapping[str, Any]], folder: Path, pictures: int) -> list[SubjectEntry]:
-    """Make an entry per output; those with warnings are the first of so many to have pictures."""
+def _entries(outcomes: Sequence[Mapping[str, Any]], folder: Path, pictures: int, views: bool) -> list[SubjectEntry]:
+    """Make an entry per output; those with warnings are the first of so many to have pictures, and views."""
     # Of what was kept, only where an earlier record says what it was made of.
     known = [o for o in outcomes if o["status"] in {"made", "kept"} and o["inputs"]]
     pictured = {id(o) for o in sorted(known, key=lambda o: not o["warnings"])[:pictures]}
-    return [_entry(o, output, folder, draw=id(o) in pictured) for o in known for output in o["outputs"]]
+    entries = []
+    for o in known:
+        for output in o["outputs"]:
+            view = _view(o, output, folder) if views and id(o) in pictured else ""
+            entries.append(_entry(o, output, folder, id(o) in pictured, view))
+    return entries
 
 
-def _entry(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path, draw: bool) -> SubjectEntry:
+def _entry(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path, draw: bool, view: str) -> SubjectEntry:
     caption = f"{output['target']} made by {output['model']} on {output['device']}, {outcome['seconds']:.1f} s"
     caption += ", kept" * (outcome["status"] == "kept")
-    return SubjectEntry(outcome["subject"], caption, _draw(outcome, output, folder) if draw else b"")
+    return SubjectEntry(outcome["subject"], caption, _draw(outcome, output, folder) if draw else b"", view)
+
+
+def _view(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path) -> str:
+    """Write the page to scroll through an output, and give its place; empty where there is none."""
+    if "view" in output:
+        return quote(os.path.relpath(output["view"], folder))
+    if output["target"] == SEGMENTATION:
+        return ""
+    name = f"{outcome['subject']}-{output['target']}"
+    place = folder / "views" / f"{name}-view.html"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
+        write_files_view(inputs, output["target"], Path(output["path"]), name, place)
+    except (VolumeError, ValueError) as error:
+        log.warning("No view of %s: %s", name, error)
+        return ""
+    return quote(f"views/{place.name}")
 
 
 def _draw(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path) -> bytes:
+    if "picture" in output:
+        # Of an exam as scanned, whose inputs lie on several grids.
+        picture = Path(output["picture"])
+        return shrink(picture.read_bytes()) if picture.is_file() else b""
     inputs = {m: Path(f) for m, f in outcome["inputs"].items()}
     if output["target"] == SEGMENTATION:
         return draw_segmentation(outcome["subject"], inputs, Path(output["path"]), folder)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.batch import case_processor
-from app.batch.case_processor import CaseProcessor
 from app.batch.prefetch import PrefetchingRunner, choose_readers
+from app.batch.processors import case_processor
+from app.batch.processors.case_processor import CaseProcessor
 from app.batch.run import run
 from app.core.errors import CaseError
 from app.data.discovery import scan

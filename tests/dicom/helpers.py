@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 #: Headers of plain sequences.
@@ -80,3 +80,23 @@ def head(rows: int = 40, columns: int = 48, slices: int = 8) -> np.ndarray:
     volume = np.random.default_rng(0).integers(100, 300, (rows, columns, slices)).astype(np.int16)
     volume[4:8, 6:12, 1] = 2000
     return volume
+
+
+def write_frames(path: Path, volume: np.ndarray, heights: list[float]) -> None:
+    """One file of many frames, as enhanced MR has them."""
+    (single,) = write_series(path.parent, volume[:, :, :1], **T1)
+    dataset = pydicom.dcmread(single)
+    dataset.NumberOfFrames = len(heights)
+    shared, frames = Dataset(), []
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = [1.5, 1.0]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    for height in heights:
+        frame = Dataset()
+        frame.PlanePositionSequence = [Dataset()]
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -24, height]
+        frames.append(frame)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
+    dataset.PixelData = np.ascontiguousarray(volume.transpose(2, 0, 1)).tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    single.unlink()

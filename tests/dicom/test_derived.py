@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import MRImageStorage
 
+from app.data.nifti_writer import to_image
 from app.dicom.derived import COPIED, Made, derived_series
 from app.dicom.series import find_series, read_series
-from tests.dicom.helpers import FLAIR, T1, change, head, write_series
+from tests.dicom.helpers import FLAIR, T1, change, head, write_frames, write_series
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CONTRAST = ("ContrastBolusAgent", "ContrastBolusVolume", "ContrastBolusRoute")
@@ -27,8 +29,9 @@ def study(tmp_path):
 
 
 def _made(volume, **changes):
-    values = {"target": "t1c", "values": volume.data, "affine": volume.grid.affine, "model": "unet 12345678",
-              "version": "0.2", "moment": MOMENT}  # fmt: skip
+    image = to_image(volume.data, volume.grid)
+    values = {"target": "t1c", "values": np.asarray(image.dataobj, np.float32), "affine": image.affine,
+              "model": "unet 12345678", "version": "0.2", "moment": MOMENT}  # fmt: skip
     return Made(**values | changes)
 
 
@@ -114,3 +117,50 @@ def test_a_slice_that_the_reference_lacks_is_not_made_up(tmp_path):
     read = read_series(series)
     assert read.data.shape[2] == 30
     assert len(derived_series(_made(read), series, [series])) == 29
+
+
+@pytest.mark.parametrize(
+    "characters,name",
+    [
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("ISO_IR 192", "王^小東"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+def test_names_in_any_script_survive(tmp_path, characters, name):
+    write_series(tmp_path / "t1", head(slices=4), **T1, SpecificCharacterSet=characters, PatientName=name)
+    for new in _files(find_series(tmp_path)):
+        assert str(new.PatientName) == name
+        assert new.SpecificCharacterSet == characters
+    # In a viewer it is the same patient: the same bytes, not just the same letters.
+    original = pydicom.dcmread(next((tmp_path / "t1").iterdir()))
+    assert new.PatientName.original_string == original.PatientName.original_string
+
+
+def test_a_file_of_many_frames_gives_a_file_per_frame(tmp_path):
+    write_frames(tmp_path / "many.dcm", head(), [10.0 + 5 * i for i in range(8)])
+    made = _files(find_series(tmp_path))
+    assert [float(d.ImagePositionPatient[2]) for d in made] == [10.0 + 5 * i for i in range(8)]
+    assert {d.SOPClassUID for d in made} == {MRImageStorage}
+    assert not any("NumberOfFrames" in d for d in made)
+
+
+@pytest.mark.parametrize(
+    "position,orientation",
+    [
+        ("HFS", (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)),
+        ("HFP", (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)),
+        ("HFS", (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)),
+        ("HFP", (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)),
+    ],
+    ids=["axial supine", "axial prone", "sagittal supine", "coronal prone"],
+)
+def test_a_mark_comes_back_to_its_place(tmp_path, position, orientation):
+    write_series(tmp_path / "in", head(), orientation=orientation, PatientPosition=position, **T1)
+    (reference,) = find_series(tmp_path / "in")
+    for number, made in enumerate(_files([reference])):
+        assert made.PatientPosition == position
+        original = next(d for d in map(pydicom.dcmread, reference.files)
+                        if np.allclose(d.ImagePositionPatient, made.ImagePositionPatient, atol=1e-4))  # fmt: skip
+        assert made.ImageOrientationPatient == original.ImageOrientationPatient
+        np.testing.assert_array_equal(made.pixel_array, original.pixel_array, err_msg=str(number))

@@ -31,7 +31,8 @@ def test_what_is_passed_over_and_may_be_what_lacks_is_said():
 
 
 def test_a_t1_without_word_of_contrast_is_said():
-    assert "no contrast is named" in choose([_series(1, T1), _series(2, T2)], {}).warnings[0]
+    (warning,) = choose([_series(1, T1), _series(2, T2)], {}).warnings
+    assert "no contrast is named" in warning
     assert not choose([_series(1, T1), _series(2, T2)], {"t1n": "1"}).warnings
 
 

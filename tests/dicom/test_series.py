@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import Dataset
 
 from app.core.errors import VolumeError
 from app.dicom.series import find_series, read_series
-from tests.dicom.helpers import FLAIR, T1, T2, change, head, write_series
+from tests.dicom.helpers import FLAIR, T1, T2, change, head, write_frames, write_series
 
 
 def _only(folder):
@@ -114,34 +112,14 @@ def test_tilted_slices_are_refused_by_name(tmp_path):
         read_series(_only(tmp_path))
 
 
-def _write_frames(path, volume, heights):
-    """One file of many frames, as enhanced MR has them."""
-    (single,) = write_series(path.parent, volume[:, :, :1], **T1)
-    dataset = pydicom.dcmread(single)
-    dataset.NumberOfFrames = len(heights)
-    shared, frames = Dataset(), []
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
-    shared.PixelMeasuresSequence[0].PixelSpacing = [1.5, 1.0]
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    for height in heights:
-        frame = Dataset()
-        frame.PlanePositionSequence = [Dataset()]
-        frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -24, height]
-        frames.append(frame)
-    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], frames
-    dataset.PixelData = np.ascontiguousarray(volume.transpose(2, 0, 1)).tobytes()
-    dataset.save_as(path, enforce_file_format=True)
-    single.unlink()
-
-
 def test_frames_of_one_file_are_ordered_by_place(tmp_path):
     volume = head()
-    _write_frames(tmp_path / "many.dcm", volume, [10.0 + 5 * i for i in range(8)][::-1])
+    write_frames(tmp_path / "many.dcm", volume, [10.0 + 5 * i for i in range(8)][::-1])
     read = read_series(_only(tmp_path))
     np.testing.assert_array_equal(read.data, volume.transpose(1, 0, 2)[:, :, ::-1])
 
 
 def test_two_stacks_in_one_file_of_frames_are_refused(tmp_path):
-    _write_frames(tmp_path / "many.dcm", head(), [10.0, 15.0, 20.0, 25.0] * 2)
+    write_frames(tmp_path / "many.dcm", head(), [10.0, 15.0, 20.0, 25.0] * 2)
     with pytest.raises(VolumeError, match="more than one stack"):
         read_series(_only(tmp_path))

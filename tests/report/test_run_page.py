@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from app.cli import main
+
 
 def test_run_page(run_folder):
     text = (run_folder / "report" / "tetrad-run.html").read_text()
@@ -33,3 +35,11 @@ def test_it_renders_in_a_browser(run_folder, tmp_path):
     assert (pixels.max(axis=2) < 0.05).mean() > 0.1
     red = (pixels[..., 0] > 0.45) & (pixels[..., 1] < 0.2) & (pixels[..., 2] < 0.2)
     assert red[:300].sum() > 50
+
+
+def test_a_run_may_have_pages_to_scroll_through(subject, tmp_path, weights_dir):
+    arguments = ["synthesize", "--input", tmp_path / "in", "--output", tmp_path / "out", "--weights", weights_dir,
+                 "--model", "regression", "--report-dir", tmp_path / "report", "--view"]  # fmt: skip
+    assert main([str(a) for a in arguments]) == 0
+    assert (tmp_path / "report" / "views" / "sub01-t2f-view.html").is_file()
+    assert 'href="views/sub01-t2f-view.html"' in (tmp_path / "report" / "tetrad-run.html").read_text()

@@ -16,8 +16,8 @@ from app.batch.engines.placement import Place
 from app.batch.engines.shared_folders import check_folders
 from app.batch.outcomes import Outcome
 from app.batch.prefetch import MAX_READERS, WRITE_BEHIND, choose_readers
-from app.batch.processors import open_processor
-from app.batch.subject_processor import SubjectProcessor
+from app.batch.processors.opening import open_processor
+from app.batch.processors.subject_processor import SubjectProcessor
 from app.core.config import RunConfig
 from app.core.errors import DeviceError, TetradError
 from app.data.cases import Case

@@ -15,6 +15,7 @@ from app.cli.options import add_options, given
 from app.core.config import (
     RESUMES,
     WEIGHTS_DIR,
+    ClinicConfig,
     ClusterOptions,
     ModelOptions,
     NamingOptions,
@@ -68,6 +69,9 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--profile", choices=["challenge", "hospital"], default="challenge",
                    help="hospital: --on-error skip and a report folder beside the output")  # fmt: skip
     add_resume(p)
+    p.add_argument("--clinic", action="store_true",
+                   help="the input holds a folder per exam as scanned, DICOM or NIfTI; see `clinic`")  # fmt: skip
+    add_options(p, ClinicConfig, "dicom", "send")
     p.add_argument("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -122,7 +126,31 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
     model = ModelOptions(**given(options, ModelOptions), with_error="confidence_dir" in values)
     runtime, naming = RuntimeOptions(**given(options, RuntimeOptions)), NamingOptions(**given(options, NamingOptions))
     cluster = ClusterOptions(**given(options, ClusterOptions))
-    return RunConfig(**values, runtime=runtime, model=model, naming=naming, cluster=cluster)
+    parts: dict[str, Any] = {"runtime": runtime, "model": model, "naming": naming, "cluster": cluster}
+    if options.clinic:
+        # Alignments take turns, and an exam that waits for the network is large.
+        values.setdefault("jobs", 1)
+        return ClinicConfig(**values, **_clinic_values(options), **parts)
+    if hasattr(options, "dicom") or hasattr(options, "send"):
+        raise UsageError("--dicom and --send are for exams as scanned; give --clinic as well.")
+    return RunConfig(**values, **parts)
+
+
+def _clinic_values(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is said of exams as scanned alone.
+
+    Raises:
+        UsageError: options that they have not, or a node that cannot be.
+    """
+    if hasattr(options, "confidence_dir"):
+        raise UsageError("exams as scanned have no maps of confidence; leave out --confidence-dir or --clinic.")
+    values = {name: getattr(options, name) for name in ("dicom", "send") if hasattr(options, name)}
+    if "send" in values:
+        from app.dicom.destination import Destination, require_network
+
+        Destination.parse(values["send"])
+        require_network()
+    return values
 
 
 def _report_beside(output_dir: Path) -> Path:

@@ -11,7 +11,13 @@ import SimpleITK as sitk
 from app.core.constants import Modality
 from app.core.errors import CaseError
 from app.core.types import MaskArray, VolumeArray
-from app.inference.clinic.limits import LEAST_GAIN, WEAKEST_INFORMATION, WIDEST_SPREAD_MM, WORSE_INFORMATION
+from app.inference.clinic.limits import (
+    LEAST_GAIN,
+    LEAST_LEAD,
+    WEAKEST_INFORMATION,
+    WIDEST_SPREAD_MM,
+    WORSE_INFORMATION,
+)
 from app.inference.clinic.scans import Scan, choose_anchor
 from app.preprocessing.registration import RigidAlignment, register
 from app.preprocessing.standard_space import to_working, working_grid
@@ -76,6 +82,12 @@ def check_alignment(found: RigidAlignment, path: Path, anchor: Path) -> None:
         CaseError: it is worse than the headers', weak, ambiguous, or better with right and left exchanged.
     """
     pair = f"{path} and {anchor}"
+    if abs(found.mirrored - found.after) < LEAST_LEAD:
+        # A brain and its own mirror image are told apart; another patient's fits as badly either way.
+        raise CaseError(
+            f"{pair} have too little in common: they fit as well with right and left exchanged ({found.mirrored:.2f} "
+            f"against {found.after:.2f}); check that they show one patient."
+        )
     if found.mirrored < found.after:
         raise CaseError(
             f"{path} fits {anchor} better with right and left exchanged ({found.mirrored:.2f} against "

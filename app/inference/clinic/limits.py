@@ -11,6 +11,8 @@ from typing import Final
 #: Mutual information after registration that is too weak, and by how much it may be worse than before.
 WEAKEST_INFORMATION: Final = -0.5
 WORSE_INFORMATION: Final = 0.02
+#: Lead that one of both sides must have, right way round or mirrored; right pairs led by 0.08 or more.
+LEAST_LEAD: Final = 0.02
 #: Share of the mutual information that registration must gain to move a sequence off a common grid.
 LEAST_GAIN: Final = 0.01
 #: Millimetres by which two starts of one registration may end apart.

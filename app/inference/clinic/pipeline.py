@@ -45,6 +45,23 @@ class CompletedExam:
     warnings: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class AlignedCase:
+    """Hold an exam as scanned that the network can take.
+
+    Attributes:
+        target, reference: what is made, and whose grid it gets.
+        how: how the brain was found.
+    """
+
+    scans: dict[Modality, Scan]
+    exam: AlignedExam
+    brain: MaskArray
+    how: str
+    target: Modality
+    reference: Modality
+
+
 def complete_exam(
     sequences: Mapping[Modality, Volume],
     model: Model,
@@ -54,6 +71,20 @@ def complete_exam(
     mask: Path | None = None,
 ) -> CompletedExam:
     """Make the sequence that an exam lacks, in the grid of one of its own.
+
+    Args and errors as `align_case`.
+    """
+    return synthesize_exam(align_case(sequences, target=target, reference=reference, mask=mask), model)
+
+
+def align_case(
+    sequences: Mapping[Modality, Volume],
+    *,
+    target: Modality | None = None,
+    reference: Modality | None = None,
+    mask: Path | None = None,
+) -> AlignedCase:
+    """Bring an exam's sequences to one grid of 1 mm, and find the brain.
 
     Args:
         sequences: as scanned, on any grids.
@@ -73,6 +104,18 @@ def complete_exam(
     exam = align(scans)
     brain, how = brain_of(exam, scans, given)
     check_brain(exam, brain)
+    return AlignedCase(scans, exam, brain, how, wanted, kept)
+
+
+def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = None) -> CompletedExam:
+    """Make a sequence of an aligned exam, and bring it into the grid of its reference.
+
+    Args:
+        target: another sequence that lacks; the case's own if not given.
+    """
+    exam, scans, brain = case.exam, case.scans, case.brain
+    wanted = target or case.target
+    kept = case.reference if wanted == case.target else choose_reference(scans, wanted, None)
     inputs = {m: space.masked(v, brain, exam.seen[m]) for m, v in exam.volumes.items()}
     grids = _working_grid_of(exam, scans)
     made = synthesize_case(
@@ -87,7 +130,7 @@ def complete_exam(
     fingerprint = chosen.identity.refined_by(None if chosen.refiner is None else chosen.refiner.identity)
     image = to_image(scale_to_type(native, grid), grid, describe(chosen, wanted, len(inputs)))
     mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
-    record = {**_record(exam, scans, brain, how, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
+    record = {**_record(exam, scans, brain, case.how, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
     notes = tuple(note for scan in scans.values() for note in scan.volume.notes)
     return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes)
 

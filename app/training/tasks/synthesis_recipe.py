@@ -139,9 +139,14 @@ class SynthesisAugmentation(SliceAugmentation, RecolouringRecipe):
 
     Attributes:
         fade: probability of each input that its tumours stand out less than they do, not at all, or inversely.
+        thick_exam: half of the exams look as if acquired in slices of 1 to so many voxels along one axis that all
+            their inputs share; up to 1, none does.
+        mask_error: half of the exams look as if masked by a brain whose rim is off by up to so many pixels.
     """
 
     fade: float = 0.0
+    thick_exam: float = 0.0
+    mask_error: float = 0.0
 
     @model_validator(mode="after")
     def _check_fade(self) -> Self:

@@ -21,6 +21,7 @@ from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.normalization import BACKGROUND
 from app.training import losses as L
 from app.training.data.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
+from app.training.data.scanned import misjudge_brain, thicken_exams
 from app.training.data.slices import Batch, SampledStep, Source
 from app.training.data.unpaired import PairedSource
 from app.training.intensity_fit import IntensityCodes
@@ -130,10 +131,14 @@ class SynthesisStep(Task[SynthesisRecipe]):
         recipe = self.recipe.augmentation
         batch = vary_geometry(sample.batch.to(self.device), recipe, sample.own, BACKGROUND)
         shown = batch
+        if recipe.mask_error > 0:
+            batch, shown = misjudge_brain(batch, recipe.mask_error, sample.own, BACKGROUND)
         if recipe.fade > 0:
             shown = replace(shown, images=fade_tumours(shown, recipe.fade, sample.own))
         if max(recipe.recolour_t1n, recipe.recolour_t2f) > 0:
             shown = replace(shown, images=recolour_slices(shown, recipe, sample.own, BACKGROUND))
+        if recipe.thick_exam > 1:
+            shown = replace(shown, images=thicken_exams(shown, recipe.thick_exam, sample.own, BACKGROUND))
         return batch, vary_intensities(shown, recipe, sample.own, BACKGROUND), jobs
 
     def _draw_jobs(self, sample: SampledStep) -> Sequence[AnyJob]:

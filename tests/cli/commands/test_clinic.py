@@ -10,7 +10,8 @@ import pytest
 from app.cli import main
 from app.inference.clinic import alignment
 from tests.batch.helpers import names_in
-from tests.dicom.helpers import T1, T2, write_series
+from tests.dicom.servers import pacs
+from tests.inference.clinic.dicom_heads import write_dicom_head
 from tests.inference.clinic.helpers import STILL, write_heads, write_mask
 
 
@@ -98,17 +99,8 @@ def test_several_exams_are_listed(study, capsys):
 
 class TestDicom:
     @pytest.fixture
-    def dicom(self, study, monkeypatch):
-        """The same head as DICOM."""
-        for number, (path, header) in enumerate(
-            zip(sorted((study / "head").iterdir()), (T1 | {"ContrastBolusAgent": "Gd"}, T1, T2), strict=True), start=1
-        ):
-            image = nib.load(path)
-            volume = np.asarray(image.dataobj).astype(np.int16).transpose(1, 0, 2)
-            spacing = tuple(float(v) for v in np.array(image.header.get_zooms())[[1, 0, 2]])
-            origin = tuple(float(v) for v in image.affine[:3, 3] * [-1, -1, 1])
-            write_series(study / "dicom" / str(number), volume, number=number, origin=origin, spacing=spacing, **header)
-        return study / "dicom"
+    def dicom(self, study):
+        return write_dicom_head(study / "dicom", study / "head")
 
     def test_a_series_in_a_series_out(self, study, dicom, weights_dir, capsys):
         arguments = ["clinic", str(dicom), str(study / "out"), "--dicom", "--mask", str(study / "mask.nii"),
@@ -140,3 +132,21 @@ class TestDicom:
     def test_nifti_has_no_series_to_derive_from(self, study, capsys):
         assert main(["clinic", str(study / "head"), str(study / "out"), "--dicom"]) == 2
         assert "holds no DICOM" in capsys.readouterr().err
+
+    def test_it_is_sent_to_a_node(self, study, dicom, weights_dir, capsys):
+        arguments = ["clinic", str(dicom), str(study / "out"), "--mask", str(study / "mask.nii"),
+                     "--weights", str(weights_dir), "--model", "regression", "--send"]  # fmt: skip
+        with pacs() as node:
+            assert main([*arguments, str(node.address)]) == 0
+            assert len(node.images) == len(names_in(study / "out" / "dicom-t2f-dicom"))
+            assert main([*arguments, str(node.address)]) == 0
+            assert "was sent to" in capsys.readouterr().err
+        assert main([*arguments, "PACS"]) == 2
+        assert "names no DICOM node" in capsys.readouterr().err
+
+
+def test_a_page_to_scroll_through(study, weights_dir):
+    arguments = ["clinic", str(study / "head"), str(study / "out"), "--mask", str(study / "mask.nii"), "--view",
+                 "--weights", str(weights_dir), "--model", "regression"]  # fmt: skip
+    assert main(arguments) == 0
+    assert "head-t2f-view.html" in names_in(study / "out")

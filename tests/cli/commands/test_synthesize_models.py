@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app.batch.case_processor import CaseProcessor
+from app.batch.processors.case_processor import CaseProcessor
 from app.cli import main
 from app.core.config import ModelOptions, RunConfig, RuntimeOptions
 from app.core.errors import ExitCode
@@ -105,7 +105,7 @@ class TestConfidenceMaps:
         def broken(*_):
             raise MemoryError("no room")
 
-        monkeypatch.setattr("app.batch.case_processor.predict", broken)
+        monkeypatch.setattr("app.batch.processors.case_processor.predict", broken)
         code, messages = call("--confidence-dir", tmp_path / "maps")
         assert code == 0
         assert "has no map of confidence" in messages

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -26,7 +27,9 @@ def test_a_good_alignment_passes():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"mirrored": -0.9}, "right and left exchanged"),
+        ({"mirrored": -0.9}, "one of them is mirrored"),
+        ({"mirrored": -0.79}, "as well with right and left exchanged .*show one patient"),
+        ({"mirrored": -0.81}, "as well with right and left exchanged .*show one patient"),
         ({"after": -0.4, "before": -0.35, "mirrored": -0.3}, "show one patient"),
         ({"before": -0.9}, "could not be aligned"),
         ({"spread": 7.0}, "align in two ways, 7 mm apart"),
@@ -65,3 +68,30 @@ def test_a_common_grid_is_left_where_nothing_is_gained(tmp_path, monkeypatch, af
         np.testing.assert_array_equal(exam.volumes["t1c"], exam.volumes["t1n"])
     else:
         assert not np.array_equal(exam.volumes["t1c"], exam.volumes["t1n"])
+
+
+@pytest.mark.data
+class TestGlioblastomaAsScanned:
+    """A series that is another's, or mirrored, must never be taken for the patient's own."""
+
+    @pytest.fixture
+    def exam(self, data_dir):
+        folder = data_dir / "clinical" / "tcga-02-0054"
+        if not folder.is_dir():
+            pytest.skip(f"the exam is not at {folder}")
+        return folder
+
+    def _align(self, exam, t2w):
+        return align({"t1n": scan_of_file(exam / "tcga-02-0054_t1.nii.gz"), "t2w": scan_of_file(t2w)})
+
+    def test_a_mirrored_t2_is_refused(self, exam, tmp_path):
+        image = nib.load(exam / "tcga-02-0054_t2.nii.gz")
+        axis = next(a for a, code in enumerate(nib.aff2axcodes(image.affine)) if code in "LR")
+        mirrored = np.flip(np.asarray(image.dataobj), axis)
+        nib.save(nib.Nifti1Image(mirrored, image.affine, image.header), tmp_path / "t2.nii.gz")
+        with pytest.raises(CaseError, match="right and left exchanged"):
+            self._align(exam, tmp_path / "t2.nii.gz")
+
+    def test_another_patients_t2_is_refused(self, exam):
+        with pytest.raises(CaseError, match=r"too little in common|align in two ways"):
+            self._align(exam, exam.parent / "ms01-raw" / "ms01-raw-t2w.nii.gz")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from app.core.constants import MODALITIES
+from app.core.errors import UsageError
 from app.networks.unet import Segmenter2d
 from app.preprocessing.normalization import BACKGROUND
 from app.training.data.cache import NORMALIZATION, build_cache
@@ -619,3 +620,32 @@ class TestWeights:
         expected = 2 * gradient(1, 0) + 3 * gradient(0, 1)
         assert (gradient(2, 3) - expected).norm() < 1e-3 * expected.norm()
         assert expected.norm() > 0
+
+
+class TestExamsAsScanned:
+    """The network sees what a clinic brings; what it must make is of the same, smaller brain."""
+
+    def _prepared(self, subjects, *options):
+        names = ("flip", "contrast", "brightness", "gamma", "bias", "noise", "thick")
+        still = [f"augmentation.{name}=0" for name in names]
+        recipe = small(*only(l1=1), *still, "schedule.batch_size=8", *options)
+        return new_synthesis(recipe).prepare(source_of(subjects, recipe), 0)[:2]
+
+    def test_thick_slices_are_shown_only(self, subjects):
+        plain, _ = self._prepared(subjects)
+        batch, shown = self._prepared(subjects, "augmentation.thick_exam=6")
+        assert torch.equal(batch.images, plain.images)
+        assert not torch.equal(shown, plain.images)
+
+    def test_a_brain_that_is_cut_is_the_one_to_make(self, subjects):
+        plain, _ = self._prepared(subjects)
+        batch, shown = self._prepared(subjects, "augmentation.mask_error=4")
+        lost = (plain.brain > 0) & (batch.brain == 0)
+        assert lost.any()
+        assert (batch.images[lost.expand_as(shown)] == BACKGROUND).all()
+        inside = (batch.brain > 0).expand_as(shown)
+        assert torch.equal(shown[inside], plain.images[inside])
+
+    def test_an_error_below_zero_is_refused(self):
+        with pytest.raises(UsageError, match="must be negative"):
+            small("augmentation.mask_error=-1")

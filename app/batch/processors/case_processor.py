@@ -7,8 +7,8 @@ from typing import Any
 
 from app.batch.outcomes import OutputRecord, Provenance
 from app.batch.output_files import OutputFiles, write_image
+from app.batch.processors.subject_processor import SubjectProcessor, opened
 from app.batch.stages import CaseLog, LoadedCase, PredictedCase, Prediction, Synthesis, WrittenCase
-from app.batch.subject_processor import SubjectProcessor, opened
 from app.core.config import RunConfig
 from app.core.constants import Modality
 from app.core.errors import VolumeError

@@ -8,8 +8,8 @@ from typing import Any
 
 from app.batch.outcomes import OutputRecord, Provenance
 from app.batch.output_files import KeptOutput, OutputFiles, write_image
+from app.batch.processors.subject_processor import SubjectProcessor, opened
 from app.batch.stages import CaseLog, WrittenCase
-from app.batch.subject_processor import SubjectProcessor, opened
 from app.core.config import SegmentConfig
 from app.core.constants import SEGMENTATION, Content, Modality
 from app.core.errors import VolumeError

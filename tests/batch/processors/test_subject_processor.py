@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from app.batch.processors.subject_processor import SubjectProcessor, opened
 from app.batch.stages import LoadedCase
-from app.batch.subject_processor import SubjectProcessor, opened
 from app.core.config import RunConfig
 from app.core.errors import CaseError, DeviceError, WeightsError
 from app.data.cases import Case

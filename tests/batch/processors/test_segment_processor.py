@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from app.batch.outcomes import exit_code_of
+from app.batch.processors.segment_processor import SegmentProcessor
 from app.batch.run import run
-from app.batch.segment_processor import SegmentProcessor
 from app.core.config import ModelOptions, NamingOptions, RuntimeOptions, SegmentConfig
 from app.core.errors import NothingToDo, UsageError, WeightsError
 from tests.batch.helpers import names_in

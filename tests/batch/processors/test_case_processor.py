@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.batch import case_processor
 from app.batch.outcomes import exit_code_of
+from app.batch.processors import case_processor
 from app.batch.run import run
 from app.core.errors import CaseError, DeviceError
 from app.inference.pipeline import Prepared

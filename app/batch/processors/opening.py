@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.batch.case_processor import CaseProcessor
-from app.batch.segment_processor import SegmentProcessor
-from app.batch.subject_processor import SubjectProcessor
-from app.core.config import RunConfig, SegmentConfig
+from app.batch.processors.case_processor import CaseProcessor
+from app.batch.processors.clinic_processor import ClinicProcessor
+from app.batch.processors.segment_processor import SegmentProcessor
+from app.batch.processors.subject_processor import SubjectProcessor
+from app.core.config import ClinicConfig, RunConfig, SegmentConfig
 
 
 def open_processor(config: RunConfig) -> SubjectProcessor[Any, Any]:
@@ -16,4 +17,6 @@ def open_processor(config: RunConfig) -> SubjectProcessor[Any, Any]:
     Raises:
         WeightsError, UsageError, DeviceError: the model cannot be loaded.
     """
+    if isinstance(config, ClinicConfig):
+        return ClinicProcessor(config)
     return SegmentProcessor(config) if isinstance(config, SegmentConfig) else CaseProcessor(config)

@@ -1,0 +1,1 @@
+"""Exams as scanned, one or many: found, completed, written, sent."""

@@ -1,0 +1,201 @@
+"""Complete exams as scanned: what each of the three stages does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.batch.clinic.completion import Wish, check_wish
+from app.batch.clinic.results import Forms, Places, is_whole, read_record, request_of, send_result, write_result
+from app.batch.clinic.studies import StudyCase
+from app.batch.outcomes import OutputRecord, Provenance
+from app.batch.processors.subject_processor import SubjectProcessor, opened
+from app.batch.stages import CaseLog, WrittenCase
+from app.core.config import ClinicConfig
+from app.core.constants import MODALITIES, Modality
+from app.core.errors import CaseError
+from app.data.cases import Case
+from app.data.nifti_reader import Volume
+from app.dicom.destination import Destination
+from app.inference.clinic.pipeline import AlignedCase, CompletedExam, align_case, synthesize_exam
+from app.inference.clinic.scans import choose_target
+from app.inference.clinic.study import Study, open_study
+from app.inference.synthesizer import Synthesizer
+from app.registry.identity import identity_record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """Hold an exam whose sequences are aligned.
+
+    Attributes:
+        requests: per sequence to make, all that the result depends on.
+    """
+
+    log: CaseLog
+    study: Study
+    aligned: AlignedCase
+    requests: Mapping[Modality, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class CompletedStudy:
+    """Hold an exam whose sequences are made."""
+
+    loaded: LoadedStudy
+    exams: tuple[CompletedExam, ...]
+
+    @property
+    def log(self) -> CaseLog:
+        """Give the log of the loaded exam."""
+        return self.loaded.log
+
+
+class ClinicProcessor(SubjectProcessor[LoadedStudy, CompletedStudy]):
+    """Make what exams as scanned lack.
+
+    Raises:
+        WeightsError, UsageError, DeviceError: the model cannot be loaded.
+    """
+
+    config: ClinicConfig
+
+    def __init__(self, config: ClinicConfig) -> None:
+        super().__init__(config)
+        send_to = None if config.send is None else Destination.parse(config.send)
+        forms = Forms(dicom=config.dicom or send_to is not None, view=config.view)
+        self._wish = Wish(forms=forms, send_to=send_to, overwrite=config.overwrite)
+        self.synthesizer = opened(lambda: Synthesizer.from_options(config.model, config.runtime), config)
+
+    @property
+    def runtime(self) -> str:
+        """Say what the model runs on, and why."""
+        return str(self.synthesizer.model.runtime or "numpy on cpu in fp32 (a voxel-wise regression needs no more)")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether its network runs on a GPU."""
+        runtime = self.synthesizer.model.runtime
+        return runtime is not None and runtime.device.startswith("cuda")
+
+    @property
+    def model_record(self) -> Mapping[str, Any]:
+        """Name the model and its specialists."""
+        model = self.synthesizer.model
+        return identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
+
+    # ------------------------------------------------------------ read
+
+    def _read(self, case: Case, case_log: CaseLog) -> LoadedStudy | WrittenCase:
+        study = self._open(case)
+        check_wish(study, self._wish)
+        case_log.lacked = self._targets(study)
+        if not case_log.lacked:
+            return WrittenCase(case_log, "complete")
+        sequences = {m: read() for m, read in study.readers.items()}
+        case_log.input_sha256 = {m: volume.sha256 for m, volume in sequences.items()}
+        requests = {m: request_of(sequences, self.synthesizer.model.model_for(m)) for m in case_log.lacked}
+        if not self.config.overwrite and all(self._keep(study, m, r, case_log) for m, r in requests.items()):
+            self._send_all(study, case_log)
+            return WrittenCase(case_log, "kept")
+        case_log.outputs.clear()
+        case_log.inputs = {m: str(f) for m, f in study.files.items()}
+        return self._align(study, sequences, requests, case_log)
+
+    def _open(self, case: Case) -> Study:
+        if not isinstance(case, StudyCase):
+            raise CaseError(f"{case.subject} is no exam as scanned; leave out --clinic.")
+        own = [folder for folder in (self.config.output_dir, self.config.report_dir) if folder is not None]
+        # Named by its folder: two exams may have files of one name.
+        return replace(open_study(case.folder, naming=self.config.naming, exclude=own), name=case.subject)
+
+    def _targets(self, study: Study) -> tuple[Modality, ...]:
+        """List the sequences to make."""
+        absent = tuple(m for m in MODALITIES if m not in study.readers)
+        if absent:
+            choose_target(study.readers, absent[0])
+        if len(absent) > 1 and not self.config.complete_all:
+            raise CaseError(f"{study.name} lacks {', '.join(absent)}; give --complete-all to have all of them made.")
+        return absent
+
+    def _keep(self, study: Study, target: Modality, request: Mapping[str, Any], case_log: CaseLog) -> bool:
+        """Note a result that is there, if it is good."""
+        places = self._places(study, target)
+        if not is_whole(places, self._wish.forms):
+            return False
+        record = read_record(places.record)
+        before: Mapping[str, Any] = record.get("request", {})
+        others = [name for name in request if before.get(name) != request[name]]
+        if set(others) - {"model"} and self.config.resume == "same":
+            log.warning("%s was made from other inputs than are there now; it is made again.", places.image)
+            return False
+        if others:
+            what = "by another model" if others == ["model"] else "from other inputs than are there now (--resume any)"
+            case_log.warnings.append(f"{places.image} is kept, but was made {what}; --overwrite makes it again.")
+        case_log.outputs.append(
+            OutputRecord(
+                target, str(places.image), record["image_sha256"], origin=record.get("model"),
+                picture=str(places.picture), view=self._view(places),
+            )
+        )  # fmt: skip
+        return True
+
+    def _align(
+        self, study: Study, sequences: Mapping[Modality, Volume], requests: Mapping[Modality, Any], case_log: CaseLog
+    ) -> LoadedStudy:
+        aligned = align_case(sequences, target=case_log.lacked[0])
+        case_log.warnings.extend(study.warnings)
+        return LoadedStudy(case_log, study, aligned, requests)
+
+    # ------------------------------------------------------------ network, write
+
+    def _compute(self, loaded: LoadedStudy) -> CompletedStudy:
+        model = self.synthesizer.model
+        return CompletedStudy(loaded, tuple([synthesize_exam(loaded.aligned, model, m) for m in loaded.requests]))
+
+    def _write_all(self, computed: CompletedStudy) -> WrittenCase:
+        study, case_log = computed.loaded.study, computed.log
+        for exam in computed.exams:
+            case_log.warnings.extend(w for w in exam.warnings if w not in case_log.warnings)
+            case_log.outputs.append(self._write(study, exam, computed.loaded.requests[exam.target]))
+        self._send_all(study, case_log)
+        return WrittenCase(case_log, "made")
+
+    def _write(self, study: Study, exam: CompletedExam, request: Mapping[str, Any]) -> OutputRecord:
+        places = self._places(study, exam.target)
+        sha256 = write_result(study, exam, request, places, self._wish.forms)
+        model = self.synthesizer.model.model_for(exam.target)
+        provenance = Provenance(
+            reference=exam.reference,
+            model=model.name,
+            model_sha256=exam.record["model_sha256"],
+            weights_sha256=model.identity.sha256,
+            refiner_sha256=None if model.refiner is None else model.refiner.identity.sha256,
+            fusion=None if model.fusion is None else model.fusion.name,
+            device="cpu" if model.runtime is None else model.runtime.device,
+        )
+        picture = str(places.picture)
+        return OutputRecord(
+            exam.target, str(places.image), sha256, provenance, picture=picture, view=self._view(places)
+        )
+
+    def _send_all(self, study: Study, case_log: CaseLog) -> None:
+        """Send the derived series, where that is wanted.
+
+        Raises:
+            SendError: one was not taken; the results are written.
+        """
+        if self._wish.send_to is None:
+            return
+        for target in case_log.lacked:
+            send_result(self._places(study, target), self._wish.send_to)
+
+    def _places(self, study: Study, target: Modality) -> Places:
+        return Places(self.config.output_dir, f"{study.name}-{target}")
+
+    def _view(self, places: Places) -> str | None:
+        return str(places.view) if self._wish.forms.view else None

@@ -6,14 +6,11 @@ Who may import whom is held by import-linter (`pyproject.toml`).
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from app.data.phantom import make_phantom, write_phantom
 
 ROOT = Path(__file__).parent.parent
 APP, TESTS = ROOT / "app", ROOT / "tests"
@@ -23,8 +20,8 @@ PACKAGES = sorted({m.parent for m in MODULES})
 MOST_NAMES, MOST_MODULES = 14, 14
 #: Where tasks are registered by name.
 REGISTRY = {"app/training/tasks/__init__.py", "app/training/tasks/base.py"}
-#: Seconds of processor time, on a machine without native bfloat16.
-HELP_SECONDS, CHECK_SECONDS = 0.3, 1.0
+#: Modules that a fresh process may have loaded for `--help`; Python alone has some thirty.
+MOST_IMPORTED = 200
 
 
 class TestTree:
@@ -68,17 +65,6 @@ def _imported(code: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def _seconds(*arguments: str) -> float:
-    """Processor time of a command, the least of three."""
-    times = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "app", *arguments], cwd=ROOT, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(times)
-
-
 class TestLightImports:
     PARSER = "from app.cli import build_parser; build_parser()"
 
@@ -95,9 +81,5 @@ class TestLightImports:
         assert not {n for n in names if n.startswith("app.training")}
 
     def test_help_answers_at_once(self):
-        assert _seconds("--help") < HELP_SECONDS
-
-    def test_check_answers_at_once(self, tmp_path):
-        for seed in range(3):
-            write_phantom(make_phantom((64, 64, 64), seed), tmp_path, f"p{seed}", leave_out=("t2f",))
-        assert _seconds("check", "--input", str(tmp_path)) < CHECK_SECONDS
+        # Modules are what its time goes into; their number is the same on every machine.
+        assert len(_imported(self.PARSER)) < MOST_IMPORTED

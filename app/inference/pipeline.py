@@ -124,12 +124,16 @@ def finish_confidence(
     return to_image(confidence, prepared.grids[reference], text, dtype=np.dtype(np.float32))
 
 
+def fingerprint_of(model: Model) -> str:
+    """Give the checksum of a model and its refiner."""
+    return model.identity.refined_by(None if model.refiner is None else model.refiner.identity)
+
+
 def describe(model: Model, target: Modality, inputs: int) -> str:
     """Describe an output in its header, so that nobody takes it for a scan.
 
     A long name of a model is cut, so that the fingerprint behind it has its place.
     """
-    refiner = None if model.refiner is None else model.refiner.identity
     begin = f"synthetic {target} from {inputs}, tetrad {__version__}, "
-    end = f" {model.identity.refined_by(refiner)[:8]}" + ("" if model.fusion is None else f" {model.fusion.name}")
+    end = f" {fingerprint_of(model)[:8]}" + ("" if model.fusion is None else f" {model.fusion.name}")
     return begin + model.name[: DESCRIPTION - len(begin) - len(end)] + end

@@ -156,16 +156,17 @@ def check_no_host(request: ExportRequest) -> None:
         raise UsageError("an enhancer, and nothing else, is for another model's T1c: leave out --refines.")
 
 
-def check_no_images(request: ExportRequest) -> None:
-    """Refuse the options of models that make images.
+def check_no_images(request: ExportRequest, reason: str = "a segmenter makes no images") -> None:
+    """Refuse the options of models that complete exams.
+
+    Args:
+        reason: why it takes none, the beginning of the sentence.
 
     Raises:
         UsageError: one is given.
     """
     if request.output or request.make_default:
-        raise UsageError(
-            "a segmenter makes no images; leave out --contrast, --fusion, --flip-average and --make-default."
-        )
+        raise UsageError(f"{reason}; leave out --contrast, --fusion, --flip-average, --views and --make-default.")
 
 
 def replaced_by(
@@ -312,13 +313,14 @@ def write_model(
     folder: Path | None = None,
     intensity: bytes | None = None,
     onnx: bytes | None = None,
+    atlas: bytes | None = None,
     make_default: bool = False,
 ) -> Entry:
     """Write a run's averaged weights with their specification and the record of their training.
 
     Args:
         folder: gets the model; that of the request if not given.
-        intensity, onnx, make_default: as `app.registry.checkpoints.save_network`.
+        intensity, onnx, atlas, make_default: as `app.registry.checkpoints.save_network`.
 
     Raises:
         WeightsError: the folder cannot be made, or its manifest cannot be read.
@@ -332,20 +334,28 @@ def write_model(
         state.rounded_average,
         intensity=intensity,
         onnx=onnx,
+        atlas=atlas,
         training=state.record(request.name, scores),
         ancestors=state.lineage,
         make_default=make_default,
     )
 
 
-def promote_segmenter(
-    request: ExportRequest, spec: ModelSpec, rows: Sequence[VolumeScores] | None, intensity: bytes | None = None
+def promote_scored(
+    request: ExportRequest,
+    spec: ModelSpec,
+    rows: Sequence[VolumeScores] | None,
+    metrics: Sequence[str] = SEGMENTATION_METRICS,
+    *,
+    intensity: bytes | None = None,
+    atlas: bytes | None = None,
 ) -> Entry:
-    """Write a segmenter, unless it finds less than the one of its name.
+    """Write a model, unless its scores are worse than those of the one of its name.
 
     Args:
         rows: its scores; None where it is not scored.
-        intensity: as `app.registry.checkpoints.save_network`, for one that makes a sequence as well.
+        metrics: what is compared, each the higher the better.
+        intensity, atlas: as `app.registry.checkpoints.save_network`.
 
     Raises:
         UsageError: it is worse, or the one of its name has no scores on the same subjects.
@@ -357,8 +367,8 @@ def promote_segmenter(
         before = manifest.lineage.scores_of(entry.sha256)
         if before is None or before.subjects != scores.subjects:
             raise UsageError(f"{request.name!r} has no scores on these subjects to compare with; --force replaces it.")
-        check_not_worse(scores.mean, before.mean, SEGMENTATION_METRICS, request.name)
-    return write_model(request, spec, scores, intensity=intensity)
+        check_not_worse(scores.mean, before.mean, metrics, request.name)
+    return write_model(request, spec, scores, intensity=intensity, atlas=atlas)
 
 
 def promote_refiner(

@@ -25,6 +25,7 @@ from app.dicom.sending import send_files
 from app.inference.clinic.pipeline import CompletedExam
 from app.inference.clinic.study import Study
 from app.inference.models import Model
+from app.inference.pipeline import fingerprint_of
 from app.report.figures import clinic_picture
 from app.report.viewer import write_clinic_view
 
@@ -91,7 +92,8 @@ def request_of(
         "inputs": {m: volume.sha256 for m, volume in sequences.items()},
         "reference": reference,
         "mask": None if mask is None else file_sha256(mask),
-        "model": model.identity.refined_by(None if model.refiner is None else model.refiner.identity),
+        "model": fingerprint_of(model),
+        "fusion": None if model.fusion is None else model.fusion.name,
     }
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from app.batch.outcomes import OutputRecord, Provenance
+from app.batch.outcomes import OutputRecord
 from app.batch.output_files import OutputFiles, write_image
-from app.batch.processors.subject_processor import SubjectProcessor, opened
+from app.batch.processors.synthesis_processor import SynthesisProcessor, provenance_of
 from app.batch.stages import CaseLog, LoadedCase, PredictedCase, Prediction, Synthesis, WrittenCase
 from app.core.config import RunConfig
 from app.core.constants import Modality
@@ -16,13 +13,20 @@ from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import file_sha256
 from app.data.origin import SYNTHETIC
-from app.inference.pipeline import describe, finish, finish_confidence, predict, prepare, refine, synthesize_case
+from app.inference.pipeline import (
+    describe,
+    fingerprint_of,
+    finish,
+    finish_confidence,
+    predict,
+    prepare,
+    refine,
+    synthesize_case,
+)
 from app.inference.provenance import mark_inputs
-from app.inference.synthesizer import Synthesizer
-from app.registry.identity import identity_record
 
 
-class CaseProcessor(SubjectProcessor[LoadedCase, PredictedCase]):
+class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
     """Make what subjects lack.
 
     Raises:
@@ -32,28 +36,6 @@ class CaseProcessor(SubjectProcessor[LoadedCase, PredictedCase]):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.files = OutputFiles.of(config)
-        # A device or a model that is not there must be known before an hour of work, and when all is kept.
-        self.synthesizer = opened(lambda: Synthesizer.from_options(config.model, config.runtime), config)
-
-    @property
-    def runtime(self) -> str:
-        """Say what the model runs on, and why."""
-        model = self.synthesizer.model
-        if model.runtime is None:
-            return "numpy on cpu in fp32 (a voxel-wise regression needs no more)"
-        return f"{model.runtime}" + ("" if model.refiner is None else f", refined by {model.refiner.identity.name}")
-
-    @property
-    def on_gpu(self) -> bool:
-        """Tell whether its network runs on a GPU."""
-        runtime = self.synthesizer.model.runtime
-        return runtime is not None and runtime.device.startswith("cuda")
-
-    @property
-    def model_record(self) -> Mapping[str, Any]:
-        """Name the model and its specialists."""
-        model = self.synthesizer.model
-        return identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
 
     # ------------------------------------------------------------ read
 
@@ -100,9 +82,8 @@ class CaseProcessor(SubjectProcessor[LoadedCase, PredictedCase]):
         """Warn of a kept output that was made in another way than this run would make it."""
         model = self.synthesizer.model.model_for(target)
         expected = describe(model, target, inputs)
-        fingerprint = model.identity.refined_by(None if model.refiner is None else model.refiner.identity)
         # Version 0.1.0 named the checksum of the weights file alone.
-        before = expected.replace(f" {fingerprint[:8]}", f" {model.identity.sha256[:8]}")
+        before = expected.replace(f" {fingerprint_of(model)[:8]}", f" {model.identity.sha256[:8]}")
         if not (output.origin or "").startswith(SYNTHETIC) or output.origin in {expected, before}:
             return []
         return [
@@ -174,16 +155,7 @@ class CaseProcessor(SubjectProcessor[LoadedCase, PredictedCase]):
         # First, so that an output that is there, and is kept by the next run, has its map.
         confidence = self._write_confidence(loaded, synthesis)
         sha256 = write_image(synthesis.image, path)
-        provenance = Provenance(
-            reference=loaded.plan.reference_of(target),
-            model=model.name,
-            model_sha256=model.identity.refined_by(None if model.refiner is None else model.refiner.identity),
-            weights_sha256=model.identity.sha256,
-            refiner_sha256=None if model.refiner is None else model.refiner.identity.sha256,
-            fusion=None if model.fusion is None else model.fusion.name,
-            device="cpu" if model.runtime is None else model.runtime.device,
-            confidence=confidence,
-        )
+        provenance = provenance_of(model, loaded.plan.reference_of(target), confidence)
         return OutputRecord(target, str(path), sha256, provenance)
 
     def _write_confidence(self, loaded: LoadedCase, synthesis: Synthesis) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from app.batch.clinic.completion import Wish, check_wish
 from app.batch.clinic.results import Forms, Places, is_whole, read_record, request_of, send_result, write_result
 from app.batch.clinic.studies import StudyCase
-from app.batch.outcomes import OutputRecord, Provenance
-from app.batch.processors.subject_processor import SubjectProcessor, opened
+from app.batch.outcomes import OutputRecord
+from app.batch.output_files import KeptOutput
+from app.batch.processors.synthesis_processor import SynthesisProcessor, provenance_of
 from app.batch.stages import CaseLog, WrittenCase
 from app.core.config import ClinicConfig
 from app.core.constants import MODALITIES, Modality
@@ -22,10 +23,11 @@ from app.dicom.destination import Destination
 from app.inference.clinic.pipeline import AlignedCase, CompletedExam, align_case, synthesize_exam
 from app.inference.clinic.scans import choose_target
 from app.inference.clinic.study import Study, open_study
-from app.inference.synthesizer import Synthesizer
-from app.registry.identity import identity_record
 
 log = logging.getLogger(__name__)
+
+#: Parts of a request that say what makes the result, not from what.
+_MAKERS: Final = frozenset({"model", "fusion"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class CompletedStudy:
         return self.loaded.log
 
 
-class ClinicProcessor(SubjectProcessor[LoadedStudy, CompletedStudy]):
+class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
     """Make what exams as scanned lack.
 
     Raises:
@@ -69,24 +71,6 @@ class ClinicProcessor(SubjectProcessor[LoadedStudy, CompletedStudy]):
         send_to = None if config.send is None else Destination.parse(config.send)
         forms = Forms(dicom=config.dicom or send_to is not None, view=config.view)
         self._wish = Wish(forms=forms, send_to=send_to, overwrite=config.overwrite)
-        self.synthesizer = opened(lambda: Synthesizer.from_options(config.model, config.runtime), config)
-
-    @property
-    def runtime(self) -> str:
-        """Say what the model runs on, and why."""
-        return str(self.synthesizer.model.runtime or "numpy on cpu in fp32 (a voxel-wise regression needs no more)")
-
-    @property
-    def on_gpu(self) -> bool:
-        """Tell whether its network runs on a GPU."""
-        runtime = self.synthesizer.model.runtime
-        return runtime is not None and runtime.device.startswith("cuda")
-
-    @property
-    def model_record(self) -> Mapping[str, Any]:
-        """Name the model and its specialists."""
-        model = self.synthesizer.model
-        return identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
 
     # ------------------------------------------------------------ read
 
@@ -99,10 +83,9 @@ class ClinicProcessor(SubjectProcessor[LoadedStudy, CompletedStudy]):
         sequences = {m: read() for m, read in study.readers.items()}
         case_log.input_sha256 = {m: volume.sha256 for m, volume in sequences.items()}
         requests = {m: request_of(sequences, self.synthesizer.model.model_for(m)) for m in case_log.lacked}
-        if not self.config.overwrite and all(self._keep(study, m, r, case_log) for m, r in requests.items()):
+        if not self.config.overwrite and self._keep_good(study, requests, case_log):
             self._send_all(study, case_log)
             return WrittenCase(case_log, "kept")
-        case_log.outputs.clear()
         case_log.inputs = {m: str(f) for m, f in study.files.items()}
         return self._align(study, sequences, requests, case_log)
 
@@ -122,27 +105,37 @@ class ClinicProcessor(SubjectProcessor[LoadedStudy, CompletedStudy]):
             raise CaseError(f"{study.name} lacks {', '.join(absent)}; give --complete-all to have all of them made.")
         return absent
 
-    def _keep(self, study: Study, target: Modality, request: Mapping[str, Any], case_log: CaseLog) -> bool:
-        """Note a result that is there, if it is good."""
+    def _keep_good(self, study: Study, requests: Mapping[Modality, Mapping[str, Any]], case_log: CaseLog) -> bool:
+        """Note the results that are there, if they are all that the exam lacks."""
+        good = [kept for m, request in requests.items() if (kept := self._find_good(study, m, request)) is not None]
+        if len(good) < len(requests):
+            return False
+        for kept in good:
+            case_log.outputs.append(kept.record)
+            case_log.warnings.extend(kept.warnings)
+        return True
+
+    def _find_good(self, study: Study, target: Modality, request: Mapping[str, Any]) -> KeptOutput | None:
+        """Look for a result that is whole and, unless any is kept, was made from these inputs."""
         places = self._places(study, target)
         if not is_whole(places, self._wish.forms):
-            return False
+            return None
         record = read_record(places.record)
         before: Mapping[str, Any] = record.get("request", {})
-        others = [name for name in request if before.get(name) != request[name]]
-        if set(others) - {"model"} and self.config.resume == "same":
+        others = {name for name in request if before.get(name) != request[name]}
+        same_inputs = others <= _MAKERS
+        if not same_inputs and self.config.resume == "same":
             log.warning("%s was made from other inputs than are there now; it is made again.", places.image)
-            return False
+            return None
+        warnings = []
         if others:
-            what = "by another model" if others == ["model"] else "from other inputs than are there now (--resume any)"
-            case_log.warnings.append(f"{places.image} is kept, but was made {what}; --overwrite makes it again.")
-        case_log.outputs.append(
-            OutputRecord(
-                target, str(places.image), record["image_sha256"], origin=record.get("model"),
-                picture=str(places.picture), view=self._view(places),
-            )
+            what = "in another way" if same_inputs else "from other inputs than are there now (--resume any)"
+            warnings.append(f"{places.image} is kept, but was made {what}; --overwrite makes it again.")
+        output = OutputRecord(
+            target, str(places.image), record["image_sha256"], origin=record.get("model"),
+            picture=str(places.picture), view=self._view(places),
         )  # fmt: skip
-        return True
+        return KeptOutput(output, tuple(warnings), same_inputs)
 
     def _align(
         self, study: Study, sequences: Mapping[Modality, Volume], requests: Mapping[Modality, Any], case_log: CaseLog
@@ -168,16 +161,7 @@ class ClinicProcessor(SubjectProcessor[LoadedStudy, CompletedStudy]):
     def _write(self, study: Study, exam: CompletedExam, request: Mapping[str, Any]) -> OutputRecord:
         places = self._places(study, exam.target)
         sha256 = write_result(study, exam, request, places, self._wish.forms)
-        model = self.synthesizer.model.model_for(exam.target)
-        provenance = Provenance(
-            reference=exam.reference,
-            model=model.name,
-            model_sha256=exam.record["model_sha256"],
-            weights_sha256=model.identity.sha256,
-            refiner_sha256=None if model.refiner is None else model.refiner.identity.sha256,
-            fusion=None if model.fusion is None else model.fusion.name,
-            device="cpu" if model.runtime is None else model.runtime.device,
-        )
+        provenance = provenance_of(self.synthesizer.model.model_for(exam.target), exam.reference)
         picture = str(places.picture)
         return OutputRecord(
             exam.target, str(places.image), sha256, provenance, picture=picture, view=self._view(places)

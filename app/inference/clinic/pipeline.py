@@ -19,7 +19,7 @@ from app.inference.clinic.alignment import AlignedExam, align
 from app.inference.clinic.brain import brain_ml, brain_of, check_brain, read_mask
 from app.inference.clinic.scans import Scan, choose_reference, choose_target, scan_of
 from app.inference.models import Model
-from app.inference.pipeline import describe, synthesize_case
+from app.inference.pipeline import describe, fingerprint_of, synthesize_case
 from app.inference.provenance import mark_inputs
 from app.preprocessing import standard_space as space
 
@@ -127,7 +127,7 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
     grid = scans[kept].volume.grid
     # A specialist may make it, and a refiner change it: the header and the record name both.
     chosen = model.model_for(wanted)
-    fingerprint = chosen.identity.refined_by(None if chosen.refiner is None else chosen.refiner.identity)
+    fingerprint = fingerprint_of(chosen)
     image = to_image(scale_to_type(native, grid), grid, describe(chosen, wanted, len(inputs)))
     mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
     record = {**_record(exam, scans, brain, case.how, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}

@@ -26,7 +26,7 @@ from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_array, to_image
 from app.inference.device import Machine, Runtime, choose_runtime
 from app.inference.loading import check_not_exchanged, open_model
 from app.inference.models import Model
-from app.inference.pipeline import synthesize_case
+from app.inference.pipeline import fingerprint_of, synthesize_case
 from app.inference.provenance import mark_inputs
 from app.inference.synthesizer import as_case
 from app.inference.tumour.outlines import OutlineModel
@@ -160,7 +160,7 @@ class CompletedModel:
     def identity(self) -> Identity:
         """A fingerprint over all models that take part."""
         models = [self.generator, *self.generator.specialists.values()]
-        texts = [m.identity.refined_by(None if m.refiner is None else m.refiner.identity) for m in models]
+        texts = [fingerprint_of(m) for m in models]
         joined = " ".join([*texts, self.segmenter_identity.fingerprint or self.segmenter_identity.sha256])
         return Identity(COMPLETED, self.segmenter_identity.sha256, hashlib.sha256(joined.encode()).hexdigest())
 

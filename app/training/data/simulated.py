@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from app.core.errors import UsageError
 from app.inference.simulation.run import RECORD
 from app.training.data.cache import CachedSubject, build_cache
-from app.training.data.core_slices import CoreSliceData
 
 if TYPE_CHECKING:
     from app.training.checkpoint import State
@@ -55,9 +54,6 @@ class SimulatedExams:
 def check_simulated(folder: Path | None, recipe: Recipe, task: type[Task[Any]]) -> None:
     """Check that simulated exams are there where they are asked for, and that the task can learn from them.
 
-    It cannot where it corrects what a generator made of each subject, draws slices by what of the tumour they show, or
-    makes such exams itself.
-
     Args:
         folder: their folder; None where there is none.
 
@@ -69,7 +65,7 @@ def check_simulated(folder: Path | None, recipe: Recipe, task: type[Task[Any]]) 
         if share > 0:
             raise UsageError("data.simulated_share needs simulated exams; name their folder with --simulated.")
         return
-    if task.needs_stage_one or isinstance(recipe.data, CoreSliceData) or task.kind == "cgsamr":
+    if not task.takes_simulated:
         raise UsageError(f"the task {recipe.task} cannot learn from simulated exams; leave out --simulated.")
     if share == 0:
         raise UsageError("--simulated needs a share: --set data.simulated_share=0.25 draws a quarter of them.")

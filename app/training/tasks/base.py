@@ -116,6 +116,8 @@ class Task(Generic[R]):
         recipe_type: class of its recipes.
         kind: what a manifest calls its result.
         needs_stage_one: whether it corrects what a generator made.
+        takes_simulated: whether it can learn from exams of `simulate`. It cannot where it corrects a generator, draws
+            slices by what of the tumour they show, or makes such exams itself.
         teacher_name: the frozen segmenter that teaches unless a user names another.
         export_hint: what the command `export` needs for it beside the usual.
         recipe, device: as a run has them.
@@ -126,6 +128,7 @@ class Task(Generic[R]):
     recipe_type: ClassVar[type[Recipe]]
     kind: ClassVar[Kind]
     needs_stage_one: ClassVar[bool] = False
+    takes_simulated: ClassVar[bool] = True
     teacher_name: ClassVar[str] = "segmenter"
     export_hint: ClassVar[str] = ""
 

@@ -42,6 +42,7 @@ class Ds3NetTask(Ds3NetStep):
 
     recipe_type = Ds3NetRecipe
     kind = "generator"
+    takes_simulated = False
 
     #: The paired subjects, from which brightness is predicted.
     subjects: Sequence[CachedSubject] = ()

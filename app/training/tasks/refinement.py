@@ -161,6 +161,7 @@ class RefinementTask(Task[RefinementRecipe]):
     recipe_type = RefinementRecipe
     kind = "refiner"
     needs_stage_one = True
+    takes_simulated = False
     teacher_name = "teaching_segmenter"
 
     average: Refiner

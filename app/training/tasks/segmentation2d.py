@@ -27,7 +27,7 @@ from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
 from app.training.losses import TVERSKY_LOSSES, TverskyForm
-from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
+from app.training.promotion import ExportRequest, check_no_images, promote_scored
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, placed
 
 
@@ -146,7 +146,7 @@ class Segmentation2dTask(Task[Segmentation2dRecipe]):
             rows = validation.score_segmenter2d(network.to(device), request.cases, request.masks, data, device, scheme)
         shape = Segmenter2dConfig(network.widths)
         spec = Segmenter2dSpec(architecture=shape, normalization=scheme, canvas=data.canvas)
-        return promote_segmenter(request, spec, rows)
+        return promote_scored(request, spec, rows)
 
 
 def _entropy(logits: Tensor, batch: Batch) -> Tensor:

@@ -29,7 +29,7 @@ from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.losses import dice_loss
-from app.training.promotion import ExportRequest, check_no_images, promote_segmenter
+from app.training.promotion import ExportRequest, check_no_images, promote_scored
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_volume_precision, placed3d
 
 
@@ -172,7 +172,7 @@ class Segmentation3dTask(Task[Segmentation3dRecipe]):
             rows = validation.score_segmenter3d(network.to(device), cases, masks, patch, device, precision, scheme)
         shape = Segmenter3dConfig(network.widths)
         spec = Segmenter3dSpec(architecture=shape, normalization=scheme, window=patch)
-        return promote_segmenter(request, spec, rows)
+        return promote_scored(request, spec, rows)
 
 
 def deep_losses(levels: list[Tensor], patches: Patches) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.intensity_fit import encode, fit_intensity
-from app.training.promotion import ExportRequest, check_no_images, promote_segmenter, trained_subjects
+from app.training.promotion import ExportRequest, check_no_images, promote_scored, trained_subjects
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_precision, placed3d
 
 
@@ -350,7 +350,7 @@ class TissNetTask(Task[TissNetRecipe]):
             cases, masks = request.cases, request.masks
             rows = validation.score_tissnet(network.to(device), recipe.spec, cases, masks, device, precision)
         brightness = encode(fit_intensity([s.intensities for s in trained_subjects(request)]))
-        return promote_segmenter(request, recipe.spec, rows, intensity=brightness)
+        return promote_scored(request, recipe.spec, rows, intensity=brightness)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,24 @@ def test_several_that_lack_are_made_where_that_is_said(studies, weights_dir, no_
     ]
 
 
+def test_a_result_that_is_made_again_is_not_said_to_be_kept(studies, weights_dir, no_page):
+    for name in ("a-dicom", "b-alone"):
+        shutil.rmtree(studies / "in" / name)
+    (studies / "in" / "c-nifti" / "head-t1c.nii").unlink()
+    run(configured(studies, weights_dir, complete_all=True))
+    record = studies / "out" / "c-nifti-t1c.json"
+    form = json.loads(record.read_text())
+    form["request"]["model"] = "another"
+    record.write_text(json.dumps(form))
+    (outcome,) = run(configured(studies, weights_dir, complete_all=True)).outcomes
+    assert outcome.status == "kept"
+    assert any("was made in another way" in w for w in outcome.warnings)
+    (studies / "out" / "c-nifti-t2f.nii.gz").unlink()
+    (outcome,) = run(configured(studies, weights_dir, complete_all=True)).outcomes
+    assert outcome.status == "made"
+    assert not any("is kept" in w for w in outcome.warnings)
+
+
 def test_parts_share_the_exams(studies, weights_dir, no_page):
     done = [statuses(run(configured(studies, weights_dir, part_id=part, num_parts=2))) for part in range(2)]
     assert done == [{"a-dicom": "made", "c-nifti": "made"}, {"b-alone": "failed"}]

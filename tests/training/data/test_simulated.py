@@ -30,8 +30,8 @@ def place(tmp_path_factory):
     return folder
 
 
-def _train(place, run, *changes, simulated="simulated", recipe="segmenter", more=()):
-    options = [word for change in (*OPTIONS, *changes) for word in ("--set", change)]
+def _train(place, run, *changes, simulated="simulated", recipe="segmenter", common=OPTIONS, more=()):
+    options = [word for change in (*common, *changes) for word in ("--set", change)]
     given = [] if simulated is None else ["--simulated", str(place / simulated)]
     return main(["train", recipe, "--data", str(place / "data"), "--run", str(place / run), "--cache", str(place / "c"),
                  "--device", "cpu", *options, *given, *more])  # fmt: skip
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused(place, capsys, changes, options, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["ds3net_compact", "cgsamr_compact"])
+@pytest.mark.parametrize("recipe", ["ds3net_compact", "cgsamr_compact", "ucgsamr_compact", "refiner"])
 def test_tasks_that_cannot(place, capsys, recipe):
     code = main(["train", recipe, "--data", str(place / "data"), "--run", str(place / "bad"), "--simulated",
                  str(place / "simulated"), "--set", SHARE, "--device", "cpu"])  # fmt: skip
@@ -101,3 +101,9 @@ def test_a_generator_of_one_sequence_learns_from_them(place):
                "schedule.targets_per_batch=1"]  # fmt: skip
     assert _train(place, "generator", SHARE, *changes, recipe="unet") == ExitCode.OK
     assert load_state(place / "generator" / LAST).simulated
+
+
+def test_an_enhancer_learns_from_them(place):
+    changes = ["data.patch=[64,32,32]", "schedule.validate_every=0"]
+    assert _train(place, "enhancer", SHARE, *changes, recipe="enhancer", common=OPTIONS[3:]) == ExitCode.OK
+    assert load_state(place / "enhancer" / LAST).simulated

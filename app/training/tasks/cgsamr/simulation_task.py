@@ -11,19 +11,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.core.errors import UsageError
 from app.data.cases import Case
 from app.inference.simulation.atlas import Atlas
 from app.inference.simulation.simulator import ExamSimulator
 from app.networks.cgsamr import losses as L
 from app.networks.cgsamr import new_simulator
 from app.networks.cgsamr.generator import SimulatedSlices
-from app.registry.checkpoints import load_simulator, save_network
+from app.registry.checkpoints import load_simulator
 from app.registry.manifest import Entry
 from app.training import validation
 from app.training.data.cache import CachedSubject
 from app.training.data.splits import labelled_subjects
-from app.training.promotion import ExportRequest, check_not_worse, replaced_by, trained_subjects
+from app.training.promotion import ExportRequest, check_no_images, promote_scored, trained_subjects
 from app.training.tasks.base import Task, TrainingContext
 from app.training.tasks.cgsamr.outlines import OutlineSampler, Slices, training_atlas
 from app.training.tasks.cgsamr.recipe import OutlineRecipe
@@ -41,6 +40,7 @@ class SimulationTask(Task[Outline]):
     """
 
     kind = "cgsamr"
+    takes_simulated = False
 
     average: Any
     atlas: Atlas
@@ -122,47 +122,20 @@ class SimulationTask(Task[Outline]):
     def check_export(cls, request: ExportRequest) -> None:
         """Check that nothing is asked for that is for models that complete exams."""
         super().check_export(request)
-        if request.output or request.make_default:
-            raise UsageError(
-                "a simulator completes no exam; leave out --contrast, --fusion, --flip-average, --views and "
-                "--make-default."
-            )
+        check_no_images(request, "a simulator completes no exam")
 
     @classmethod
     def export(cls, request: ExportRequest) -> Entry:
         """Write the network with its atlas, unless its exams are worse than those of the one of its name."""
-        recipe = request.recipe_of(cls._recipe_type())
+        recipe, rows = request.recipe_of(OutlineRecipe), None
         atlas = training_atlas(recipe.data.atlas, trained_subjects(request), request.data)
-        scores = None
         if request.cases:
             network = new_simulator(recipe.architecture)
             request.state.load_into(network)
             device, canvas = request.torch_device, recipe.data.canvas
             simulator = ExamSimulator(network.to(device).eval(), recipe.architecture, canvas, atlas, device)
-            scores = validation.scores_of(score_simulator(simulator, request.cases, request.masks))
-        for manifest, entry in (
-            [] if scores is None or request.force else replaced_by(request.weights, request.name, False)
-        ):
-            before = manifest.lineage.scores_of(entry.sha256)
-            if scores is None or before is None or before.subjects != scores.subjects:
-                raise UsageError(
-                    f"{request.name!r} has no scores on these subjects to compare with; --force replaces it."
-                )
-            check_not_worse(scores.mean, before.mean, SIMULATION_METRICS, request.name)
-        state = request.state
-        return save_network(
-            request.weights,
-            request.name,
-            recipe.spec,
-            state.rounded_average,
-            atlas=atlas.to_bytes(),
-            training=state.record(request.name, scores),
-            ancestors=state.lineage,
-        )
-
-    @classmethod
-    def _recipe_type(cls) -> type[Outline]:
-        return cls.recipe_type  # type: ignore[return-value]
+            rows = score_simulator(simulator, request.cases, request.masks)
+        return promote_scored(request, recipe.spec, rows, SIMULATION_METRICS, atlas=atlas.to_bytes())
 
 
 def sample_rows(slices: Slices, made: SimulatedSlices, sequences: int) -> list[list[NDArray[np.float32]]]:

@@ -16,6 +16,8 @@ from app.networks.tissnet.model import TissNetOutput
 
 #: Keeps the overlap of two empty segmentations defined: it is 1.
 _SMOOTH = 1.0
+#: Keeps the cross-entropy of a plainly wrong answer, and its gradient, finite.
+_LEAST = 1e-6
 
 
 def overlap_loss(answer: Tensor, truth: Tensor) -> Tensor:
@@ -28,6 +30,14 @@ def overlap_loss(answer: Tensor, truth: Tensor) -> Tensor:
     common = (answer * truth).sum(dim=axes)
     total = answer.sum(dim=axes) + truth.sum(dim=axes)
     return (1 - (2 * common + _SMOOTH) / (total + _SMOOTH)).mean()
+
+
+def segmentation_loss(answer: Tensor, truth: Tensor, cross_entropy: float = 0.0) -> Tensor:
+    """Compute the Dice loss plus `cross_entropy` times the mean binary cross-entropy (0 in the paper)."""
+    loss = overlap_loss(answer, truth)
+    if cross_entropy == 0:
+        return loss
+    return loss + cross_entropy * F.binary_cross_entropy(answer.float().clamp(_LEAST, 1 - _LEAST), truth)
 
 
 def fooling_loss(made: Tensor) -> Tensor:
@@ -87,10 +97,14 @@ def consistency_loss(fine: Tensor, refined: Tensor) -> Tensor:
     return F.mse_loss(fine, refined)
 
 
-def segmentor_losses(output: TissNetOutput, truth: Tensor) -> dict[str, Tensor]:
-    """Compute the three terms of equation 9: `fine`, `error` and `consistency`; their sum is L_S."""
+def segmentor_losses(output: TissNetOutput, truth: Tensor, cross_entropy: float = 0.0) -> dict[str, Tensor]:
+    """Compute the three terms of equation 9: `fine`, `error` and `consistency`; their sum is L_S.
+
+    Args:
+        cross_entropy: as `segmentation_loss` takes it, for `fine`.
+    """
     return {
-        "fine": overlap_loss(output.fine, truth),
+        "fine": segmentation_loss(output.fine, truth, cross_entropy),
         "error": overlap_loss(output.error, error_truth(output.coarse, truth)),
         "consistency": consistency_loss(output.fine, output.refined),
     }
@@ -103,4 +117,5 @@ def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Te
         losses: some of the terms.
         weights: of each that may be among them.
     """
-    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+    # What has no weight is left out, so that nothing is computed backwards for it.
+    return torch.stack([weights[name] * loss for name, loss in losses.items() if weights[name] != 0]).sum()

@@ -81,6 +81,7 @@ class TissNetLosses(LossRecipe):
         perceptibility: what the frozen network misses in the made sequence.
         coarse: overlap of the generator's segmentation.
         fine, error, consistency: the segmentor's three terms.
+        cross_entropy: how much cross-entropy is added to each Dice loss of a segmentation; the paper's have none.
     """
 
     adversarial: float = 1.0
@@ -91,12 +92,13 @@ class TissNetLosses(LossRecipe):
     fine: float = 25.0
     error: float = 25.0
     consistency: float = 25.0
+    cross_entropy: float = 0.0
 
     @property
     def by_term(self) -> dict[str, float]:
         """The weight of each term: both adversarial ones have one, and S_p's own lesson counts as it is."""
         both = {"adversarial_whole": self.adversarial, "adversarial_tumour": self.adversarial}
-        return {**self.model_dump(), **both, "perceptibility_dice": 1.0}
+        return {**self.model_dump(exclude={"cross_entropy"}), **both, "perceptibility_dice": 1.0}
 
 
 class TissNetNetwork(Section):
@@ -251,7 +253,7 @@ class TissNetTask(Task[TissNetRecipe]):
         """Let S_p learn from the real target sequence."""
         with self.mixed_precision():
             answer = self.network.perceptibility(batch.target, batch.case)
-        return {"perceptibility_dice": L.overlap_loss(answer, batch.truth)}
+        return {"perceptibility_dice": L.segmentation_loss(answer, batch.truth, self.recipe.losses.cross_entropy)}
 
     def _losses(self, batch: _Batch, made: list[tuple[_Batch, Tensor]]) -> dict[str, Tensor]:
         """Compute every term of equation 10 that has a weight; of a complete exam those of the segmentation.
@@ -260,33 +262,41 @@ class TissNetTask(Task[TissNetRecipe]):
             made: the batch and its made sequence are added to it.
         """
         weights = self.recipe.losses
-        with self.mixed_precision():
-            output: TissNetOutput = self.network(batch.sources, batch.case, self.recipe.tissnet.coarse_apart)
-        coarse = output.coarse.detach() if self.recipe.tissnet.coarse_apart else output.coarse
-        losses = {
-            "coarse": L.overlap_loss(output.coarse, batch.truth),
-            **L.segmentor_losses(replace(output, coarse=coarse), batch.truth),
-        }
+        synthesis, losses = self._segmentation_losses(batch)
         if batch.target is None:
             return losses
-        made.append((batch, output.synthesis.detach()))
+        made.append((batch, synthesis.detach()))
         mask = L.tumour_mask(batch.truth)
-        losses |= L.l1_losses(output.synthesis, batch.target, mask)
+        losses |= L.l1_losses(synthesis, batch.target, mask)
         if weights.perceptibility > 0:
             with self.mixed_precision():
-                seen = self.network.perceptibility(output.synthesis, batch.case)
+                seen = self.network.perceptibility(synthesis, batch.case)
             losses["perceptibility"] = L.perceptibility_loss(seen, batch.truth)
         if weights.adversarial > 0:
             self.discriminators.requires_grad_(False)
             with self.mixed_precision():
-                losses["adversarial_whole"] = L.fooling_loss(
-                    self.discriminators["whole"](batch.sources, output.synthesis)
-                )
+                losses["adversarial_whole"] = L.fooling_loss(self.discriminators["whole"](batch.sources, synthesis))
                 losses["adversarial_tumour"] = L.fooling_loss(
-                    self.discriminators["tumour"](mask * batch.sources, mask * output.synthesis)
+                    self.discriminators["tumour"](mask * batch.sources, mask * synthesis)
                 )
             self.discriminators.requires_grad_(True)
         return losses
+
+    def _segmentation_losses(self, batch: _Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make the target sequence; give it, and the terms of the coarse and of the fine segmentation."""
+        weights, apart = self.recipe.losses, self.recipe.tissnet.coarse_apart
+        segmentor_learns = weights.fine + weights.error + weights.consistency > 0
+        with self.mixed_precision():
+            if segmentor_learns:
+                output: TissNetOutput = self.network(batch.sources, batch.case, apart)
+                synthesis, coarse = output.synthesis, output.coarse
+            else:
+                synthesis, coarse = self.network.generate(batch.sources, batch.case)
+        losses = {"coarse": L.segmentation_loss(coarse, batch.truth, weights.cross_entropy)}
+        if segmentor_learns:
+            seen = replace(output, coarse=coarse.detach() if apart else coarse)
+            losses |= L.segmentor_losses(seen, batch.truth, weights.cross_entropy)
+        return synthesis, losses
 
     def _teach_discriminators(
         self, made: list[tuple[_Batch, Tensor]], totals: dict[str, Tensor], update: Update

@@ -63,6 +63,13 @@ class TestStep:
         assert not {"perceptibility", "adversarial_whole"} & set(losses)
         assert moved == ["tissnet"]
 
+    def test_a_segmentor_without_a_loss_is_not_computed(self, subjects):
+        task = _task("losses.fine=0", "losses.error=0", "losses.consistency=0")
+        losses = task.step(_source(task, subjects), 1, 1, lambda _: False)
+        assert "coarse" in losses
+        assert not {"fine", "error", "consistency"} & set(losses)
+        assert all(p.grad is None for p in task.network.segmentor.parameters())
+
     def test_a_complete_exam_teaches_the_segmentation_alone(self, subjects):
         task, moved = (
             _task("data.targets=[]", "data.complete=true", "data.sources=[]"),
@@ -79,6 +86,14 @@ class TestStep:
         task.step(_source(task, subjects), 1, 1, lambda _: False)
         head = task.network.generator.second.head
         assert bool(gradient_of(head).abs().sum() > 0) is not apart
+
+    def test_cross_entropy_joins_every_dice_loss_of_a_segmentation(self, subjects):
+        for step, names in ((0, {"perceptibility_dice"}), (1, {"coarse", "fine"})):
+            with_, without = (
+                _task(f"losses.cross_entropy={weight}").step(_source(_task(), subjects), step, 1, lambda _: False)
+                for weight in (0.5, 0)
+            )
+            assert {name for name in without if with_[name] > without[name] + 0.05} == names
 
     def test_pieces_add_up(self, subjects):
         gradients = []

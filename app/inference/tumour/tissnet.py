@@ -25,8 +25,6 @@ from app.registry.checkpoints import load_tissnet
 from app.registry.manifest import Entry, spec_as
 from app.registry.spec import TissNetSpec
 
-#: Share of a window that the next one covers again.
-OVERLAP: Final = 0.5
 #: Normalized value of the background.
 DARK: Final = -1.0
 #: Label of each region where no smaller one is found, from the largest region to the smallest.
@@ -55,12 +53,14 @@ class CompletingSegmenter:
     Attributes:
         network: on its device, in eval mode.
         precision: `torch.bfloat16` or `torch.float32`; in bfloat16 by autocast.
+        overlap: share of a window that the next one covers again.
     """
 
     network: TissNet
     spec: TissNetSpec
     device: torch.device
     precision: torch.dtype = torch.float32
+    overlap: float = 0.5
 
     @classmethod
     def on(cls, entry: Entry, runtime: Runtime) -> CompletingSegmenter:
@@ -157,7 +157,7 @@ class CompletingSegmenter:
 
         try:
             with memory_errors(self.device):
-                return slide(stacked, run, channels, self.spec.window, brain, DARK, OVERLAP)
+                return slide(stacked, run, channels, self.spec.window, brain, DARK, self.overlap)
         except MemoryError as error:
             raise CaseError(f"the model does not fit into the device's memory ({error}); use --device cpu.") from None
 

@@ -32,12 +32,12 @@ def overlap_loss(answer: Tensor, truth: Tensor) -> Tensor:
     return (1 - (2 * common + _SMOOTH) / (total + _SMOOTH)).mean()
 
 
-def segmentation_loss(answer: Tensor, truth: Tensor, cross_entropy: float = 0.0) -> Tensor:
-    """Compute the Dice loss plus `cross_entropy` times the mean binary cross-entropy (0 in the paper)."""
+def segmentation_loss(answer: Tensor, truth: Tensor, entropy: float = 0.0) -> Tensor:
+    """Compute the Dice loss plus `entropy` times the mean binary cross-entropy (0 in the paper)."""
     loss = overlap_loss(answer, truth)
-    if cross_entropy == 0:
+    if entropy == 0:
         return loss
-    return loss + cross_entropy * F.binary_cross_entropy(answer.float().clamp(_LEAST, 1 - _LEAST), truth)
+    return loss + entropy * F.binary_cross_entropy(answer.float().clamp(_LEAST, 1 - _LEAST), truth)
 
 
 def fooling_loss(made: Tensor) -> Tensor:
@@ -97,14 +97,14 @@ def consistency_loss(fine: Tensor, refined: Tensor) -> Tensor:
     return F.mse_loss(fine, refined)
 
 
-def segmentor_losses(output: TissNetOutput, truth: Tensor, cross_entropy: float = 0.0) -> dict[str, Tensor]:
+def segmentor_losses(output: TissNetOutput, truth: Tensor, entropy: float = 0.0) -> dict[str, Tensor]:
     """Compute the three terms of equation 9: `fine`, `error` and `consistency`; their sum is L_S.
 
     Args:
-        cross_entropy: as `segmentation_loss` takes it, for `fine`.
+        entropy: as `segmentation_loss` takes it, for `fine`.
     """
     return {
-        "fine": segmentation_loss(output.fine, truth, cross_entropy),
+        "fine": segmentation_loss(output.fine, truth, entropy),
         "error": overlap_loss(output.error, error_truth(output.coarse, truth)),
         "consistency": consistency_loss(output.fine, output.refined),
     }

@@ -81,7 +81,7 @@ class TissNetLosses(LossRecipe):
         perceptibility: what the frozen network misses in the made sequence.
         coarse: overlap of the generator's segmentation.
         fine, error, consistency: the segmentor's three terms.
-        cross_entropy: how much cross-entropy is added to each Dice loss of a segmentation; the paper's have none.
+        entropy: of the cross-entropy that is added to each Dice loss of a segmentation; the paper adds none.
     """
 
     adversarial: float = 1.0
@@ -92,13 +92,13 @@ class TissNetLosses(LossRecipe):
     fine: float = 25.0
     error: float = 25.0
     consistency: float = 25.0
-    cross_entropy: float = 0.0
+    entropy: float = 0.0
 
     @property
     def by_term(self) -> dict[str, float]:
         """The weight of each term: both adversarial ones have one, and S_p's own lesson counts as it is."""
         both = {"adversarial_whole": self.adversarial, "adversarial_tumour": self.adversarial}
-        return {**self.model_dump(exclude={"cross_entropy"}), **both, "perceptibility_dice": 1.0}
+        return {**self.model_dump(exclude={"entropy"}), **both, "perceptibility_dice": 1.0}
 
 
 class TissNetNetwork(Section):
@@ -253,7 +253,7 @@ class TissNetTask(Task[TissNetRecipe]):
         """Let S_p learn from the real target sequence."""
         with self.mixed_precision():
             answer = self.network.perceptibility(batch.target, batch.case)
-        return {"perceptibility_dice": L.segmentation_loss(answer, batch.truth, self.recipe.losses.cross_entropy)}
+        return {"perceptibility_dice": L.segmentation_loss(answer, batch.truth, self.recipe.losses.entropy)}
 
     def _losses(self, batch: _Batch, made: list[tuple[_Batch, Tensor]]) -> dict[str, Tensor]:
         """Compute every term of equation 10 that has a weight; of a complete exam those of the segmentation.
@@ -292,10 +292,10 @@ class TissNetTask(Task[TissNetRecipe]):
                 synthesis, coarse = output.synthesis, output.coarse
             else:
                 synthesis, coarse = self.network.generate(batch.sources, batch.case)
-        losses = {"coarse": L.segmentation_loss(coarse, batch.truth, weights.cross_entropy)}
+        losses = {"coarse": L.segmentation_loss(coarse, batch.truth, weights.entropy)}
         if segmentor_learns:
             seen = replace(output, coarse=coarse.detach() if apart else coarse)
-            losses |= L.segmentor_losses(seen, batch.truth, weights.cross_entropy)
+            losses |= L.segmentor_losses(seen, batch.truth, weights.entropy)
         return synthesis, losses
 
     def _teach_discriminators(

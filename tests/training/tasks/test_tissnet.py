@@ -90,7 +90,7 @@ class TestStep:
     def test_cross_entropy_joins_every_dice_loss_of_a_segmentation(self, subjects):
         for step, names in ((0, {"perceptibility_dice"}), (1, {"coarse", "fine"})):
             with_, without = (
-                _task(f"losses.cross_entropy={weight}").step(_source(_task(), subjects), step, 1, lambda _: False)
+                _task(f"losses.entropy={weight}").step(_source(_task(), subjects), step, 1, lambda _: False)
                 for weight in (0.5, 0)
             )
             assert {name for name in without if with_[name] > without[name] + 0.05} == names

@@ -138,7 +138,7 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
     if chosen.backend == "onnx" and "torch" in entry.files:
         check_onnx(entry)
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
-    predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size)
+    predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size, spec.architecture.neighbours)
     return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,
                         intensity_choice=options.intensity or "mean")  # fmt: skip
 

@@ -19,7 +19,7 @@ from app.core.types import VolumeArray
 from app.inference.backends import Backend, memory_errors
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import ERROR_OUTSIDE, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
-from app.preprocessing.slices import SLICE_AXIS, Window, overlap
+from app.preprocessing.slices import SLICE_AXIS, Window, neighbour_offsets, overlap
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +85,12 @@ class SlicePredictor:
     Args:
         backend: the network.
         batch_size: slices per call, to begin with.
+        neighbours: slices on each side that the network sees beside the one that it makes.
     """
 
-    def __init__(self, backend: Backend, batch_size: int) -> None:
+    def __init__(self, backend: Backend, batch_size: int, neighbours: int = 0) -> None:
         self.backend, self.batches = backend, Batches(batch_size)
+        self._offsets = neighbour_offsets(neighbours)
         self._multiple = GPU_MULTIPLE if self.normalizes else 1
         self._staging = torch.empty(0)
 
@@ -202,11 +204,12 @@ class SlicePredictor:
         """Cut the slices `first` to `end` of all windows.
 
         Returns:
-            Slices, B x 4 x rows x columns, and their view indices (B,). B is `end - first`, or the next multiple that
-            the device wants; the last slice is repeated up to there.
+            Slices, B x 4 x rows x columns (so for each offset), and their view indices (B,). B is `end - first`, or the
+            next multiple that the device wants; the last slice is repeated up to there.
         """
         count = -(-(end - first) // self._multiple) * self._multiple
-        batch = torch.full((count, len(MODALITIES), *group[0].size), request.padding, dtype=self.backend.dtype,
+        channels = len(MODALITIES) * len(self._offsets)
+        batch = torch.full((count, channels, *group[0].size), request.padding, dtype=self.backend.dtype,
                            device=self.backend.device)  # fmt: skip
         views: list[int] = []
         for window, indices in _parts(group, first, end):
@@ -214,7 +217,8 @@ class SlicePredictor:
             views += [VIEWS.index(window.view)] * len(indices)
             where = torch.tensor(indices, device=self.backend.device)
             for member, volume in request.volumes.items():
-                _cut(volume, window, where, batch[rows, member])
+                for place, offset in enumerate(self._offsets):
+                    _cut(volume, window, where + offset, batch[rows, place * len(MODALITIES) + member])
         batch[len(views) :] = batch[len(views) - 1]
         views += views[-1:] * (count - len(views))
         return batch, torch.tensor(views, device=self.backend.device)
@@ -241,10 +245,14 @@ def _parts(group: Sequence[Window], first: int, end: int) -> Iterator[tuple[Wind
 
 
 def _cut(volume: Tensor, window: Window, indices: Tensor, out: Tensor) -> None:
-    """Copy slices of an X x Y x Z volume into `out`, n x rows x columns."""
+    """Copy slices of an X x Y x Z volume into `out`, n x rows x columns; those beyond its ends leave `out` alone."""
     stack = volume.movedim(SLICE_AXIS[window.view], 0)
     inside, outside = overlap(window, tuple(stack.shape[1:]))
-    out[:, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices].to(out.dtype)
+    there = (indices >= 0) & (indices < len(stack))
+    if bool(there.all()):
+        out[:, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices].to(out.dtype)
+    else:
+        out[there, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices[there]].to(out.dtype)
 
 
 def _paste(slices: Tensor, window: Window, volume: Tensor) -> Tensor:

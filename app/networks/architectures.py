@@ -54,6 +54,8 @@ class HfGanConfig:
     confidence: Confidence = "none"
     confidence_scale: float = 1.0
     network: Literal["hf_gan"] = "hf_gan"
+    # The runtime asks this of every generator.
+    neighbours: ClassVar[int] = 0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -79,6 +81,7 @@ class UNetConfig:
         background: input value of background voxels and of every voxel of a missing sequence.
         intensity_code: whether one more input plane holds the target's median (`IntensityPrior`).
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
+        neighbours: slices on each side that it sees beside the one that it makes.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -88,6 +91,7 @@ class UNetConfig:
     intensity_code: bool = False
     confidence: Confidence = "none"
     confidence_scale: float = 1.0
+    neighbours: int = 0
     network: Literal["unet"] = "unet"
     # The runtime asks these of every generator.
     view_code: ClassVar[bool] = True
@@ -129,6 +133,7 @@ class Ds3NetConfig:
     intensity_code: ClassVar[bool] = False
     confidence: ClassVar[Confidence] = "none"
     view_code: ClassVar[bool] = False
+    neighbours: ClassVar[int] = 0
     position: ClassVar[Position] = "sinusoidal"
 
     @property

@@ -62,10 +62,10 @@ def without_absent(images: Tensor, present: Tensor, background: float) -> Tensor
     """Set the slices of absent sequences to background.
 
     Args:
-        images: normalized, B x 4 x H x W.
+        images: normalized, B x 4 x H x W, or so for each of several slices.
         present: B x 4, 1 where that sequence is there.
     """
-    there = present[:, :, None, None].to(images)
+    there = present.repeat(1, images.shape[1] // present.shape[1])[:, :, None, None].to(images)
     return images * there + background * (1 - there)
 
 

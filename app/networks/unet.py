@@ -108,7 +108,8 @@ class UNetGenerator(SliceNetwork):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        planes = 2 * len(MODALITIES) + len(MODALITIES) + len(VIEWS) + config.intensity_code
+        slices = 1 + 2 * config.neighbours
+        planes = slices * len(MODALITIES) + 2 * len(MODALITIES) + len(VIEWS) + config.intensity_code
         self.network = UNet(planes, 1, config.widths)
         self.confidence = new_head(config.widths[0], config.confidence, config.confidence_scale)
 
@@ -121,13 +122,17 @@ class UNetGenerator(SliceNetwork):
         intensity: Tensor | None = None,
         members: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Return the input of `image` and `error`, B x widths[0] x H x W; arguments as `forward`."""
+        """Return the input of `image` and `error`, B x widths[0] x H x W; arguments as `forward`.
+
+        With neighbours `images` is B x 4 (1 + 2 neighbours) x H x W: the four sequences of the slice that is made, then
+        of each neighbour in the order of `app.preprocessing.slices.neighbour_offsets`.
+        """
         if view is None:
             raise ValueError("this network was trained with a view code; say which view each slice is from")
         images = without_absent(images, present, self.config.background)
         planes = [
             images,
-            present[:, :, None, None].to(images).expand_as(images),
+            present[:, :, None, None].to(images).expand(-1, -1, *images.shape[2:]),
             code_planes(target, len(MODALITIES), images),
             code_planes(view, len(VIEWS), images),
         ]

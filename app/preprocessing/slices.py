@@ -59,6 +59,11 @@ class Window:
     slices: tuple[int, ...]
 
 
+def neighbour_offsets(neighbours: int) -> tuple[int, ...]:
+    """List what a network with neighbours sees, as distances from the slice that it makes: 0, -1, 1, -2, 2, ..."""
+    return (0, *(sign * k for k in range(1, neighbours + 1) for sign in (-1, 1)))
+
+
 def stack_slices(volume: AnyVolume, view: View) -> AnyVolume:
     """Turn a volume (left, posterior, superior) into slices (slice, row, column) of shared memory."""
     return np.moveaxis(volume, SLICE_AXIS[view], 0)

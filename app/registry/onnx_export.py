@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError, WeightsError
+from app.networks.architectures import Ds3NetConfig, GeneratorConfig
 from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.networks.hf_gan import HfGan
 from app.networks.unet import UNetGenerator
-from app.preprocessing.slices import Canvas
+from app.preprocessing.slices import Canvas, neighbour_offsets
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import Entry, add_file
 from app.registry.spec import GeneratorSpec
@@ -58,7 +59,7 @@ def to_onnx(network: HfGan | UNetGenerator | Ds3NetSliceGenerator, canvas: Canva
         network: float32, on the CPU, in eval mode.
     """
     outputs = ["scores"] if network.confidence is None else ["scores", "error"]
-    names, inputs = _example(canvas, network.config.view_code, network.config.intensity_code)
+    names, inputs = _example(canvas, network.config)
     batch = torch.export.Dim("batch", min=1, max=4096)
     shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in names}
     if network.config.position == "sinusoidal":
@@ -142,15 +143,16 @@ def check_onnx_packages() -> None:
         raise UsageError("export needs the packages onnx and onnxscript; run `pip install onnx onnxscript`.")
 
 
-def _example(canvas: Canvas, view_code: bool, intensity_code: bool) -> tuple[list[str], dict[str, torch.Tensor]]:
+def _example(canvas: Canvas, config: GeneratorConfig | Ds3NetConfig) -> tuple[list[str], dict[str, torch.Tensor]]:
     height, width = next(iter(canvas.sizes.values()))
+    channels = len(MODALITIES) * len(neighbour_offsets(config.neighbours))
     inputs = {
-        "images": torch.zeros(2, len(MODALITIES), height, width),
+        "images": torch.zeros(2, channels, height, width),
         "present": torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]]),
         "target": torch.tensor([3, 0]),
     }
-    if view_code:
+    if config.view_code:
         inputs["view"] = torch.tensor([0, 1])
-    if intensity_code:
+    if config.intensity_code:
         inputs["intensity"] = torch.tensor([0.3, 0.4])
     return list(inputs), inputs

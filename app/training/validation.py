@@ -64,7 +64,8 @@ def candidate_model(
 ) -> Model:
     """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
-    predictor = SlicePredictor(TorchBackend(copy.deepcopy(network), runtime), runtime.batch_size)
+    backend = TorchBackend(copy.deepcopy(network), runtime)
+    predictor = SlicePredictor(backend, runtime.batch_size, spec.architecture.neighbours)
     fusion = FusionOptions(spec.fusion, spec.flip_average)
     return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion)
 

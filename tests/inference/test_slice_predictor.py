@@ -110,6 +110,35 @@ class TestVolumes:
         volume = _predict(SlicePredictor(backend, ONE_BATCH), prepared, "t2f")
         assert np.abs(volume - expected).max() <= 1e-2 * expected.std()
 
+    def test_a_network_with_neighbours_sees_them(self, phantom):
+        """A network that gives back one neighbour's T1n moves the volume by a slice; the padding comes in."""
+
+        class Mover(Recorder):
+            def run(self, batch, members, target, views, intensity, *, with_error=False):
+                return Prediction(batch[:, 2 * 4 + MODALITIES.index("t1n")])
+
+        prepared = _exam(phantom)
+        window = _pass(prepared).windows[0]
+        one = TtaPass((window,))
+        made = SlicePredictor(Mover(), 5, neighbours=1).predict(prepared, "t2w", [one], FusionOptions()).volume
+        moved = np.full_like(made, prepared.padding)
+        moved[..., :-1] = prepared.normalized["t1n"][..., 1:]
+        expected = paste(crop(moved, window, prepared.padding), window, made.shape, prepared.padding)
+        np.testing.assert_array_equal(made, expected)
+
+    def test_beyond_the_ends_there_is_padding(self, phantom):
+        class Mover(Recorder):
+            def run(self, batch, members, target, views, intensity, *, with_error=False):
+                return Prediction(batch[:, 4 + MODALITIES.index("t1n")])
+
+        volumes = {m: np.ones((32, 32, 6), np.float32) + i for i, m in enumerate(("t1c", "t1n"))}
+        volumes["t1n"][8:20, 8:20] = 5
+        prepared = _prepared(volumes)
+        one = TtaPass((place_window(prepared.foreground, "axial", Canvas({"axial": (32, 32)})),))
+        made = SlicePredictor(Mover(), 4, neighbours=1).predict(prepared, "t2w", [one], FusionOptions()).volume
+        assert (made[..., 0] == prepared.padding).all()
+        np.testing.assert_array_equal(made[..., 1:], prepared.normalized["t1n"][..., :-1])
+
     def test_windows_that_reach_over_the_edge_and_views_of_one_size(self, phantom):
         backend, prepared, sizes = _backend(), _exam(phantom), dict.fromkeys(VIEWS, (96, 96))
         volume = _predict(SlicePredictor(backend, ONE_BATCH), prepared, sizes=sizes)

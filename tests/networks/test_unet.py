@@ -54,5 +54,22 @@ class TestLightNetworks:
         hidden = images.clone()
         hidden[(present == 0)] = 99.0
         assert torch.equal(made, network(hidden, present, target, view))
+
+    def test_neighbours_of_what_is_missing_are_hidden_too(self):
+        torch.manual_seed(0)
+        network = UNetGenerator(UNetConfig((8, 8, 8, 8), neighbours=1)).eval()
+        images, present, target, view = _inputs()
+        seen = torch.cat([images, images + 1, images - 1], dim=1)
+        made = network(seen, present, target, view)
+        assert made.shape == (2, 1, 32, 48)
+        hidden, another = seen.clone(), seen.clone()
+        hidden[:, [1, 5, 9]] = 99.0
+        another[:, 6] = 99.0
+        assert torch.equal(made, network(hidden, present, target, view))
+        assert not torch.equal(made, network(another, present, target, view))
+
+    def test_it_needs_the_view(self):
+        network = UNetGenerator(UNetConfig((8, 8, 8, 8))).eval()
+        images, present, target, _ = _inputs()
         with pytest.raises(ValueError, match="view code"):
             network(images, present, target)

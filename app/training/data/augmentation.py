@@ -18,7 +18,7 @@ from torch import Tensor
 from app.core.constants import CLASSES, MODALITIES, VIEWS
 from app.training.data.patches import Patches
 from app.training.data.sections import AugmentationRecipe, RecolouringRecipe
-from app.training.data.slices import Batch
+from app.training.data.slices import Batch, Random
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
 _BIAS_NODES = 4
@@ -28,7 +28,7 @@ _LEFT = (-0.5, 1.0)
 _SHADE = 0.6
 
 
-def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Generator, background: float) -> Batch:
+def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: Random, background: float) -> Batch:
     """Flip, turn and resize each slice; shifts are the sampler's.
 
     Args:
@@ -55,7 +55,7 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: np.random.Ge
     return replace(batch, images=images, brain=brain, labels=labels)
 
 
-def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Tensor:
+def fade_tumours(batch: Batch, share: float, random: Random) -> Tensor:
     """Let tumours stand out less from the brain around, not at all, or inversely.
 
     Returns the batch's images, same shape.
@@ -81,7 +81,7 @@ def fade_tumours(batch: Batch, share: float, random: np.random.Generator) -> Ten
     return torch.where((weight > 0) & (lost > 0), faded, images)
 
 
-def recolour_slices(batch: Batch, recipe: RecolouringRecipe, random: np.random.Generator, background: float) -> Tensor:
+def recolour_slices(batch: Batch, recipe: RecolouringRecipe, random: Random, background: float) -> Tensor:
     """Give the tumours of a share of T1n and T2-FLAIR any shade.
 
     Returns the batch's images, same shape.
@@ -99,7 +99,7 @@ def recolour_slices(batch: Batch, recipe: RecolouringRecipe, random: np.random.G
     return torch.where(where & inside, recolour_tumours(batch, random), batch.images)
 
 
-def recolour_tumours(batch: Batch, random: np.random.Generator) -> Tensor:
+def recolour_tumours(batch: Batch, random: Random) -> Tensor:
     """Fade all tumours, then make each part lighter or darker by chance.
 
     Returns the batch's images, same shape.
@@ -188,9 +188,7 @@ def vary_patches(
     return replace(patches, labels=labels, **turned)
 
 
-def vary_intensities(
-    batch: Batch | Patches, recipe: AugmentationRecipe, random: np.random.Generator, background: float
-) -> Tensor:
+def vary_intensities(batch: Batch | Patches, recipe: AugmentationRecipe, random: Random, background: float) -> Tensor:
     """Vary brightness as other scanners do; background stays as it is.
 
     Returns the batch's images, same shape.
@@ -228,21 +226,21 @@ def _limits(batch: Batch | Patches) -> tuple[Tensor, Tensor]:
     return scale[:, :, 0], scale[:, :, 1]
 
 
-def _per_image(random: np.random.Generator, limits: tuple[float, float], images: Tensor) -> Tensor:
+def _per_image(random: Random, limits: tuple[float, float], images: Tensor) -> Tensor:
     """One value between the limits for each image, which broadcasts over its pixels."""
     shape = images.shape[:2]
     values = random.uniform(*limits, shape).astype(np.float32)
     return torch.from_numpy(values).to(images.device).reshape(*shape, *[1] * (images.dim() - 2))
 
 
-def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> Tensor:
+def _thickened(images: Tensor, thickest: float, random: Random) -> Tensor:
     """Half of the images as if acquired in slices of 1 to `thickest` voxels along one axis, resampled to one voxel.
 
     The axis is one of three: a slice that lies in the plane of the acquisition shows nothing of it.
     """
-    count = images.shape[0] * images.shape[1]
-    chosen, axes = random.random(count) < 0.5, random.integers(0, 3, count)
-    extents = random.uniform(1, thickest, count)
+    shape = tuple(images.shape[:2])
+    chosen = random.random(shape).ravel() < 0.5
+    axes, extents = random.integers(0, 3, shape).ravel(), random.uniform(1, thickest, shape).ravel()
     flat = list(images.flatten(0, 1).unbind())
     for i in np.flatnonzero(chosen & (axes < images.dim() - 2)):
         coarse = _resliced(flat[i], int(axes[i]), float(extents[i]))
@@ -251,7 +249,7 @@ def _thickened(images: Tensor, thickest: float, random: np.random.Generator) -> 
     return torch.stack(flat).reshape(images.shape)
 
 
-def _bias_field(random: np.random.Generator, like: Tensor, reach: float) -> Tensor:
+def _bias_field(random: Random, like: Tensor, reach: float) -> Tensor:
     axes = like.dim() - 2
     nodes = random.uniform(-reach, reach, (*like.shape[:2], *[_BIAS_NODES] * axes)).astype(np.float32)
     mode = "bicubic" if axes == 2 else "trilinear"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.training.data.slices import Batch
+from app.training.data.slices import Batch, Random
 
 #: Nodes per side of the field that moves the brain's rim.
 _NODES = 6
@@ -20,7 +20,7 @@ _NODES = 6
 _AXES = 3
 
 
-def thicken_exams(batch: Batch, thickest: float, random: np.random.Generator, background: float) -> Tensor:
+def thicken_exams(batch: Batch, thickest: float, random: Random, background: float) -> Tensor:
     """Average the sequences of half of the slices along one axis, each over slices of its own thickness.
 
     Returns the batch's images, same shape; background stays as it is.
@@ -38,7 +38,7 @@ def thicken_exams(batch: Batch, thickest: float, random: np.random.Generator, ba
     return torch.where((batch.brain > 0) & (batch.images != background), images, batch.images)
 
 
-def misjudge_brain(batch: Batch, reach: float, random: np.random.Generator, background: float) -> tuple[Batch, Batch]:
+def misjudge_brain(batch: Batch, reach: float, random: Random, background: float) -> tuple[Batch, Batch]:
     """Move the brain's rim in half of the slices, as a mask that errs does.
 
     What the mask cuts off is lost to all. What it takes in beyond the brain is shown only: a network learns to leave
@@ -70,7 +70,7 @@ def _acquired(image: Tensor, axis: int, extent: float) -> Tensor:
     return F.interpolate(coarse, size=image.shape, mode="bilinear")[0, 0]
 
 
-def _rim_field(batch: Batch, reach: float, random: np.random.Generator) -> Tensor:
+def _rim_field(batch: Batch, reach: float, random: Random) -> Tensor:
     """Draw by how many pixels the rim moves outward at each pixel, B x 1 x H x W; 0 in half of the slices."""
     count = len(batch)
     nodes = (
@@ -89,7 +89,7 @@ def _depth(mask: Tensor, reach: float) -> Tensor:
     )
 
 
-def _tissue(batch: Batch, random: np.random.Generator) -> Tensor:
+def _tissue(batch: Batch, random: Random) -> Tensor:
     """Draw what may lie beside the brain: a shade for each image between its lowest and highest value, with grain."""
     low, high = batch.scale[:, :, 0, None, None], batch.scale[:, :, 1, None, None]
     shades = random.uniform(0.05, 0.8, (*batch.images.shape[:2], 1, 1)).astype(np.float32)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from app.core.constants import MODALITIES, TUMOUR_TYPES, VIEWS, View
 from app.core.errors import UsageError
 from app.preprocessing.normalization import BACKGROUND, Intensity
-from app.preprocessing.slices import SLICE_AXIS
+from app.preprocessing.slices import SLICE_AXIS, neighbour_offsets
 from app.training.data.cache import CachedSubject, slice_of
 from app.training.data.mixing import mixed_weights
 from app.training.data.sections import SliceData
@@ -72,6 +72,10 @@ class Batch:
         chunks = zip(*(t.chunk(count) for t in self._tensors()), strict=True)
         return [self._of(chunk) for chunk in chunks]
 
+    def every(self, count: int) -> Batch:
+        """Give every so-maniest slice, from the first on."""
+        return self._of([t[::count] for t in self._tensors()])
+
     def _of(self, tensors: Sequence[Tensor]) -> Batch:
         images, brain, labels, labelled, scale, types, subjects = tensors
         return Batch(images, brain, labels, labelled, scale, types, subjects, self.view)
@@ -100,15 +104,25 @@ class Sampler:
 
     Args:
         rank: number of this process; each draws other slices of the same view.
+        neighbours: slices on each side that come with each slice: in a batch, they follow it in the order of
+            `app.preprocessing.slices.neighbour_offsets`.
 
     Raises:
         UsageError: no subject has a slice with enough brain, or with enough tumour where all must show it.
     """
 
     def __init__(
-        self, subjects: Sequence[CachedSubject], recipe: SliceData, background: float, *, seed: int = 0, rank: int = 0
+        self,
+        subjects: Sequence[CachedSubject],
+        recipe: SliceData,
+        background: float,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        neighbours: int = 0,
     ) -> None:
         self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
+        self._offsets = neighbour_offsets(neighbours)
         self._numbers = {s.name: number for number, s in enumerate(subjects)}
         self._slices: dict[View, list[tuple[CachedSubject, NDArray[np.int64], NDArray[np.int64]]]] = {}
         for view in recipe.views:
@@ -152,7 +166,7 @@ class Sampler:
         """Draw `size` slices of a random view, each moved by up to `max_shift` pixels."""
         views = self._recipe.views
         view = views[int(plan.integers(len(views)))]
-        rows = [self._slice(view, own, max_shift) for _ in range(size)]
+        rows = [row for _ in range(size) for row in self._slices_of_one(view, own, max_shift)]
         images, brain, labels, labelled, scale, types, numbers = (np.stack(part) for part in zip(*rows, strict=True))
         return Batch(
             torch.from_numpy(images),
@@ -173,9 +187,19 @@ class Sampler:
         among_ill = own.random() < self._recipe.tumour_share
         return subject, int(own.choice(ill if among_ill and ill.size else whole))
 
-    def _slice(self, view: View, own: np.random.Generator, max_shift: int) -> tuple[NDArray[np.generic], ...]:
+    def _slices_of_one(
+        self, view: View, own: np.random.Generator, max_shift: int
+    ) -> list[tuple[NDArray[np.generic], ...]]:
+        """A slice and its neighbours, moved alike."""
         subject, index = self.choose(view, own)
         shift = own.integers(-max_shift, max_shift + 1, 2)
+        return [self._slice(subject, view, index + offset, shift) for offset in self._offsets]
+
+    def _slice(
+        self, subject: CachedSubject, view: View, index: int, shift: NDArray[np.int64]
+    ) -> tuple[NDArray[np.generic], ...]:
+        if not 0 <= index < subject.brain.shape[SLICE_AXIS[view]]:
+            return self._beyond(subject, view)
         images = self._images(subject, view, index)
         brain = slice_of(subject.brain, view, index)[None].astype(np.float32)
         labels = (
@@ -193,6 +217,11 @@ class Sampler:
             np.array(kind),
             np.array(self._numbers[subject.name]),
         )
+
+    def _beyond(self, subject: CachedSubject, view: View) -> tuple[NDArray[np.generic], ...]:
+        """What lies beyond the box of the brain: a slice of background."""
+        images, brain, labels, *rest = self._slice(subject, view, 0, np.zeros(2, np.int64))
+        return np.full_like(images, self._background), np.zeros_like(brain), np.zeros_like(labels), *rest
 
     def _images(self, subject: CachedSubject, view: View, index: int) -> NDArray[np.float32]:
         """All channels of a slice, channel x row x column, on the box of the brain."""
@@ -227,6 +256,40 @@ class Sampler:
         return out
 
 
+class DrawnAlike:
+    """Random numbers for slices with their neighbours: what is drawn per slice is the same for all of a group.
+
+    Args:
+        random: draws for a group.
+        count: slices of a group, which follow each other.
+    """
+
+    def __init__(self, random: np.random.Generator, count: int) -> None:
+        self._random, self._count = random, count
+
+    def random(self, size: int | tuple[int, ...]) -> NDArray[np.float64]:
+        """As numpy's; the first axis counts slices."""
+        return self._spread(self._random.random, size)
+
+    def uniform(self, low: float, high: float, size: int | tuple[int, ...]) -> NDArray[np.float64]:
+        """As numpy's; the first axis counts slices."""
+        return self._spread(lambda smaller: self._random.uniform(low, high, smaller), size)
+
+    def integers(self, low: int, high: int | None = None, size: int | tuple[int, ...] | None = None) -> Any:
+        """As numpy's: one number for all, or one for each slice."""
+        if size is None:
+            return self._random.integers(low, high)
+        return self._spread(lambda smaller: self._random.integers(low, high, smaller), size)
+
+    def _spread(self, draw: Callable[[tuple[int, ...]], NDArray[Any]], size: int | tuple[int, ...]) -> NDArray[Any]:
+        first, *rest = (size,) if isinstance(size, int) else size
+        return np.repeat(draw((first // self._count, *rest)), self._count, axis=0)
+
+
+#: What augmentation draws from.
+Random = np.random.Generator | DrawnAlike
+
+
 class Prefetcher(Generic[T]):
     """Give the sample of each step, drawn ahead by a thread if asked for."""
 
@@ -259,6 +322,11 @@ class Source:
     def at(self, step: int) -> SampledStep:
         """Give the batch of a step."""
         return self._samples.at(step)
+
+
+def together(images: Tensor, count: int) -> Tensor:
+    """Put the sequences of every `count` slices, which follow each other, into one: B x 4 count x H x W."""
+    return images.reshape(-1, count * images.shape[1], *images.shape[2:])
 
 
 def _ends(intensity: Intensity | None) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from app.registry.onnx_export import check_onnx_packages
 from app.registry.spec import GeneratorSpec
 from app.training import validation
 from app.training.data.cache import CachedSubject
-from app.training.data.slices import Sampler, Source
+from app.training.data.slices import Sampler, Source, together
 from app.training.data.unpaired import PairedSource
 from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
@@ -101,9 +101,10 @@ class SynthesisTask(SynthesisStep):
 
     @classmethod
     def withheld(cls, recipe: SynthesisRecipe) -> Modality | None:
-        """Name the sequence that further exams may lack; a frozen network or true medians need complete ones."""
+        """Name the sequence that further exams may lack; who learns from complete ones alone has none."""
         network = recipe.network
-        return None if network.frozen or network.intensity_encoding else recipe.data.lacking
+        complete = network.frozen or network.intensity_encoding or network.neighbours > 0
+        return None if complete else recipe.data.lacking
 
     def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source | PairedSource:
         """Build what batches of slices come from."""
@@ -114,7 +115,8 @@ class SynthesisTask(SynthesisStep):
                 context.subjects, context.unpaired, recipe.data, size, share=recipe.data.unpaired_share, kind=Sampler,
                 max_shift=shift, seed=recipe.seed, rank=rank, prefetch=prefetch,
             )  # fmt: skip
-        sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank)
+        sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank,
+                          neighbours=recipe.network.neighbours)  # fmt: skip
         return Source(sampler, size, shift, prefetch)
 
     @classmethod
@@ -145,7 +147,18 @@ class SynthesisTask(SynthesisStep):
             )
         self._check_same_function(network.config, start)
         self._check_same_scale(start)
-        self._load(self._with_head(network.state_dict(), network.confidence, start.name), start)
+        state = self._with_neighbours(network.state_dict(), network.config)
+        self._load(self._with_head(state, network.confidence, start.name), start)
+
+    def _with_neighbours(self, state: dict[str, Tensor], theirs: GeneratorConfig) -> dict[str, Tensor]:
+        """A generator's weights with those of more neighbours, 0 at first: it begins as the same function."""
+        more = len(MODALITIES) * 2 * (self.generator.config.neighbours - theirs.neighbours)
+        if more <= 0:
+            return state
+        first, known = "network.downs.0.0.weight", len(MODALITIES) * (1 + 2 * theirs.neighbours)
+        images, codes = state[first][:, :known], state[first][:, known:]
+        empty = images.new_zeros(images.shape[0], more, *images.shape[2:])
+        return {**state, first: torch.cat([images, empty, codes], dim=1)}
 
     def _check_same_function(self, config: GeneratorConfig, start: Entry) -> None:
         """Refuses a model whose weights would fit and mean something else."""
@@ -196,13 +209,13 @@ class SynthesisTask(SynthesisStep):
     def pictures(self, sampler: Sampler) -> list[list[np.ndarray]]:
         """Draw truth and result of one slice without variation, each target in turn."""
         draw = np.random.default_rng([self.recipe.seed, 2**32])
-        batch = sampler.draw(draw, draw, 1).to(self.device)
-        rows = []
+        slices = sampler.draw(draw, draw, 1).to(self.device)
+        batch, seen, rows = slices.every(len(slices)), together(slices.images, len(slices)), []
         for target in sorted(MODALITIES.index(m) for m in self.recipe.data.targets):
             job = Job(target, tuple(i for i in range(len(MODALITIES)) if i != target), target)
             plan = job.first_pass(1, self.device)
             median = self._medians(batch, plan)
-            image = self.average(batch.images, plan.present, plan.target, batch.views, median, members=plan.members)
+            image = self.average(seen, plan.present, plan.target, batch.views, median, members=plan.members)
             shown = masked(image.float(), batch.brain)[0, 0]
             rows.append([batch.images[0, target].cpu().numpy(), shown.cpu().numpy()])
         return rows

@@ -45,6 +45,7 @@ class NetworkRecipe(Section):
         view_code, position, activation, gate: further shape of the hybrid-fusion generator
             (`app.networks.architectures.HfGanConfig`).
         widths: channels per level of the plain one, each level at half the resolution.
+        neighbours: slices on each side that the plain one sees beside the one that it makes.
         discriminator, discriminator_width: form of the discriminator (`app.networks.discriminator`), and channels of
             its first stage; used when an adversarial loss is.
         confidence: head that predicts the error of each pixel (`app.networks.confidence`).
@@ -62,6 +63,7 @@ class NetworkRecipe(Section):
     activation: Activation = "gelu"
     gate: Gate = "channel"
     widths: Listed[tuple[int, ...]] = UNET_WIDTHS
+    neighbours: int = 0
     discriminator: DiscriminatorForm = "pix2pix"
     discriminator_width: int = 64
     confidence: Confidence = "none"
@@ -84,6 +86,9 @@ class NetworkRecipe(Section):
                     self.kind == "hybrid"
                     or (self.view_code, self.position, self.activation, self.gate)
                     == (True, "sinusoidal", "gelu", "channel")
+                ),
+                "network.neighbours must be 0 to 4, and more than 0 for network.kind = 'unet' alone": (
+                    0 <= self.neighbours <= (4 if self.kind == "unet" else 0)
                 ),
                 "network.discriminator_width must be a multiple of 4 for network.discriminator = 'published'": (
                     self.discriminator != "published" or self.discriminator_width % 4 == 0
@@ -277,6 +282,9 @@ class SynthesisRecipe(Recipe):
                 "losses.feature needs network.kind = 'hybrid', which has a bottleneck of its own": (
                     network.kind == "hybrid" or losses.feature == 0
                 ),
+                "losses.cycle needs network.neighbours = 0: the second pass sees one slice": (
+                    network.neighbours == 0 or losses.cycle == 0
+                ),
                 "network.confidence needs losses.confidence above 0": not has_head or losses.confidence > 0,
                 "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
                     not (network.frozen and losses.has_discriminator)
@@ -307,6 +315,7 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
             intensity_code=has_code,
             confidence=network.confidence,
             confidence_scale=scale,
+            neighbours=network.neighbours,
         )
     return HfGanConfig(
         width=HF_GAN_PRESETS[network.preset],

@@ -11,9 +11,9 @@ from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.slices import crop, place_window
+from app.preprocessing.slices import SLICE_AXIS, crop, neighbour_offsets, place_window
 from app.training.data.sections import SliceData
-from app.training.data.slices import Sampler, Source
+from app.training.data.slices import DrawnAlike, Sampler, Source, together
 from tests.training.helpers import changed
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), min_brain_pixels=200)
@@ -43,6 +43,29 @@ class TestSampler:
         low, high = batch.scale[..., 0], batch.scale[..., 1]
         assert (low < -1).all()
         assert (batch.images.amax(dim=(2, 3)) <= high + 0.01).all()
+
+    @pytest.mark.parametrize("view", VIEWS)
+    def test_neighbours_follow_their_slice(self, subjects, view, monkeypatch):
+        data, subject = changed(DATA, views=(view,)), subjects[0]
+        sampler, last = Sampler([subject], data, -1.0, neighbours=2), subject.brain.shape[SLICE_AXIS[view]] - 1
+        monkeypatch.setattr(sampler, "choose", lambda view, own: (subject, last - 1))
+        batch = sampler.draw(np.random.default_rng(0), np.random.default_rng(1), 1, max_shift=4)
+        plain = Sampler([subject], data, -1.0)
+        for place, offset in enumerate(neighbour_offsets(2)):
+            if offset == 2:
+                # Beyond the box.
+                assert (batch.images[place] == -1).all()
+                assert not batch.brain[place].any()
+                continue
+            monkeypatch.setattr(plain, "choose", lambda view, own, index=last - 1 + offset: (subject, index))
+            alone = plain.draw(np.random.default_rng(0), np.random.default_rng(1), 1, max_shift=4)
+            for name in ("images", "brain", "labels", "scale"):
+                assert torch.equal(getattr(batch, name)[place], getattr(alone, name)[0])
+        one = batch.every(5)
+        assert len(one) == 1
+        seen = together(batch.images, 5)
+        assert torch.equal(seen[0, :4], one.images[0])
+        assert torch.equal(seen[0, 8:12], batch.images[2])
 
     def test_every_view_comes(self, subjects):
         views = {self._draw(subjects, step=step, size=1).view for step in range(30)}
@@ -100,3 +123,13 @@ class TestSampler:
         parts = batch.pieces(2)
         assert [len(p) for p in parts] == [3, 2]
         assert torch.equal(torch.cat([p.images for p in parts]), batch.images)
+
+
+class TestDrawnAlike:
+    def test_a_group_shares_what_is_drawn(self):
+        alike, plain = DrawnAlike(np.random.default_rng(3), 3), np.random.default_rng(3)
+        for size, smaller in ((6, 2), ((6, 4), (2, 4))):
+            np.testing.assert_array_equal(alike.uniform(-1, 1, size)[::3], plain.uniform(-1, 1, smaller))
+            np.testing.assert_array_equal(alike.random(size)[1::3], plain.random(smaller))
+            np.testing.assert_array_equal(alike.integers(0, 9, size)[2::3], plain.integers(0, 9, smaller))
+        assert alike.integers(2**31) == plain.integers(2**31)

@@ -19,6 +19,7 @@ from app.networks import new_generator
 from app.networks.unet import Segmenter2d, UNetGenerator
 from app.preprocessing.normalization import BRASYN25_INTENSITIES, Intensity, Normalization
 from app.preprocessing.target_intensity import KAIST24_PRIOR
+from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest
 from app.training import losses as L
 from app.training import trainer as loop
@@ -163,6 +164,50 @@ class TestHeadAlone:
         assert again.task_state["mean_confidence"] > 0
         for name, value in whole.average.items():
             assert torch.equal(again.average[name], value)
+
+
+class TestNeighbours:
+    CHANGES = (*UNET, "network.neighbours=1", "augmentation.noise=0")
+
+    def test_it_begins_as_the_network_without_them(self, weights):
+        task = SynthesisTask(small(*self.CHANGES, recipe="smoke"), torch.device("cpu"))
+        task.load_initial_weights(entry_of(weights))
+        plain = load_generator(entry_of(weights)).eval()
+        images, present = torch.randn(2, 12, 48, 48), torch.tensor([[1.0, 1, 0, 1]] * 2)
+        codes = torch.tensor([2, 2]), torch.tensor([0, 1])
+        with torch.no_grad():
+            made = task.average(images, present, *codes)
+            expected = plain(images[:, :4], present, *codes)
+        torch.testing.assert_close(made, expected)
+
+    def test_neighbours_vary_as_their_slice_does(self, training_data, training_cache):
+        recipe = small(*self.CHANGES, "augmentation.rotate=20", "augmentation.bias=0.3", recipe="smoke")
+        task, subjects = SynthesisTask(recipe, torch.device("cpu")), build_cache(training_data, training_cache)
+        sampler = Sampler(subjects, recipe.data, -1.0, neighbours=1)
+        source = Source(sampler, 4, recipe.augmentation.shift)
+        batch, seen, _ = task.prepare(source, 3)
+        assert seen.shape == (4, 12, 48, 48)
+        assert batch.images.shape == (4, 4, 48, 48)
+        # A slice that is its own neighbour is shown three times alike.
+        alone = sampler.at(3, 4, 0)
+        alone.batch.images[:] = alone.batch.images[::3].repeat_interleave(3, dim=0)
+        alone.batch.brain[:] = alone.batch.brain[::3].repeat_interleave(3, dim=0)
+        _, seen, _ = task._prepared(alone, [])
+        assert torch.equal(seen[:, :4], seen[:, 4:8])
+        assert torch.equal(seen[:, :4], seen[:, 8:])
+
+    def test_from_recipe_to_image(self, weights, paths, subject):
+        train(small(*self.CHANGES, recipe="smoke"), paths, start=entry_of(weights))
+        entry = export_run(paths.run, weights, "beside", data=paths.data, cache=paths.cache, force=True)
+        assert entry.spec.architecture.neighbours == 1
+        volumes, made = {m: load_volume(f) for m, f in subject.items()}, []
+        for backend in ("torch", "onnx"):
+            model = Synthesizer("beside", weights=weights, device="cpu", precision="fp32", backend=backend).model
+            made.append(predict(prepare(volumes, model), "t2f", model).volume)
+        np.testing.assert_allclose(made[1], made[0], atol=1e-3 * made[0].std())
+
+    def test_exams_without_a_sequence_are_refused(self):
+        assert SynthesisTask.withheld(small(*self.CHANGES, "data.targets=['t1c']", recipe="smoke")) is None
 
 
 class TestBothTogether:

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Quantiles are taken of one voxel in so many along each axis.
+_EVERY = 3
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -43,6 +46,8 @@ class Batch:
             the challenge's metrics.
         types: int64 (B,), index in `TUMOUR_TYPES` or -1.
         subjects: int64 (B,), index among the subjects that the sampler draws from.
+        quantiles: float32 B x 4 x Q, normalized values of each sequence over the whole brain, from the lowest to the
+            highest, each for an equal share of its voxels; Q is 0 where the sampler was not asked for them.
         view: index in `VIEWS`.
     """
 
@@ -53,6 +58,7 @@ class Batch:
     scale: Tensor
     types: Tensor
     subjects: Tensor
+    quantiles: Tensor
     view: int
 
     def __len__(self) -> int:
@@ -77,11 +83,12 @@ class Batch:
         return self._of([t[::count] for t in self._tensors()])
 
     def _of(self, tensors: Sequence[Tensor]) -> Batch:
-        images, brain, labels, labelled, scale, types, subjects = tensors
-        return Batch(images, brain, labels, labelled, scale, types, subjects, self.view)
+        images, brain, labels, labelled, scale, types, subjects, quantiles = tensors
+        return Batch(images, brain, labels, labelled, scale, types, subjects, quantiles, self.view)
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return self.images, self.brain, self.labels, self.labelled, self.scale, self.types, self.subjects
+        return (self.images, self.brain, self.labels, self.labelled, self.scale, self.types, self.subjects,
+                self.quantiles)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,7 @@ class Sampler:
         rank: number of this process; each draws other slices of the same view.
         neighbours: slices on each side that come with each slice: in a batch, they follow it in the order of
             `app.preprocessing.slices.neighbour_offsets`.
+        quantiles: how many quantiles of each sequence come with a slice.
 
     Raises:
         UsageError: no subject has a slice with enough brain, or with enough tumour where all must show it.
@@ -120,9 +128,11 @@ class Sampler:
         seed: int = 0,
         rank: int = 0,
         neighbours: int = 0,
+        quantiles: int = 0,
     ) -> None:
         self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
         self._offsets = neighbour_offsets(neighbours)
+        self._quantiles = {s.name: _quantiles_of(s, quantiles) for s in subjects}
         self._numbers = {s.name: number for number, s in enumerate(subjects)}
         self._slices: dict[View, list[tuple[CachedSubject, NDArray[np.int64], NDArray[np.int64]]]] = {}
         for view in recipe.views:
@@ -167,7 +177,9 @@ class Sampler:
         views = self._recipe.views
         view = views[int(plan.integers(len(views)))]
         rows = [row for _ in range(size) for row in self._slices_of_one(view, own, max_shift)]
-        images, brain, labels, labelled, scale, types, numbers = (np.stack(part) for part in zip(*rows, strict=True))
+        images, brain, labels, labelled, scale, types, numbers, quantiles = (
+            np.stack(part) for part in zip(*rows, strict=True)
+        )
         return Batch(
             torch.from_numpy(images),
             torch.from_numpy(brain),
@@ -176,6 +188,7 @@ class Sampler:
             torch.from_numpy(scale),
             torch.from_numpy(types),
             torch.from_numpy(numbers),
+            torch.from_numpy(quantiles),
             VIEWS.index(view),
         )
 
@@ -216,6 +229,7 @@ class Sampler:
             scale,
             np.array(kind),
             np.array(self._numbers[subject.name]),
+            self._quantiles[subject.name],
         )
 
     def _beyond(self, subject: CachedSubject, view: View) -> tuple[NDArray[np.generic], ...]:
@@ -322,6 +336,16 @@ class Source:
     def at(self, step: int) -> SampledStep:
         """Give the batch of a step."""
         return self._samples.at(step)
+
+
+def _quantiles_of(subject: CachedSubject, count: int) -> NDArray[np.float32]:
+    """Give so many quantiles of each sequence in the brain, 4 x count, from some of its voxels."""
+    if count == 0:
+        return np.empty((len(MODALITIES), 0), np.float32)
+    part = (slice(None, None, _EVERY),) * 3
+    inside = subject.normalized[(slice(None), *part)][:, subject.brain[part]].astype(np.float32)
+    shares = (np.arange(count) + 0.5) / count
+    return np.stack([np.quantile(values, shares) for values in inside]).astype(np.float32)
 
 
 def together(images: Tensor, count: int) -> Tensor:

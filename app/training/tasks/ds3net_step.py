@@ -21,9 +21,9 @@ from app.networks.ds3net.generator import (
 )
 from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.preprocessing.normalization import BACKGROUND
-from app.training.data.augmentation import vary_geometry, vary_intensities
 from app.training.data.slices import SampledStep
 from app.training.data.unpaired import PairedSource
+from app.training.data.variation.augmentation import vary_geometry, vary_intensities
 from app.training.tasks.base import Task, Update, add_to
 from app.training.tasks.ds3net_recipe import Ds3NetRecipe
 

@@ -28,10 +28,10 @@ from app.registry.spec import FirstStage, RefinerSpec
 from app.training import losses as L
 from app.training import validation
 from app.training.config import ContrastRecipe, LossRecipe, Recipe, TargetsSchedule, WindowRecipe
-from app.training.data.augmentation import vary_intensities, vary_patches
 from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import MissingData, PatchData, check_rules
+from app.training.data.variation.augmentation import vary_intensities, vary_patches
 from app.training.promotion import ExportRequest, promote_refiner
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, masked, placed3d
 

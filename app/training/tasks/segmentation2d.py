@@ -21,11 +21,11 @@ from app.registry.manifest import Entry
 from app.registry.spec import Segmenter2dSpec
 from app.training import validation
 from app.training.config import LossRecipe, Recipe, ScheduleRecipe
-from app.training.data.augmentation import vary_geometry, vary_intensities
 from app.training.data.cache import CachedSubject
 from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
+from app.training.data.variation.augmentation import vary_geometry, vary_intensities
 from app.training.losses import TVERSKY_LOSSES, TverskyForm
 from app.training.promotion import ExportRequest, check_no_images, promote_scored
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, placed

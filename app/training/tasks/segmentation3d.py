@@ -23,11 +23,11 @@ from app.registry.manifest import Entry
 from app.registry.spec import Segmenter3dSpec
 from app.training import validation
 from app.training.config import LossRecipe, Recipe
-from app.training.data.augmentation import vary_intensities, vary_patches
 from app.training.data.cache import CachedSubject
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
+from app.training.data.variation.augmentation import vary_intensities, vary_patches
 from app.training.losses import dice_loss
 from app.training.promotion import ExportRequest, check_no_images, promote_scored
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_volume_precision, placed3d

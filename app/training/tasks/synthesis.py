@@ -32,6 +32,7 @@ from app.training import validation
 from app.training.data.cache import CachedSubject
 from app.training.data.slices import Sampler, Source, together
 from app.training.data.unpaired import PairedSource
+from app.training.data.variation.scanners import QUANTILES
 from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
     ExportRequest,
@@ -104,7 +105,7 @@ class SynthesisTask(SynthesisStep):
         """Name the sequence that further exams may lack; who learns from complete ones alone has none."""
         network = recipe.network
         complete = network.frozen or network.intensity_encoding or network.neighbours > 0
-        return None if complete else recipe.data.lacking
+        return None if complete or recipe.augmentation.scanner > 0 else recipe.data.lacking
 
     def new_source(self, context: TrainingContext[SynthesisRecipe]) -> Source | PairedSource:
         """Build what batches of slices come from."""
@@ -116,7 +117,8 @@ class SynthesisTask(SynthesisStep):
                 max_shift=shift, seed=recipe.seed, rank=rank, prefetch=prefetch,
             )  # fmt: skip
         sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank,
-                          neighbours=recipe.network.neighbours)  # fmt: skip
+                          neighbours=recipe.network.neighbours,
+                          quantiles=QUANTILES if recipe.augmentation.scanner > 0 else 0)  # fmt: skip
         return Source(sampler, size, shift, prefetch)
 
     @classmethod

@@ -147,11 +147,14 @@ class SynthesisAugmentation(SliceAugmentation, RecolouringRecipe):
         thick_exam: half of the exams look as if acquired in slices of 1 to so many voxels along one axis that all
             their inputs share; up to 1, none does.
         mask_error: half of the exams look as if masked by a brain whose rim is off by up to so many pixels.
+        scanner: exams look as if other scanners had made them, the target with its inputs: deviation of the logarithm
+            of a contrast curve's slopes at most; each exam has its own, from 0 on.
     """
 
     fade: float = 0.0
     thick_exam: float = 0.0
     mask_error: float = 0.0
+    scanner: float = 0.0
 
     @model_validator(mode="after")
     def _check_fade(self) -> Self:
@@ -293,6 +296,9 @@ class SynthesisRecipe(Recipe):
                 or self.normalization.scheme == "volume",
                 "network.intensity_encoding needs normalization.scheme = 'range'": not network.intensity_encoding
                 or self.normalization.scheme == "range",
+                "augmentation.scanner needs normalization.scheme = 'volume': it brings volumes to other scores": (
+                    self.augmentation.scanner == 0 or self.normalization.scheme == "volume"
+                ),
                 "output.fusion = 'confidence' needs network.confidence": self.output.fusion != "confidence" or has_head,
                 "output.views must be among data.views": set(self.output.views) <= set(data.views),
             }

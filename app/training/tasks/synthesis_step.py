@@ -18,16 +18,13 @@ from app.networks.discriminator import Discriminator
 from app.networks.enhancer import ENHANCING
 from app.networks.hf_gan import HfGan
 from app.networks.unet import Segmenter2d, UNetGenerator
-from app.preprocessing.normalization import BACKGROUND
-from app.preprocessing.slices import neighbour_offsets
 from app.training import losses as L
-from app.training.data.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
-from app.training.data.scanned import misjudge_brain, thicken_exams
-from app.training.data.slices import Batch, DrawnAlike, SampledStep, Source, together
+from app.training.data.slices import Batch, SampledStep, Source
 from app.training.data.unpaired import PairedSource
 from app.training.intensity_fit import IntensityCodes
 from app.training.optimization import LossScale
 from app.training.tasks.base import Task, Update, add_to, masked, placed
+from app.training.tasks.synthesis_batches import vary_slices
 from app.training.tasks.synthesis_jobs import Job, MixedJob, Pass, draw_jobs, draw_mixed_jobs, one_hot
 from app.training.tasks.synthesis_recipe import SynthesisLosses, SynthesisRecipe, generator_config
 
@@ -128,19 +125,10 @@ class SynthesisStep(Task[SynthesisRecipe]):
         return self._prepared(sample, self._draw_jobs(sample))
 
     def _prepared(self, sample: SampledStep, jobs: Sequence[AnyJob]) -> tuple[Batch, Tensor, Sequence[AnyJob]]:
-        recipe, count = self.recipe.augmentation, len(neighbour_offsets(self.recipe.network.neighbours))
-        own = sample.own if count == 1 else DrawnAlike(sample.own, count)
-        batch = vary_geometry(sample.batch.to(self.device), recipe, own, BACKGROUND)
-        shown = batch
-        if recipe.mask_error > 0:
-            batch, shown = misjudge_brain(batch, recipe.mask_error, own, BACKGROUND)
-        if recipe.fade > 0:
-            shown = replace(shown, images=fade_tumours(shown, recipe.fade, own))
-        if max(recipe.recolour_t1n, recipe.recolour_t2f) > 0:
-            shown = replace(shown, images=recolour_slices(shown, recipe, own, BACKGROUND))
-        if recipe.thick_exam > 1:
-            shown = replace(shown, images=thicken_exams(shown, recipe.thick_exam, own, BACKGROUND))
-        return batch.every(count), together(vary_intensities(shown, recipe, own, BACKGROUND), count), jobs
+        batch, seen = vary_slices(
+            sample.batch.to(self.device), self.recipe.augmentation, self.recipe.network.neighbours, sample.own
+        )
+        return batch, seen, jobs
 
     def _draw_jobs(self, sample: SampledStep) -> Sequence[AnyJob]:
         data, count = self.recipe.data, self.recipe.schedule.targets_per_batch

@@ -167,7 +167,7 @@ class TestHeadAlone:
 
 
 class TestNeighbours:
-    CHANGES = (*UNET, "network.neighbours=1", "augmentation.noise=0")
+    CHANGES = (*UNET, "network.neighbours=1")
 
     def test_it_begins_as_the_network_without_them(self, weights):
         task = SynthesisTask(small(*self.CHANGES, recipe="smoke"), torch.device("cpu"))
@@ -179,22 +179,6 @@ class TestNeighbours:
             made = task.average(images, present, *codes)
             expected = plain(images[:, :4], present, *codes)
         torch.testing.assert_close(made, expected)
-
-    def test_neighbours_vary_as_their_slice_does(self, training_data, training_cache):
-        recipe = small(*self.CHANGES, "augmentation.rotate=20", "augmentation.bias=0.3", recipe="smoke")
-        task, subjects = SynthesisTask(recipe, torch.device("cpu")), build_cache(training_data, training_cache)
-        sampler = Sampler(subjects, recipe.data, -1.0, neighbours=1)
-        source = Source(sampler, 4, recipe.augmentation.shift)
-        batch, seen, _ = task.prepare(source, 3)
-        assert seen.shape == (4, 12, 48, 48)
-        assert batch.images.shape == (4, 4, 48, 48)
-        # A slice that is its own neighbour is shown three times alike.
-        alone = sampler.at(3, 4, 0)
-        alone.batch.images[:] = alone.batch.images[::3].repeat_interleave(3, dim=0)
-        alone.batch.brain[:] = alone.batch.brain[::3].repeat_interleave(3, dim=0)
-        _, seen, _ = task._prepared(alone, [])
-        assert torch.equal(seen[:, :4], seen[:, 4:8])
-        assert torch.equal(seen[:, :4], seen[:, 8:])
 
     def test_from_recipe_to_image(self, weights, paths, subject):
         train(small(*self.CHANGES, recipe="smoke"), paths, start=entry_of(weights))

@@ -23,10 +23,10 @@ from app.networks.architectures import CgSamrConfig
 from app.networks.cgsamr.discriminators import region_masks
 from app.networks.cgsamr.inputs import network_inputs
 from app.preprocessing.normalization import BACKGROUND
-from app.training.data.augmentation import vary_geometry
 from app.training.data.cache import CachedSubject
 from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import SampledStep, Sampler
+from app.training.data.variation.augmentation import vary_geometry
 
 log = logging.getLogger(__name__)
 

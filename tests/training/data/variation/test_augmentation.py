@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.constants import MODALITIES, VIEWS
-from app.training.data.augmentation import (
+from app.training.data.patches import Patches
+from app.training.data.sections import AugmentationRecipe, RecolouringRecipe, SliceData
+from app.training.data.slices import Sampler
+from app.training.data.variation.augmentation import (
     fade_tumours,
     recolour_patches,
     recolour_slices,
@@ -19,9 +22,6 @@ from app.training.data.augmentation import (
     vary_intensities,
     vary_patches,
 )
-from app.training.data.patches import Patches
-from app.training.data.sections import AugmentationRecipe, RecolouringRecipe, SliceData
-from app.training.data.slices import Sampler
 from tests.training.helpers import changed, patches_of
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), min_brain_pixels=200)
@@ -127,7 +127,7 @@ class TestSlices:
         assert torch.equal(recolour_slices(healthy, recipe, np.random.default_rng(0), -1.0), batch.images)
 
     def test_a_quarter_turn_is_exact(self, batch):
-        from app.training.data.augmentation import _grid
+        from app.training.data.variation.augmentation import _grid
 
         square = batch.images[:1, :1]
         grid = _grid(np.array([np.pi / 2]), np.array([1.0]), square)

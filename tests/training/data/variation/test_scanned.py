@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.training.data.scanned import misjudge_brain, thicken_exams
 from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler
+from app.training.data.variation.scanned import misjudge_brain, thicken_exams
 from tests.training.helpers import changed
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), min_brain_pixels=200, views=("axial",))

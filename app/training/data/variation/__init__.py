@@ -1,0 +1,1 @@
+"""Vary what a network is shown in training: places, brightness, tumours, scanners."""

@@ -1,0 +1,45 @@
+"""What a step of the task `synthesis` learns from, and what its network sees of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from app.preprocessing.normalization import BACKGROUND
+from app.preprocessing.slices import neighbour_offsets
+from app.training.data.slices import Batch, DrawnAlike, together
+from app.training.data.variation.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
+from app.training.data.variation.scanned import misjudge_brain, thicken_exams
+from app.training.data.variation.scanners import change_scanners
+from app.training.tasks.synthesis_recipe import SynthesisAugmentation
+
+
+def vary_slices(
+    batch: Batch, recipe: SynthesisAugmentation, neighbours: int, random: np.random.Generator
+) -> tuple[Batch, Tensor]:
+    """Vary the slices of a batch.
+
+    Args:
+        batch: each slice followed by its neighbours.
+        neighbours: slices on each side of each.
+
+    Returns:
+        The slices that are made, and what the network sees: B x 4 (1 + 2 neighbours) x H x W.
+    """
+    count = len(neighbour_offsets(neighbours))
+    own = random if count == 1 else DrawnAlike(random, count)
+    batch = vary_geometry(batch, recipe, own, BACKGROUND)
+    if recipe.scanner > 0:
+        batch = change_scanners(batch, recipe.scanner, own, BACKGROUND)
+    shown = batch
+    if recipe.mask_error > 0:
+        batch, shown = misjudge_brain(batch, recipe.mask_error, own, BACKGROUND)
+    if recipe.fade > 0:
+        shown = replace(shown, images=fade_tumours(shown, recipe.fade, own))
+    if max(recipe.recolour_t1n, recipe.recolour_t2f) > 0:
+        shown = replace(shown, images=recolour_slices(shown, recipe, own, BACKGROUND))
+    if recipe.thick_exam > 1:
+        shown = replace(shown, images=thicken_exams(shown, recipe.thick_exam, own, BACKGROUND))
+    return batch.every(count), together(vary_intensities(shown, recipe, own, BACKGROUND), count)

@@ -22,6 +22,8 @@ RunChoice = Literal["first", "last"]
 Resume = Literal["same", "any"]
 #: How views become one volume: see `app.inference.view_fusion`.
 FusionName = Literal["mean", "median", "confidence"]
+#: What a network's images may cost.
+Quality = Literal["fast", "default", "best"]
 #: What hands subjects to workers: this process itself, or Ray.
 Engine = Literal["local", "ray"]
 
@@ -30,6 +32,7 @@ BACKENDS: Final[tuple[BackendName, ...]] = ("auto", "torch", "onnx")
 PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32")
 RESUMES: Final[tuple[Resume, ...]] = ("same", "any")
 FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
+QUALITIES: Final[tuple[Quality, ...]] = ("fast", "default", "best")
 ENGINES: Final[tuple[Engine, ...]] = ("local", "ray")
 
 #: The weights unless `--weights` names others.
@@ -119,6 +122,13 @@ class ModelOptions:
             "default: the model's own way, else not"
         ),
     )
+    quality: Quality = field(
+        default="default",
+        metadata=_option(
+            "what a network's images may cost: fast makes every second slice of each view, interpolates between them "
+            "and runs no mirrored exam; best runs every slice and the mirrored exam; default: the model's own way"
+        ),
+    )
     intensity: str | None = field(
         default=None,
         metadata=_option(
@@ -135,6 +145,8 @@ class ModelOptions:
             raise UsageError(f"intensity={self.intensity!r} does not exist; use mean, sample or a number from 0 to 1.")
         if self.fusion is not None and self.fusion not in FUSIONS:
             raise UsageError(f"fusion={self.fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
+        if self.quality not in QUALITIES:
+            raise UsageError(f"quality={self.quality!r} does not exist; use one of {', '.join(QUALITIES)}.")
 
 
 def _is_intensity(text: str) -> bool:

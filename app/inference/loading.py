@@ -13,7 +13,7 @@ from app.inference.device import Machine, Runtime, choose_device, choose_runtime
 from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slice_predictor import SlicePredictor
-from app.inference.view_fusion import FusionOptions
+from app.inference.view_fusion import FAST_STEP, FusionOptions
 from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
@@ -109,9 +109,9 @@ def open_regression(
     """
     if options.intensity is not None:
         raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
-    if options.fusion is not None or options.flip_average or options.with_error:
+    if options.fusion is not None or options.flip_average or options.with_error or options.quality != "default":
         raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
-                         "leave out the fusion, the flip average and the confidence.")  # fmt: skip
+                         "leave out the fusion, the flip average, the quality and the confidence.")  # fmt: skip
     if runtime.backend == "onnx" or runtime.precision not in {"auto", "fp32"}:
         raise UsageError(f"model {entry.name!r} is no network; leave out backend and precision.")
     if runtime.device not in {"auto", "cpu"}:
@@ -168,8 +168,10 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
         WeightsError: the model is no generator.
     """
     spec = spec_as(entry, GeneratorSpec)
-    flip = spec.flip_average if options.flip_average is None else options.flip_average
-    fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error)
+    own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
+    flip = own if options.flip_average is None else options.flip_average
+    step = FAST_STEP if options.quality == "fast" else 1
+    fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
     if fusion.needs_error and not spec.has_confidence:
         raise UsageError(
             f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "

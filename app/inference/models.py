@@ -150,7 +150,7 @@ class NetworkModel:
         if lacking := [m for m in spec.needed if m not in prepared.arrays]:
             raise CaseError(f"model {self.identity.name!r} makes {target} from all other sequences, and the exam lacks "
                             f"{', '.join(lacking)}; name another with --model.")  # fmt: skip
-        passes = tta_passes(prepared.foreground, spec.views, spec.canvas, self.fusion.flip)
+        passes = tta_passes(prepared.foreground, spec.views, spec.canvas, self.fusion.flip, self.fusion.step)
         return self.predictor.predict(prepared, target, passes, self.fusion, self._median_of(target, prepared))
 
     def intensity_of(self, target: Modality, measured: Mapping[Modality, Intensity]) -> Intensity:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -256,8 +257,13 @@ def _cut(volume: Tensor, window: Window, indices: Tensor, out: Tensor) -> None:
 
 
 def _paste(slices: Tensor, window: Window, volume: Tensor) -> Tensor:
-    """Put slices, n x rows x columns, into a volume's window, and return the volume."""
+    """Put slices, n x rows x columns, into a volume's window, with those between that were left out; return it."""
     stack = volume.movedim(SLICE_AXIS[window.view], 0)
     inside, outside = overlap(window, tuple(stack.shape[1:]))
     stack[list(window.slices), inside[0], inside[1]] = slices[:, outside[0], outside[1]]
+    for first, second in pairwise(window.slices):
+        # Further apart, there is no foreground between them.
+        if second - first <= window.step:
+            for index in range(first + 1, second):
+                torch.lerp(stack[first], stack[second], (index - first) / (second - first), out=stack[index])
     return volume

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 
-from app.core.config import WEIGHTS_DIR, BackendName, FusionName, ModelOptions, Precision, RuntimeOptions
+from app.core.config import WEIGHTS_DIR, BackendName, FusionName, ModelOptions, Precision, Quality, RuntimeOptions
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, WeightsError
 from app.core.weights_dir import BUILTIN_WEIGHTS
@@ -40,6 +40,7 @@ class Synthesizer:
         specialists: let other models make the sequences that the manifest says they make better.
         fusion: how the views are fused: `mean`, `median` or `confidence`; the model's own way if not given.
         flip_average: run the mirrored exam too, and average both; the model's own way if not given.
+        quality: `fast`, `default` (the model's own way) or `best`; `flip_average` goes before it.
         intensity: `mean`, `sample` or a number from 0 to 1, for models with intensity encoding.
         with_error: have the network expect its error too (`app.inference.pipeline.predict` returns it).
 
@@ -62,12 +63,22 @@ class Synthesizer:
         specialists: bool = True,
         fusion: FusionName | None = None,
         flip_average: bool | None = None,
+        quality: Quality = "default",
         intensity: str | float | None = None,
         with_error: bool = False,
     ) -> None:
         runtime = RuntimeOptions(device, backend, precision, batch_size)
-        aim = None if intensity is None else str(intensity)
-        options = ModelOptions(Path(weights), model, refine, specialists, fusion, flip_average, aim, with_error)
+        options = ModelOptions(
+            weights_dir=Path(weights),
+            model=model,
+            refine=refine,
+            specialists=specialists,
+            fusion=fusion,
+            flip_average=flip_average,
+            quality=quality,
+            intensity=None if intensity is None else str(intensity),
+            with_error=with_error,
+        )
         self._open(options, runtime)
 
     @classmethod

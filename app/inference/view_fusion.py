@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from torch import Tensor
 from app.core.config import FusionName
 from app.core.constants import View
 from app.core.types import MaskArray, VolumeArray
-from app.preprocessing.slices import Canvas, Window, place_window
+from app.preprocessing.slices import Canvas, Window, place_window, thin_out
 
+#: Of how many slices of a view one is made where an image shall be made fast.
+FAST_STEP: Final = 2
 #: Expected error where no window reaches: there the volume is background, and nothing was expected.
 ERROR_OUTSIDE = 1.0
 #: Below this expected error, in z-scores, the weight of a view grows no more.
@@ -38,16 +41,18 @@ class FusionOptions:
         method: `mean`, `median` or `confidence`.
         flip: whether the mirrored exam is run as well.
         with_error: whether the expected error of the result is wanted.
+        step: of so many slices of each view one is made; those between are interpolated.
     """
 
     method: FusionName = "mean"
     flip: bool = False
     with_error: bool = False
+    step: int = 1
 
     @property
     def name(self) -> str:
-        """Name for records and headers: `mean`, or `mean+flip` with the mirrored exam."""
-        return self.method + ("+flip" if self.flip else "")
+        """Name for records and headers: `mean`, `+flip` with the mirrored exam, `+step2` of every second slice."""
+        return self.method + ("+flip" if self.flip else "") + (f"+step{self.step}" if self.step > 1 else "")
 
     @property
     def needs_error(self) -> bool:
@@ -81,16 +86,21 @@ class TtaPass:
     mirrored: bool = False
 
 
-def tta_passes(foreground: MaskArray, views: Sequence[View], canvas: Canvas, flip: bool) -> list[TtaPass]:
+def tta_passes(
+    foreground: MaskArray, views: Sequence[View], canvas: Canvas, flip: bool, step: int = 1
+) -> list[TtaPass]:
     """Plan the runs: every view once, and with `flip` also on the mirrored brain.
 
     A sagittal slice has no left: the mirrored brain has the very same ones, and its second run is left out.
+
+    Args:
+        step: of so many slices of each view one is made, and the first and the last.
     """
-    passes = [TtaPass(tuple(place_window(foreground, view, canvas) for view in views))]
+    passes = [TtaPass(tuple(thin_out(place_window(foreground, view, canvas), step) for view in views))]
     mirrored = [view for view in views if view != "sagittal"]
     if flip and mirrored:
         # Windows of their own: a mirrored window may lie one voxel beside the window of the mirrored brain.
-        windows = (place_window(foreground[::-1], view, canvas) for view in mirrored)
+        windows = (thin_out(place_window(foreground[::-1], view, canvas), step) for view in mirrored)
         passes.append(TtaPass(tuple(_mirror(w, len(foreground)) for w in windows), mirrored=True))
     return passes
 

@@ -7,7 +7,7 @@ each side. It may reach over the volume's edge, where it holds the background va
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -51,12 +51,14 @@ class Window:
         start: first row and column; negative where the window begins before the volume.
         size: rows and columns.
         slices: indices along the slice axis that have any foreground; the others are background.
+        step: the largest distance of two listed slices between which slices of foreground were left out.
     """
 
     view: View
     start: tuple[int, int]
     size: tuple[int, int]
     slices: tuple[int, ...]
+    step: int = 1
 
 
 def neighbour_offsets(neighbours: int) -> tuple[int, ...]:
@@ -97,6 +99,17 @@ def place_window(foreground: MaskArray, view: View, canvas: Canvas) -> Window:
         starts.append((middle - size) // 2 if canvas.centre == "brain" else -((size - extent) // 2))
         sizes.append(size)
     return Window(view, (starts[0], starts[1]), (sizes[0], sizes[1]), tuple(int(i) for i in slices))
+
+
+def thin_out(window: Window, step: int) -> Window:
+    """List every so-maniest of a window's slices, and each that has no listed neighbour on both sides."""
+    if step == 1:
+        return window
+    known = set(window.slices)
+    kept = tuple(
+        index for place, index in enumerate(window.slices) if place % step == 0 or not {index - 1, index + 1} <= known
+    )
+    return replace(window, slices=kept, step=step)
 
 
 def crop(volume: VolumeArray, window: Window, background: float) -> SliceStack:

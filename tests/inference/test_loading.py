@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusionOptions
+from app.inference.view_fusion import FAST_STEP, FusionOptions
 from app.preprocessing.normalization import Normalization
 from app.registry.manifest import change_spec, read_manifest
 from app.registry.spec import FirstStage
@@ -45,6 +46,12 @@ class TestFusion:
         assert opened(folder, "unet", fusion="mean").model.fusion == FusionOptions("mean", flip=True)
         assert opened(folder, "unet", flip_average=False).model.fusion == FusionOptions("confidence")
         assert opened(weights, "unet").model.fusion == FusionOptions()
+        fast = FusionOptions("confidence", step=FAST_STEP)
+        assert opened(folder, "unet", quality="fast").model.fusion == fast
+        assert fast.name == "confidence+step2"
+        assert opened(folder, "unet", quality="fast", flip_average=True).model.fusion == replace(fast, flip=True)
+        assert opened(weights, "unet", quality="best").model.fusion == FusionOptions(flip=True)
+        assert opened(weights, "unet", quality="best", flip_average=False).model.fusion == FusionOptions()
         assert "views axial sagittal coronal (and mirrored)" in describe(folder)
         assert "mirrored" not in describe(weights)
         form["models"]["plain"]["fusion"] = "guess"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -138,6 +139,36 @@ class TestVolumes:
         made = SlicePredictor(Mover(), 4, neighbours=1).predict(prepared, "t2w", [one], FusionOptions()).volume
         assert (made[..., 0] == prepared.padding).all()
         np.testing.assert_array_equal(made[..., 1:], prepared.normalized["t1n"][..., :-1])
+
+    @pytest.mark.parametrize("mirrored", [False, True])
+    def test_slices_that_are_left_out_lie_between_their_neighbours(self, phantom, mirrored):
+        prepared, canvas = _exam(phantom), Canvas(SIZES)
+
+        def made(step: int) -> np.ndarray:
+            one = tta_passes(prepared.foreground, ("axial",), canvas, flip=True, step=step)[mirrored]
+            thin.append(one.windows[0].slices)
+            return SlicePredictor(_backend(), 1).predict(prepared, "t2w", [one], FusionOptions()).volume
+
+        thin: list[tuple[int, ...]] = []
+        whole, third = made(1), made(3)
+        for first, second in pairwise(thin[1]):
+            np.testing.assert_array_equal(third[..., first], whole[..., first])
+            for index in range(first + 1, second):
+                share = (index - first) / (second - first)
+                between = whole[..., first] * (1 - share) + whole[..., second] * share
+                np.testing.assert_allclose(third[..., index], between, atol=1e-5)
+        assert len(thin[1]) == pytest.approx(len(thin[0]) / 3, abs=2)
+
+    def test_where_there_is_no_brain_between_there_is_background(self):
+        volumes = {m: np.zeros((32, 32, 12), np.float32) for m in ("t1c", "t1n")}
+        for volume in volumes.values():
+            volume[8:20, 8:20, :3], volume[8:20, 8:20, 9:] = 3, 5
+            volume[8, 8] += volume[8, 8] > 0
+        prepared = _prepared(volumes)
+        passes = tta_passes(prepared.foreground, ("axial",), Canvas({"axial": (32, 32)}), flip=False, step=2)
+        volume = SlicePredictor(Recorder(), 16).predict(prepared, "t2w", passes, FusionOptions()).volume
+        assert (volume[..., 3:9] == prepared.padding).all()
+        assert (volume[10, 10, [0, 1, 2, 9, 10, 11]] != prepared.padding).all()
 
     def test_windows_that_reach_over_the_edge_and_views_of_one_size(self, phantom):
         backend, prepared, sizes = _backend(), _exam(phantom), dict.fromkeys(VIEWS, (96, 96))

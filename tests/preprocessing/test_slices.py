@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.constants import VIEWS
-from app.preprocessing.slices import Canvas, crop, paste, place_window, stack_slices, unstack_slices
+from app.preprocessing.slices import Canvas, Window, crop, paste, place_window, stack_slices, thin_out, unstack_slices
 
 shapes = st.tuples(*[st.integers(32, 70)] * 3)
 
@@ -69,6 +69,21 @@ def test_released_networks_get_their_own_padding():
 def test_empty_foreground_lists_no_slice():
     window = place_window(np.zeros((40, 40, 40), dtype=bool), "axial", _canvas(48, 48))
     assert window.slices == ()
+
+
+@pytest.mark.parametrize(
+    "count,step,kept", [(5, 2, (3, 5, 7)), (6, 2, (3, 5, 7, 8)), (6, 4, (3, 7, 8)), (1, 3, (3,)), (0, 2, ())]
+)
+def test_thinned_out_the_ends_stay(count, step, kept):
+    window = Window("axial", (0, 0), (16, 16), tuple(range(3, 3 + count)))
+    thin = thin_out(window, step)
+    assert (thin.slices, thin.step) == (kept, step)
+    assert thin_out(window, 1) is window
+
+
+def test_thinned_out_both_sides_of_a_gap_stay():
+    window = Window("axial", (0, 0), (16, 16), (0, 1, 2, 3, 9, 10, 11, 12))
+    assert thin_out(window, 2).slices == (0, 2, 3, 9, 11, 12)
 
 
 def test_canvas_must_be_a_multiple_of_16():

@@ -129,6 +129,7 @@ class TestHeadAlone:
         with pytest.raises(UsageError, match="name it with --start"):
             train(small(), paths)
 
+    @pytest.mark.usefixtures("no_onnx")
     def test_what_is_exported_makes_the_same_images(self, weights, paths, subject):
         train(small(), paths, start=entry_of(weights))
         as_before = {"contrast": 0.0, "flip_average": False}
@@ -334,6 +335,7 @@ class TestDataset:
         "t2f={mean=90.0,std=40.0,clip=300.0},t2w={mean=80.0,std=30.0,clip=290.0}}"
     )
 
+    @pytest.mark.usefixtures("no_onnx")
     def test_from_recipe_to_image(self, weights, training_data, subject, tmp_path):
         paths = TrainingPaths(training_data, tmp_path / "run", tmp_path / "cache")
         recipe = small(*UNET, "normalization.scheme='dataset'", self.CONSTANTS, "output.contrast=0", "data.held_out=1",
@@ -425,6 +427,7 @@ class TestTumourTypes:
             small("data.tumour_types=['GBM']", recipe="smoke")
 
 
+@pytest.mark.usefixtures("no_onnx")
 def test_a_head_that_the_recipe_does_not_ask_for_is_left_off(weights, paths):
     train(small(), paths, start=entry_of(weights))
     export_run(paths.run, weights, "sure", data=paths.data, cache=paths.cache, contrast=0.0, force=True)

@@ -47,6 +47,7 @@ VARIANTS: dict[str, list[str] | None] = {
     "scanners further apart": ["augmentation.scanner=0.6"],
     "neighbours": ["network.neighbours=1"],
     "two neighbours": ["network.neighbours=2"],
+    "three slices a pass": ["network.neighbours=2", "network.slices=3"],
     "clinic": CLINIC,
     "scanners and neighbours": ["augmentation.scanner=0.3", "network.neighbours=1"],
 }

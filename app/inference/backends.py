@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
     """Slices that a network predicts.
 
     Attributes:
-        image: normalized slices of the target, float32 B x H x W.
+        image: normalized slices of the target, float32 B x S x H x W, for each input the S slices that a pass makes.
         error: expected absolute error of `image`, same shape; None where it was not wanted.
     """
 
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Predict the target's slices.
 
         Args:
-            batch: normalized slices, B x 4 x H x W in challenge order.
+            batch: normalized slices, B x 4 x H x W in challenge order, or so for each slice that the network sees.
             members: indices of the present sequences.
             target: index of the sequence to make.
             views: view indices, int64 (B,).
@@ -123,9 +123,9 @@ class TorchBackend:
                 None if intensity is None else torch.full((count,), intensity, device=self.device),
             )
             if not with_error:
-                return Prediction(self.network(*inputs, members=members)[:, 0].float())
+                return Prediction(self.network(*inputs, members=members).float())
             features = self.network.features(*inputs, members=members)
-            return Prediction(self.network.image(features)[:, 0].float(), self.network.error(features)[:, 0])
+            return Prediction(self.network.image(features).float(), self.network.error(features))
 
 
 class OnnxBackend:
@@ -157,6 +157,7 @@ class OnnxBackend:
                 f"onnxruntime cannot use {runtime.device}; install onnxruntime-gpu or use --backend torch."
             )
         self._inputs = {i.name for i in self._session.get_inputs()}
+        self._slices = int(self._session.get_outputs()[0].shape[1])
 
     def run(
         self,
@@ -179,11 +180,11 @@ class OnnxBackend:
                 "intensity": torch.full((count,), intensity or 0.0, device=self.device),
             }
             outputs = {
-                name: torch.empty(count, 1, *batch.shape[2:], device=self.device)
+                name: torch.empty(count, self._slices, *batch.shape[2:], device=self.device)
                 for name in ("scores", "error")[: 1 + with_error]
             }
             self._run_bound({n: t for n, t in inputs.items() if n in self._inputs}, outputs)
-            return Prediction(*(tensor[:, 0] for tensor in outputs.values()))
+            return Prediction(*outputs.values())
 
     def _run_bound(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         """Run the graph on contiguous tensors of the device, and fill `outputs` in place."""

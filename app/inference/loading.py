@@ -138,7 +138,8 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
     if chosen.backend == "onnx" and "torch" in entry.files:
         check_onnx(entry)
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
-    predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size, spec.architecture.neighbours)
+    shape = spec.architecture
+    predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size, shape.neighbours, shape.slices)
     return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,
                         intensity_choice=options.intensity or "mean")  # fmt: skip
 
@@ -170,7 +171,8 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
     spec = spec_as(entry, GeneratorSpec)
     own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
     flip = own if options.flip_average is None else options.flip_average
-    step = FAST_STEP if options.quality == "fast" else 1
+    # Where one pass makes several slices, nothing is left out.
+    step = FAST_STEP if options.quality == "fast" and spec.architecture.slices == 1 else 1
     fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
     if fusion.needs_error and not spec.has_confidence:
         raise UsageError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -20,7 +20,7 @@ from app.core.types import VolumeArray
 from app.inference.backends import Backend, memory_errors
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import ERROR_OUTSIDE, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
-from app.preprocessing.slices import SLICE_AXIS, Window, neighbour_offsets, overlap
+from app.preprocessing.slices import SLICE_AXIS, Window, middle_slices, neighbour_offsets, overlap
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,13 @@ class SlicePredictor:
     Args:
         backend: the network.
         batch_size: slices per call, to begin with.
-        neighbours: slices on each side that the network sees beside the one that it makes.
+        neighbours: slices on each side that the network sees beside the one in the middle.
+        slices: that one pass of the network makes.
     """
 
-    def __init__(self, backend: Backend, batch_size: int, neighbours: int = 0) -> None:
+    def __init__(self, backend: Backend, batch_size: int, neighbours: int = 0, slices: int = 1) -> None:
         self.backend, self.batches = backend, Batches(batch_size)
-        self._offsets = neighbour_offsets(neighbours)
+        self._offsets, self._made = neighbour_offsets(neighbours), neighbour_offsets(slices // 2)
         self._multiple = GPU_MULTIPLE if self.normalizes else 1
         self._staging = torch.empty(0)
 
@@ -168,23 +169,39 @@ class SlicePredictor:
         self, request: _Request, group: list[Window], mirrored: bool, fusion: ViewFusion, weights: Mapping[View, float]
     ) -> None:
         """Predict the views of one size and add them to the fusion, volume by volume; none is kept here."""
-        images, errors = self._slices(request, group, mirrored)
+        middles = [middle_slices(window.slices, len(self._made)) for window in group]
+        passes = [replace(window, slices=own) for window, own in zip(group, middles, strict=True)]
+        images, errors = self._slices(request, passes, mirrored)
         shape = next(iter(request.volumes.values())).shape
         first = 0
-        for window in group:
-            part = slice(first, first + len(window.slices))
+        for window, own in zip(group, middles, strict=True):
+            part = slice(first, first + len(own))
             first = part.stop
+            image = self._wanted(images[part], window, own)
+            error = None if errors is None else self._wanted(errors[part], window, own)
             fusion.add(
                 window.view,
-                _paste(images[part], window, images.new_full(shape, request.padding)),
-                None if errors is None else _paste(errors[part], window, errors.new_full(shape, ERROR_OUTSIDE)),
+                _paste(image, window, images.new_full(shape, request.padding)),
+                None if error is None else _paste(error, window, error.new_full(shape, ERROR_OUTSIDE)),
                 weights[window.view],
             )
 
+    def _wanted(self, slices: Tensor, window: Window, middles: Sequence[int]) -> Tensor:
+        """Choose a window's slices among those that its passes made, n x S x rows x columns, in the window's order."""
+        if len(self._made) == 1:
+            return slices[:, 0]
+        made = {
+            middle + offset: (row, column)
+            for row, middle in enumerate(middles)
+            for column, offset in enumerate(self._made)
+        }
+        rows, columns = (list(part) for part in zip(*(made[index] for index in window.slices), strict=True))
+        return slices[rows, columns]
+
     def _slices(self, request: _Request, group: list[Window], mirrored: bool) -> tuple[Tensor, Tensor | None]:
-        """Predict all slices of windows of one size: images and errors, n x rows x columns."""
+        """Predict all slices of windows of one size: images and errors, n x S x rows x columns."""
         count = sum(len(w.slices) for w in group)
-        images = torch.empty(count, *group[0].size, device=self.backend.device)
+        images = torch.empty(count, len(self._made), *group[0].size, device=self.backend.device)
         errors = torch.empty_like(images) if request.with_error else None
 
         def step(first: int, end: int) -> None:
@@ -196,7 +213,7 @@ class SlicePredictor:
                 )  # fmt: skip
                 for slices, out in ((image, images), (error, errors)):
                     if slices is not None and out is not None:
-                        out[first:end] = (slices.flip(1) if mirrored else slices)[: end - first]
+                        out[first:end] = (slices.flip(2) if mirrored else slices)[: end - first]
 
         self.batches.each(count, step)
         return images, errors

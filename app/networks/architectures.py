@@ -54,8 +54,9 @@ class HfGanConfig:
     confidence: Confidence = "none"
     confidence_scale: float = 1.0
     network: Literal["hf_gan"] = "hf_gan"
-    # The runtime asks this of every generator.
+    # The runtime asks these of every generator.
     neighbours: ClassVar[int] = 0
+    slices: ClassVar[int] = 1
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -81,7 +82,8 @@ class UNetConfig:
         background: input value of background voxels and of every voxel of a missing sequence.
         intensity_code: whether one more input plane holds the target's median (`IntensityPrior`).
         confidence, confidence_scale: kind of the confidence head, and its lambda (`app.networks.confidence`).
-        neighbours: slices on each side that it sees beside the one that it makes.
+        neighbours: slices on each side that it sees beside the one in the middle.
+        slices: that one pass makes, the one in the middle and those nearest to it; odd.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -92,6 +94,7 @@ class UNetConfig:
     confidence: Confidence = "none"
     confidence_scale: float = 1.0
     neighbours: int = 0
+    slices: int = 1
     network: Literal["unet"] = "unet"
     # The runtime asks these of every generator.
     view_code: ClassVar[bool] = True
@@ -134,6 +137,7 @@ class Ds3NetConfig:
     confidence: ClassVar[Confidence] = "none"
     view_code: ClassVar[bool] = False
     neighbours: ClassVar[int] = 0
+    slices: ClassVar[int] = 1
     position: ClassVar[Position] = "sinusoidal"
 
     @property

@@ -27,13 +27,14 @@ class ConfidenceHead(nn.Sequential):
     Args:
         channels: of the features.
         kind: `bounded` or `likelihood`.
+        slices: that one pass makes.
 
     Attributes:
         scale: lambda, 1 for `likelihood`. No parameter: it travels in the manifest's architecture.
     """
 
-    def __init__(self, channels: int, kind: Confidence, scale: float = 1.0) -> None:
-        super().__init__(nn.Conv2d(channels, _HIDDEN, 3, padding=1), nn.SiLU(), nn.Conv2d(_HIDDEN, 1, 1))
+    def __init__(self, channels: int, kind: Confidence, scale: float = 1.0, slices: int = 1) -> None:
+        super().__init__(nn.Conv2d(channels, _HIDDEN, 3, padding=1), nn.SiLU(), nn.Conv2d(_HIDDEN, slices, 1))
         self.kind: Confidence = kind
         self.scale = scale
 
@@ -44,7 +45,7 @@ class ConfidenceHead(nn.Sequential):
             features: B x channels x H x W.
 
         Returns:
-            float32 B x 1 x H x W.
+            float32 B x slices x H x W.
         """
         for layer in self:
             features = layer(features)
@@ -53,9 +54,9 @@ class ConfidenceHead(nn.Sequential):
         return self.scale * (1 + doubt if self.kind == "bounded" else doubt)
 
 
-def new_head(channels: int, kind: Confidence, scale: float) -> ConfidenceHead | None:
+def new_head(channels: int, kind: Confidence, scale: float, slices: int = 1) -> ConfidenceHead | None:
     """Build the head of a configuration; return None where it has none."""
-    return None if kind == "none" else ConfidenceHead(channels, kind, scale)
+    return None if kind == "none" else ConfidenceHead(channels, kind, scale, slices)
 
 
 def without_absent(images: Tensor, present: Tensor, background: float) -> Tensor:
@@ -87,7 +88,7 @@ class SliceNetwork(nn.Module):
         intensity: Tensor | None = None,
         members: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Return the normalized target, B x 1 x H x W; arguments as `app.networks.hf_gan.HfGan.forward`."""
+        """Return the normalized target, B x slices x H x W; arguments as `app.networks.hf_gan.HfGan.forward`."""
         return self.image(self.features(images, present, target, view, intensity, members))
 
     def features(
@@ -103,11 +104,14 @@ class SliceNetwork(nn.Module):
         raise NotImplementedError
 
     def image(self, features: Tensor) -> Tensor:
-        """Compute the normalized target, B x 1 x H x W, from the last features."""
+        """Compute the normalized target, B x slices x H x W, from the last features.
+
+        Networks make one slice in a pass, or several in the order of `app.preprocessing.slices.neighbour_offsets`.
+        """
         raise NotImplementedError
 
     def error(self, features: Tensor) -> Tensor:
-        """Compute the expected absolute error in normalized units, float32 B x 1 x H x W.
+        """Compute the expected absolute error in normalized units, float32 B x slices x H x W.
 
         Raises:
             ValueError: the network has no head.

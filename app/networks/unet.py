@@ -108,10 +108,10 @@ class UNetGenerator(SliceNetwork):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        slices = 1 + 2 * config.neighbours
-        planes = slices * len(MODALITIES) + 2 * len(MODALITIES) + len(VIEWS) + config.intensity_code
-        self.network = UNet(planes, 1, config.widths)
-        self.confidence = new_head(config.widths[0], config.confidence, config.confidence_scale)
+        seen = 1 + 2 * config.neighbours
+        planes = seen * len(MODALITIES) + 2 * len(MODALITIES) + len(VIEWS) + config.intensity_code
+        self.network = UNet(planes, config.slices, config.widths)
+        self.confidence = new_head(config.widths[0], config.confidence, config.confidence_scale, config.slices)
 
     def features(
         self,

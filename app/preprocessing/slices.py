@@ -66,6 +66,20 @@ def neighbour_offsets(neighbours: int) -> tuple[int, ...]:
     return (0, *(sign * k for k in range(1, neighbours + 1) for sign in (-1, 1)))
 
 
+def middle_slices(slices: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Choose the middles of as few passes as make all of some slices, each pass `count` that follow each other.
+
+    Args:
+        slices: indices, rising.
+        count: odd.
+    """
+    half, middles = count // 2, list[int]()
+    for index in slices:
+        if not middles or index > middles[-1] + half:
+            middles.append(index + half)
+    return tuple(middles)
+
+
 def stack_slices(volume: AnyVolume, view: View) -> AnyVolume:
     """Turn a volume (left, posterior, superior) into slices (slice, row, column) of shared memory."""
     return np.moveaxis(volume, SLICE_AXIS[view], 0)

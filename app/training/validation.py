@@ -65,7 +65,8 @@ def candidate_model(
     """Build the pipeline's model of a generator; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
     backend = TorchBackend(copy.deepcopy(network), runtime)
-    predictor = SlicePredictor(backend, runtime.batch_size, spec.architecture.neighbours)
+    shape = spec.architecture
+    predictor = SlicePredictor(backend, runtime.batch_size, shape.neighbours, shape.slices)
     fusion = FusionOptions(spec.fusion, spec.flip_average)
     return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion)
 

@@ -43,7 +43,7 @@ def test_torch_and_onnx_agree(entry, members, target, size):
         open_backend(entry, _runtime(entry, backend=name)).run(_batch(3, *size), members, target, VIEWS, None).image
         for name in ("torch", "onnx")
     )
-    assert torch_image.shape == (3, *size)
+    assert torch_image.shape == (3, 1, *size)
     assert (torch_image - onnx_image).abs().max() < 1e-3 * np.ptp(torch_image.numpy())
 
 

@@ -44,7 +44,7 @@ class Recorder:
         if len(batch) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.batches.append(tuple(views.tolist()))
-        return Prediction(batch[:, list(members)].mean(dim=1) + views[:, None, None].float())
+        return Prediction((batch[:, list(members)].mean(dim=1) + views[:, None, None].float())[:, None])
 
 
 def _backend(precision: str = "fp32") -> TorchBackend:
@@ -87,7 +87,7 @@ def _plain(backend, prepared: Prepared, target="t2w", sizes=SIZES):
             stacks.append(stack)
         views = torch.tensor([VIEWS.index(w.view) for w in group for _ in w.slices])
         batch = torch.from_numpy(np.concatenate(stacks))
-        images = backend.run(batch, members, MODALITIES.index(target), views, None).image.numpy()
+        images = backend.run(batch, members, MODALITIES.index(target), views, None).image[:, 0].numpy()
         parts = np.split(images, np.cumsum([len(w.slices) for w in group])[:-1])
         volumes |= {w.view: paste(p, w, mean.shape, prepared.padding) for w, p in zip(group, parts, strict=True)}
     for window in (w for group in by_size(windows) for w in group):
@@ -116,7 +116,7 @@ class TestVolumes:
 
         class Mover(Recorder):
             def run(self, batch, members, target, views, intensity, *, with_error=False):
-                return Prediction(batch[:, 2 * 4 + MODALITIES.index("t1n")])
+                return Prediction(batch[:, [2 * 4 + MODALITIES.index("t1n")]])
 
         prepared = _exam(phantom)
         window = _pass(prepared).windows[0]
@@ -130,7 +130,7 @@ class TestVolumes:
     def test_beyond_the_ends_there_is_padding(self, phantom):
         class Mover(Recorder):
             def run(self, batch, members, target, views, intensity, *, with_error=False):
-                return Prediction(batch[:, 4 + MODALITIES.index("t1n")])
+                return Prediction(batch[:, [4 + MODALITIES.index("t1n")]])
 
         volumes = {m: np.ones((32, 32, 6), np.float32) + i for i, m in enumerate(("t1c", "t1n"))}
         volumes["t1n"][8:20, 8:20] = 5
@@ -158,6 +158,29 @@ class TestVolumes:
                 between = whole[..., first] * (1 - share) + whole[..., second] * share
                 np.testing.assert_allclose(third[..., index], between, atol=1e-5)
         assert len(thin[1]) == pytest.approx(len(thin[0]) / 3, abs=2)
+
+    @pytest.mark.parametrize("mirrored", [False, True])
+    def test_a_pass_may_make_several_slices(self, phantom, mirrored):
+        """A network that gives back three slices of the T1n gives back the volume, in a third of the passes."""
+
+        class Copier(Recorder):
+            def run(self, batch, members, target, views, intensity, *, with_error=False):
+                self.batches.append(tuple(views.tolist()))
+                places = [place * 4 + MODALITIES.index("t1n") for place in range(3)]
+                return Prediction(batch[:, places])
+
+        prepared, canvas, backend = _exam(phantom), Canvas(SIZES), Copier()
+        one = tta_passes(prepared.foreground, ("axial", "coronal"), canvas, flip=True)[mirrored]
+        made = (
+            SlicePredictor(backend, 5, neighbours=2, slices=3).predict(prepared, "t2w", [one], FusionOptions()).volume
+        )
+        halves = np.zeros_like(made)
+        for window in one.windows:
+            stacked = crop(prepared.normalized["t1n"], window, prepared.padding)
+            halves += paste(stacked, window, made.shape, prepared.padding) / 2
+        np.testing.assert_allclose(made, halves, atol=1e-6)
+        passes = sum(len(views) for views in backend.batches)
+        assert passes == pytest.approx(sum(len(w.slices) for w in one.windows) / 3, abs=2)
 
     def test_where_there_is_no_brain_between_there_is_background(self):
         volumes = {m: np.zeros((32, 32, 12), np.float32) for m in ("t1c", "t1n")}

@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.constants import VIEWS
-from app.preprocessing.slices import Canvas, Window, crop, paste, place_window, stack_slices, thin_out, unstack_slices
+from app.preprocessing.slices import (
+    Canvas,
+    Window,
+    crop,
+    middle_slices,
+    paste,
+    place_window,
+    stack_slices,
+    thin_out,
+    unstack_slices,
+)
 
 shapes = st.tuples(*[st.integers(32, 70)] * 3)
 
@@ -84,6 +94,20 @@ def test_thinned_out_the_ends_stay(count, step, kept):
 def test_thinned_out_both_sides_of_a_gap_stay():
     window = Window("axial", (0, 0), (16, 16), (0, 1, 2, 3, 9, 10, 11, 12))
     assert thin_out(window, 2).slices == (0, 2, 3, 9, 11, 12)
+
+
+@pytest.mark.parametrize(
+    "slices,count,middles",
+    [
+        ((3, 4, 5, 6), 1, (3, 4, 5, 6)),
+        ((3, 4, 5, 6), 3, (4, 7)),
+        ((0, 1, 2, 8), 3, (1, 9)),
+        ((), 3, ()),
+        ((5,), 5, (7,)),
+    ],
+)
+def test_every_slice_lies_within_one_pass(slices, count, middles):
+    assert middle_slices(slices, count) == middles
 
 
 def test_canvas_must_be_a_multiple_of_16():

@@ -73,14 +73,14 @@ class Batch:
         """Move the batch to a device."""
         return self._of([t.to(device, non_blocking=True) for t in self._tensors()])
 
-    def pieces(self, count: int) -> list[Batch]:
-        """Cut the batch into at most `count` parts."""
-        chunks = zip(*(t.chunk(count) for t in self._tensors()), strict=True)
-        return [self._of(chunk) for chunk in chunks]
+    def pieces(self, count: int, group: int = 1) -> list[Batch]:
+        """Cut the batch into at most `count` parts; slices of a group, which follow each other, stay together."""
+        chunks = zip(*(_grouped(t, group).chunk(count) for t in self._tensors()), strict=True)
+        return [self._of([t.flatten(0, 1) for t in chunk]) for chunk in chunks]
 
-    def every(self, count: int) -> Batch:
-        """Give every so-maniest slice, from the first on."""
-        return self._of([t[::count] for t in self._tensors()])
+    def every(self, count: int, kept: int = 1) -> Batch:
+        """Give the first `kept` of every `count` slices."""
+        return self._of([_grouped(t, count)[:, :kept].flatten(0, 1) for t in self._tensors()])
 
     def _of(self, tensors: Sequence[Tensor]) -> Batch:
         images, brain, labels, labelled, scale, types, subjects, quantiles = tensors
@@ -351,6 +351,11 @@ def _quantiles_of(subject: CachedSubject, count: int) -> NDArray[np.float32]:
 def together(images: Tensor, count: int) -> Tensor:
     """Put the sequences of every `count` slices, which follow each other, into one: B x 4 count x H x W."""
     return images.reshape(-1, count * images.shape[1], *images.shape[2:])
+
+
+def _grouped(tensor: Tensor, count: int) -> Tensor:
+    """Give every `count` rows, which follow each other, an axis of their own."""
+    return tensor.reshape(len(tensor) // count, count, *tensor.shape[1:])
 
 
 def _ends(intensity: Intensity | None) -> tuple[float, float]:

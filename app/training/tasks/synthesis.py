@@ -149,12 +149,17 @@ class SynthesisTask(SynthesisStep):
             )
         self._check_same_function(network.config, start)
         self._check_same_scale(start)
-        state = self._with_neighbours(network.state_dict(), network.config)
+        state = self._with_more_slices(network.state_dict(), network.config)
         self._load(self._with_head(state, network.confidence, start.name), start)
 
-    def _with_neighbours(self, state: dict[str, Tensor], theirs: GeneratorConfig) -> dict[str, Tensor]:
-        """A generator's weights with those of more neighbours, 0 at first: it begins as the same function."""
-        more = len(MODALITIES) * 2 * (self.generator.config.neighbours - theirs.neighbours)
+    def _with_more_slices(self, state: dict[str, Tensor], theirs: GeneratorConfig) -> dict[str, Tensor]:
+        """A generator's weights for more slices: it begins as the same function, and makes each as the middle one."""
+        own = self.generator.config
+        if own.slices > theirs.slices == 1:
+            heads = ("network.head", "confidence.2")
+            last = {f"{head}.{part}" for head in heads for part in ("weight", "bias")} & set(state)
+            state = {**state, **{k: torch.cat([state[k]] * own.slices) for k in last}}
+        more = len(MODALITIES) * 2 * (own.neighbours - theirs.neighbours)
         if more <= 0:
             return state
         first, known = "network.downs.0.0.weight", len(MODALITIES) * (1 + 2 * theirs.neighbours)

@@ -17,16 +17,17 @@ from app.training.tasks.synthesis_recipe import SynthesisAugmentation
 
 
 def vary_slices(
-    batch: Batch, recipe: SynthesisAugmentation, neighbours: int, random: np.random.Generator
+    batch: Batch, recipe: SynthesisAugmentation, neighbours: int, random: np.random.Generator, slices: int = 1
 ) -> tuple[Batch, Tensor]:
     """Vary the slices of a batch.
 
     Args:
         batch: each slice followed by its neighbours.
         neighbours: slices on each side of each.
+        slices: that one pass makes.
 
     Returns:
-        The slices that are made, and what the network sees: B x 4 (1 + 2 neighbours) x H x W.
+        The slices that are made, those of a pass together, and what the network sees: B x 4 (1 + 2 neighbours) x H x W.
     """
     count = len(neighbour_offsets(neighbours))
     own = random if count == 1 else DrawnAlike(random, count)
@@ -42,4 +43,4 @@ def vary_slices(
         shown = replace(shown, images=recolour_slices(shown, recipe, own, BACKGROUND))
     if recipe.thick_exam > 1:
         shown = replace(shown, images=thicken_exams(shown, recipe.thick_exam, own, BACKGROUND))
-    return batch.every(count), together(vary_intensities(shown, recipe, own, BACKGROUND), count)
+    return batch.every(count, slices), together(vary_intensities(shown, recipe, own, BACKGROUND), count)

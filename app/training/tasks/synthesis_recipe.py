@@ -45,7 +45,8 @@ class NetworkRecipe(Section):
         view_code, position, activation, gate: further shape of the hybrid-fusion generator
             (`app.networks.architectures.HfGanConfig`).
         widths: channels per level of the plain one, each level at half the resolution.
-        neighbours: slices on each side that the plain one sees beside the one that it makes.
+        neighbours: slices on each side that the plain one sees beside the one in the middle.
+        slices: that the plain one makes in one pass, the one in the middle and those nearest to it; odd.
         discriminator, discriminator_width: form of the discriminator (`app.networks.discriminator`), and channels of
             its first stage; used when an adversarial loss is.
         confidence: head that predicts the error of each pixel (`app.networks.confidence`).
@@ -64,6 +65,7 @@ class NetworkRecipe(Section):
     gate: Gate = "channel"
     widths: Listed[tuple[int, ...]] = UNET_WIDTHS
     neighbours: int = 0
+    slices: int = 1
     discriminator: DiscriminatorForm = "pix2pix"
     discriminator_width: int = 64
     confidence: Confidence = "none"
@@ -89,6 +91,9 @@ class NetworkRecipe(Section):
                 ),
                 "network.neighbours must be 0 to 4, and more than 0 for network.kind = 'unet' alone": (
                     0 <= self.neighbours <= (4 if self.kind == "unet" else 0)
+                ),
+                "network.slices must be odd, and no more than network.neighbours lets it see": (
+                    self.slices % 2 == 1 and 0 <= self.slices // 2 <= self.neighbours
                 ),
                 "network.discriminator_width must be a multiple of 4 for network.discriminator = 'published'": (
                     self.discriminator != "published" or self.discriminator_width % 4 == 0
@@ -285,8 +290,8 @@ class SynthesisRecipe(Recipe):
                 "losses.feature needs network.kind = 'hybrid', which has a bottleneck of its own": (
                     network.kind == "hybrid" or losses.feature == 0
                 ),
-                "losses.cycle needs network.neighbours = 0: the second pass sees one slice": (
-                    network.neighbours == 0 or losses.cycle == 0
+                "network.neighbours needs losses.cycle = 0 and data.availability = 'batch'": (
+                    network.neighbours == 0 or (losses.cycle == 0 and data.availability == "batch")
                 ),
                 "network.confidence needs losses.confidence above 0": not has_head or losses.confidence > 0,
                 "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
@@ -322,6 +327,7 @@ def generator_config(recipe: SynthesisRecipe) -> GeneratorConfig:
             confidence=network.confidence,
             confidence_scale=scale,
             neighbours=network.neighbours,
+            slices=network.slices,
         )
     return HfGanConfig(
         width=HF_GAN_PRESETS[network.preset],

@@ -126,8 +126,9 @@ class SynthesisStep(Task[SynthesisRecipe]):
 
     def _prepared(self, sample: SampledStep, jobs: Sequence[AnyJob]) -> tuple[Batch, Tensor, Sequence[AnyJob]]:
         batch, seen = vary_slices(
-            sample.batch.to(self.device), self.recipe.augmentation, self.recipe.network.neighbours, sample.own
-        )
+            sample.batch.to(self.device), self.recipe.augmentation, self.recipe.network.neighbours, sample.own,
+            self.recipe.network.slices,
+        )  # fmt: skip
         return batch, seen, jobs
 
     def _draw_jobs(self, sample: SampledStep) -> Sequence[AnyJob]:
@@ -225,10 +226,11 @@ class SynthesisStep(Task[SynthesisRecipe]):
     ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor], dict[str, Tensor]]:
         """The losses of one sequence, its indices and images, detached, and what else is logged."""
         weights, first = self.losses, job.first_pass(len(batch), self.device)
-        truth = _pick(batch.images, first.target)
+        truth, slices = _pick(batch.images, first.target), len(batch) // len(seen)
         with torch.set_grad_enabled(not self.recipe.network.frozen):
-            features, code = self._features(seen, batch, first)
-            image = self.generator.image(features)
+            own = first if slices == 1 else job.first_pass(len(seen), self.device)
+            features, code = self._features(seen, batch.every(slices), own)
+            image = self.generator.image(features).reshape(truth.shape)
         shown = self._shown(image, batch)
         doubt, sure = self._doubt(features, image, truth, batch)
         if self.recipe.network.frozen:
@@ -319,7 +321,7 @@ class SynthesisStep(Task[SynthesisRecipe]):
         head = self.generator.confidence
         if head is None:
             return {}, {}
-        expected = self.generator.error(features)
+        expected = self.generator.error(features).reshape(truth.shape)
         loss = L.confidence_loss(image, truth, batch.brain, expected, head.scale)
         return {"confidence": loss}, {"mean_confidence": L.brain_mean(head.scale / expected, batch.brain)}
 
@@ -364,7 +366,9 @@ def _cut(batch: Batch, seen: Tensor, jobs: Sequence[AnyJob], pieces: int) -> lis
     per_job = [job.pieces(pieces) for job in jobs]
     return [
         Part(part, shown, tuple(own[i] for own in per_job), len(part) / len(batch), len(part) / len(batch))
-        for i, (part, shown) in enumerate(zip(batch.pieces(pieces), seen.chunk(pieces), strict=True))
+        for i, (part, shown) in enumerate(
+            zip(batch.pieces(pieces, len(batch) // len(seen)), seen.chunk(pieces), strict=True)
+        )
     ]
 
 

@@ -182,14 +182,51 @@ class TestNeighbours:
         torch.testing.assert_close(made, expected)
 
     def test_from_recipe_to_image(self, weights, paths, subject):
-        train(small(*self.CHANGES, recipe="smoke"), paths, start=entry_of(weights))
+        train(small(*self.CHANGES, "network.slices=3", recipe="smoke"), paths, start=entry_of(weights))
         entry = export_run(paths.run, weights, "beside", data=paths.data, cache=paths.cache, force=True)
-        assert entry.spec.architecture.neighbours == 1
+        assert (entry.spec.architecture.neighbours, entry.spec.architecture.slices) == (1, 3)
         volumes, made = {m: load_volume(f) for m, f in subject.items()}, []
         for backend in ("torch", "onnx"):
             model = Synthesizer("beside", weights=weights, device="cpu", precision="fp32", backend=backend).model
             made.append(predict(prepare(volumes, model), "t2f", model).volume)
         np.testing.assert_allclose(made[1], made[0], atol=1e-3 * made[0].std())
+
+    def test_each_slice_begins_as_the_middle_one(self, weights):
+        changes = (*self.CHANGES, "network.slices=3", "network.confidence='likelihood'")
+        task = SynthesisTask(small(*changes, recipe="smoke"), torch.device("cpu"))
+        task.load_initial_weights(entry_of(weights))
+        images, present = torch.randn(2, 12, 48, 48), torch.ones(2, 4)
+        with torch.no_grad():
+            features = task.average.features(images, present, torch.tensor([2, 2]), torch.tensor([0, 1]))
+            made = task.average.image(features)
+        assert made.shape == task.average.error(features).shape == (2, 3, 48, 48)
+        assert torch.equal(made[:, 0], made[:, 1])
+        assert torch.equal(made[:, 0], made[:, 2])
+
+    @pytest.mark.parametrize("pieces", [1, 2])
+    def test_all_slices_of_a_pass_teach(self, training_data, training_cache, pieces):
+        recipe = small(*self.CHANGES, "network.slices=3", "network.confidence='likelihood'", recipe="smoke")
+        task = SynthesisTask(recipe, torch.device("cpu"))
+        sampler = Sampler(build_cache(training_data, training_cache), recipe.data, -1.0, neighbours=1)
+        losses = task.step(Source(sampler, 2, 4), 0, pieces, lambda _: True)
+        assert {"l1", "ssim", "confidence"} <= set(losses)
+        gradient = task.generator.network.head.weight.grad.abs().sum(dim=(1, 2, 3))
+        assert (gradient > 0).all()
+        with torch.no_grad():
+            batch, seen, _ = task.prepare(Source(sampler, 2, 4), 0)
+        assert len(batch) == 3 * len(seen)
+        assert task.pictures(sampler)[0][1].shape == (48, 48)
+
+    @pytest.mark.parametrize("changes,said", [
+        (["network.slices=3", "network.neighbours=0"], "no more than network.neighbours lets it see"),
+        (["network.slices=2"], "must be odd"),
+        (["network.neighbours=5"], "must be 0 to 4"),
+        (["data.availability='sample'"], "data.availability = 'batch'"),
+        (["losses.cycle=1"], "losses.cycle = 0"),
+    ])  # fmt: skip
+    def test_what_does_not_go_together(self, changes, said):
+        with pytest.raises(UsageError, match=said):
+            small(*self.CHANGES, *changes, recipe="smoke")
 
     def test_exams_without_a_sequence_are_refused(self):
         assert SynthesisTask.withheld(small(*self.CHANGES, "data.targets=['t1c']", recipe="smoke")) is None

@@ -77,6 +77,18 @@ def test_neighbours_vary_as_their_slice_does(subjects):
     assert torch.equal(seen[:, :4], seen[:, 8:])
 
 
+def test_what_a_pass_makes_is_the_middle_and_those_nearest(subjects):
+    batch = _batch(subjects, neighbours=2)
+    truth, seen = vary_slices(batch, STILL, 2, np.random.default_rng(0), slices=3)
+    assert truth.images.shape == (4 * 3, 4, 48, 48)
+    for number in range(4):
+        assert torch.equal(truth.images[3 * number : 3 * number + 3], batch.images[5 * number : 5 * number + 3])
+        assert torch.equal(seen[number, 4:8], truth.images[3 * number + 1])
+    one, other = truth.pieces(2, 3)
+    assert torch.equal(torch.cat([one.images, other.images]), truth.images)
+    assert len(one) == len(other) == 6
+
+
 def test_scanners_are_for_scores_of_volumes():
     with pytest.raises(UsageError, match=r"scanner needs normalization.scheme = 'volume'"):
         load_recipe("r8", ["augmentation.scanner=0.3"])

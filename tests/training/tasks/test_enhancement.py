@@ -27,7 +27,7 @@ from app.training.data.patches import PatchSampler, PatchSource
 from app.training.tasks.enhancement import EnhancementTask, halved
 from app.training.trainer import TrainingPaths, train
 from tests.networks.small_models import add_expert, save_refiner, scores_of
-from tests.training.data.test_augmentation import tumour_patches
+from tests.training.data.variation.test_augmentation import tumour_patches
 
 SMALL = ["data.patch=[32,64,64]", "schedule.epoch_steps=0", "schedule.budget_minutes=0", "schedule.steps=1"]
 OTHERS = tuple(i for i in range(4) if i != TARGET)

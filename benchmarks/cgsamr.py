@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +48,10 @@ from app.training.tasks.cgsamr.outlines import training_atlas
 from app.training.tasks.cgsamr.recipe import OutlineRecipe
 from app.training.tasks.cgsamr.scoring import score_simulator
 from app.training.tasks.segmentation2d import Segmentation2dRecipe
-from app.training.trainer import TrainingPaths, train
+from app.training.trainer import TrainingPaths
 from app.training.validation import SEGMENTATION_METRICS, score_segmenter2d
 from benchmarks._common import choose
+from benchmarks._training import train_once
 
 #: The plain baseline: one discriminator of the whole slice, and its usual weight of the error.
 PIX2PIX = ["cgsamr.form='pix2pix'", "cgsamr.labelwise=false", "cgsamr.scales=1", "losses.feature=0", "losses.shape=0",
@@ -114,15 +114,10 @@ def _folder(name: str, out: Path) -> Path:
 
 def _trained(name: str, options: argparse.Namespace) -> State | None:
     """Trains one variant unless that is done; None when a signal ended it."""
-    run, (recipe, changes) = _folder(name, options.out), VARIANTS[name]
-    begun = (run / LAST).exists()
-    if not begun or load_state(run / LAST).minutes < options.minutes:
-        length = [f"schedule.budget_minutes={options.minutes}", "schedule.epoch_steps=100000", f"seed={options.seed}"]
-        loaded = load_recipe(recipe, [*length, *changes])
-        paths = TrainingPaths(options.data, run, options.out / "cache")
-        if train(loaded, paths, resume=begun, clock=time.process_time).signal_number is not None:
-            return None
-    return load_state(run / LAST)
+    recipe, changes = VARIANTS[name]
+    length = [f"schedule.budget_minutes={options.minutes}", "schedule.epoch_steps=100000", f"seed={options.seed}"]
+    paths = TrainingPaths(options.data, _folder(name, options.out), options.out / "cache")
+    return train_once(load_recipe(recipe, [*length, *changes]), paths)
 
 
 def _simulator(state: State, options: argparse.Namespace) -> ExamSimulator:
@@ -214,13 +209,10 @@ def _exams(name: str, options: argparse.Namespace) -> Path:
 
 def _segmenter(label: str, share: float, exams: Path | None, options: argparse.Namespace) -> list[VolumeScores]:
     run = options.out / "segmenters" / label.replace(" ", "-").replace("%", "")
-    begun = (run / LAST).exists()
-    if not begun or load_state(run / LAST).step < options.steps:
-        changes = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000",
-                   "data.views=['axial']", f"data.simulated_share={share}", f"seed={options.seed}"]  # fmt: skip
-        paths = TrainingPaths(options.data, run, options.out / "cache-segmenters", simulated=exams)
-        train(load_recipe("segmenter", changes), paths, resume=begun)
-    state = load_state(run / LAST)
+    changes = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000",
+               "data.views=['axial']", f"data.simulated_share={share}", f"seed={options.seed}"]  # fmt: skip
+    paths = TrainingPaths(options.data, run, options.out / "cache-segmenters", simulated=exams)
+    state = train_once(load_recipe("segmenter", changes), paths) or load_state(run / LAST)
     recipe = state.recipe
     assert isinstance(recipe, Segmentation2dRecipe)
     network = Segmenter2d()

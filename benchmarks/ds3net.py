@@ -4,7 +4,7 @@ Usage: `python -m benchmarks ds3net --data TRAIN --validation DIR --out DIR [--s
 [--only NAME,...]`. Of the subjects of `--data` 2, 3, 16 or all are paired; of the others the target is withheld. At
 each share `paired` trains the teacher alone, and `DS3-Net` both networks, from random weights and one seed. Either way
 the teacher gets so many updates. The other variants leave out one part, with 2 paired subjects. A variant that is done
-is not trained again.
+is neither trained nor scored again.
 
 The first table has the scores of the target that is made for every subject of `--validation`: inside the brain by the
 project's metrics; of the whole volume in [0, 1], as the paper; and the Dice of the tumour segmenter with it. The second
@@ -14,7 +14,7 @@ table has what each variant gives beyond `paired` of its share, with 95 % interv
 from __future__ import annotations
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,6 @@ from app.evaluation.metrics.image import image_scores
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.metrics.ssim import mean_ssim
 from app.evaluation.scoring import VolumeScores
-from app.evaluation.statistics import compare
 from app.inference.pipeline import synthesize_case
 from app.inference.tumour.segmentation import TumourSegmenter
 from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
@@ -41,13 +40,14 @@ from app.preprocessing.normalization import rescale_as_scored
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import read_manifest
 from app.training import validation
-from app.training.checkpoint import LAST, State, load_state
+from app.training.checkpoint import State
 from app.training.config import load_recipe
 from app.training.data.cache import build_cache
 from app.training.intensity_fit import fit_intensity
 from app.training.tasks.ds3net_recipe import Ds3NetRecipe
-from app.training.trainer import TrainingPaths, train
+from app.training.trainer import TrainingPaths
 from benchmarks._common import choose
+from benchmarks._training import difference_cells, kept_scores, train_once
 
 
 class Variant(NamedTuple):
@@ -102,10 +102,12 @@ def main() -> None:
     print(f"| {options.steps} updates each | processor-minutes | " + " | ".join(COLUMNS) + " |")
     print("|---" * (2 + len(COLUMNS)) + "|")
     for name in chosen:
-        state = _trained(VARIANTS[name], options)
+        run = _run(VARIANTS[name], options)
+        state = _trained(VARIANTS[name], run, options)
         if state is None:
             return
-        scores[name] = _score(state, VARIANTS[name], options)
+        kept = run / f"{VARIANTS[name].network}-scores.json"
+        scores[name] = kept_scores(kept, partial(_score, state, VARIANTS[name], options))
         means = (np.mean([row.values[c] for row in scores[name]]) for c in COLUMNS)
         print(f"| {name} | {state.minutes:.1f} | " + " | ".join(f"{v:.4f}" for v in means) + " |", flush=True)
     _print_differences(scores)
@@ -117,25 +119,22 @@ def _print_differences(scores: dict[str, list[VolumeScores]]) -> None:
         base = scores.get(_name(VARIANTS[name].paired, "paired"), rows)
         if base is rows:
             continue
-        each = compare(rows, base)
-        cells = (f"{each[c]['difference']:+.4f} [{each[c]['low']:+.4f}, {each[c]['high']:+.4f}]" for c in COLUMNS)
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        print(f"| {name} | {difference_cells(rows, base, dict.fromkeys(COLUMNS, 4))} |")
 
 
-def _trained(variant: Variant, options: argparse.Namespace) -> State | None:
+def _run(variant: Variant, options: argparse.Namespace) -> Path:
+    place: Path = options.out / "-".join((str(variant.paired), *variant.changes)).replace(".", "-")
+    return place
+
+
+def _trained(variant: Variant, run: Path, options: argparse.Namespace) -> State | None:
     """Trains one variant unless that is done; None when a signal ended it."""
-    run = options.out / "-".join((str(variant.paired), *variant.changes)).replace(".", "-")
-    begun = (run / LAST).exists()
-    if not begun or load_state(run / LAST).step < options.steps:
-        length = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000"]
-        chosen = [f"data.targets=['{options.target}']", "data.held_out=0", f"seed={options.seed}"]
-        recipe = load_recipe("ds3net_compact", [*length, *chosen, *variant.changes])
-        paired, others = link_parts(variant.paired, options)
-        unpaired = None if variant.changes == ALONE else others
-        paths = TrainingPaths(paired, run, options.out / f"cache-{variant.paired}", None, unpaired)
-        if train(recipe, paths, resume=begun, clock=time.process_time).signal_number is not None:
-            return None
-    return load_state(run / LAST)
+    length = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000"]
+    chosen = [f"data.targets=['{options.target}']", "data.held_out=0", f"seed={options.seed}"]
+    recipe = load_recipe("ds3net_compact", [*length, *chosen, *variant.changes])
+    paired, others = link_parts(variant.paired, options)
+    unpaired = None if variant.changes == ALONE else others
+    return train_once(recipe, TrainingPaths(paired, run, options.out / f"cache-{variant.paired}", None, unpaired))
 
 
 def link_parts(count: int, options: argparse.Namespace) -> tuple[Path, Path | None]:

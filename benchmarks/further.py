@@ -12,30 +12,28 @@ The first table has the means for each folder. The second table has what each va
 from __future__ import annotations
 
 import argparse
-import json
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from app.core.atomic_io import save_bytes
 from app.core.config import WEIGHTS_DIR
 from app.data.discovery import scan
 from app.data.segmentations import find_segmentations
 from app.evaluation.scoring import VolumeScores
-from app.evaluation.statistics import compare
 from app.networks import new_generator
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import read_manifest
 from app.training import validation
-from app.training.checkpoint import LAST, State, load_state
+from app.training.checkpoint import State
 from app.training.config import load_recipe
 from app.training.data.cache import build_cache
 from app.training.intensity_fit import fit_intensity
 from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
-from app.training.trainer import TrainingPaths, train
+from app.training.trainer import TrainingPaths
 from benchmarks._common import choose
+from benchmarks._training import difference_cells, kept_scores, train_once
 
 #: As a clinic's exams are (docs/training.md).
 CLINIC = ["augmentation.rotate=15", "augmentation.thick_exam=6", "augmentation.mask_error=3"]
@@ -53,7 +51,6 @@ VARIANTS: dict[str, list[str] | None] = {
 }
 BASE = "trained on"
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain")
-_SCORES = "scores.json"
 
 
 def main() -> None:
@@ -76,54 +73,42 @@ def main() -> None:
         if state is None:
             return
         for folder in options.validation:
-            rows = scores[folder.name, name] = _scored(state, run / f"{folder.name}-{_SCORES}", folder, options)
+            kept = run / f"{folder.name}-scores.json"
+            rows = scores[folder.name, name] = kept_scores(kept, partial(_score, state, folder, options))
             means = (np.nanmean([r.values[c] for r in rows]) for c in COLUMNS)
             print(f"| {folder.name} | {name} | " + " | ".join(f"{v:.4f}" for v in means) + " |", flush=True)
     print(f"\n| exams | beyond `{BASE}` | " + " | ".join(COLUMNS) + " |\n" + "|---" * (2 + len(COLUMNS)) + "|")
     for (folder, name), rows in scores.items():
         if name == BASE or (folder, BASE) not in scores:
             continue
-        each = compare(rows, scores[folder, BASE])
-        cells = (f"{each[c]['difference']:+.4f} [{each[c]['low']:+.4f}, {each[c]['high']:+.4f}]" for c in COLUMNS)
-        print(f"| {folder} | {name} | " + " | ".join(cells) + " |")
+        cells = difference_cells(rows, scores[folder, BASE], dict.fromkeys(COLUMNS, 4))
+        print(f"| {folder} | {name} | {cells} |")
 
 
 def _trained(name: str, run: Path, options: argparse.Namespace) -> State | None:
     """Trains one variant unless that is done; None when a signal ended it."""
-    changes, begun = VARIANTS[name], (run / LAST).exists()
+    changes = VARIANTS[name]
     # A step of next to no length gives the model as it is.
     minutes, steps, rate = (options.minutes, 0, options.rate) if changes is not None else (0, 1, 1e-12)
-    if not begun or not _is_done(load_state(run / LAST), minutes):
-        length = [f"schedule.steps={steps}", f"schedule.budget_minutes={minutes}", "schedule.epoch_steps=100000"]
-        settings = [*length, f"optimizer.learning_rate={rate}", f"seed={options.seed}", "data.held_out=0"]
-        recipe = load_recipe("unet", [*settings, *(changes or [])])
-        start = read_manifest(WEIGHTS_DIR).entry(options.start)
-        paths = TrainingPaths(options.data, run, options.out / "cache")
-        if train(recipe, paths, resume=begun, start=None if begun else start, clock=time.process_time).signal_number:
-            return None
-    return load_state(run / LAST)
+    length = [f"schedule.steps={steps}", f"schedule.budget_minutes={minutes}", "schedule.epoch_steps=100000"]
+    settings = [*length, f"optimizer.learning_rate={rate}", f"seed={options.seed}", "data.held_out=0"]
+    recipe = load_recipe("unet", [*settings, *(changes or [])])
+    start = read_manifest(WEIGHTS_DIR).entry(options.start)
+    return train_once(recipe, TrainingPaths(options.data, run, options.out / "cache"), start)
 
 
-def _is_done(state: State, minutes: float) -> bool:
-    return bool(state.minutes >= minutes if minutes > 0 else state.step > 0)
-
-
-def _scored(state: State, kept: Path, folder: Path, options: argparse.Namespace) -> list[VolumeScores]:
+def _score(state: State, folder: Path, options: argparse.Namespace) -> list[VolumeScores]:
     """Scores what the averaged network makes of the exams of a folder, each sequence dropped in turn."""
-    if not kept.exists():
-        recipe = state.recipe
-        assert isinstance(recipe, SynthesisRecipe)
-        network = new_generator(generator_config(recipe))
-        state.load_into(network)
-        subjects = build_cache(options.data, options.out / "cache", recipe.normalization.build())
-        predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
-        spec = generator_spec(recipe, generator_config(recipe), None).model_copy(update={"flip_average": False})
-        model = validation.candidate_model(network.eval(), spec, predictor, torch.device("cpu"))
-        cases = scan(folder).cases
-        rows = validation.score_missing_sequences(model, cases, find_segmentations(folder, cases))
-        found = [{"subject": r.subject, "modality": r.modality, "values": r.values} for r in rows]
-        save_bytes(json.dumps(found).encode(), kept)
-    return [VolumeScores(**row) for row in json.loads(kept.read_text())]
+    recipe = state.recipe
+    assert isinstance(recipe, SynthesisRecipe)
+    network = new_generator(generator_config(recipe))
+    state.load_into(network)
+    subjects = build_cache(options.data, options.out / "cache", recipe.normalization.build())
+    predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
+    spec = generator_spec(recipe, generator_config(recipe), None).model_copy(update={"flip_average": False})
+    model = validation.candidate_model(network.eval(), spec, predictor, torch.device("cpu"))
+    cases = scan(folder).cases
+    return validation.score_missing_sequences(model, cases, find_segmentations(folder, cases))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,13 @@ tumour. The second table has what each variant gives beyond another, with 95 % i
 from __future__ import annotations
 
 import argparse
-import json
-import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from app.core.atomic_io import save_bytes
 from app.core.constants import Modality
 from app.data.discovery import scan
 from app.data.labels import REGIONS, load_labels
@@ -30,15 +28,15 @@ from app.data.segmentations import find_segmentations
 from app.evaluation.metrics.image import image_scores
 from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import VolumeScores
-from app.evaluation.statistics import compare
 from app.inference.tumour.segmenter import brighten
 from app.inference.tumour.tissnet import CompletingSegmenter
 from app.networks.tissnet.model import TissNet
-from app.training.checkpoint import LAST, State, load_state
+from app.training.checkpoint import State
 from app.training.config import load_recipe
 from app.training.tasks.tissnet import TissNetRecipe
-from app.training.trainer import TrainingPaths, train
+from app.training.trainer import TrainingPaths
 from benchmarks._common import choose
+from benchmarks._training import difference_cells, kept_scores, train_once
 
 
 class Variant(NamedTuple):
@@ -71,8 +69,6 @@ VARIANTS: dict[str, Variant] = {
 COLUMNS = (*(f"dice_{r}" for r in REGIONS), "hd95_WT", "assd_WT", "seen_WT", "ssim_brain", "ssim_tumour", "psnr_brain")
 #: Least overlap of windows: less than in use, for time.
 _OVERLAP = 0.25
-#: Holds a variant's scores, beside its state.
-_SCORES = "scores.json"
 
 
 def main() -> None:
@@ -94,11 +90,9 @@ def main() -> None:
         state = _trained(name, run, options)
         if state is None:
             return
-        if not (run / _SCORES).exists():
-            found = {row.subject: row.values for row in _score(state, VARIANTS[name].answer, options.validation)}
-            save_bytes(json.dumps(found).encode(), run / _SCORES)
-        kept = json.loads((run / _SCORES).read_text())
-        scores[name] = [VolumeScores(subject, options.target, values) for subject, values in kept.items()]
+        scores[name] = kept_scores(
+            run / "scores.json", partial(_score, state, VARIANTS[name].answer, options.validation)
+        )
         means = (np.mean([row.values.get(c, np.nan) for row in scores[name]]) for c in COLUMNS)
         print(f"| {name} | {state.minutes:.1f} | " + " | ".join(f"{v:.3f}" for v in means) + " |", flush=True)
     _print_differences(scores)
@@ -108,35 +102,27 @@ def _print_differences(scores: dict[str, list[VolumeScores]]) -> None:
     print("\n| one beyond another | " + " | ".join(COLUMNS) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
     for name, rows in scores.items():
         for base in VARIANTS[name].beside:
-            each = compare(rows, scores[base]) if base in scores else {}
-            cells = (
-                f"{each[c]['difference']:+.3f} [{each[c]['low']:+.3f}, {each[c]['high']:+.3f}]" if c in each else ""
-                for c in COLUMNS
-            )
-            print(f"| {name} - {base} | " + " | ".join(cells) + " |")
+            cells = difference_cells(rows, scores.get(base, []), dict.fromkeys(COLUMNS, 3))
+            print(f"| {name} - {base} | {cells} |")
 
 
 def _trained(name: str, run: Path, options: argparse.Namespace) -> State | None:
     """Trains one variant unless that is done; None when a signal ended it."""
-    changes, begun = VARIANTS[name].changes, (run / LAST).exists()
+    changes = VARIANTS[name].changes
     # Where nothing asks for S_p, it does not learn.
     alone = 0 if "losses.perceptibility=0" in changes or name == _REAL else options.steps // 2
     steps = options.steps + alone
-    if not begun or load_state(run / LAST).step < steps:
-        target = [f"data.targets=['{options.target}']", "data.complete=false", "schedule.epoch_steps=100000"]
-        length = [f"schedule.steps={steps}", "schedule.budget_minutes=0", f"tissnet.perceptibility_steps={alone}"]
-        # The rate falls over the same updates, whether S_p learned before them or not.
-        constant = load_recipe("tissnet_compact").optimizer.constant_share * options.steps
-        chosen = [
-            "data.held_out=0",
-            f"seed={options.seed}",
-            f"optimizer.constant_share={(alone + constant) / steps}",
-        ]
-        recipe = load_recipe("tissnet_compact", [*target, *length, *chosen, *changes])
-        paths = TrainingPaths(options.data, run, options.out / "cache")
-        if train(recipe, paths, resume=begun, clock=time.process_time).signal_number is not None:
-            return None
-    return load_state(run / LAST)
+    target = [f"data.targets=['{options.target}']", "data.complete=false", "schedule.epoch_steps=100000"]
+    length = [f"schedule.steps={steps}", "schedule.budget_minutes=0", f"tissnet.perceptibility_steps={alone}"]
+    # The rate falls over the same updates, whether S_p learned before them or not.
+    constant = load_recipe("tissnet_compact").optimizer.constant_share * options.steps
+    chosen = [
+        "data.held_out=0",
+        f"seed={options.seed}",
+        f"optimizer.constant_share={(alone + constant) / steps}",
+    ]
+    recipe = load_recipe("tissnet_compact", [*target, *length, *chosen, *changes])
+    return train_once(recipe, TrainingPaths(options.data, run, options.out / "cache"))
 
 
 def _score(state: State, answer: str, validation: Path) -> list[VolumeScores]:

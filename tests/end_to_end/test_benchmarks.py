@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from app.core.constants import MODALITIES
 from app.core.errors import ExitCode
 from app.data.discovery import scan
 from app.data.phantom import make_phantom, write_phantom
+from app.evaluation.scoring import VolumeScores
+from benchmarks._training import difference_cells, kept_scores
 from benchmarks.ablation import VARIANTS
 from benchmarks.capacity import FIGURES, Fleet, bottleneck, simulate
 from benchmarks.compare import QUANTITIES
@@ -154,3 +157,19 @@ def test_scale_counts_time_and_memory():
     done = _call("scale", "--subjects", "4,8", "--no-run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 5
+
+
+def test_scores_are_found_once_and_kept(tmp_path):
+    found = [VolumeScores("a", "t1c", {"ssim_brain": 0.5, "ssim_tumour": math.nan})]
+    first = kept_scores(tmp_path / "scores.json", lambda: found)
+    again = kept_scores(tmp_path / "scores.json", lambda: pytest.fail("scored again"))
+    for rows in (first, again):
+        assert [(r.subject, r.modality, r.values["ssim_brain"]) for r in rows] == [("a", "t1c", 0.5)]
+        assert math.isnan(rows[0].values["ssim_tumour"])
+
+
+def test_what_one_has_beyond_another():
+    rows, base = ([VolumeScores(s, "t1c", {"x": v}) for s, v in zip("ab", values, strict=True)]
+                  for values in ((0.5, 0.7), (0.4, 0.6)))  # fmt: skip
+    assert difference_cells(rows, base, {"x": 2, "y": 2}) == "+0.10 [+0.10, +0.10] | "
+    assert difference_cells(rows, [], {"x": 2}) == ""

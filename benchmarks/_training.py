@@ -1,0 +1,62 @@
+"""What the benchmarks that train share: runs and scores that are not done again, and tables of differences."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from app.core.atomic_io import save_bytes
+from app.evaluation.scoring import VolumeScores
+from app.evaluation.statistics import compare
+from app.registry.manifest import Entry
+from app.training.checkpoint import LAST, State, load_state
+from app.training.config import Recipe
+from app.training.trainer import TrainingPaths, train
+
+
+def train_once(
+    recipe: Recipe, paths: TrainingPaths, start: Entry | None = None, segmenter: Entry | None = None
+) -> State | None:
+    """Trains a run to the end of its schedule, by processor time, unless that is done; None when a signal ended it.
+
+    Args:
+        start: whose weights a new run begins with.
+        segmenter: teaches, where the recipe asks for that.
+    """
+    last = paths.run / LAST
+    begun = last.exists()
+    if not begun or not _is_done(load_state(last), recipe):
+        first = None if begun else start
+        clock = time.process_time
+        if train(recipe, paths, segmenter=segmenter, resume=begun, start=first, clock=clock).signal_number is not None:
+            return None
+    return load_state(last)
+
+
+def _is_done(state: State, recipe: Recipe) -> bool:
+    steps, minutes = recipe.schedule.steps, recipe.schedule.budget_minutes
+    return 0 < steps <= state.step or 0 < minutes <= state.minutes
+
+
+def kept_scores(place: Path, score: Callable[[], Sequence[VolumeScores]]) -> list[VolumeScores]:
+    """Scores, unless a file holds what was found before."""
+    if not place.exists():
+        found = [{"subject": r.subject, "modality": r.modality, "values": r.values} for r in score()]
+        save_bytes(json.dumps(found).encode(), place)
+    return [VolumeScores(**row) for row in json.loads(place.read_text())]
+
+
+def difference_cells(rows: Sequence[VolumeScores], base: Sequence[VolumeScores], digits: Mapping[str, int]) -> str:
+    """What rows have beyond others, for a table: per metric the mean difference and its 95 % interval.
+
+    Args:
+        digits: per metric, how many behind the point; one that is not in both stays empty.
+    """
+    each = compare(rows, base)
+    cells = (
+        f"{each[m]['difference']:+.{n}f} [{each[m]['low']:+.{n}f}, {each[m]['high']:+.{n}f}]" if m in each else ""
+        for m, n in digits.items()
+    )
+    return " | ".join(cells)

@@ -18,7 +18,7 @@ from app.cli.commands.dicom_node import add_dicom_node
 from app.cli.commands.evaluate import add_average, add_baselines, add_dropout, add_evaluate
 from app.cli.commands.records import add_merge_records
 from app.cli.commands.segment import add_segment
-from app.cli.commands.simulate import add_atlas, add_simulate
+from app.cli.commands.simulate import add_atlas, add_simulate, add_transplant
 from app.cli.commands.synthesize import add_infer, add_synthesize
 from app.cli.commands.tools import add_demo, add_info, add_phantom
 from app.cli.commands.train import add_train
@@ -133,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_atlas(commands)
     add_simulate(commands)
+    add_transplant(commands)
     for command in commands.choices.values():
         command.add_argument("--verbose", action="store_true", help="say more, tracebacks included")
     return parser

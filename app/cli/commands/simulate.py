@@ -1,4 +1,4 @@
-"""The commands `atlas` and `simulate`."""
+"""The commands `atlas`, `simulate` and `transplant`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ log = logging.getLogger(__name__)
 
 #: Least and largest factor of a lesion's volume.
 _LEAST, _LARGEST = 0.1, 10.0
+_ABOUT_TRANSPLANT = (
+    "Puts each lesion, as it was scanned, into the exam of another patient, at the same place, and writes four "
+    "sequences and -seg in BraSyn's layout. They are for training and research, never for care."
+)
 _ABOUT = (
     "Writes complete synthetic exams in BraSyn's layout: <ID>/<ID>-t1c.nii.gz, -t1n, -t2f, -t2w and -seg. Every header "
     "and record says that they are synthetic. They are for training and research, never for care."
@@ -77,6 +81,28 @@ def add_simulate(commands: Any) -> None:
     p.set_defaults(command=_simulate)
 
 
+def add_transplant(commands: Any) -> None:
+    """Declare the command `transplant`."""
+    p = commands.add_parser(
+        "transplant", help="put scanned lesions into the exams of other patients", description=_ABOUT_TRANSPLANT
+    )
+    p.add_argument(
+        "--lesions",
+        type=path,
+        required=True,
+        metavar="PATH",
+        help="a file of lesion patches (.npz, .npz.xz), or a folder of complete exams with <ID>-seg.nii.gz",
+    )
+    p.add_argument(
+        "--data", type=path, required=True, metavar="DIR", help="complete exams with <ID>-seg.nii.gz that receive them"
+    )
+    p.add_argument("--output", type=path, required=True, metavar="DIR", help="gets the exams and simulated.json")
+    p.add_argument("--count", type=positive, metavar="N", help="how many exams; default: one per lesion")
+    p.add_argument("--seed", type=natural, default=0, help="of all that is drawn, and in the names; default: 0")
+    p.add_argument("--pictures", type=path, metavar="DIR", help="gets a picture of every exam")
+    p.set_defaults(command=_transplant)
+
+
 def factors(text: str) -> tuple[float, float]:
     """Take a factor, or two with two points between; each from 0.1 to 10."""
     try:
@@ -103,6 +129,20 @@ def _simulate(options: argparse.Namespace) -> int:
             _draw(exam, options.pictures)
 
     records = simulate(wanted, model.simulator, model.identity, model.taught_by, show)
+    log.info("Written to %s: %d synthetic exam%s.", options.output, len(records), "" if len(records) == 1 else "s")
+    return ExitCode.OK
+
+
+def _transplant(options: argparse.Namespace) -> int:
+    from app.inference.simulation.transplants import TransplantOptions, WrittenTransplant, transplant_lesions
+
+    wanted = TransplantOptions(options.lesions, options.data, options.output, options.count, options.seed)
+
+    def show(exam: WrittenTransplant) -> None:
+        if options.pictures is not None:
+            _draw(exam, options.pictures)
+
+    records = transplant_lesions(wanted, show)
     log.info("Written to %s: %d synthetic exam%s.", options.output, len(records), "" if len(records) == 1 else "s")
     return ExitCode.OK
 

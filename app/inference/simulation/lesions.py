@@ -27,7 +27,7 @@ Labels = NDArray[np.uint8]
 #: Labels that a mask may have; 4 is that of BraTS until 2022.
 _KNOWN: Final = frozenset({0, 1, 2, 3, 4})
 _ADVICE: Final = "give masks with 1 (core), 2 (oedema) and 3 (enhancing tumour)"
-_BROKEN: Final = (OSError, ValueError, KeyError, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError)
+BROKEN: Final = (OSError, ValueError, KeyError, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _label_maps(path: Path) -> list[Lesion]:
             names = arrays["patient"].tolist() if "patient" in arrays else [f"lesion-{n}" for n in range(len(maps))]
         if maps.ndim != 4 or len(names) != len(maps) or maps.dtype.kind not in "iu":
             raise ValueError("seg is not N x L x P x S of whole numbers")
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         raise UsageError(f"{path} is no file of label maps ({reason}); it needs an array `seg`.") from None
     return [Lesion(str(name), f"{path} ({name})", _cut(labels, f"{path} ({name})"))

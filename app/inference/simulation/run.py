@@ -9,20 +9,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from app import __version__
-from app.core.atomic_io import save_bytes, save_together
-from app.core.constants import MODALITIES, SEGMENTATION, Modality
+from app.core.atomic_io import save_bytes
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError
 from app.core.json_text import readable_json
 from app.core.types import MaskArray, VolumeArray
 from app.data.discovery import scan
 from app.data.loading import load_complete
-from app.data.nifti_writer import DESCRIPTION, encode_image
 from app.inference.simulation.atlas import Atlas, Frame, frame_of
+from app.inference.simulation.exam_files import FEW_LEVELS, LEVELS, RECORD, save_exam
 from app.inference.simulation.lesions import Labels, Lesion, open_lesions
 from app.inference.simulation.manipulation import inside_share, mirror_lesion, move_lesion, scale_lesion
 from app.inference.simulation.simulator import ExamSimulator, SimulatedVolumes
@@ -31,12 +29,8 @@ from app.registry.identity import Identity
 
 log = logging.getLogger(__name__)
 
-#: Record of a run, in its output.
-RECORD: Final = "simulated.json"
 #: Share of a lesion that must lie in the brain.
 _INSIDE: Final = 0.5
-#: A brightest voxel below this would leave too few grey levels; such units are stretched.
-_FEW_LEVELS, _LEVELS = 64.0, 1000.0
 
 
 @dataclass(frozen=True)
@@ -265,7 +259,7 @@ def _restored(made: SimulatedVolumes, brain: MaskArray, atlas: Atlas) -> dict[Mo
     """Bring images to the average brightness of a scan; the brain is above 0."""
     volumes: dict[Modality, VolumeArray] = {}
     for m, image, brightest in zip(MODALITIES, made.images, atlas.brightness, strict=True):
-        peak = brightest if brightest >= _FEW_LEVELS else _LEVELS
+        peak = brightest if brightest >= FEW_LEVELS else LEVELS
         values = np.maximum(np.rint((image + 1) / 2 * peak), 1)
         volumes[m] = np.where(brain, values, 0).astype(np.float32)
     return volumes
@@ -280,36 +274,13 @@ def _write(
     frame: Frame,
     model: Identity,
 ) -> None:
-    folder = options.output / name
-    text = f"SYNTHETIC exam, tetrad {__version__} {model.name} {model.sha256[:12]}"
-    arrays: dict[str, NDArray[Any]] = {m: _stored(v) for m, v in volumes.items()}
-    contents = {folder / f"{name}-{k}.nii.gz": encode_image(_image(a, frame, text))
-                for k, a in {**arrays, SEGMENTATION: labels}.items()}  # fmt: skip
+    beside = {}
     if options.confidence is not None and made.confidence is not None:
         options.confidence.mkdir(parents=True, exist_ok=True)
-        contents |= {options.confidence / f"{name}-{m}-confidence.nii.gz": encode_image(_image(c, frame, text))
-                     for m, c in zip(MODALITIES, made.confidence, strict=True)}  # fmt: skip
-    folder.mkdir(parents=True)
-    try:
-        save_together(contents)
-    except BaseException:
-        for path in contents:
-            path.unlink(missing_ok=True)
-        folder.rmdir()
-        raise
-
-
-def _stored(volume: VolumeArray) -> NDArray[Any]:
-    return volume.astype(np.int16) if volume.max() <= np.iinfo(np.int16).max else volume
-
-
-def _image(array: NDArray[Any], frame: Frame, text: str) -> nib.Nifti1Image:
-    image = nib.Nifti1Image(array, frame.matrix)
-    image.set_sform(frame.matrix, code=1)
-    image.set_qform(frame.matrix, code=1)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = text.encode("ascii", "replace")[:DESCRIPTION]
-    return image
+        beside = {options.confidence / f"{name}-{m}-confidence.nii.gz": c
+                  for m, c in zip(MODALITIES, made.confidence, strict=True)}  # fmt: skip
+    text = f"SYNTHETIC exam, tetrad {__version__} {model.name} {model.sha256[:12]}"
+    save_exam(options.output / name, volumes, labels, frame, text, beside)
 
 
 def _form(

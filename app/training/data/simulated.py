@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.core.errors import UsageError
-from app.inference.simulation.run import RECORD
+from app.inference.simulation.exam_files import RECORD
 from app.training.data.cache import CachedSubject, build_cache
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.training.distributed import Processes
     from app.training.tasks.base import Task
 
-_ADVICE: Final = "give an output of `python -m app simulate`"
+_ADVICE: Final = "give an output of `python -m app simulate` or `transplant`"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,18 @@ def test_mistakes_are_one_sentence(place, capsys):
     assert "no model 'other'" in capsys.readouterr().err
 
 
+def test_transplants_and_pictures(place, capsys):
+    lesions = str(place / "lesions")
+    code = main(["transplant", "--lesions", lesions, "--data", lesions, "--output", str(place / "made"), "--count", "1",
+                 "--seed", "2", "--pictures", str(place / "pictures")])  # fmt: skip
+    assert code == 0
+    assert "1 synthetic exam." in capsys.readouterr().err
+    assert sorted(p.name for p in (place / "made").iterdir()) == ["simulated.json", "transplant-2-0000"]
+    assert [p.name for p in (place / "pictures").iterdir()] == ["transplant-2-0000.png"]
+    assert main(["transplant", "--lesions", lesions, "--data", lesions, "--output", lesions]) == 2
+    assert "lie in each other" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text,values", [("2", (2, 2)), ("0.5..2", (0.5, 2))])
 def test_factors(text, values):
     assert factors(text) == values

@@ -11,7 +11,7 @@ from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume
 from app.data.phantom import make_phantom, write_phantom
-from app.inference.simulation import run as module
+from app.inference.simulation import exam_files as module
 from app.inference.simulation.run import SimulationOptions, simulate
 from app.registry.identity import Identity
 from tests.inference.simulation.helpers import SHAPE, small_atlas, small_simulator

@@ -34,7 +34,8 @@ from app.evaluation.metrics.segmentation import segmentation_scores
 from app.evaluation.scoring import VolumeScores
 from app.evaluation.statistics import compare, comparison_table
 from app.inference.device import Machine, choose_runtime
-from app.inference.simulation.run import RECORD, SimulationOptions, simulate
+from app.inference.simulation.exam_files import RECORD
+from app.inference.simulation.run import SimulationOptions, simulate
 from app.inference.simulation.simulator import ExamSimulator
 from app.inference.tumour.outlines import OutlineModel
 from app.networks.cgsamr import new_simulator

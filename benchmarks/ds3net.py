@@ -3,12 +3,13 @@
 Usage: `python -m benchmarks ds3net --data TRAIN --validation DIR --out DIR [--steps 400] [--target t1c] [--seed 0]
 [--only NAME,...]`. Of the subjects of `--data` 2, 3, 16 or all are paired; of the others the target is withheld. At
 each share `paired` trains the teacher alone, and `DS3-Net` both networks, from random weights and one seed. Either way
-the teacher gets so many updates. The other variants leave out one part, with 2 paired subjects. A variant that is done
-is neither trained nor scored again.
+the teacher gets so many updates. The other variants leave out one part, with 2 paired subjects; or they are our own
+U-Net (recipe `specialist`) with and without the unpaired exams. A variant that is done is neither trained nor scored
+again.
 
 The first table has the scores of the target that is made for every subject of `--validation`: inside the brain by the
 project's metrics; of the whole volume in [0, 1], as the paper; and the Dice of the tumour segmenter with it. The second
-table has what each variant gives beyond `paired` of its share, with 95 % intervals.
+table has what each variant gives beyond the one that sees paired exams alone, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from app.evaluation.metrics.ssim import mean_ssim
 from app.evaluation.scoring import VolumeScores
 from app.inference.pipeline import synthesize_case
 from app.inference.tumour.segmentation import TumourSegmenter
+from app.networks import new_generator
 from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
+from app.networks.hf_gan import HfGan
+from app.networks.unet import UNetGenerator
 from app.preprocessing.normalization import rescale_as_scored
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import read_manifest
@@ -45,9 +49,12 @@ from app.training.config import load_recipe
 from app.training.data.cache import build_cache
 from app.training.intensity_fit import fit_intensity
 from app.training.tasks.ds3net_recipe import Ds3NetRecipe
+from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.trainer import TrainingPaths
 from benchmarks._common import choose
 from benchmarks._training import difference_cells, kept_scores, train_once
+
+SliceGenerator = HfGan | UNetGenerator | Ds3NetSliceGenerator
 
 
 class Variant(NamedTuple):
@@ -55,11 +62,15 @@ class Variant(NamedTuple):
 
     Attributes:
         network: whose weights are scored: `average` is the student's, averaged; others are as the last step left them.
+        recipe: what is trained.
+        unpaired: whether the exams that lack the target are seen.
     """
 
     paired: int
     changes: tuple[str, ...] = ()
     network: str = "average"
+    recipe: str = "ds3net_compact"
+    unpaired: bool = True
 
 
 ALONE = ("ds3net.teacher_share=1", "ds3net.stopped_early=0")
@@ -73,13 +84,15 @@ def _name(count: int, what: str) -> str:
 
 BASE = _name(FEWEST, "DS3-Net")
 VARIANTS: dict[str, Variant] = {
-    **{_name(n, "paired"): Variant(n, ALONE) for n in SHARES},
+    **{_name(n, "paired"): Variant(n, ALONE, unpaired=False) for n in SHARES},
     **{_name(n, "DS3-Net"): Variant(n) for n in SHARES},
     f"{BASE} without the map": Variant(FEWEST, ("ds3net.difficulty=false",)),
     f"{BASE} without feature distillation": Variant(FEWEST, ("losses.feature=0",)),
     f"{BASE} without image distillation": Variant(FEWEST, ("losses.image=0",)),
     f"{BASE} its student unaveraged": Variant(FEWEST, network="student"),
     f"{BASE} its teacher unaveraged": Variant(FEWEST, network="teacher"),
+    _name(FEWEST, "paired U-Net"): Variant(FEWEST, recipe="specialist", unpaired=False),
+    _name(FEWEST, "U-Net and unpaired"): Variant(FEWEST, recipe="specialist"),
 }
 IMAGE_COLUMNS = ("ssim_brain", "psnr_brain", "ssim_tumour", "ssim_whole", "psnr_whole", "mse_whole")
 COLUMNS = (*IMAGE_COLUMNS, "dice_WT", "dice_TC", "dice_ET")
@@ -114,16 +127,18 @@ def main() -> None:
 
 
 def _print_differences(scores: dict[str, list[VolumeScores]]) -> None:
-    print("\n| beyond `paired` | " + " | ".join(COLUMNS) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
+    print("\n| beyond paired alone | " + " | ".join(COLUMNS) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
     for name, rows in scores.items():
-        base = scores.get(_name(VARIANTS[name].paired, "paired"), rows)
+        what = "paired U-Net" if VARIANTS[name].recipe == "specialist" else "paired"
+        base = scores.get(_name(VARIANTS[name].paired, what), rows)
         if base is rows:
             continue
         print(f"| {name} | {difference_cells(rows, base, dict.fromkeys(COLUMNS, 4))} |")
 
 
 def _run(variant: Variant, options: argparse.Namespace) -> Path:
-    place: Path = options.out / "-".join((str(variant.paired), *variant.changes)).replace(".", "-")
+    own = () if variant.recipe == "ds3net_compact" else (variant.recipe, "both" if variant.unpaired else "alone")
+    place: Path = options.out / "-".join((str(variant.paired), *variant.changes, *own)).replace(".", "-")
     return place
 
 
@@ -131,10 +146,17 @@ def _trained(variant: Variant, run: Path, options: argparse.Namespace) -> State 
     """Trains one variant unless that is done; None when a signal ended it."""
     length = [f"schedule.steps={options.steps}", "schedule.budget_minutes=0", "schedule.epoch_steps=100000"]
     chosen = [f"data.targets=['{options.target}']", "data.held_out=0", f"seed={options.seed}"]
-    recipe = load_recipe("ds3net_compact", [*length, *chosen, *variant.changes])
+    recipe = load_recipe(variant.recipe, [*length, *chosen, *variant.changes])
     paired, others = link_parts(variant.paired, options)
-    unpaired = None if variant.changes == ALONE else others
-    return train_once(recipe, TrainingPaths(paired, run, options.out / f"cache-{variant.paired}", None, unpaired))
+    unpaired = others if variant.unpaired else None
+    return train_once(recipe, TrainingPaths(paired, run, _cache(variant, options), None, unpaired))
+
+
+def _cache(variant: Variant, options: argparse.Namespace) -> Path:
+    """One for each normalisation and choice of subjects."""
+    own = "" if variant.recipe == "ds3net_compact" else f"-{variant.recipe}"
+    place: Path = options.out / f"cache-{variant.paired}{own}"
+    return place
 
 
 def link_parts(count: int, options: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -161,17 +183,21 @@ def _link(case: Case, mask: Path | None, folder: Path, withheld: Modality | None
 
 def _score(state: State, variant: Variant, options: argparse.Namespace) -> list[VolumeScores]:
     """Scores what the network makes of complete subjects without the target."""
-    folders = options.out / f"paired-{variant.paired}", options.out / f"cache-{variant.paired}"
+    folders = options.out / f"paired-{variant.paired}", _cache(variant, options)
     recipe = state.recipe
-    assert isinstance(recipe, Ds3NetRecipe)
-    network = Ds3NetSliceGenerator(recipe.architecture)
+    assert isinstance(recipe, Ds3NetRecipe | SynthesisRecipe)
+    if isinstance(recipe, Ds3NetRecipe):
+        network: SliceGenerator = Ds3NetSliceGenerator(recipe.architecture)
+        spec = recipe.spec
+    else:
+        network, spec = new_generator(generator_config(recipe)), generator_spec(recipe, generator_config(recipe), None)
     if variant.network == "average":
         state.load_into(network)
     else:
         network.load_state_dict(state.networks[variant.network])
     subjects = build_cache(*folders, recipe.normalization.build())
     predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
-    model = validation.candidate_model(network.eval(), recipe.spec, predictor, torch.device("cpu"))
+    model = validation.candidate_model(network.eval(), spec, predictor, torch.device("cpu"))
     segmenter = TumourSegmenter.open(read_manifest(WEIGHTS_DIR).entry("tumour_segmenter"), "cpu")
     target: Modality = options.target
     cases = scan(options.validation).cases

@@ -179,7 +179,7 @@ def fading_weight(patch: PlacedPatch) -> NDArray[np.float32]:
         weight = weight * np.clip(face, 0, 1).reshape([-1 if a == axis else 1 for a in range(3)])
     if not patch.brain.all():
         weight = weight * np.clip((distance_transform_edt(patch.brain) - 1) / _EDGE, 0, 1)
-    return weight.astype(np.float32)
+    return np.asarray(weight, np.float32)
 
 
 def transplant(

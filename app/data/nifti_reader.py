@@ -331,16 +331,28 @@ def _clean_in_place(data: VolumeArray, path: Path, overflowed: bool) -> list[str
     if low == high:
         raise EmptyVolumeError(f"{path} has the same value ({low:g}) everywhere; its sequence counts as missing.")
     notes += _clear_background_in_place(data, path)
-    if float(data.min()) < 0:
-        negative = int(np.count_nonzero(data < 0))
-        if negative > _MOST_NEGATIVE * np.count_nonzero(data):
-            raise VolumeError(
-                f"{path} has {negative} negative voxels: it was z-scored or shifted; give the original intensities, "
-                "with background 0."
-            )
-        np.maximum(data, 0, out=data)
-        notes.append(f"{path}: {negative} negative voxels were set to 0.")
-    return notes
+    return notes + clear_negatives_in_place(data, str(path))
+
+
+def clear_negatives_in_place(data: VolumeArray, place: str) -> list[str]:
+    """Set the few negative voxels of a scan to 0, and say how many.
+
+    Args:
+        place: what was read, for messages.
+
+    Raises:
+        VolumeError: there are many: what was scored or shifted is no scan.
+    """
+    if not float(data.min()) < 0:
+        return []
+    negative = int(np.count_nonzero(data < 0))
+    if negative > _MOST_NEGATIVE * np.count_nonzero(data):
+        raise VolumeError(
+            f"{place} has {negative} negative voxels: it was z-scored or shifted; give the original intensities, "
+            "with background 0."
+        )
+    np.maximum(data, 0, out=data)
+    return [f"{place}: {negative} negative voxels were set to 0."]
 
 
 def _clear_background_in_place(data: VolumeArray, path: Path) -> list[str]:

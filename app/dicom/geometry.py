@@ -17,12 +17,16 @@ from app.core.types import Affine
 
 #: Fewest slices of a sequence: fewer are a localizer.
 LEAST_SLICES: Final = 3
-#: Difference of direction cosines, and share of the spacing, below which slices are parallel and evenly spaced.
+#: Difference of direction cosines, and share of the spacing, below which slices are parallel and evenly spaced. Headers
+#: round to five digits or so; scanners repeat a slice or lose one, and never space them unevenly.
 _PARALLEL: Final = 1e-3
 _EVEN: Final = 0.02
+#: Share of the spacing by which a slice may lie beside its place, counted from the first: small steps must not add up.
+_DRIFT: Final = 0.1
 #: Share of the spacing by which successive slices may lie beside one another.
 _LATERAL: Final = 0.02
-#: Single slices that may lack, the share of all that they may be, and the widest gap in spacings.
+#: Single slices that may lack, the share of all that they may be, and the widest gap in spacings; of one study with a
+#: lost slice (`docs/clinic.md`).
 _MOST_GAPS: Final = 2
 _GAP_SHARE: Final = 0.05
 _WIDEST_GAP: Final = 2.1
@@ -93,6 +97,7 @@ def stack(slices: Sequence[SliceHeader]) -> Stack:
     spacing = _spacing_of(heights[kept])
     _check_straight(positions[kept], heights[kept], normal, spacing)
     filled = _with_gaps(kept, heights, spacing)
+    _check_places(filled, heights, spacing)
     affine = _affine(first, positions[kept[0]], normal, spacing)
     return Stack(tuple(filled), copies, affine)
 
@@ -147,9 +152,16 @@ def _with_gaps(kept: list[int], heights: NDArray[np.float64], spacing: float) ->
             raise GeometryError(
                 f"has a gap of {steps * spacing:.2f} mm between slices that lie {spacing:.2f} mm apart; export it again"
             )
-    if gaps > _MOST_GAPS or gaps > max(1, _GAP_SHARE * len(kept)):
+    if gaps > _MOST_GAPS or gaps > _GAP_SHARE * (len(kept) + gaps):
         raise GeometryError(f"lacks {gaps} of its {len(kept) + gaps} slices; export it again")
     return filled
+
+
+def _check_places(filled: list[int], heights: NDArray[np.float64], spacing: float) -> None:
+    """Refuse slices that drift from the places that one spacing gives them."""
+    drift = max(abs(float(heights[i] - heights[filled[0]]) - n * spacing) for n, i in enumerate(filled) if i >= 0)
+    if drift > _DRIFT * spacing:
+        raise GeometryError(f"has uneven slices: one lies {drift:.2f} mm beside its place; resample it first")
 
 
 def _affine(first: SliceHeader, origin: NDArray[np.float64], normal: NDArray[np.float64], spacing: float) -> Affine:

@@ -26,7 +26,15 @@ _WORDS: Final[dict[Weighting, re.Pattern[str]]] = {
     "t2w": re.compile(r"(?<![a-rt-z0-9*])t2(?!\s*\*)"),
 }
 _CONTRAST: Final = re.compile(r"\+ ?c\b|(?<![a-z])(gad|gd|post|ce|contrast|km|stealth)(?![a-z])|\+gd|t1c")
-_NATIVE: Final = re.compile(r"(?<![a-z])(pre|without|native|nativ|ohne|w/o)(?![a-z])")
+_NATIVE: Final = re.compile(
+    r"(?<![a-z])(pre|without|native|nativ|non|no|ohne|w/o)(?![a-z])"
+    r"[ _-]*((contrast|gad[a-z]*|gd|ce|km)(?![a-z]))?"
+)
+#: Milliseconds: a T2-weighted image has a longer echo than this, a T1-weighted one a shorter.
+_SHORTEST_T2_ECHO: Final = 60.0
+_LONGEST_T1_ECHO: Final = 40.0
+#: Milliseconds: where nothing says whether it is a gradient echo, a longer echo may be that of a T2*.
+_LONGEST_UNSURE_ECHO: Final = 25.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class SeriesHeader:
 
     Attributes:
         description: of the series, the protocol and the sequence, each alone.
-        technique: ScanningSequence, such as SE, GR, IR.
+        technique: ScanningSequence, such as SE, GR, IR; empty where the header does not say.
         echo, repetition, inversion: milliseconds; None where the header has none.
         agent: whether a contrast agent is named.
         image_type: values of ImageType.
@@ -74,6 +82,8 @@ def name_series(header: SeriesHeader) -> SeriesName:
     physics, words = weighting_by_physics(header), weighting_by_words(header.description)
     if physics and words and physics != words:
         return SeriesName(None, f"its timing is that of {physics}, its name says {words}", ask=True)
+    if words and not physics and (doubt := _doubt(header, words)):
+        return SeriesName(None, doubt, ask=True)
     source = " and ".join([*(["timing"] if physics else []), *(["name"] if words else [])])
     weighting = physics or words
     if weighting == "t1":
@@ -85,12 +95,27 @@ def name_series(header: SeriesHeader) -> SeriesName:
 
 def _with_or_without_contrast(header: SeriesHeader, source: str) -> SeriesName:
     texts = [text.lower() for text in header.description]
-    named, native = (any(pattern.search(t) for t in texts) for pattern in (_CONTRAST, _NATIVE))
-    if named and native and not header.agent:
-        return SeriesName(None, "its name says both with and without contrast", ask=True)
+    native = any(_NATIVE.search(t) for t in texts)
+    # What is left beside `without contrast`.
+    named = any(_CONTRAST.search(_NATIVE.sub(" ", t)) for t in texts)
+    if native and (named or header.agent):
+        both = "its name says both with and without contrast"
+        why = both if named else "its name says without contrast, its header names an agent"
+        return SeriesName(None, why, ask=True)
     if header.agent or named:
         return SeriesName("t1c", f"T1 by {source}, contrast by {'header' if header.agent else 'name'}")
     return SeriesName("t1n", f"T1 by {source}, no contrast named")
+
+
+def _doubt(header: SeriesHeader, words: Weighting) -> str | None:
+    """Say why a name is not believed, where timing fits no weighting: a gradient echo called T2 is a T2*."""
+    echo = header.echo
+    if words != "t1" and ("GR" in header.technique or (echo is not None and echo < _SHORTEST_T2_ECHO)):
+        told = f"an echo of {echo:g} ms" if echo is not None else "a gradient echo"
+        return f"its name says {words}, and it has {told}"
+    if words == "t1" and echo is not None and echo > _LONGEST_T1_ECHO:
+        return f"its name says {words}, and it has an echo of {echo:g} ms"
+    return None
 
 
 def _exclusion(header: SeriesHeader) -> str | None:
@@ -110,23 +135,28 @@ def weighting_by_physics(header: SeriesHeader) -> Weighting | None:
     if echo is None or repetition is None:
         return None
     gradient = "GR" in header.technique
+    longest = _LONGEST_T1_ECHO if header.technique else _LONGEST_UNSURE_ECHO
     if (
         (gradient and echo < 12)
-        or (600 <= inversion <= 1300 and echo < 40 and repetition < 3500)
-        or (not gradient and echo < 40 and repetition < 1400)
+        or (600 <= inversion <= 1300 and echo < _LONGEST_T1_ECHO and repetition < 3500)
+        or (not gradient and echo < longest and repetition < 1400)
     ):
         return "t1"
     if 1400 <= inversion <= 3000 and repetition >= 4000 and echo >= 70:
         return "t2f"
-    return "t2w" if echo >= 60 and repetition >= 2000 and not inversion else None
+    return "t2w" if echo >= _SHORTEST_T2_ECHO and repetition >= 2000 and not inversion and not gradient else None
 
 
 def weighting_by_words(descriptions: Sequence[str]) -> Weighting | None:
     """Tell the weighting by the names of series, protocol and sequence; None where they do not say, or contradict."""
-    found = {
-        weighting
-        for text in descriptions
-        # In this order: a FLAIR is often called T2 as well.
-        if (weighting := next((w for w, pattern in _WORDS.items() if pattern.search(text.lower())), None))
-    }
+    found = {weighting for text in descriptions if (weighting := _weighting_of(text.lower()))}
     return found.pop() if len(found) == 1 else None
+
+
+def _weighting_of(text: str) -> Weighting | None:
+    there = [weighting for weighting, pattern in _WORDS.items() if pattern.search(text)]
+    if "t1" in there and "t2w" not in there:
+        # A T1 FLAIR is a T1.
+        return "t1"
+    # In this order: a FLAIR is often called T2 as well.
+    return there[0] if there else None

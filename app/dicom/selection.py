@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from app.core.constants import MODALITIES, Modality
-from app.core.errors import CaseError, UsageError
+from app.core.errors import CaseError, UsageError, VolumeError
 from app.dicom.naming import weighting_by_physics
-from app.dicom.series import Series
+from app.dicom.series import Series, geometry_of
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,13 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
     """
     one_study(series)
     chosen = {m: _named(series, m, text) for m, text in asked.items()}
+    for one, other in combinations(chosen, 2):
+        if chosen[one].uid == chosen[other].uid:
+            raise UsageError(f"--{one} and --{other} name the same series, {chosen[one].title}.")
     taken = {s.uid for s in chosen.values()}
     rest = [s for s in series if s.uid not in taken]
     for modality in MODALITIES:
-        candidates = [s for s in rest if s.name.sequence == modality and modality not in chosen]
+        candidates = _volumes([s for s in rest if s.name.sequence == modality and modality not in chosen])
         if len(candidates) > 1:
             titles = " and ".join(s.title for s in candidates)
             raise CaseError(
@@ -79,6 +84,18 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
         if s not in chosen.values() and s.problem is None and weighting_by_physics(s.header) in _lacking(chosen)
     ]
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
+
+
+def _volumes(candidates: list[Series]) -> list[Series]:
+    """Leave out candidates whose slices are no volume, such as localizers, where another's are one."""
+    if len(candidates) < 2:
+        return candidates
+    sound = []
+    for series in candidates:
+        with contextlib.suppress(VolumeError):
+            geometry_of(series)
+            sound.append(series)
+    return sound or candidates
 
 
 def _lacking(chosen: Mapping[Modality, Series]) -> set[str]:

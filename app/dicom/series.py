@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import logging
+import re
+import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
@@ -19,11 +22,18 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 
 from app.core.errors import VolumeError
-from app.data.nifti_reader import Grid, Volume
+from app.data.nifti_reader import Grid, Volume, clear_negatives_in_place
 from app.dicom.geometry import GeometryError, SliceHeader, Stack, stack
 from app.dicom.naming import SeriesHeader, SeriesName, name_series
 
 log = logging.getLogger(__name__)
+
+#: Suffixes by which a file without a preamble is taken for DICOM.
+_SUFFIXES: Final = frozenset({".dcm", ".dicom", ".ima"})
+_KINDS: Final = frozenset({"M", "P", "R", "I", "PHASE", "REAL", "IMAGINARY"})
+#: What files of many frames say in place of ScanningSequence.
+_ECHOES: Final = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}
+_NO_AGENT: Final = frozenset({"none", "no", "n", "na", "without", "nocontrast", "nein", "kein", "native", "nativ"})
 
 # Headers break the standard in many small ways. What is passed on stays as it was, and nobody can mend it here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -81,18 +91,34 @@ class _Found:
     files: list[Path] = field(default_factory=list)
 
 
-def find_series(folder: Path) -> list[Series]:
+def find_series(folder: Path, exclude: Sequence[Path] = ()) -> list[Series]:
     """Find the series below a folder, of whatever nesting, by their headers alone.
 
+    Args:
+        exclude: folders to leave out.
+
     Returns:
-        In the order of their numbers. Files that are no DICOM are passed over.
+        In the order of their numbers. Files that are no DICOM are passed over, and so is a second copy of an image.
+
+    Raises:
+        VolumeError: a file is damaged DICOM; without it a slice might seem to lack, or a whole sequence.
     """
     found: dict[str, _Found] = defaultdict(_Found)
+    images: dict[tuple[str, str], Path] = {}
+    apart = [place.resolve() for place in exclude]
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if any(path.resolve().is_relative_to(place) for place in apart):
+            continue
         header = _header_of(path)
-        if header is not None and (uid := str(header.get("SeriesInstanceUID", ""))):
-            found[uid].headers.append(header)
-            found[uid].files.append(path)
+        if header is None or not (uid := str(header.get("SeriesInstanceUID", ""))):
+            continue
+        image = uid, str(header.get("SOPInstanceUID", "")) or str(path)
+        if image in images and filecmp.cmp(path, images[image], shallow=False):
+            log.warning("%s is a second copy of an image and is passed over.", path)
+            continue
+        images[image] = path
+        found[uid].headers.append(header)
+        found[uid].files.append(path)
     series = [_series_of(uid, one.headers, one.files) for uid, one in found.items()]
     return sorted(series, key=lambda s: (s.study, s.number, s.uid))
 
@@ -124,6 +150,9 @@ def read_series(series: Series) -> Volume:
         reason = str(error).strip().splitlines()[-1][:160]
         raise VolumeError(f"{series.title} cannot be decoded ({reason}); export it again.") from None
     affine = order.affine
+    if float(array.min()) == float(array.max()):
+        raise VolumeError(f"{series.title} has the same value everywhere; leave it out, or export it again.")
+    notes += clear_negatives_in_place(array, series.title)
     x, y, z = array.shape
     header = nib.Nifti1Header()
     header.set_data_shape((x, y, z))
@@ -134,18 +163,28 @@ def read_series(series: Series) -> Volume:
     grid = Grid(series.files[0], (x, y, z), affine, header, tuple(notes))
     data = np.ascontiguousarray(apply_orientation(array, grid.to_lps), dtype=np.float32)
     digest = hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in series.files)).hexdigest()
-    return Volume(np.maximum(data, 0), grid, tuple(notes), digest)
+    return Volume(data, grid, tuple(notes), digest)
 
 
 # ------------------------------------------------------------ headers
 
 
 def _header_of(path: Path) -> Any:
-    """Read a file's header; None where it is no DICOM, or a list of others."""
+    """Read a file's header; None where it is no DICOM, or a list of others.
+
+    Raises:
+        VolumeError: it is damaged DICOM.
+    """
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, TypeError):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=path.suffix.lower() in _SUFFIXES)
+    except InvalidDicomError:
         return None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise VolumeError(
+            f"{path} is damaged DICOM ({type(error).__name__}); export the study again, or take the file out."
+        ) from None
+    if path.suffix.lower() in _SUFFIXES and "SOPClassUID" not in header and "DirectoryRecordSequence" not in header:
+        raise VolumeError(f"{path} is named like DICOM and cannot be read as such; export it again, or take it out.")
     return None if "DirectoryRecordSequence" in header else header
 
 
@@ -182,8 +221,24 @@ def _problem_of(headers: Sequence[Any]) -> str | None:
         "was synthesised, and is no scan": any(str(h.get("SyntheticData", "")) == "YES" for h in headers),
         "has files of several patients or studies": len(owners) > 1,
         "has several files of many frames": _is_multi_frame(first) and len(headers) > 1,
+        "holds several echoes; export each by itself": len({_rounded_echo(h) for h in headers}) > 1,
+        "holds several kinds of images (magnitude, phase); export each by itself": len(set(map(_kind_of, headers))) > 1,
     }
     return next((text for text, wrong in checks.items() if wrong), None)
+
+
+def _rounded_echo(header: Any) -> float | None:
+    echo = _number(header, "EchoTime")
+    return None if echo is None else round(echo)
+
+
+def _kind_of(header: Any) -> frozenset[str]:
+    """Tell magnitude, phase, real and imaginary images apart."""
+    return _KINDS & {value.upper() for value in _texts_of(header.get("ImageType"))}
+
+
+def _texts_of(value: Any) -> tuple[str, ...]:
+    return () if not value else (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
 def _is_multi_frame(header: Any) -> bool:
@@ -217,21 +272,27 @@ def _slice_of(header: Any, measures: Any, orientation: Any, position: Any) -> Sl
 
 def _describe(header: Any) -> SeriesHeader:
     texts = (str(header.get(n) or "") for n in ("SeriesDescription", "ProtocolName", "SequenceName"))
-    technique = header.get("ScanningSequence") or ()
-    kinds = header.get("ImageType") or ()
     return SeriesHeader(
         description=tuple(text for text in texts if text),
-        technique=(technique,) if isinstance(technique, str) else tuple(technique),
+        technique=_texts_of(header.get("ScanningSequence")) or _ECHOES.get(str(header.get("EchoPulseSequence")), ()),
         echo=_number(header, "EchoTime") or _of_frames(header, "MREchoSequence", "EffectiveEchoTime"),
         repetition=_number(header, "RepetitionTime")
         or _of_frames(header, "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         inversion=_number(header, "InversionTime")
         or _of_frames(header, "MRModifierSequence", "InversionTimes"),
-        agent=bool(header.get("ContrastBolusAgent") or header.get("ContrastBolusVolume")
-                   or header.get("ContrastBolusAgentSequence")),
-        image_type=(kinds,) if isinstance(kinds, str) else tuple(map(str, kinds)),
-        b_value=_number(header, "DiffusionBValue"),
+        agent=_names_agent(header),
+        image_type=_texts_of(header.get("ImageType")),
+        b_value=_number(header, "DiffusionBValue") or _of_frames(header, "MRDiffusionSequence", "DiffusionBValue"),
     )  # fmt: skip
+
+
+def _names_agent(header: Any) -> bool:
+    """Tell whether a contrast agent is named; many scanners write that there was none."""
+    text = re.sub(r"[^a-z]", "", str(header.get("ContrastBolusAgent") or "").lower())
+    volume = _number(header, "ContrastBolusVolume") or 0.0
+    if text in _NO_AGENT and text:
+        return False
+    return bool(text or volume > 0 or header.get("ContrastBolusAgentSequence"))
 
 
 def _of_frames(header: Any, group: str, name: str) -> float | None:

@@ -60,6 +60,9 @@ def test_single_slices_that_lack_are_interpolated(lacking):
         (_slices([0, 5, 10, 25, 30]), "gap of 15"),
         (_slices([5.0 * i for i in range(12) if i not in (2, 5, 8)]), "lacks 3 of its 12"),
         (_slices([0, 5, 10, 17, 22]), "gap of 7"),
+        # One of five is more than a twentieth.
+        (_slices([0, 5, 15, 20]), "lacks 1 of its 5"),
+        (_slices([0, *(5.09 * i for i in range(1, 8)), *(35.63 + 5.0 * i for i in range(1, 9))]), "uneven slices"),
     ],
 )
 def test_what_is_no_volume_is_refused(slices, message):

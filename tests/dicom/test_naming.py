@@ -32,7 +32,7 @@ def test_physics(header, weighting):
 @pytest.mark.parametrize(
     "texts,weighting",
     [
-        (("AX T1 FLAIR",), "t2f"),
+        (("AX T1 FLAIR",), "t1"),
         (("sT2W/FLAIR",), "t2f"),
         (("T2 darkfluid",), "t2f"),
         (("MPRAGE",), "t1"),
@@ -56,6 +56,12 @@ def test_words(texts, weighting):
         (replace(SE_T1, description=("AX T1 POST GAD",)), "t1c"),
         (replace(SE_T1, description=("T1 +C",)), "t1c"),
         (replace(SE_T1, description=("T1 pre",)), "t1n"),
+        (replace(SE_T1, description=("T1 pre contrast",)), "t1n"),
+        (replace(SE_T1, description=("T1 without contrast",)), "t1n"),
+        (replace(SE_T1, description=("T1 w/o Gd",)), "t1n"),
+        (replace(SE_T1, description=("T1 pre contrast",), agent=False), "t1n"),
+        (SeriesHeader(("AX T1 FLAIR",), ("SE", "IR"), 20.0, 2200.0, 860.0), "t1n"),
+        (SeriesHeader(("T1 TSE",), ("SE",), 15.0, 1900.0), "t1n"),
         (replace(SE_T1, description=("T1 subject 3 location B",)), "t1n"),
         (TSE_T2, "t2w"),
         (replace(FLAIR, description=("T2 FLAIR",)), "t2f"),
@@ -73,6 +79,13 @@ def test_sequences(header, sequence):
         (replace(TSE_T2, description=("AX T1",)), "its timing is that of t2w, its name says t1"),
         (SeriesHeader(description=("AX BRAIN",)), "neither timing nor name"),
         (replace(SE_T1, description=("T1 pre post gd",)), "both with and without contrast"),
+        (replace(SE_T1, description=("T1 native",), agent=True), "its header names an agent"),
+        # A gradient echo of 20 ms is a T2*, whatever it is called.
+        (SeriesHeader(("AX T2 GRE",), ("GR",), 20.0, 600.0), "it has an echo of 20 ms"),
+        (SeriesHeader(("AX T2 HEMO",), (), 30.0, 600.0), "it has an echo of 30 ms"),
+        (SeriesHeader(("T2 FFE",), ("GR",)), "it has a gradient echo"),
+        (SeriesHeader(("AX T1",), ("SE",), 90.0, 1500.0), "it has an echo of 90 ms"),
+        (SeriesHeader((), (), 30.0, 600.0), "neither timing nor name"),
     ],
 )
 def test_where_a_person_must_say(header, why):

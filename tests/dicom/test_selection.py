@@ -5,7 +5,10 @@ import pytest
 from app.core.errors import CaseError, UsageError
 from app.dicom.naming import SeriesHeader
 from app.dicom.selection import choose
-from app.dicom.series import Series
+from app.dicom.series import Series, find_series
+from tests.dicom.helpers import T1 as T1_TAGS
+from tests.dicom.helpers import T2 as T2_TAGS
+from tests.dicom.helpers import head, write_series
 
 T1 = SeriesHeader(technique=("SE",), echo=10, repetition=450)
 T1C = SeriesHeader(technique=("SE",), echo=10, repetition=450, agent=True)
@@ -41,6 +44,18 @@ def test_what_the_user_names_wins(asked):
     found = choose([_series(1, T1), _series(2, T2)], asked)
     assert found.series["t1c"].number == 1
     assert "t1n" not in found.series
+
+
+def test_one_series_is_not_two_sequences():
+    with pytest.raises(UsageError, match="--t1n and --t2w name the same series"):
+        choose([_series(1, T1), _series(2, T2)], {"t1n": "1", "t2w": "1.1"})
+
+
+def test_a_localizer_is_no_second_candidate(tmp_path):
+    write_series(tmp_path / "a", head(), number=1, **T1_TAGS)
+    write_series(tmp_path / "b", head(slices=2), number=2, **T1_TAGS)
+    write_series(tmp_path / "c", head(), number=3, **T2_TAGS)
+    assert choose(find_series(tmp_path), {}).series["t1n"].number == 1
 
 
 def test_two_candidates_are_asked_about():

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import io
+import re
+
 import numpy as np
+import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from app.core.errors import VolumeError
 from app.dicom.series import find_series, read_series
 from tests.dicom.helpers import FLAIR, T1, T2, change, head, write_frames, write_series
+
+_LATE = {"EchoTime": "90"}
 
 
 def _only(folder):
@@ -74,6 +81,87 @@ def test_a_copy_of_a_slice_is_left_out_and_another_slice_at_its_place_is_not(tmp
     write_series(tmp_path / "again", head()[:, :, :1] + 1, **T1)
     with pytest.raises(VolumeError, match="different slices at one place"):
         read_series(_only(tmp_path))
+
+
+def test_a_folder_that_holds_an_export_twice_is_read_once(tmp_path, caplog):
+    for place in ("a", "b"):
+        write_series(tmp_path / place, head(), **T1)
+    assert len(_only(tmp_path).files) == 8
+    assert "second copy of an image" in caplog.text
+
+
+def test_folders_are_left_out(tmp_path):
+    write_series(tmp_path / "a", head(), **T1)
+    write_series(tmp_path / "out", head(), number=2, **T2)
+    assert [s.number for s in find_series(tmp_path, [tmp_path / "out"])] == [1]
+
+
+@pytest.mark.parametrize("content", ["cut", "text"])
+def test_a_damaged_file_is_named_and_never_taken_for_a_gap(tmp_path, content):
+    paths = write_series(tmp_path, head(slices=30), **T1)
+    whole = paths[12].read_bytes()
+    paths[12].write_bytes(whole[:300] if content == "cut" else b"damaged")
+    with pytest.raises(VolumeError, match=re.escape(str(paths[12]))):
+        find_series(tmp_path)
+
+
+def test_a_file_without_preamble_is_read(tmp_path):
+    paths = write_series(tmp_path, head(), **T1)
+    dataset = pydicom.dcmread(paths[7])
+    plain = io.BytesIO()
+    pydicom.dcmwrite(plain, Dataset(dict(dataset.items())), implicit_vr=True, little_endian=True)
+    paths[7].write_bytes(plain.getvalue())
+    assert len(_only(tmp_path).files) == 8
+
+
+def test_stacks_of_two_echoes_are_no_volume(tmp_path):
+    """Interleaved at half the spacing they would look like one."""
+    write_series(tmp_path / "a", head(), **T1)
+    for n, path in enumerate(write_series(tmp_path / "b", head(), origin=(-20.0, -24.0, 12.5), **{**T1, **_LATE})):
+        change(path, SOPInstanceUID=f"7.{n}")
+    assert "holds several echoes" in _only(tmp_path).name.why
+
+
+def test_magnitude_and_phase_are_no_volume(tmp_path):
+    paths = write_series(tmp_path, head(), **T1)
+    change(paths[2], ImageType=["ORIGINAL", "PRIMARY", "P"])
+    assert "several kinds of images" in _only(tmp_path).name.why
+
+
+@pytest.mark.parametrize(
+    "agent,sequence", [("NONE", "t1n"), ("no contrast", "t1n"), ("n/a", "t1n"), ("Dotarem", "t1c")]
+)
+def test_an_agent_is_one_and_not_a_word_for_none(tmp_path, agent, sequence):
+    write_series(tmp_path, head(), ContrastBolusAgent=agent, **T1)
+    assert _only(tmp_path).name.sequence == sequence
+
+
+def test_files_of_many_frames_say_their_echo_otherwise(tmp_path):
+    write_frames(tmp_path / "many.dcm", head(), [10.0 + 5 * i for i in range(8)])
+    frames = {"ScanningSequence": None, "EchoTime": None, "RepetitionTime": None, "SeriesDescription": "AX"}
+    change(tmp_path / "many.dcm", EchoPulseSequence="GRADIENT", **frames)
+    dataset = pydicom.dcmread(tmp_path / "many.dcm")
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    echo, timing = Dataset(), Dataset()
+    echo.EffectiveEchoTime, timing.RepetitionTime = 20.0, 600.0
+    shared.MREchoSequence, shared.MRTimingAndRelatedParametersSequence = [echo], [timing]
+    dataset.save_as(tmp_path / "many.dcm")
+    series = _only(tmp_path)
+    assert (series.header.technique, series.header.echo, series.header.repetition) == (("GR",), 20.0, 600.0)
+    assert series.name.ask
+
+
+def test_a_series_that_was_scored_is_refused_and_single_negatives_are_said(tmp_path):
+    volume = head()
+    volume[10, 10, 3] = -1
+    write_series(tmp_path / "a", volume, **T1)
+    assert any("1 negative voxels were set to 0" in note for note in read_series(_only(tmp_path / "a")).notes)
+    write_series(tmp_path / "b", volume - 250, **T1)
+    with pytest.raises(VolumeError, match=r"series 1 .* was z-scored or shifted"):
+        read_series(_only(tmp_path / "b"))
+    write_series(tmp_path / "c", volume * 0, **T1)
+    with pytest.raises(VolumeError, match="the same value everywhere"):
+        read_series(_only(tmp_path / "c"))
 
 
 def test_rescaling_is_applied(tmp_path):

@@ -24,15 +24,28 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from app.core.constants import Modality
 from app.core.types import Affine
+from app.dicom.geometry import SliceHeader
 from app.dicom.series import Series, geometry_of
 
 #: What a slice takes from the reference's: the patient, the study, and how the patient lay.
 COPIED: Final = (
-    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime",
-    "PatientSex", "OtherPatientIDs", "OtherPatientNames", "EthnicGroup", "PatientComments", "PatientIdentityRemoved",
-    "DeidentificationMethod", "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID",
-    "AccessionNumber", "StudyDescription", "PhysiciansOfRecord", "PatientAge", "PatientSize", "PatientWeight",
-    "Occupation", "AdditionalPatientHistory", "FrameOfReferenceUID", "PatientPosition", "BodyPartExamined",
+    # Patient, patient study
+    "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate", "PatientBirthTime", "PatientBirthName", "PatientMotherBirthName", "PatientSex",
+    "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
+    "QualityControlSubject", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "PatientAge",
+    "PatientSize", "PatientWeight", "Occupation", "AdditionalPatientHistory", "MedicalAlerts", "Allergies",
+    "SmokingStatus", "PregnancyStatus", "PatientState", "AdmissionID", "IssuerOfAdmissionIDSequence",
+    "AdmittingDiagnosesDescription", "ReasonForVisit", "ServiceEpisodeID", "ServiceEpisodeDescription",
+    # Study
+    "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "ReferringPhysicianIdentificationSequence",
+    "ConsultingPhysicianName", "StudyID", "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription",
+    "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "ReferencedStudySequence", "ProcedureCodeSequence",
+    "ReasonForPerformedProcedureCodeSequence",
+    # How the patient lay, and the letters of all this
+    "FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition", "BodyPartExamined", "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
 )  # fmt: skip
 #: Attributes that must be there, empty where nothing is known.
 _PRESENT: Final = (
@@ -80,6 +93,7 @@ def derived_series(made: Made, reference: Series, sources: Sequence[Series]) -> 
     """
     headers = {file: pydicom.dcmread(file, stop_before_pixels=True) for series in sources for file in series.files}
     series_uid = _uid(made, reference, "series")
+    lossy = any(str(header.get("LossyImageCompression", "")) == "01" for header in headers.values())
     pixels, slope = _stored(made.values)
     window = _window(made.values, slope)
     files: list[bytes] = []
@@ -87,9 +101,14 @@ def derived_series(made: Made, reference: Series, sources: Sequence[Series]) -> 
         if own < 0:
             continue
         slice_ = _common(made, headers[reference.file_of(own)], series_uid)
+        slice_.DerivationDescription = (
+            f"Synthesised by {made.model} from {', '.join(s.title for s in sources)}; no scan."[:1024]
+        )
+        if lossy:
+            slice_.LossyImageCompression = "01"
         slice_.SOPInstanceUID = _uid(made, reference, f"slice {index}")
         slice_.InstanceNumber = len(files) + 1
-        _place(slice_, made, index, slope, window)
+        _place(slice_, made, reference.slices[own], slope, window)
         here = _middle_of(made, index)
         slice_.SourceImageSequence = DicomSequence([_source(s, headers, here) for s in sources])
         slice_.ReferencedSeriesSequence = DicomSequence([_whole(s, headers) for s in sources])
@@ -126,18 +145,15 @@ def _common(made: Made, reference: Any, series_uid: str) -> Dataset:
         setattr(slice_, name, time)
     slice_.Manufacturer, slice_.ManufacturerModelName = "Tetrad", "Tetrad"
     slice_.SoftwareVersions = made.version
-    slice_.DerivationDescription = f"Synthesised from other sequences of the exam by {made.model}; no scan."[:1024]
     slice_.DerivationCodeSequence = DicomSequence([_code("113085", "Spatial resampling")])
-    slice_.ContributingEquipmentSequence = DicomSequence(_equipment(reference, made.version))
+    slice_.ContributingEquipmentSequence = DicomSequence(_equipment(reference, made))
     # Mandatory, and a lie otherwise: research mode. Nothing of the scanner's timing holds.
     slice_.ScanningSequence, slice_.SequenceVariant, slice_.MRAcquisitionType = "RM", "NONE", "2D"
     slice_.BurnedInAnnotation = "NO"
-    if str(reference.get("LossyImageCompression", "")) == "01":
-        slice_.LossyImageCompression = "01"
     return slice_
 
 
-def _equipment(reference: Any, version: str) -> list[Dataset]:
+def _equipment(reference: Any, made: Made) -> list[Dataset]:
     """Name the scanner and Tetrad."""
     scanner, own = Dataset(), Dataset()
     scanner.PurposeOfReferenceCodeSequence = DicomSequence([_code("109101", "Acquisition Equipment")])
@@ -147,7 +163,8 @@ def _equipment(reference: Any, version: str) -> list[Dataset]:
     if "Manufacturer" not in scanner:
         scanner.Manufacturer = "unknown"
     own.PurposeOfReferenceCodeSequence = DicomSequence([_code("109100", "Synthesizing Equipment")])
-    own.Manufacturer, own.ManufacturerModelName, own.SoftwareVersions = "Tetrad", "Tetrad", version
+    own.Manufacturer, own.ManufacturerModelName, own.SoftwareVersions = "Tetrad", "Tetrad", made.version
+    own.ContributionDescription = f"Synthesised the images by {made.model}"[:1024]
     return [scanner, own]
 
 
@@ -160,15 +177,17 @@ def _code(value: str, meaning: str) -> Dataset:
 # ------------------------------------------------------------ place and pixels
 
 
-def _place(slice_: Dataset, made: Made, index: int, slope: float, window: tuple[float, float]) -> None:
+def _place(slice_: Dataset, made: Made, own: SliceHeader, slope: float, window: tuple[float, float]) -> None:
+    """Put a slice where the reference's own lies, as thick as that, and say how its pixels are to be shown."""
     matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ made.affine
     columns, rows, across = (matrix[:3, axis] for axis in range(3))
     edges = [float(np.linalg.norm(v)) for v in (columns, rows, across)]
-    direction = [*(columns / edges[0]), *(rows / edges[1])]
-    slice_.ImageOrientationPatient = [_text(v) for v in direction]
-    slice_.ImagePositionPatient = [_text(v) for v in matrix[:3, 3] + across * index]
+    slice_.ImageOrientationPatient = [_text(v) for v in own.orientation]
+    slice_.ImagePositionPatient = [_text(v) for v in own.position]
     slice_.PixelSpacing = [_text(edges[1]), _text(edges[0])]
-    slice_.SliceThickness = slice_.SpacingBetweenSlices = _text(edges[2])
+    # Slices may be thinner than their distance, or overlap.
+    slice_.SliceThickness = _text(own.thickness or edges[2])
+    slice_.SpacingBetweenSlices = _text(edges[2])
     slice_.Columns, slice_.Rows = made.values.shape[:2]
     slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
     slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 1

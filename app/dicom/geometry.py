@@ -47,12 +47,14 @@ class SliceHeader:
         position: of the first pixel, millimetres L, P, S.
         spacing: between rows and between columns, millimetres.
         size: rows and columns.
+        thickness: of the slice, millimetres; None where the header does not say.
     """
 
     orientation: tuple[float, ...]
     position: tuple[float, ...]
     spacing: tuple[float, float]
     size: tuple[int, int]
+    thickness: float | None = None
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,7 @@ def _slice_of(header: Any, measures: Any, orientation: Any, position: Any) -> Sl
         position=tuple(float(v) for v in position.ImagePositionPatient),
         spacing=(rows, columns),
         size=(int(header.Rows), int(header.Columns)),
+        thickness=_number(measures, "SliceThickness"),
     )
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 
 from app.data.nifti_writer import to_image
@@ -62,14 +63,70 @@ def test_it_says_what_it_is(study):
         assert not new.RepetitionTime
 
 
-def test_nothing_is_passed_on_that_is_not_on_the_list(study):
+def test_slices_are_as_thick_as_the_references_and_lie_as_far_apart(study):
+    """`write_series`: 4 mm thick, 5 mm apart."""
     new = _files(study)[0]
+    assert (float(new.SliceThickness), float(new.SpacingBetweenSlices)) == (4, 5)
+
+
+def test_each_slice_lies_where_the_references_own_does(tmp_path):
+    heights = [0.0, 5.0, 10.05, 15.0, 20.0, 25.0, 30.0, 35.0]
+    write_series(tmp_path, head(), positions=[(-20.0, -24.0, h) for h in heights], **T1)
+    assert [float(d.ImagePositionPatient[2]) for d in _files(find_series(tmp_path))] == heights
+
+
+def test_a_loss_in_any_source_is_said(study):
+    assert all("LossyImageCompression" not in new for new in _files(study))
+    change(study[1].files[3], LossyImageCompression="01")
+    assert {new.LossyImageCompression for new in _files(study)} == {"01"}
+
+
+def test_sources_and_model_are_named(study):
+    new = _files(study)[0]
+    assert new.DerivationDescription == (
+        "Synthesised by unet 12345678 from series 1 (T1 SE, 8 files), series 2 (T2W FLAIR, 8 files); no scan."
+    )
+    assert new.ContributingEquipmentSequence[1].ContributionDescription == "Synthesised the images by unet 12345678"
+
+
+def test_all_uids_are_new_but_those_of_study_and_frame_of_reference(study):
+    originals = [pydicom.dcmread(f) for s in study for f in s.files]
+    known = {e.value for d in originals for e in d if e.VR == "UI"}
+    for new in _files(study):
+        kept = {e.keyword for e in new if e.VR == "UI" and e.value in known}
+        assert kept == {"StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID"}
+
+
+def test_an_empty_accession_number_stays_empty(study):
+    assert all("AccessionNumber" in new and not new.AccessionNumber for new in _files(study))
+
+
+def test_who_the_patient_is_survives_whole(tmp_path):
+    other = Dataset()
+    other.PatientID, other.TypeOfPatientID = "X7", "TEXT"
+    write_series(tmp_path, head(), OtherPatientIDsSequence=[other], PatientBirthName="Roe^Jane", **T1)
+    new = _files(find_series(tmp_path))[0]
+    assert new.OtherPatientIDsSequence[0].PatientID == "X7"
+    assert new.PatientBirthName == "Roe^Jane"
+
+
+def test_nothing_is_passed_on_that_is_not_on_the_list(study):
+    for file in study[0].files:
+        private = pydicom.dcmread(file)
+        private.private_block(0x0019, "SCANNER", create=True).add_new(0x01, "LO", "secret")
+        private.MagneticFieldStrength, private.ReceiveCoilName, private.SAR = 1.5, "HEAD", 0.1
+        private.AcquisitionTime, private.InversionTime = "120000", 900
+        private.save_as(file)
+    new = _files(study)[0]
+    assert not any(e.tag.is_private for e in new)
+    assert not any(name in new for name in ("MagneticFieldStrength", "ReceiveCoilName", "SAR", "AcquisitionTime",
+                                            "InversionTime"))  # fmt: skip
     original = pydicom.dcmread(study[0].files[0])
     assert not any(name in new for name in (*CONTRAST, "InstitutionName", "FlipAngle", "ProtocolName"))
     kept = {e.keyword for e in new if e.keyword in original and e.value == original[e.keyword].value and e.value}
     own = {"SOPClassUID", "Modality", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns",
            "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ImagePositionPatient", "InstanceNumber",
-           "ImageOrientationPatient", "PixelSpacing", "PixelData"}  # fmt: skip
+           "ImageOrientationPatient", "PixelSpacing", "PixelData", "SliceThickness"}  # fmt: skip
     assert kept <= {*COPIED, *own}
     assert str(new.PatientName) == "Müller^Jörg"
     assert new.StudyInstanceUID == original.StudyInstanceUID

@@ -37,7 +37,28 @@ def one_study(series: Sequence[Series]) -> None:
     studies = {s.study for s in series}
     if len(studies) > 1:
         listed = "; ".join(f"{uid[-12:]}: {sum(s.study == uid for s in series)} series" for uid in sorted(studies))
-        raise UsageError(f"the folder holds {len(studies)} studies ({listed}); give the folder of one of them.")
+        raise UsageError(
+            f"the folder holds {len(studies)} studies ({listed}); give the folder of one, or name it (--study-uid)."
+        )
+
+
+def of_study(series: Sequence[Series], uid: str | None) -> list[Series]:
+    """Choose the series of one study.
+
+    Args:
+        uid: of the study, or its last digits; all series if not given.
+
+    Raises:
+        UsageError: no study, or more than one, has that UID.
+    """
+    if uid is None:
+        return list(series)
+    studies = sorted({s.study for s in series if s.study.endswith(uid)})
+    if len(studies) != 1:
+        there = ", ".join(sorted({s.study[-12:] for s in series}))
+        raise UsageError(f"{'no study has' if not studies else f'{len(studies)} studies have'} the UID {uid!r} "
+                         f"(--study-uid); there are {there}.")  # fmt: skip
+    return [s for s in series if s.study == studies[0]]
 
 
 def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection:

@@ -5,6 +5,8 @@ Each way has one interpolation. There is no atlas: nothing but rigid motion is u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -77,6 +79,28 @@ def working_grid(anchor: sitk.Image) -> sitk.Image:
     grid.SetOrigin(origin.tolist())
     grid.SetDirection(anchor.GetDirection())
     return grid
+
+
+def wider_grid(grid: sitk.Image, images: Sequence[sitk.Image], transforms: Sequence[sitk.Transform]) -> sitk.Image:
+    """Extend a working grid so that it covers the boxes of other sequences too; its voxels stay where they are.
+
+    Args:
+        images: sequences, on their own grids.
+        transforms: of each, from points of the working grid to points of the sequence.
+    """
+    low, high = np.zeros(3), np.array(grid.GetSize(), dtype=np.float64) - 1
+    for image, transform in zip(images, transforms, strict=True):
+        back = transform.GetInverse()
+        for corner in product(*((-0.5, n - 0.5) for n in image.GetSize())):
+            point = back.TransformPoint(image.TransformContinuousIndexToPhysicalPoint(corner))
+            index = np.array(grid.TransformPhysicalPointToContinuousIndex(point))
+            low, high = np.minimum(low, index), np.maximum(high, index)
+    first, last = np.floor(low).astype(int), np.ceil(high).astype(int)
+    wider = sitk.Image((last - first + 1).tolist(), sitk.sitkUInt8)
+    wider.SetSpacing(grid.GetSpacing())
+    wider.SetDirection(grid.GetDirection())
+    wider.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint(first.astype(float).tolist()))
+    return wider
 
 
 def to_working(image: sitk.Image, transform: sitk.Transform, grid: sitk.Image) -> tuple[VolumeArray, MaskArray]:

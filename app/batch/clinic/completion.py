@@ -27,6 +27,7 @@ class Wish:
         target: the sequence to make; the one that lacks if None.
         reference: whose grid the result has; the one of the same weighting if None.
         mask: of the brain; found if None.
+        mask_of: the sequence that it was drawn on; any with its grid if None.
         send_to: where the derived series goes; nowhere if None.
         overwrite: make a result again that is there.
     """
@@ -34,6 +35,7 @@ class Wish:
     target: Modality | None = None
     reference: Modality | None = None
     mask: Path | None = None
+    mask_of: Modality | None = None
     forms: Forms = field(default_factory=Forms)
     send_to: Destination | None = None
     overwrite: bool = False
@@ -63,12 +65,14 @@ def complete_study(study: Study, model: Model, wish: Wish, folder: Path) -> Plac
     check_wish(study, wish)
     target = choose_target(study.readers, wish.target)
     sequences = {m: read() for m, read in study.readers.items() if m != target}
-    request = request_of(sequences, model.model_for(target), wish.reference, wish.mask)
+    request = request_of(sequences, model.model_for(target), wish.reference, wish.mask, wish.mask_of)
     places = Places(folder, f"{study.name}-{target}")
     if not wish.overwrite and _is_there(places, request, wish.forms):
         log.info("%s is there already, kept (--overwrite makes it again).", places.image)
     else:
-        done = complete_exam(sequences, model, target=target, reference=wish.reference, mask=wish.mask)
+        done = complete_exam(
+            sequences, model, target=target, reference=wish.reference, mask=wish.mask, mask_of=wish.mask_of
+        )
         _warn([*study.warnings, *done.warnings])
         write_result(study, done, request, places, wish.forms)
         log.info("%s: %s made from %s on the grid of %s.", study.name, target, ", ".join(done.aligned), done.reference)

@@ -81,7 +81,11 @@ class Forms:
 
 
 def request_of(
-    sequences: Mapping[Modality, Volume], model: Model, reference: Modality | None = None, mask: Path | None = None
+    sequences: Mapping[Modality, Volume],
+    model: Model,
+    reference: Modality | None = None,
+    mask: Path | None = None,
+    mask_of: Modality | None = None,
 ) -> dict[str, Any]:
     """Tell all that a result depends on, so that a later run knows whether it is the same.
 
@@ -92,6 +96,7 @@ def request_of(
         "inputs": {m: volume.sha256 for m, volume in sequences.items()},
         "reference": reference,
         "mask": None if mask is None else file_sha256(mask),
+        **({} if mask_of is None else {"mask_of": mask_of}),
         "model": fingerprint_of(model),
         "fusion": None if model.fusion is None else model.fusion.name,
     }
@@ -140,6 +145,10 @@ def write_result(
     """
     places.folder.mkdir(parents=True, exist_ok=True)
     record = {**done.record, "request": request, "warnings": [*study.warnings, *done.warnings]}
+    if study.series:
+        record["study"] = next(iter(study.series.values())).study
+        for modality, form in record["sequences"].items():
+            form["series"] = study.series[modality].uid
     before = read_record(places.record)
     # The same request has the moment of its first result, so that UIDs stay.
     same = before.get("request") == request and "made" in before

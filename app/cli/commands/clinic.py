@@ -43,6 +43,8 @@ def add_clinic(commands: Any) -> None:
         p.add_argument(f"--{modality}", metavar="FILE|SERIES", help=what)
     p.add_argument("--id", metavar="ID", help="begins the results' names; default: the exam's or its folder's name")
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
+    p.add_argument("--mask-of", choices=get_args(Modality), help="the sequence that --mask was drawn on")
+    p.add_argument("--study-uid", metavar="UID", help="the study, where STUDY holds several; its last digits will do")
     add_options(p, ClinicConfig, "dicom", "send", "view")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")
     p.add_argument("--overwrite", action="store_true", help="make a result again that is there")
@@ -72,7 +74,8 @@ def _open(options: argparse.Namespace, say: Callable[[str], None] | None) -> Stu
 
     asked: dict[Modality, str] = {m: text for m in MODALITIES if (text := getattr(options, m)) is not None}
     naming = NamingOptions(**given(options, NamingOptions))
-    study = open_study(options.study, asked, naming, [options.out] if options.out else [], say)
+    apart = [options.out] if options.out else []
+    study = open_study(options.study, asked, naming, apart, say, options.study_uid)
     return study if options.id is None else replace(study, name=options.id)
 
 
@@ -98,7 +101,9 @@ def _complete(study: Study, options: argparse.Namespace, send_to: Destination | 
 
     values = given(options, ClinicConfig)
     forms = Forms(dicom=values.get("dicom", False) or send_to is not None, view=values.get("view", False))
-    wish = Wish(options.make, options.reference, options.mask, forms, send_to, options.overwrite)
+    if options.mask_of is not None and options.mask is None:
+        raise UsageError("--mask-of says whose grid a mask is on; give --mask as well.")
+    wish = Wish(options.make, options.reference, options.mask, options.mask_of, forms, send_to, options.overwrite)
     check_wish(study, wish)
     choose_target(study.readers, wish.target)
     synthesizer = Synthesizer.from_options(

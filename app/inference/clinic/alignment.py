@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -20,7 +20,7 @@ from app.inference.clinic.limits import (
 )
 from app.inference.clinic.scans import Scan, choose_anchor
 from app.preprocessing.registration import RigidAlignment, register
-from app.preprocessing.standard_space import to_working, working_grid
+from app.preprocessing.standard_space import to_working, wider_grid, working_grid
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,23 @@ def align(scans: Mapping[Modality, Scan]) -> AlignedExam:
             # The headers were as good, or better.
             kept.add(modality)
         transforms[modality] = identity if modality in kept else found.transform
-    pairs = {m: to_working(scan.image, transforms[m], grid) for m, scan in scans.items()}
-    volumes, seen = ({m: pair[i] for m, pair in pairs.items()} for i in (0, 1))
-    return AlignedExam(anchor, grid, transforms, alignments, frozenset(kept), volumes, seen)  # type: ignore[arg-type]
+    return _on_grid(AlignedExam(anchor, grid, transforms, alignments, frozenset(kept), {}, {}), scans, grid)
+
+
+def widen(exam: AlignedExam, scans: Mapping[Modality, Scan]) -> AlignedExam:
+    """Extend the grid of an aligned exam to all that any of its sequences shows.
+
+    The anchor's own box is enough where the anchor shows the brain. Where it is a slab, the others tell how much of
+    the brain it lacks.
+    """
+    wider = wider_grid(exam.grid, [s.image for s in scans.values()], [exam.transforms[m] for m in scans])
+    return _on_grid(exam, scans, wider)
+
+
+def _on_grid(exam: AlignedExam, scans: Mapping[Modality, Scan], grid: sitk.Image) -> AlignedExam:
+    pairs = {m: to_working(scan.image, exam.transforms[m], grid) for m, scan in scans.items()}
+    volumes, seen = {m: values for m, (values, _) in pairs.items()}, {m: there for m, (_, there) in pairs.items()}
+    return replace(exam, grid=grid, volumes=volumes, seen=seen)
 
 
 def check_alignment(found: RigidAlignment, path: Path, anchor: Path) -> None:

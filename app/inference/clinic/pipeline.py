@@ -15,8 +15,8 @@ from app.core.constants import MODALITIES, Modality
 from app.core.types import MaskArray, VolumeArray
 from app.data.nifti_reader import Grid, Volume
 from app.data.nifti_writer import scale_to_type, to_array, to_image
-from app.inference.clinic.alignment import AlignedExam, align
-from app.inference.clinic.brain import brain_ml, brain_of, check_brain, read_mask
+from app.inference.clinic.alignment import AlignedExam, align, widen
+from app.inference.clinic.brain import FoundBrain, brain_ml, brain_of, check_brain, is_cut, partial_views, read_mask
 from app.inference.clinic.scans import Scan, choose_reference, choose_target, scan_of
 from app.inference.models import Model
 from app.inference.pipeline import describe, fingerprint_of, synthesize_case
@@ -51,13 +51,11 @@ class AlignedCase:
 
     Attributes:
         target, reference: what is made, and whose grid it gets.
-        how: how the brain was found.
     """
 
     scans: dict[Modality, Scan]
     exam: AlignedExam
-    brain: MaskArray
-    how: str
+    brain: FoundBrain
     target: Modality
     reference: Modality
 
@@ -69,12 +67,14 @@ def complete_exam(
     target: Modality | None = None,
     reference: Modality | None = None,
     mask: Path | None = None,
+    mask_of: Modality | None = None,
 ) -> CompletedExam:
     """Make the sequence that an exam lacks, in the grid of one of its own.
 
     Args and errors as `align_case`.
     """
-    return synthesize_exam(align_case(sequences, target=target, reference=reference, mask=mask), model)
+    case = align_case(sequences, target=target, reference=reference, mask=mask, mask_of=mask_of)
+    return synthesize_exam(case, model)
 
 
 def align_case(
@@ -83,6 +83,7 @@ def align_case(
     target: Modality | None = None,
     reference: Modality | None = None,
     mask: Path | None = None,
+    mask_of: Modality | None = None,
 ) -> AlignedCase:
     """Bring an exam's sequences to one grid of 1 mm, and find the brain.
 
@@ -91,6 +92,7 @@ def align_case(
         target: what to make; the one that lacks if not given. A sequence that is there is then not used.
         reference: whose grid and header the result has; the one of the same weighting if not given.
         mask: of the brain, on the grid of any of the sequences.
+        mask_of: the sequence that it was drawn on, where several have its grid.
 
     Raises:
         CaseError: the exam cannot be done, or its alignment cannot be trusted; the message says why.
@@ -100,11 +102,14 @@ def align_case(
     wanted = choose_target(sequences, target)
     scans = {m: scan_of(sequences[m]) for m in MODALITIES if m in sequences and m != wanted}
     kept = choose_reference(scans, wanted, reference)
-    given = None if mask is None else read_mask(mask, scans)
+    given = None if mask is None else read_mask(mask, scans, mask_of)
     exam = align(scans)
-    brain, how = brain_of(exam, scans, given)
-    check_brain(exam, brain)
-    return AlignedCase(scans, exam, brain, how, wanted, kept)
+    brain = brain_of(exam, scans, given)
+    if is_cut(brain.mask):
+        exam = widen(exam, scans)
+        brain = brain_of(exam, scans, given)
+    check_brain(exam, brain.mask)
+    return AlignedCase(scans, exam, brain, wanted, kept)
 
 
 def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = None) -> CompletedExam:
@@ -113,7 +118,7 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
     Args:
         target: another sequence that lacks; the case's own if not given.
     """
-    exam, scans, brain = case.exam, case.scans, case.brain
+    exam, scans, brain = case.exam, case.scans, case.brain.mask
     wanted = target or case.target
     kept = case.reference if wanted == case.target else choose_reference(scans, wanted, None)
     inputs = {m: space.masked(v, brain, exam.seen[m]) for m, v in exam.volumes.items()}
@@ -130,8 +135,8 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
     fingerprint = fingerprint_of(chosen)
     image = to_image(scale_to_type(native, grid), grid, describe(chosen, wanted, len(inputs)))
     mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
-    record = {**_record(exam, scans, brain, case.how, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
-    notes = tuple(note for scan in scans.values() for note in scan.volume.notes)
+    record = {**_record(case, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
+    notes = (*(note for scan in scans.values() for note in scan.volume.notes), *partial_views(exam, brain))
     return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes)
 
 
@@ -146,20 +151,15 @@ def _working_grid_of(exam: AlignedExam, scans: Mapping[Modality, Scan]) -> Grid:
     return Grid(scans[exam.anchor].volume.grid.path, (x, y, z), affine, header)
 
 
-def _record(
-    exam: AlignedExam,
-    scans: Mapping[Modality, Scan],
-    brain: MaskArray,
-    how: str,
-    target: Modality,
-    reference: Modality,
-) -> dict[str, Any]:
+def _record(case: AlignedCase, target: Modality, reference: Modality) -> dict[str, Any]:
     """Tell what was done, for a record in JSON."""
+    exam, scans, brain = case.exam, case.scans, case.brain.mask
+    agreement = {m: round(dice, 4) for m, dice in case.brain.agreement.items()}
     return {
         "target": target,
         "reference": reference,
         "anchor": exam.anchor,
-        "brain": {"ml": round(brain_ml(brain), 1), "from": how},
+        "brain": {"ml": round(brain_ml(brain), 1), "from": case.brain.how, "dice": agreement},
         "sequences": {m: _sequence_record(exam, scan, m, brain) for m, scan in scans.items()},
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError
 from app.data.cases import Case
 from app.data.discovery import scan
+from app.data.file_tree import images_below
+from app.data.naming.names import parse_name
 from app.data.nifti_reader import Volume, read_grid
 from app.dicom.geometry import LEAST_SLICES
-from app.dicom.selection import choose
+from app.dicom.selection import choose, of_study
 from app.dicom.series import Series, find_series, geometry_of, read_series
 from app.inference.clinic.scans import check_header, read_sequence
 
@@ -46,6 +48,7 @@ def open_study(
     naming: NamingOptions | None = None,
     exclude: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
+    study_uid: str | None = None,
 ) -> Study:
     """Find the sequences of one exam, by headers alone.
 
@@ -55,6 +58,7 @@ def open_study(
         naming: what the user says of names of NIfTI files.
         exclude: folders to leave out.
         say: is told each DICOM series before the choice among them may fail.
+        study_uid: which study, where a folder of DICOM holds several; its last digits will do.
 
     Raises:
         UsageError: several patients or exams, none, or a series that is not there.
@@ -62,9 +66,14 @@ def open_study(
         VolumeError: the slices of a series are no volume, or a header cannot be used.
     """
     asked = asked or {}
-    series = find_series(folder)
+    series = find_series(folder, exclude)
     if series:
-        return _dicom_study(folder, series, asked, say)
+        found = _dicom_study(folder, of_study(series, study_uid), asked, say)
+        beside = [str(p.name) for p in images_below(folder) if parse_name(p) is not None]
+        note = f"{folder} holds DICOM, so {len(beside)} other images are passed over ({', '.join(beside[:3])})."
+        return replace(found, warnings=(*found.warnings, note)) if beside else found
+    if study_uid is not None:
+        raise UsageError(f"{folder} holds no DICOM; leave out --study-uid.")
     return _nifti_study(folder, asked, naming or NamingOptions(), exclude)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.errors import CaseError
 from app.inference.clinic import brain as brain_module
-from app.inference.clinic.brain import brain_ml, brain_of, check_brain
+from app.inference.clinic.brain import brain_ml, brain_of, check_brain, is_cut, partial_views
 
 SHAPE = (120, 130, 100)
 
@@ -46,9 +46,10 @@ def test_a_slab_shows_too_little_of_the_brain():
 def test_the_brain_is_looked_for_in_t1_first_and_checked_in_the_others(monkeypatch):
     found = iter([_ball(60), _ball(58), _ball(61)])
     monkeypatch.setattr(brain_module, "find_brain", lambda volume: next(found))
-    brain, how = brain_of(_exam("t1c", "t2w", "t1n"), _scans("t1c", "t2w", "t1n"), None)
-    np.testing.assert_array_equal(brain, _ball(60))
-    assert how == "deepbet on t1n"
+    brain = brain_of(_exam("t1c", "t2w", "t1n"), _scans("t1c", "t2w", "t1n"), None)
+    np.testing.assert_array_equal(brain.mask, _ball(60))
+    assert brain.how == "deepbet on t1n"
+    assert brain.agreement == pytest.approx({"t1c": 0.95, "t2w": 0.975}, abs=0.02)
 
 
 def test_masks_that_disagree_are_refused(monkeypatch):
@@ -71,6 +72,39 @@ def test_stripped_inputs_are_left_as_they_are():
     exam = _exam("t1n", "t2w", "t2f")
     for number, volume in enumerate(exam.volumes.values()):
         volume[~_ball(60 - number)] = 0
-    brain, how = brain_of(exam, _scans("t1n", "t2w", "t2f", stripped=True), None)
-    np.testing.assert_array_equal(brain, _ball(59))
-    assert how == "stripped inputs"
+    brain = brain_of(exam, _scans("t1n", "t2w", "t2f", stripped=True), None)
+    np.testing.assert_array_equal(brain.mask, _ball(59))
+    assert brain.how == "stripped inputs"
+
+
+def test_the_brain_is_found_in_the_sequence_that_shows_most(monkeypatch):
+    slab = np.ones(SHAPE, bool)
+    slab[..., 70:] = False
+    exam = _exam("t1n", "t2w")
+    exam.seen["t1n"] = slab
+    found = iter([_ball(60) & slab, _ball(60)])
+    monkeypatch.setattr(brain_module, "find_brain", lambda volume: next(found))
+    brain = brain_of(exam, _scans("t1n", "t2w"), None)
+    assert brain.how == "deepbet on t2w"
+    assert brain.agreement["t1n"] == 1
+    with pytest.raises(CaseError, match=r"t1n shows \d\d % of the brain"):
+        check_brain(exam, brain.mask)
+
+
+def test_a_brain_that_ends_with_its_grid_is_cut():
+    assert not is_cut(_ball(48, (60, 65, 50)))
+    assert is_cut(_ball(48, (60, 65, 70)))
+    assert is_cut(_ball(60, (50, 65, 50)))
+    stem = _ball(45, (60, 65, 50))
+    stem[55:65, 60:70, :50] = True
+    assert not is_cut(stem)
+
+
+def test_what_a_sequence_does_not_show_is_said():
+    seen = np.ones(SHAPE, bool)
+    seen[..., 85:] = False
+    exam = _exam("t1n", "t2w")
+    exam.seen["t2w"] = seen
+    (note,) = partial_views(exam, _ball(48))
+    assert note.startswith("t2w shows 9")
+    assert not partial_views(_exam("t1n", "t2w"), _ball(48))

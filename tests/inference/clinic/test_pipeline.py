@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from app import Synthesizer
 from app.core.errors import CaseError
@@ -64,6 +66,7 @@ def test_the_record_tells_what_was_done(done):
     record = json.loads(json.dumps(done.record))
     assert 700 < record["brain"]["ml"] < 2200
     assert record["brain"]["from"].startswith("mask ")
+    assert record["brain"]["dice"] == {}
     moved = [s["alignment"]["moved_mm"] for s in record["sequences"].values() if "alignment" in s]
     assert moved == [0, 0]
     assert all(len(s["sha256"]) == 64 for s in record["sequences"].values())
@@ -79,6 +82,46 @@ def test_a_sequence_that_is_there_is_not_used_to_make_it_again(exam, weights_dir
     )
     assert set(again.aligned) == {"t1n", "t2w"}
     assert again.reference == "t1n"
+
+
+def test_a_slab_is_refused_whichever_sequence_it_is(exam, weights_dir, tmp_path):
+    """A thin-slice slab becomes the anchor: its own box must not be taken for the whole brain."""
+    files, mask = exam
+    whole = nib.load(files["t1c"])
+    data = np.asarray(whole.dataobj)
+    kept = data.shape[2] * 6 // 10
+    fine = np.repeat(data[..., :kept], 2, axis=2)
+    affine = whole.affine @ np.diag([1, 1, 0.5, 1])
+    slab = nib.Nifti1Image(fine, affine)
+    slab.set_sform(affine, 1)
+    slab.set_qform(affine, 1)
+    nib.save(slab, tmp_path / "slab.nii.gz")
+    sequences = read({**files, "t1c": tmp_path / "slab.nii.gz"})
+    model = Synthesizer("regression", weights=weights_dir).model
+    with pytest.raises(CaseError, match=r"t1c shows [5-8]\d % of the brain, 90 %"):
+        complete_exam(sequences, model, mask=mask)
+
+
+def test_a_mask_says_whose_it_is_where_the_patient_moved(exam, weights_dir, monkeypatch, tmp_path):
+    files, _ = exam
+    mask = write_mask(tmp_path / "mask.nii", files["t1n"])
+    same = read({"t1n": files["t1n"], "t1c": files["t1n"], "t2w": files["t2w"]})
+    moved = replace(STILL, transform=sitk.Euler3DTransform(STILL.transform), after=-0.9)
+    moved.transform.SetTranslation([6.0, 0.0, 0.0])
+    monkeypatch.setattr(alignment, "register", lambda fixed, moving: moved)
+    model = Synthesizer("regression", weights=weights_dir).model
+    with pytest.raises(CaseError, match=r"the grid of t1c, t1n, t2w, between which the patient moved by 6\.0 mm"):
+        complete_exam(same, model, mask=mask)
+    brains = [complete_exam(same, model, mask=mask, mask_of=m).brain for m in ("t1n", "t1c")]
+    shifts = [np.argwhere(b).mean(axis=0)[0] for b in brains]
+    assert abs(shifts[0] - shifts[1]) == pytest.approx(6, abs=0.3)
+    other = write_mask(tmp_path / "other.nii", files["t1c"])
+    for path, owner, message in (
+        (other, "t1n", "is on another grid than t1n"),
+        (mask, "t2f", "--mask-of t2f is not among"),
+    ):
+        with pytest.raises(CaseError, match=message):
+            complete_exam(same, model, mask=path, mask_of=owner)
 
 
 def test_a_mask_of_another_grid_is_refused(exam, weights_dir, tmp_path):

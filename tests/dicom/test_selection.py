@@ -4,7 +4,7 @@ import pytest
 
 from app.core.errors import CaseError, UsageError
 from app.dicom.naming import SeriesHeader
-from app.dicom.selection import choose
+from app.dicom.selection import choose, of_study
 from app.dicom.series import Series, find_series
 from tests.dicom.helpers import T1 as T1_TAGS
 from tests.dicom.helpers import T2 as T2_TAGS
@@ -69,6 +69,16 @@ def test_what_is_not_understood_is_asked_about():
     with pytest.raises(CaseError, match="neither timing nor name"):
         choose([_series(1, T1), _series(2, T2), _series(3, UNCLEAR)], {})
     assert "t2f" in choose([_series(1, T1), _series(2, T2), _series(3, UNCLEAR)], {"t2f": "3"}).series
+
+
+def test_one_of_several_studies_is_named():
+    both = [_series(1, T1, study="1.2.34"), _series(2, T2, study="1.2.56")]
+    assert [s.number for s in of_study(both, "56")] == [2]
+    assert of_study(both, None) == both
+    with pytest.raises(UsageError, match=r"no study has the UID '9' .*there are 1\.2\.34, 1\.2\.56"):
+        of_study(both, "9")
+    with pytest.raises(UsageError, match=r"2 studies have the UID '1\.2\.56'"):
+        of_study([*both, _series(3, T1, study="9.1.2.56")], "1.2.56")
 
 
 @pytest.mark.parametrize(

@@ -53,15 +53,19 @@ class Node:
 
     def __init__(self, spool: Spool, complete: Complete, forward: Destination, patience: Patience) -> None:
         self._spool, self._complete, self._forward, self._patience = spool, complete, forward, patience
+        #: Seconds of the clock before which a study is left alone, beside what its own state says.
+        self._paused: dict[str, float] = {}
 
     def work(self) -> None:
         """Do with each study what is due now."""
         for study in self._spool.studies():
             try:
-                self._advance(study, time.time())
+                if time.time() >= self._paused.get(study.name, 0.0):
+                    self._advance(study, time.time())
             except (OSError, TetradError) as error:
-                # A full disk; the others may need none.
+                # A full disk, on which not even the next try can be noted; the others may need none.
                 log.error("Study %s: %s", study.name, error)
+                self._paused[study.name] = time.time() + _FIRST_PAUSE
 
     def _advance(self, study: SpooledStudy, now: float) -> None:
         received, images, state = study.received(), study.fingerprint(), study.state()
@@ -117,13 +121,17 @@ class Node:
     def _send(self, study: SpooledStudy, state: StudyState, now: float) -> None:
         try:
             send_result(Places(study.result, state.stem), self._forward, attempts=1)
-        except SendError as error:
+        except TetradError as error:
             self._wait_or_give_up(study, state, now, error)
+        except Exception as error:
+            log.debug("", exc_info=True)
+            unexpected = SendError(f"unexpected {type(error).__name__}: {error}; please report it.")
+            self._wait_or_give_up(study, state, now, unexpected)
         else:
             log.info("Study %s: sent to %s.", study.name, self._forward)
             self._spool.remove(study, state.images)
 
-    def _wait_or_give_up(self, study: SpooledStudy, state: StudyState, now: float, error: SendError) -> None:
+    def _wait_or_give_up(self, study: SpooledStudy, state: StudyState, now: float, error: TetradError) -> None:
         pause = min(_FIRST_PAUSE * 2**state.tries, _LONGEST_PAUSE)
         if now + pause - study.received() < self._patience.keep * _HOUR:
             log.warning("Study %s: %s Tried again in %d s.", study.name, error, pause)

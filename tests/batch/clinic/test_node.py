@@ -12,9 +12,9 @@ from app.batch.clinic import node as node_module
 from app.batch.clinic.node import Node, Patience
 from app.batch.clinic.results import Places
 from app.batch.clinic.spool import Spool, StudyState
-from app.core.errors import CaseError, NothingToDo
+from app.core.errors import CaseError, NothingToDo, OutputError
 from app.core.signals import Interrupted
-from app.dicom.destination import Destination
+from app.dicom.destination import Destination, SendError
 from app.dicom.receiving import Listener, ReceivedImage, receiving
 from app.dicom.sending import send_files
 from tests.dicom.helpers import T1, head, write_series
@@ -233,11 +233,48 @@ class TestEnds:
         node_of(spool, nowhere(), complete=lambda *_: pytest.fail("begun")).work()
         assert not spool.studies()
 
+    @pytest.mark.parametrize("fault", [OutputError("disk full"), RuntimeError("a defect")])
+    def test_whatever_happens_while_sending_is_tried_again_later(self, spool, tmp_path, monkeypatch, caplog, fault):
+        fill(spool, tmp_path)
+        calls = []
+
+        def fail(*_, **__):
+            calls.append(1)
+            raise fault
+
+        monkeypatch.setattr(node_module, "send_result", fail)
+        node = node_of(spool, nowhere(), keep=1)
+        for _ in range(3):
+            node.work()
+        assert len(calls) == 1
+        assert str(fault) in caplog.text
+        later = time.time() + 3590
+        monkeypatch.setattr(node_module.time, "time", lambda: later)
+        node.work()
+        assert not spool.studies()
+
+    def test_a_full_disk_does_not_send_without_end(self, spool, tmp_path, monkeypatch):
+        fill(spool, tmp_path)
+        node_of(spool, nowhere()).work()
+        calls = []
+        monkeypatch.setattr(node_module, "send_result", lambda *_, **__: calls.append(1) or _refuse())
+        monkeypatch.setattr("app.batch.clinic.spool.SpooledStudy.note", _full)
+        later = time.time() + 40
+        monkeypatch.setattr(node_module.time, "time", lambda: later)
+        node = node_of(spool, nowhere())
+        for _ in range(3):
+            node.work()
+        assert len(calls) == 1
+
     def test_a_full_disk_ends_nothing(self, spool, tmp_path, monkeypatch, caplog):
         fill(spool, tmp_path)
         monkeypatch.setattr("app.batch.clinic.spool.SpooledStudy.note", _full)
         node_of(spool, nowhere()).work()
         assert "No space left" in caplog.text
+
+
+def _refuse():
+    raise SendError("no")
 
 
 def _full(study, state: StudyState):

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from app.core.errors import CaseError, VolumeError
+from app.data.phantom import make_phantom
 from app.inference.clinic.scans import choose_anchor, choose_reference, choose_target, read_sequence, scan_of
+from app.preprocessing.standard_space import affine_of, to_reference, to_working, working_grid
 
 FILES = {m: Path(f"{m}.nii.gz") for m in ("t1c", "t1n", "t2f", "t2w")}
 
@@ -100,3 +103,40 @@ def test_sheared_slices_are_refused(tmp_path):
     nib.save(image, tmp_path / "a.nii.gz")
     with pytest.raises(VolumeError, match="sheared slices"):
         scan_of_file(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("axes", ["LPS", "LAS", "RAS", "PIR", "LSA", "oblique"])
+def test_there_and_back_each_mark_stays_on_its_side(tmp_path, axes):
+    """A copy of the T1n, through 1 mm and back; the mark is bright, on the left, behind and low."""
+    whole = make_phantom((60, 72, 56), seed=3).volumes["t1n"]
+    whole = whole + np.float32(1)
+    whole[40:46, 50:56, 10:16] = 2 * whole.max()
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    if axes == "oblique":
+        turn, lean = (np.radians(a) for a in (14.0, 9.0))
+        about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+        about_x = np.array([[1, 0, 0], [0, np.cos(lean), -np.sin(lean)], [0, np.sin(lean), np.cos(lean)]])
+        affine[:3, :3] = about_z @ about_x @ affine[:3, :3]
+    image = nib.Nifti1Image(whole.astype(np.float32), affine)
+    if axes != "oblique":
+        wanted = nib.orientations.axcodes2ornt(tuple(axes))
+        image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+    # Slices of 2 mm along the last axis of the file.
+    kept = np.asarray(image.dataobj)[:, :, : image.shape[2] // 2 * 2]
+    thick = kept.reshape(*kept.shape[:2], -1, 2).mean(axis=-1)
+    scaled = image.affine @ np.diag([1, 1, 2, 1])
+    scaled[:3, 3] += image.affine[:3, 2] / 2
+    thick_image = nib.Nifti1Image(thick, scaled)
+    thick_image.set_sform(scaled, 1)
+    thick_image.set_qform(scaled, 1)
+    nib.save(thick_image, tmp_path / "x-t1n.nii.gz")
+    scan = scan_of(read_sequence(tmp_path / "x-t1n.nii.gz"))
+    grid, still = working_grid(scan.image), sitk.Transform(3, sitk.sitkIdentity)
+    volume, seen = to_working(scan.image, still, grid)
+    back = to_reference(volume, seen, grid, scan.image, still)
+    inner = (slice(2, -2),) * 3
+    assert np.corrcoef(back[inner].ravel(), scan.volume.data[inner].ravel())[0, 1] > 0.97
+    middle = np.argwhere(volume > 0.75 * volume.max()).mean(axis=0)
+    place = affine_of(grid) @ [*middle, 1]
+    expected = affine @ [42.5, 52.5, 12.5, 1]
+    np.testing.assert_allclose(place[:3], expected[:3], atol=0.8)

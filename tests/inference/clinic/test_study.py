@@ -30,8 +30,28 @@ class TestDicom:
         with pytest.raises(UsageError, match="series of 2 patients"):
             open_study(folder)
 
+    def test_one_study_of_several(self, folder):
+        write_series(folder / "3", head(), number=3, study="1.2.9", **T1)
+        with pytest.raises(UsageError, match=r"holds 2 studies .*--study-uid"):
+            open_study(folder)
+        assert set(open_study(folder, study_uid="1.2.9").series) == {"t1n"}
+
+    def test_images_of_another_kind_beside_it_are_said(self, folder):
+        write_heads(folder / "head")
+        (note,) = [w for w in open_study(folder).warnings if "passed over" in w]
+        assert "3 other images" in note
+
+    def test_the_result_is_no_input(self, folder):
+        write_series(folder / "out", head(), number=9, study="1.2.9", **T1)
+        assert set(open_study(folder, exclude=[folder / "out"]).series) == {"t1n", "t2w"}
+
 
 class TestNifti:
+    def test_a_study_is_of_dicom(self, tmp_path):
+        write_heads(tmp_path / "head")
+        with pytest.raises(UsageError, match="leave out --study-uid"):
+            open_study(tmp_path / "head", study_uid="1")
+
     def test_files_are_taken_by_name(self, tmp_path):
         files = write_heads(tmp_path / "head")
         study = open_study(tmp_path / "head")

@@ -50,6 +50,13 @@ train-smoke: $(VENV)/dev.stamp ## the whole training loop, export and a synthesi
 		--set schedule.steps=8 --set schedule.budget_minutes=0 --set tissnet.perceptibility_steps=3 --set 'data.patch=[32,32,16]'
 	$(BIN)/python -m app export $(SMOKE)/tissnet --data $(SMOKE)/data --cache $(SMOKE)/cache --weights $(SMOKE)/weights \
 		--model tissnet --score-on $(SMOKE)/unseen --device cpu
+	$(BIN)/python -m app phantom --output $(SMOKE)/unpaired --seed 5
+	rm $(SMOKE)/unpaired/*/*-t1c.nii.gz
+	$(BIN)/python -m app train ds3net_compact --data $(SMOKE)/data --unpaired $(SMOKE)/unpaired --run $(SMOKE)/ds3net \
+		--cache $(SMOKE)/range-ds3net --device cpu --set schedule.steps=6 --set schedule.budget_minutes=0 \
+		--set 'data.axial=[96,96]' --set data.min_brain_pixels=1000 --set schedule.batch_size=2 --set optimizer.ema=0.5
+	$(BIN)/python -m app export $(SMOKE)/ds3net --data $(SMOKE)/data --cache $(SMOKE)/range-ds3net --weights $(SMOKE)/weights \
+		--model ds3net --score-on $(SMOKE)/unseen --device cpu
 	$(BIN)/python -m app atlas --data $(SMOKE)/data --output $(SMOKE)/atlas.safetensors
 	for recipe in cgsamr ucgsamr; do \
 		$(BIN)/python -m app train $${recipe}_compact --data $(SMOKE)/data --run $(SMOKE)/$$recipe --cache $(SMOKE)/range --device cpu \

@@ -14,7 +14,16 @@ from app.data.nifti_reader import Grid
 
 #: Names of BraTS subjects, such as `BraTS-GLI-00001-000`: tumour type, patient and, since 2023, time point.
 _TUMOUR_TYPE = re.compile(r"BraTS-([A-Z]+)-")
-_BRATS_EXAM = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d{3}")
+#: Names of exams in public collections that tell one visit of a patient from another.
+_VISITS = (
+    re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d{3}"),
+    re.compile(r"(sub-[A-Za-z0-9]+)_ses-.+"),  # BIDS
+    re.compile(r"(Patient-\d+)_week-.+"),  # LUMIERE
+    re.compile(r"(UCSF-PDGM-\d+)_FU\d+d"),
+    re.compile(r"((?:UCSD-PTGBM|UPENN-GBM)-\d+)_\d+"),
+    re.compile(r"(\d{6})[A-Z]"),  # UCSF-BMSR
+    re.compile(r"(TCGA-\w{2}-\w{4})_\d{4}\.\d{2}\.\d{2}"),
+)
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,8 @@ def tumour_type(subject: str) -> str:
 
 
 def patient_of(subject: str) -> str:
-    """Return the patient of an exam: a BraTS name without its time point (`-001`), else the name."""
-    match = _BRATS_EXAM.fullmatch(subject)
+    """Return the patient of an exam: a name of a public collection without its visit, else the name."""
+    match = next((m for pattern in _VISITS if (m := pattern.fullmatch(subject))), None)
     return match[1] if match else subject
 
 

@@ -118,10 +118,18 @@ class TestNames:
             ("BraTS-GLI-00001-000", "GLI", "BraTS-GLI-00001"),
             ("BraTS-MET-00012-103", "MET", "BraTS-MET-00012"),
             ("BraTS2021_00000", "unknown", "BraTS2021_00000"),
-            ("sub-01_ses-02", "unknown", "sub-01_ses-02"),
+            ("Brats18_2013_3_1", "unknown", "Brats18_2013_3_1"),
+            ("sub-01_ses-02", "unknown", "sub-01"),
+            ("sub-01", "unknown", "sub-01"),
+            ("Patient-001_week-000-1", "unknown", "Patient-001"),
+            ("UCSF-PDGM-0433_FU001d", "unknown", "UCSF-PDGM-0433"),
+            ("UPENN-GBM-00001_11", "unknown", "UPENN-GBM-00001"),
+            ("UCSD-PTGBM-0002_01", "unknown", "UCSD-PTGBM-0002"),
+            ("100101A", "unknown", "100101"),
+            ("TCGA-02-0006_1996.08.23", "unknown", "TCGA-02-0006"),
         ],
     )
-    def test_type_and_patient_come_from_a_brats_name(self, subject, kind, patient):
+    def test_type_and_patient_come_from_names_of_collections(self, subject, kind, patient):
         assert tumour_type(subject) == kind
         assert patient_of(subject) == patient
 

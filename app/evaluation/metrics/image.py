@@ -109,7 +109,7 @@ def pixel_accuracy(
 ) -> float:
     """Return the share of voxels within `tolerance` of the truth; NaN for an empty mask.
 
-    Source: the measure of CG-SAMR (Guo et al., Medical Image Analysis 2021).
+    Source: the measure of CG-SAMR (Guo et al., IEEE TMI 2021).
     """
     return _mean((np.abs(prediction - truth) <= tolerance).astype(np.float64), where)
 

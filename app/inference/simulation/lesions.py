@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from app.core.constants import GRID_TOLERANCE
 from app.core.errors import EmptyVolumeError, UsageError, VolumeError
+from app.core.types import Affine
 from app.data.labels import has_cavity, tumour_labels
 from app.data.nifti_reader import load_volume
 from app.data.segmentations import find_segmentations
@@ -80,13 +81,20 @@ def read_mask(path: Path, frame: Frame) -> Labels:
     except VolumeError as error:
         raise UsageError(str(error)) from None
     grid = volume.grid
-    spacings = zip(grid.lps_spacing, frame.spacing, strict=True)
-    if grid.lps_shape != frame.shape or any(abs(a - b) > GRID_TOLERANCE * b / 10 for a, b in spacings):
+    if grid.lps_shape != frame.shape or not _same_places(grid.lps_affine, frame):
         voxels = "x".join(map(str, frame.shape))
         raise UsageError(
             f"{path} is on another grid ({grid.describe()}) than the brain ({voxels}); resample it to that one."
         )
     return checked_labels(volume.data, str(path))
+
+
+def _same_places(affine: Affine, frame: Frame) -> bool:
+    """Tell whether the corners of two grids lie within a part of a voxel of one another."""
+    ends = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    ends[:, :3] *= np.array(frame.shape) - 1
+    apart = np.linalg.norm((ends @ (affine - frame.matrix).T)[:, :3], axis=1)
+    return bool(apart.max() <= GRID_TOLERANCE * min(frame.spacing))
 
 
 def checked_labels(values: NDArray[Any], place: str) -> Labels:

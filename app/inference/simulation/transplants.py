@@ -134,6 +134,10 @@ def transplant_lesions(
         save_bytes(readable_json(_form(options, records)), options.output / RECORD)
         show(exam)
         log.info("%s: lesion of %s in the brain of %s", name, patch.name, exam.record.brain)
+    if not records:
+        raise UsageError(
+            f"no lesion of {options.lesions} can be seen in a brain of {options.data}; both must be in one space."
+        )
     return records
 
 

@@ -34,7 +34,13 @@ def pixel_loss(made: Tensor, real: Tensor, difficulty: Tensor) -> Tensor:
 
 
 def resized_difficulty(difficulty: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring a difficulty map to a layer's resolution (m_l): the mean over each pixel's area."""
+    """Bring a difficulty map to a layer's resolution (m_l): the mean over each pixel's area.
+
+    A layer that is larger than the image is the image padded by reflection, and the map is padded like it.
+    """
+    margin = (size[0] - difficulty.shape[2]) // 2
+    if margin > 0:
+        return F.pad(difficulty, (margin, margin, margin, margin), mode="reflect")
     return F.adaptive_avg_pool2d(difficulty, (size[0], size[1]))
 
 

@@ -13,6 +13,7 @@ from app.inference.simulation.lesions import checked_labels, open_lesions, resam
 
 SHAPE = (40, 44, 36)
 FRAME = plain_frame(SHAPE, (0, 0, 0))
+SHIFTED = FRAME.matrix + np.array([[0, 0, 0, 5.0], [0] * 4, [0] * 4, [0] * 4])
 
 
 def _mask(path, labels, affine=None):
@@ -63,6 +64,7 @@ class TestMasks:
             (_labels(1).astype(np.float32) * 0.5, None, r"unknown labels \(0?.*fractions"),
             (_labels(1)[:-2], None, "is on another grid"),
             (_labels(1), np.diag([-2.0, -1.0, 1.0, 1.0]), "is on another grid"),
+            (_labels(1), SHIFTED, "is on another grid"),
         ],
     )
     def test_what_cannot_be_used(self, tmp_path, labels, affine, message):

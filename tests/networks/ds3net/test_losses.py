@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from app.networks.ds3net import losses as L
+from app.networks.ds3net.generator import reflected
 
 
 def test_equation_1():
@@ -28,6 +29,12 @@ def test_equations_2_and_5():
 def test_the_map_is_averaged_to_a_layers_size():
     difficulty = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     assert L.resized_difficulty(difficulty, (1, 1)).item() == 0.25
+
+
+def test_the_map_of_the_padded_image_lies_on_it():
+    """Layer 0 is the image padded by 3."""
+    image = torch.arange(80.0).view(1, 1, 8, 10)
+    assert torch.equal(L.resized_difficulty(image, (14, 16)), reflected(image, 3))
 
 
 def test_equation_3():

@@ -83,15 +83,23 @@ class TestRun:
         assert any(not torch.equal(a, b) for a, b in pairs)
 
     def test_resuming_gives_what_an_unbroken_run_gives(self, run, training_data, unpaired_data, tmp_path, monkeypatch):
-        monkeypatch.setattr("app.training.trainer.SignalGuard.waiting", property(_after_one_step()))
+        monkeypatch.setattr("app.training.trainer.SignalGuard.waiting", property(_after(1)))
         unpaired = ["--unpaired", str(unpaired_data)]
         assert _train(training_data, tmp_path / "run", *unpaired) == 128 + 15
         assert load_state(tmp_path / "run" / LAST).step == 1
         monkeypatch.undo()
         assert _train(training_data, tmp_path / "run", *unpaired, "--resume") == ExitCode.OK
-        one, two = load_state(run / LAST), load_state(tmp_path / "run" / LAST)
-        for name, value in one.networks["student"].items():
-            assert torch.equal(value, two.networks["student"][name])
+        _assert_equal(load_state(run / LAST), load_state(tmp_path / "run" / LAST))
+
+    def test_resuming_inside_the_second_stage(self, training_data, unpaired_data, tmp_path, monkeypatch):
+        unpaired = ["--unpaired", str(unpaired_data)]
+        assert _train(training_data, tmp_path / "whole", *unpaired, steps=4) == ExitCode.OK
+        monkeypatch.setattr("app.training.trainer.SignalGuard.waiting", property(_after(3)))
+        assert _train(training_data, tmp_path / "run", *unpaired, steps=4) == 128 + 15
+        assert load_state(tmp_path / "run" / LAST).step == 3
+        monkeypatch.undo()
+        assert _train(training_data, tmp_path / "run", *unpaired, "--resume", steps=4) == ExitCode.OK
+        _assert_equal(load_state(tmp_path / "whole" / LAST), load_state(tmp_path / "run" / LAST))
 
     def test_a_run_goes_on_with_its_unpaired_exams_alone(self, run, training_data, capsys):
         assert _train(training_data, run, "--resume", steps=2) == ExitCode.USAGE
@@ -113,10 +121,28 @@ class TestRun:
         assert "--unpaired is for recipes" in capsys.readouterr().err
 
 
-def _after_one_step():
-    """A signal that comes after the first step."""
-    calls = iter([0])
+def _after(steps: int):
+    """A signal that comes after so many steps."""
+    calls = iter([0] * steps)
     return lambda _: next(calls, 15)
+
+
+def _assert_equal(one, two) -> None:
+    """Networks, averages and the optimizers' moments are the same bits."""
+    assert set(one.networks) == set(two.networks)
+    for name, values in {**one.networks, "average": one.average}.items():
+        other = two.average if name == "average" else two.networks[name]
+        assert all(torch.equal(value, other[key]) for key, value in values.items()), name
+    assert _plain(one.optimizers) == _plain(two.optimizers)
+
+
+def _plain(value):
+    """Optimizer states without tensors, to be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 class TestModel:

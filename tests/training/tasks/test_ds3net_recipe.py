@@ -18,6 +18,7 @@ def test_the_published_run():
     assert (rates.name, rates.learning_rate, rates.decay, recipe.schedule.warmup) == ("adamw", 6e-4, "linear", 0)
     assert rates.learning_rate * rates.discriminator_rate == pytest.approx(3e-4)
     assert rates.teacher_rate == 1 / 5
+    assert rates.weight_decay == 0.01
     assert recipe.schedule.batch_size == 6
     assert (recipe.data.axial, recipe.data.views, recipe.data.targets) == ((224, 224), ("axial",), ("t1c",))
     assert (recipe.data.tumour_share, recipe.data.core_share) == (1, 0.5)

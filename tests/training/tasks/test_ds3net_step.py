@@ -5,7 +5,8 @@ import torch
 
 from app.core.constants import MODALITIES
 from app.networks.architectures import DS3NET_WIDTHS
-from app.networks.ds3net.generator import CONTRASTED
+from app.networks.ds3net import losses as L
+from app.networks.ds3net.generator import CONTRASTED, DISTILLED
 from app.preprocessing.normalization import BACKGROUND
 from app.training.config import load_recipe
 from app.training.optimization import learning_rate
@@ -129,6 +130,45 @@ class TestSecondStage:
         assert (1 - scores).abs().min() <= inside.min()
         assert inside.max() <= (1 - scores).abs().max()
         assert (constant._judge(constant.teacher, output, slices)[0] == 1).all()
+
+    def test_the_losses_of_the_second_stage_are_weighed_by_the_map(self, paired_subjects, unpaired_subjects):
+        """Equations 2, 3, 5 and 6 with M of equation 1, from the networks' own answers."""
+        task = _task("schedule.precision=fp32", "losses.contrast=0", progress=0.75)
+        _apart(task)
+        paired, unpaired = _halves(task, paired_source(task.recipe, paired_subjects, unpaired_subjects))
+        own, taught = task.teacher.make(paired.sources), task.teacher.make(unpaired.sources)
+        difficulty = L.difficulty_map(task.teacher.discriminator(own.image), paired.brain)
+        losses, _ = task.teacher_losses(paired)
+        assert losses["pixel"].item() == pytest.approx((difficulty * (own.image - paired.target).abs()).mean().item())
+        made = task.student.make(unpaired.sources)
+        difficulty = L.difficulty_map(task.student.discriminator(made.image), unpaired.brain)
+        losses, _ = task.student_losses(unpaired)
+        assert losses["image"].item() == pytest.approx((difficulty * (made.image - taught.image).abs()).mean().item())
+        expected = [
+            (L.resized_difficulty(difficulty, f.shape[2:]) * (f - taught.features[n]).abs()).mean().item()
+            for n, f in made.features.items() if n in DISTILLED
+        ]  # fmt: skip
+        assert losses["feature"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+    def test_the_contrast_is_summed_over_its_layers(self, paired_subjects, unpaired_subjects, monkeypatch):
+        seen = []
+        monkeypatch.setattr(L, "contrast_loss", lambda q, p, w: seen.append(w) or q.sum() * 0 + 2.0)
+        task = _task(progress=0.75)
+        paired, _ = _halves(task, paired_source(task.recipe, paired_subjects, unpaired_subjects))
+        losses, _ = task.teacher_losses(paired)
+        assert losses["contrast"].item() == 2.0 * len(CONTRASTED)
+        assert len(seen) == len(CONTRASTED)
+        assert not any((w == 1).all() for w in seen)
+
+    @pytest.mark.parametrize("role,weights", [("teacher", {"pixel": 100, "contrast": 1, "adversarial": 1}),
+                                              ("student", {"image": 100, "feature": 1, "contrast": 1,
+                                                           "adversarial": 1})])  # fmt: skip
+    def test_equations_4_and_7_sum_their_terms(self, role, weights):
+        task = _task(progress=0.75)
+        task.recipe = load_recipe("ds3net")
+        values = {name: torch.tensor(0.5 + n, requires_grad=True) for n, name in enumerate(weights)}
+        task._add(role, values, 0.5, 0.25, {})
+        assert {name: v.grad.item() for name, v in values.items()} == {n: 0.5 * 0.25 * w for n, w in weights.items()}
 
     def test_the_students_share_falls(self, paired_subjects, unpaired_subjects):
         norms = []

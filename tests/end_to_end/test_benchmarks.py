@@ -16,6 +16,7 @@ from app.evaluation.scoring import VolumeScores
 from benchmarks._training import difference_cells, kept_scores
 from benchmarks.ablation import VARIANTS
 from benchmarks.capacity import FIGURES, Fleet, bottleneck, simulate
+from benchmarks.cgsamr import VARIANTS as CGSAMR_VARIANTS
 from benchmarks.compare import QUANTITIES
 from benchmarks.ds3net import VARIANTS as DS3NET_VARIANTS
 from benchmarks.ds3net import link_parts
@@ -88,7 +89,7 @@ def test_a_device_that_is_not_there_is_one_sentence():
 
 
 def test_every_variant_can_be_asked_for():
-    for name in (*VARIANTS, *DS3NET_VARIANTS, *variants()):
+    for name in (*VARIANTS, *DS3NET_VARIANTS, *CGSAMR_VARIANTS, *variants()):
         assert "," not in name, "--only separates names by commas"
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,32 @@ def test_every_variant_of_the_tables(paired_subjects, training_data, changes):
     rows = task.pictures(source.sampler)
     assert len(rows) == 5
     assert all(np.isfinite(image).all() for row in rows for image in row)
+
+
+def test_the_generators_pass_sums_its_terms_and_spares_the_discriminators(paired_subjects, training_data):
+    """Equation 6: adversarial + 5 feature + shape + confidence, here with other weights, and the error of ours."""
+    weights = {"adversarial": 0.5, "feature": 5.0, "shape": 2.0, "confidence": 3.0, "l1": 4.0}
+    changes = [f"losses.{name}={value}" for name, value in weights.items()]
+    task, source = opened(paired_subjects, training_data, "cgsamr.norm='instance'", *changes)
+    slices = slices_of(source.at(0), task.recipe.augmentation, task.recipe.architecture, task.device)
+    losses, _ = task.losses(slices)
+    assert set(losses) == set(weights)
+    sum(weights[name] * value for name, value in losses.items()).backward()
+    assert gradient_of(task.discriminators).abs().sum() == 0
+    expected = [gradient_of(network).clone() for network in (task.generator, task.segmenter)]
+    _step(task, source)
+    for network, gradient in zip((task.generator, task.segmenter), expected, strict=True):
+        torch.testing.assert_close(gradient_of(network), gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_segmenter_learns_from_real_and_from_made_exams(paired_subjects, training_data):
+    """Equation 5 has U(y) and U(G(x))."""
+    task, source = opened(paired_subjects, training_data)
+    slices = slices_of(source.at(0), task.recipe.augmentation, task.recipe.architecture, task.device)
+    made, exam = (torch.rand_like(slices.exam).requires_grad_() for _ in range(2))
+    task._shape(replace(slices, exam=exam), made).backward()
+    assert made.grad.abs().sum() > 0
+    assert exam.grad.abs().sum() > 0
 
 
 def test_the_segmenter_teaches_the_generator(paired_subjects, training_data):

@@ -37,9 +37,26 @@ def test_the_streams_by_their_definitions(paired_subjects, training_data):
     half, cycle = L.half_scale(y), f2(e1(found))
     expected = L.confidence_loss(cycle.intermediate, cycle.confidence, half, 0.1)
     assert losses["confidence_2"].item() == pytest.approx(expected.item(), rel=1e-3)
+    back = f2(e2(y))
+    expected = L.confidence_loss(back.intermediate, back.confidence, half, 0.1)
+    assert losses["confidence_1"].item() == pytest.approx(expected.item(), rel=1e-3)
     # Equation 8, for the translators.
-    judged = L.adversarial_loss([task.discriminators["exams"](crossed)])
-    assert losses["adversarial_2"].item() == pytest.approx(judged.item(), rel=1e-4)
+    for number, (name, false) in enumerate({"outlines": found, "exams": crossed}.items(), start=1):
+        judged = L.adversarial_loss([task.discriminators[name](false)])
+        assert losses[f"adversarial_{number}"].item() == pytest.approx(judged.item(), rel=1e-4)
+
+
+def test_each_discriminator_judges_its_own_domain(paired_subjects, training_data):
+    """Equation 8: of outlines F1(E2(y)) is false, of exams F2(E1(x))."""
+    task, _ = opened(paired_subjects, training_data, "schedule.precision=fp32", **RECIPE)
+    x, y = torch.rand(2, 7, 64, 64), torch.rand(2, 4, 64, 64) * 2 - 1
+    found, crossed = torch.rand_like(x), torch.rand_like(y)
+    totals = {}
+    task._discriminate(x, y, [(found, crossed)], totals)
+    for number, (name, false, true) in enumerate((("outlines", found, x), ("exams", crossed, y)), start=1):
+        network = task.discriminators[name]
+        expected = L.discriminator_loss([network(false)], [network(true)])
+        assert totals[f"discriminator_{number}"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_all_terms_are_summed_with_their_weights(paired_subjects, training_data):
@@ -47,6 +64,20 @@ def test_all_terms_are_summed_with_their_weights(paired_subjects, training_data)
     task, _ = opened(paired_subjects, training_data, "losses.cycle=7", **RECIPE)
     assert task.weight_of("cycle_1") == task.weight_of("cycle_2") == 7
     assert task.weight_of("confidence_2") == task.recipe.losses.confidence
+
+
+def test_the_translators_pass_sums_its_terms_and_spares_the_discriminators(paired_subjects, training_data):
+    weights = {"reconstruction": 10.0, "cycle": 7.0, "confidence": 3.0, "adversarial": 0.5}
+    changes = [f"losses.{name}={value}" for name, value in weights.items()]
+    settings = ["cgsamr.norm='instance'", "schedule.precision=fp32", *changes]
+    task, source = opened(paired_subjects, training_data, *settings, **RECIPE)
+    outlines, exams = task._slices(source.outlines_at(0)), task._slices(source.at(0))
+    losses, _ = task.losses(outlines.inputs, exams.exam)
+    sum(weights[name.rpartition("_")[0]] * value for name, value in losses.items()).backward()
+    assert gradient_of(task.discriminators).abs().sum() == 0
+    expected = gradient_of(task.network).clone()
+    task.step(source, 0, 1, lambda _: True)
+    torch.testing.assert_close(gradient_of(task.network), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_without_adversary(paired_subjects, training_data):

@@ -37,18 +37,18 @@ def _moved(image: sitk.Image, degrees: float, millimetres: float) -> tuple[sitk.
     return other, motion
 
 
-@pytest.mark.parametrize("degrees,millimetres", [(0.0, 0.0), (8.0, 10.0)])
+@pytest.mark.parametrize("degrees,millimetres", [(0.0, 0.0), (8.0, 10.0), (12.0, 20.0)])
 def test_a_known_motion_is_found(head, degrees, millimetres):
     moving, motion = _moved(head["t2w"], degrees, millimetres)
     found = register(head["t1n"], moving)
     for point in [(60.0, 72.0, 54.0), (20.0, 72.0, 30.0), (95.0, 110.0, 70.0)]:
         apart = np.subtract(found.transform.TransformPoint(point), motion.TransformPoint(point))
-        assert np.linalg.norm(apart) < 1.0
+        assert np.linalg.norm(apart) < 0.5
     assert found.after <= found.before + 1e-3
-    assert found.spread < 0.5
+    assert found.spread < 1.5
     assert found.after < found.mirrored
     if degrees:
-        assert 8 < found.degrees < 10
+        assert degrees < found.degrees < 1.25 * degrees
         assert found.moved > millimetres / 2
 
 

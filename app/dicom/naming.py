@@ -108,14 +108,11 @@ def _with_or_without_contrast(header: SeriesHeader, source: str) -> SeriesName:
 
 
 def _doubt(header: SeriesHeader, words: Weighting) -> str | None:
-    """Say why a name is not believed, where timing fits no weighting: a gradient echo called T2 is a T2*."""
-    echo = header.echo
-    if words != "t1" and ("GR" in header.technique or (echo is not None and echo < _SHORTEST_T2_ECHO)):
-        told = f"an echo of {echo:g} ms" if echo is not None else "a gradient echo"
-        return f"its name says {words}, and it has {told}"
-    if words == "t1" and echo is not None and echo > _LONGEST_T1_ECHO:
-        return f"its name says {words}, and it has an echo of {echo:g} ms"
-    return None
+    """Say why a name is not believed, where timing fits no weighting: it may be a T2* that is called T2."""
+    if header.echo is None:
+        return None
+    wrong = header.echo > _LONGEST_T1_ECHO if words == "t1" else header.echo < _SHORTEST_T2_ECHO
+    return f"its name says {words}, and it has an echo of {header.echo:g} ms" if wrong else None
 
 
 def _exclusion(header: SeriesHeader) -> str | None:
@@ -126,6 +123,9 @@ def _exclusion(header: SeriesHeader) -> str | None:
     # Each field alone: glued together, `t2 *tse` would be a T2*.
     if word := next((m[0] for t in header.description if (m := _NO_SEQUENCE.search(t.lower()))), None):
         return f"its name says {word!r}"
+    gradient = "GR" in header.technique and "SE" not in header.technique
+    if gradient and weighting_by_words(header.description) == "t2w":
+        return "it is a gradient echo that is called T2 (a T2*, or balanced)"
     return None
 
 

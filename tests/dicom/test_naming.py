@@ -80,10 +80,7 @@ def test_sequences(header, sequence):
         (SeriesHeader(description=("AX BRAIN",)), "neither timing nor name"),
         (replace(SE_T1, description=("T1 pre post gd",)), "both with and without contrast"),
         (replace(SE_T1, description=("T1 native",), agent=True), "its header names an agent"),
-        # A gradient echo of 20 ms is a T2*, whatever it is called.
-        (SeriesHeader(("AX T2 GRE",), ("GR",), 20.0, 600.0), "it has an echo of 20 ms"),
         (SeriesHeader(("AX T2 HEMO",), (), 30.0, 600.0), "it has an echo of 30 ms"),
-        (SeriesHeader(("T2 FFE",), ("GR",)), "it has a gradient echo"),
         (SeriesHeader(("AX T1",), ("SE",), 90.0, 1500.0), "it has an echo of 90 ms"),
         (SeriesHeader((), (), 30.0, 600.0), "neither timing nor name"),
     ],
@@ -103,6 +100,10 @@ def test_where_a_person_must_say(header, why):
         replace(TSE_T2, b_value=1000.0),
         replace(TSE_T2, image_type=("DERIVED", "SECONDARY", "ADC")),
         replace(SE_T1, description=("3-plane localizer",)),
+        # A gradient echo is a T2* or balanced, whatever it is called.
+        SeriesHeader(("AX T2 GRE",), ("GR",), 20.0, 600.0),
+        SeriesHeader(("T2 FFE",), ("GR",)),
+        SeriesHeader(("T2 CISS",), ("GR",), 4.0, 9.0),
     ],
 )
 def test_series_that_are_no_sequence(header):

@@ -18,7 +18,9 @@ _DERIVED: Final = {
 }  # fmt: skip
 _NO_SEQUENCE: Final = re.compile(
     r"(?<![a-z])(rois?|adc|dwi|dti|tracew?|perf|perfusion|pwi|dsc|dce|swi|phase|loc|locali[sz]er|scout|survey|sub"
-    r"|subtraction|mip|mra|tof|fmri|bold|asl|spectro|spectroscopy|csi|field.?map|calibration)(?![a-z])",
+    r"|subtraction|mip|minip|mra|mrv|tof|fmri|bold|p?c?asl|spectro|spectroscopy|mrs|svs|press|csi|field.?map|calibration"
+    r"|asset cal|pd|pdw|proton|swan|venbold|diff|diffusion|tensor|resolve|ivim|ep2d|epi|epfid2d|flow|cine|medic|ciss"
+    r"|fiesta|trufi|t2.?star|hemo)(?![a-z])",
 )
 _WORDS: Final[dict[Weighting, re.Pattern[str]]] = {
     "t2f": re.compile(r"flair|dark.?fluid|tirm"),

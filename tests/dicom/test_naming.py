@@ -80,7 +80,7 @@ def test_sequences(header, sequence):
         (SeriesHeader(description=("AX BRAIN",)), "neither timing nor name"),
         (replace(SE_T1, description=("T1 pre post gd",)), "both with and without contrast"),
         (replace(SE_T1, description=("T1 native",), agent=True), "its header names an agent"),
-        (SeriesHeader(("AX T2 HEMO",), (), 30.0, 600.0), "it has an echo of 30 ms"),
+        (SeriesHeader(("AX T2",), (), 30.0, 600.0), "it has an echo of 30 ms"),
         (SeriesHeader(("AX T1",), ("SE",), 90.0, 1500.0), "it has an echo of 90 ms"),
         (SeriesHeader((), (), 30.0, 600.0), "neither timing nor name"),
     ],
@@ -104,6 +104,9 @@ def test_where_a_person_must_say(header, why):
         SeriesHeader(("AX T2 GRE",), ("GR",), 20.0, 600.0),
         SeriesHeader(("T2 FFE",), ("GR",)),
         SeriesHeader(("T2 CISS",), ("GR",), 4.0, 9.0),
+        SeriesHeader(("AX PD",), ("SE",), 15.0, 3000.0),
+        SeriesHeader(("ep2d_diff_mddw",), ("EP",), 90.0, 6000.0),
+        SeriesHeader(("SWAN",), ("GR",), 25.0, 40.0),
     ],
 )
 def test_series_that_are_no_sequence(header):

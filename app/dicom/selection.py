@@ -6,11 +6,17 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Final
+
+import numpy as np
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, VolumeError
 from app.dicom.naming import weighting_by_physics
 from app.dicom.series import Series, geometry_of
+
+#: Millimetres that slices must cover to show a brain; below that a series is a slab.
+_HEAD_MM: Final = 110.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
 
     Raises:
         UsageError: a series that is asked for is not there, or the series are of several patients or studies.
-        CaseError: two series may be one sequence, or one that may be a sequence is not understood.
+        CaseError: two series may be the T1n or the T1c, or one that may be a sequence is not understood.
     """
     one_study(series)
     chosen = {m: _named(series, m, text) for m, text in asked.items()}
@@ -78,8 +84,17 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
             raise UsageError(f"--{one} and --{other} name the same series, {chosen[one].title}.")
     taken = {s.uid for s in chosen.values()}
     rest = [s for s in series if s.uid not in taken]
+    warnings: list[str] = []
     for modality in MODALITIES:
         candidates = _volumes([s for s in rest if s.name.sequence == modality and modality not in chosen])
+        # Of two T1 without a word of contrast one may be the T1c, unless that one is known.
+        if len(candidates) > 1 and (modality != "t1n" or "t1c" in chosen) and (best := _finest(candidates)):
+            others = ", ".join(s.title for s in candidates if s is not best)
+            warnings.append(
+                f"{best.title} is taken for the {modality}: of those that show the head its slices are the thinnest. "
+                f"{others} would do as well (--{modality})."
+            )
+            candidates = [best]
         if len(candidates) > 1:
             titles = " and ".join(s.title for s in candidates)
             raise CaseError(
@@ -94,7 +109,6 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
             f"{first.title}: {first.name.why}; say which sequence it is (--t1n {first.number} and so on), or leave its "
             "files out."
         )
-    warnings = []
     native = chosen.get("t1n")
     if native is not None and "t1c" not in chosen and "t1n" not in asked:
         warnings.append(f"{native.title} is taken for T1n, since no contrast is named; if it was given, say --t1c.")
@@ -102,7 +116,10 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection
     warnings += [
         f"{s.title} is passed over, since {s.name.why}; if it is the sequence that lacks, name it."
         for s in rest
-        if s not in chosen.values() and s.problem is None and weighting_by_physics(s.header) in _lacking(chosen)
+        if s.name.sequence is None
+        and s not in chosen.values()
+        and s.problem is None
+        and weighting_by_physics(s.header) in _lacking(chosen)
     ]
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
 
@@ -117,6 +134,25 @@ def _volumes(candidates: list[Series]) -> list[Series]:
             geometry_of(series)
             sound.append(series)
     return sound or candidates
+
+
+def _finest(candidates: Sequence[Series]) -> Series | None:
+    """Choose among series of one weighting: no slab, then the thinnest slices, the most of them, the latest.
+
+    Returns:
+        None where the slices of one of them are no volume.
+    """
+    ranks = []
+    for series in candidates:
+        try:
+            volume = geometry_of(series)
+        except VolumeError:
+            return None
+        edges = np.linalg.norm(volume.affine[:3, :3], axis=0)
+        count = len(volume.order)
+        is_slab = bool(edges[2] * count < _HEAD_MM)
+        ranks.append((is_slab, round(float(edges.max()), 1), -count, -series.number))
+    return candidates[ranks.index(min(ranks))]
 
 
 def _lacking(chosen: Mapping[Modality, Series]) -> set[str]:

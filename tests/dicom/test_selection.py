@@ -65,6 +65,33 @@ def test_two_candidates_are_asked_about():
     assert choose(both, {"t2w": "2"}).series["t2w"].number == 2
 
 
+class TestSeveralOfOneWeighting:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Two T2 of the head, and a slab with thinner slices than either."""
+        write_series(tmp_path / "thick", head(slices=24), number=5, spacing=(1.0, 1.0, 6.0), **T2_TAGS)
+        write_series(tmp_path / "thin", head(slices=40), number=6, spacing=(1.0, 1.0, 3.0), **T2_TAGS)
+        write_series(tmp_path / "slab", head(slices=30), number=7, spacing=(0.5, 0.5, 1.0), **T2_TAGS)
+        write_series(tmp_path / "t1", head(slices=24), number=8, spacing=(1.0, 1.0, 6.0), **T1_TAGS)
+        return tmp_path
+
+    def test_the_thinnest_slices_of_the_whole_head_are_taken_and_it_is_said(self, folder):
+        found = choose(find_series(folder), {})
+        assert found.series["t2w"].number == 6
+        (said,) = [w for w in found.warnings if "t2w" in w]
+        assert "series 6" in said
+        assert "series 5 (T2 TSE, 24 files), series 7" in said
+        assert choose(find_series(folder), {"t2w": "5"}).series["t2w"].number == 5
+
+    def test_two_t1_without_a_word_of_contrast_are_asked_about(self, folder):
+        write_series(folder / "other", head(slices=40), number=9, spacing=(1.0, 1.0, 3.0), **T1_TAGS)
+        with pytest.raises(CaseError, match="may both be the t1n"):
+            choose(find_series(folder), {})
+        write_series(folder / "t1c", head(slices=24), number=10, spacing=(1.0, 1.0, 6.0), ContrastBolusAgent="Gd",
+                     **T1_TAGS)  # fmt: skip
+        assert choose(find_series(folder), {}).series["t1n"].number == 9
+
+
 def test_what_is_not_understood_is_asked_about():
     with pytest.raises(CaseError, match="neither timing nor name"):
         choose([_series(1, T1), _series(2, T2), _series(3, UNCLEAR)], {})

@@ -56,9 +56,8 @@ def add_simulate(commands: Any) -> None:
     p.add_argument(
         "--lesions",
         type=path,
-        required=True,
         metavar="PATH",
-        help="a folder of <ID>-seg.nii.gz, one mask, or label maps (.npz, .npz.xz)",
+        help="a folder of <ID>-seg.nii.gz, one mask, or label maps (.npz, .npz.xz); default: those of --brains",
     )
     p.add_argument("--brains", type=path, metavar="DIR", help="exams whose brains get the lesions; default: the atlas")
     p.add_argument("--exchange", action="store_true", help="each lesion goes into a brain of another name")
@@ -118,6 +117,9 @@ def _simulate(options: argparse.Namespace) -> int:
     from app.inference.simulation.opening import open_simulator
     from app.inference.simulation.run import SimulationOptions, WrittenExam, simulate
 
+    options.lesions = options.lesions or options.brains
+    if options.lesions is None:
+        raise UsageError("nothing says which lesions: give --lesions, or exams with segmentations by --brains.")
     model = open_simulator(options.weights, options.model, options.device)
     if options.confidence is not None and not model.simulator.has_confidence:
         raise WeightsError(f"model {model.identity.name!r} knows no confidence; leave out --confidence.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_a_simulated_exam_is_dropped_and_evaluated(place):
     assert main(["dropout", "--input", exams, "--output", dropped]) == 0
     assert main(["synthesize", "--input", dropped, "--output", str(place / "made"), "--model", "regression"]) == 0
     assert main(["evaluate", "--prediction", str(place / "made"), "--reference", exams]) == 0
+
+
+def test_lesions_are_those_of_the_brains_unless_given(place, capsys):
+    common = ["simulate", "--output", str(place / "exams"), "--weights", str(place / "weights"), "--device", "cpu"]
+    assert main(common) == 2
+    assert "give --lesions, or exams with segmentations by --brains" in capsys.readouterr().err
+    assert main([*common, "--brains", str(place / "lesions"), "--exchange", "--count", "1"]) == 0
+    (exam,) = json.loads((place / "exams" / "simulated.json").read_text())["exams"]
+    assert {exam["lesion"], exam["brain"]} == {"p1", "p2"}
 
 
 def test_mistakes_are_one_sentence(place, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,11 +11,15 @@ import numpy as np
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, VolumeError
-from app.dicom.naming import weighting_by_physics
-from app.dicom.series import Series, geometry_of
+from app.dicom.naming import SeriesName
+from app.dicom.series import SEVERAL_ECHOES, Series, geometry_of
+from app.dicom.timing import weighting_by_timing
+from app.dicom.words import says_contrast
 
 #: Millimetres that slices must cover to show a brain; below that a series is a slab.
 _HEAD_MM: Final = 110.0
+#: Fewer slices that are no volume are a localizer's.
+_LEAST_OF_A_HEAD: Final = 10
 
 
 @dataclass(frozen=True)
@@ -67,92 +70,153 @@ def of_study(series: Sequence[Series], uid: str | None) -> list[Series]:
     return [s for s in series if s.study == studies[0]]
 
 
-def choose(series: Sequence[Series], asked: Mapping[Modality, str]) -> Selection:
+def names_of(series: Sequence[Series]) -> dict[str, SeriesName]:
+    """Name each series of a study, by its UID, in the light of the others.
+
+    An agent that is typed once stands in every series of an exam, those before it too. Where T2 and FLAIR name one,
+    and where all of several T1 do, it tells nothing.
+    """
+    alone = {s.uid: s.name_among_others() for s in series}
+    others = [s for s in series if alone[s.uid].sequence in {"t2w", "t2f"}]
+    t1 = [s for s in series if alone[s.uid].sequence in {"t1n", "t1c"}]
+    everywhere = all(s.header.agent for s in (others or t1)) and bool(others or len(t1) > 1)
+    return {s.uid: s.name_among_others(agent_counts=False) for s in series} if everywhere else alone
+
+
+def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Sequence[str] = ()) -> Selection:
     """Choose a series for each sequence.
 
     Args:
         asked: per sequence what the user names: a series' number or UID, which always wins.
+        ignored: numbers or UIDs of series that are none.
 
     Raises:
         UsageError: a series that is asked for is not there, or the series are of several patients or studies.
-        CaseError: two series may be the T1n or the T1c, or one that may be a sequence is not understood.
+        CaseError: two series may be the T1n or the T1c, or one that may be what lacks is not understood.
     """
     one_study(series)
-    chosen = {m: _named(series, m, text) for m, text in asked.items()}
+    chosen = {m: _named(series, text, f"--{m}") for m, text in asked.items()}
     for one, other in combinations(chosen, 2):
         if chosen[one].uid == chosen[other].uid:
             raise UsageError(f"--{one} and --{other} name the same series, {chosen[one].title}.")
-    taken = {s.uid for s in chosen.values()}
-    rest = [s for s in series if s.uid not in taken]
+    out = {s.uid for s in (*chosen.values(), *(_named(series, text, "--ignore") for text in ignored))}
+    rest, names = [s for s in series if s.uid not in out], names_of(series)
     warnings: list[str] = []
     for modality in MODALITIES:
-        candidates = _volumes([s for s in rest if s.name.sequence == modality and modality not in chosen])
-        # Of two T1 without a word of contrast one may be the T1c, unless that one is known.
-        if len(candidates) > 1 and (modality != "t1n" or "t1c" in chosen) and (best := _finest(candidates)):
-            others = ", ".join(s.title for s in candidates if s is not best)
-            warnings.append(
-                f"{best.title} is taken for the {modality}: of those that show the head its slices are the thinnest. "
-                f"{others} would do as well (--{modality})."
-            )
-            candidates = [best]
-        if len(candidates) > 1:
-            titles = " and ".join(s.title for s in candidates)
-            raise CaseError(
-                f"{titles} may both be the {modality}; name one of them (--{modality} {candidates[0].number})."
-            )
+        if modality in chosen:
+            continue
+        candidates = _volumes([s for s in rest if names[s.uid].sequence == modality], warnings)
+        if modality == "t1n":
+            contrast = [s for s in series if names[s.uid].sequence == "t1c" or s is chosen.get("t1c")]
+            candidates = _native(candidates, contrast, names, warnings)
         if candidates:
-            chosen[modality] = candidates[0]
-    unclear = [s for s in rest if s.name.ask]
-    if unclear and len(chosen) < len(MODALITIES):
-        first = unclear[0]
-        raise CaseError(
-            f"{first.title}: {first.name.why}; say which sequence it is (--t1n {first.number} and so on), or leave its "
-            "files out."
-        )
+            chosen[modality] = _finest(candidates, modality, warnings)
+    _ask(rest, names, chosen)
     native = chosen.get("t1n")
-    if native is not None and "t1c" not in chosen and "t1n" not in asked:
+    if native is not None and "t1n" not in asked and "t1c" not in chosen and not names[native.uid].sure:
         warnings.append(f"{native.title} is taken for T1n, since no contrast is named; if it was given, say --t1c.")
+    lacking = _lacking(chosen)
     # It may be the very sequence that seems to lack.
     warnings += [
-        f"{s.title} is passed over, since {s.name.why}; if it is the sequence that lacks, name it."
+        f"{s.title} is passed over, since {names[s.uid].why}; if it is the sequence that lacks, name it."
         for s in rest
-        if s.name.sequence is None
-        and s not in chosen.values()
-        and s.problem is None
-        and weighting_by_physics(s.header) in _lacking(chosen)
+        if names[s.uid].sequence is None and s.problem is None and weighting_by_timing(s.header.timing) in lacking
     ]
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
 
 
-def _volumes(candidates: list[Series]) -> list[Series]:
-    """Leave out candidates whose slices are no volume, such as localizers, where another's are one."""
-    if len(candidates) < 2:
-        return candidates
-    sound = []
+def _volumes(candidates: list[Series], warnings: list[str]) -> list[Series]:
+    """Leave out localizers: slices of several directions, or a few that are no volume."""
+    sound, broken = [], []
     for series in candidates:
-        with contextlib.suppress(VolumeError):
+        try:
             geometry_of(series)
             sound.append(series)
+        except VolumeError:
+            broken.append(series)
+    localizers = [s for s in broken if len(s.slices) < _LEAST_OF_A_HEAD or s.has_several_directions]
+    if candidates and not sound and len(localizers) == len(broken) and any(s.slices for s in broken):
+        warnings += [f"{s.title} is passed over: it is a localizer." for s in localizers]
+        return []
     return sound or candidates
 
 
-def _finest(candidates: Sequence[Series]) -> Series | None:
-    """Choose among series of one weighting: no slab, then the thinnest slices, the most of them, the latest.
+def _native(
+    candidates: list[Series], contrast: Sequence[Series], names: Mapping[str, SeriesName], warnings: list[str]
+) -> list[Series]:
+    """Leave the T1 that are without contrast: by name, or since they were scanned before it was given.
 
-    Returns:
-        None where the slices of one of them are no volume.
+    Raises:
+        CaseError: nobody knows which of several are.
     """
+    if sure := [s for s in candidates if names[s.uid].sure]:
+        return sure
+    if not contrast:
+        if len(candidates) > 1:
+            raise _which(candidates, "t1n")
+        return candidates
+    moments = [s.header.moment for s in (*candidates, *contrast)]
+    if not all(moments):
+        if len(candidates) > 1:
+            raise _which(candidates, "t1n")
+        return candidates
+    given = min(s.header.moment or "" for s in contrast)
+    after = [s for s in candidates if (s.header.moment or "") > given]
+    warnings += [f"{s.title} is passed over: it was scanned after the contrast of {contrast[0].title}." for s in after]
+    return [s for s in candidates if s not in after]
+
+
+def _finest(candidates: Sequence[Series], modality: Modality, warnings: list[str]) -> Series:
+    """Choose among series of one weighting: no slab, as scanned, the thinnest slices, the most of them, the first.
+
+    Raises:
+        CaseError: the slices of one of them are no volume.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
     ranks = []
     for series in candidates:
         try:
             volume = geometry_of(series)
         except VolumeError:
-            return None
-        edges = np.linalg.norm(volume.affine[:3, :3], axis=0)
-        count = len(volume.order)
+            raise _which(candidates, modality) from None
+        edges, count = np.linalg.norm(volume.affine[:3, :3], axis=0), len(volume.order)
         is_slab = bool(edges[2] * count < _HEAD_MM)
-        ranks.append((is_slab, round(float(edges.max()), 1), -count, -series.number))
-    return candidates[ranks.index(min(ranks))]
+        late = modality == "t2f" and says_contrast(series.header.description)
+        ranks.append((is_slab, late, series.header.is_derived, round(float(edges.max()), 1), -count, series.number))
+    best = candidates[ranks.index(min(ranks))]
+    others = ", ".join(s.title for s in candidates if s is not best)
+    warnings.append(
+        f"{best.title} is taken for the {modality}: of its kind it shows the head, as scanned, in the thinnest slices. "
+        f"There is also {others} (--{modality} takes another)."
+    )
+    return best
+
+
+def _which(candidates: Sequence[Series], modality: Modality) -> CaseError:
+    titles = " and ".join(s.title for s in candidates)
+    return CaseError(f"{titles} may each be the {modality}; name one of them by --{modality}.")
+
+
+def _ask(rest: Sequence[Series], names: Mapping[str, SeriesName], chosen: Mapping[Modality, Series]) -> None:
+    """Ask about a series that may be a sequence that lacks.
+
+    Raises:
+        CaseError: there is one.
+    """
+    lacking = _lacking(chosen)
+    for series in rest:
+        name = names[series.uid]
+        if name.ask and (not series.may_be or series.may_be & lacking):
+            raise CaseError(
+                f"{series.title}: {name.why}; say which sequence it is (such as --t2w {series.number}), or that it is "
+                f"none (--ignore {series.number})."
+            )
+        if series.problem == SEVERAL_ECHOES and "t2w" in lacking:
+            raise CaseError(
+                f"{series.title} {series.problem}: one of them may be the T2w; or say that none is "
+                f"(--ignore {series.number})."
+            )
 
 
 def _lacking(chosen: Mapping[Modality, Series]) -> set[str]:
@@ -160,10 +224,10 @@ def _lacking(chosen: Mapping[Modality, Series]) -> set[str]:
     return {"t1" if m in {"t1n", "t1c"} else m for m in MODALITIES if m not in chosen}
 
 
-def _named(series: Sequence[Series], modality: Modality, text: str) -> Series:
+def _named(series: Sequence[Series], text: str, option: str) -> Series:
     found = [s for s in series if text in {s.uid, str(s.number)}]
     if len(found) != 1:
         known = ", ".join(str(s.number) for s in series)
         what = "no series has" if not found else f"{len(found)} series have"
-        raise UsageError(f"{what} the number or UID {text!r} (--{modality}); there are {known}.")
+        raise UsageError(f"{what} the number or UID {text!r} ({option}); there are {known}.")
     return found[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import logging
-import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,15 +24,18 @@ from app.core.errors import VolumeError
 from app.data.nifti_reader import Grid, Volume, clear_negatives_in_place
 from app.dicom.geometry import GeometryError, SliceHeader, Stack, stack
 from app.dicom.naming import SeriesHeader, SeriesName, name_series
+from app.dicom.timing import Timing, weighting_by_timing
+from app.dicom.words import is_agent, weighting_by_words
 
 log = logging.getLogger(__name__)
 
+#: Problem of a series of two echoes, of which one may be a sequence.
+SEVERAL_ECHOES: Final = "holds several echoes; export each by itself"
 #: Suffixes by which a file without a preamble is taken for DICOM.
 _SUFFIXES: Final = frozenset({".dcm", ".dicom", ".ima"})
 _KINDS: Final = frozenset({"M", "P", "R", "I", "PHASE", "REAL", "IMAGINARY"})
 #: What files of many frames say in place of ScanningSequence.
 _ECHOES: Final = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}
-_NO_AGENT: Final = frozenset({"none", "no", "n", "na", "without", "nocontrast", "nein", "kein", "native", "nativ"})
 
 # Headers break the standard in many small ways. What is passed on stays as it was, and nobody can mend it here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -64,10 +66,27 @@ class Series:
 
     @property
     def name(self) -> SeriesName:
-        """Say which sequence it is."""
-        if self.problem is not None:
-            return SeriesName(None, self.problem)
-        return name_series(self.header)
+        """Say which sequence it is, by itself alone."""
+        return self.name_among_others()
+
+    def name_among_others(self, agent_counts: bool = True) -> SeriesName:
+        """Say which sequence it is.
+
+        Args:
+            agent_counts: as `app.dicom.naming.name_series`.
+        """
+        return SeriesName(None, self.problem) if self.problem is not None else name_series(self.header, agent_counts)
+
+    @property
+    def may_be(self) -> set[str]:
+        """List the weightings that timing or name speak for."""
+        found = (weighting_by_timing(self.header.timing), weighting_by_words([self.header.description]))
+        return {weighting for weighting in found if weighting is not None}
+
+    @property
+    def has_several_directions(self) -> bool:
+        """Whether its slices lie in more than one plane, as a localizer's."""
+        return len({tuple(round(v, 2) for v in s.orientation) for s in self.slices}) > 1
 
     @property
     def has_frames(self) -> bool:
@@ -81,8 +100,8 @@ class Series:
     @property
     def title(self) -> str:
         """Name it for a person."""
-        text = next((d for d in self.header.description if d), "without description")
-        return f"series {self.number} ({text}, {len(self.files)} files)"
+        count = f"{len(self.slices) or len(self.files)} slices"
+        return f"series {self.number} ({self.header.description or 'without description'}, {count})"
 
 
 @dataclass
@@ -221,7 +240,7 @@ def _problem_of(headers: Sequence[Any]) -> str | None:
         "was synthesised, and is no scan": any(str(h.get("SyntheticData", "")) == "YES" for h in headers),
         "has files of several patients or studies": len(owners) > 1,
         "has several files of many frames": _is_multi_frame(first) and len(headers) > 1,
-        "holds several echoes; export each by itself": len({_rounded_echo(h) for h in headers}) > 1,
+        SEVERAL_ECHOES: len({_rounded_echo(h) for h in headers}) > 1,
         "holds several kinds of images (magnitude, phase); export each by itself": len(set(map(_kind_of, headers))) > 1,
     }
     return next((text for text, wrong in checks.items() if wrong), None)
@@ -272,28 +291,45 @@ def _slice_of(header: Any, measures: Any, orientation: Any, position: Any) -> Sl
 
 
 def _describe(header: Any) -> SeriesHeader:
-    texts = (str(header.get(n) or "") for n in ("SeriesDescription", "ProtocolName", "SequenceName"))
-    return SeriesHeader(
-        description=tuple(text for text in texts if text),
-        technique=_texts_of(header.get("ScanningSequence")) or _ECHOES.get(str(header.get("EchoPulseSequence")), ()),
+    technique = _texts_of(header.get("ScanningSequence")) or _ECHOES.get(str(header.get("EchoPulseSequence")), ())
+    timing = Timing(
+        technique=technique,
         echo=_number(header, "EchoTime") or _of_frames(header, "MREchoSequence", "EffectiveEchoTime"),
         repetition=_number(header, "RepetitionTime")
         or _of_frames(header, "MRTimingAndRelatedParametersSequence", "RepetitionTime"),
-        inversion=_number(header, "InversionTime")
-        or _of_frames(header, "MRModifierSequence", "InversionTimes"),
+        inversion=_number(header, "InversionTime") or _of_frames(header, "MRModifierSequence", "InversionTimes"),
+        planar=str(header.get("EchoPlanarPulseSequence", "")).upper() == "YES",
+    )
+    return SeriesHeader(
+        description=str(header.get("SeriesDescription") or header.get("ProtocolName") or ""),
+        timing=timing,
         agent=_names_agent(header),
         image_type=_texts_of(header.get("ImageType")),
         b_value=_number(header, "DiffusionBValue") or _of_frames(header, "MRDiffusionSequence", "DiffusionBValue"),
-    )  # fmt: skip
+        body_part=str(header.get("BodyPartExamined") or ""),
+        moment=_moment_of(header),
+    )
+
+
+def _moment_of(header: Any) -> str | None:
+    """Give the date and time of an acquisition as text that sorts by time."""
+    if whole := str(header.get("AcquisitionDateTime") or ""):
+        return whole
+    for kind in ("Acquisition", "Series", "Content"):
+        date, time = (str(header.get(f"{kind}{what}") or "") for what in ("Date", "Time"))
+        if time:
+            return (date or str(header.get("StudyDate") or "")) + time
+    return None
 
 
 def _names_agent(header: Any) -> bool:
-    """Tell whether a contrast agent is named; many scanners write that there was none."""
-    text = re.sub(r"[^a-z]", "", str(header.get("ContrastBolusAgent") or "").lower())
-    volume = _number(header, "ContrastBolusVolume") or 0.0
-    if text in _NO_AGENT and text:
-        return False
-    return bool(text or volume > 0 or header.get("ContrastBolusAgentSequence"))
+    """Tell whether a contrast agent is named; many sites write that there was none."""
+    text = str(header.get("ContrastBolusAgent") or "")
+    if text.strip():
+        return is_agent(text)
+    numbers = (_number(header, name) or 0.0 for name in ("ContrastBolusVolume", "ContrastBolusTotalDose"))
+    named = header.get("ContrastBolusAgentSequence") or header.get("ContrastBolusIngredient")
+    return bool(named) or any(value > 0 for value in numbers)
 
 
 def _of_frames(header: Any, group: str, name: str) -> float | None:

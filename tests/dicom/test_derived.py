@@ -84,7 +84,7 @@ def test_a_loss_in_any_source_is_said(study):
 def test_sources_and_model_are_named(study):
     new = _files(study)[0]
     assert new.DerivationDescription == (
-        "Synthesised by unet 12345678 from series 1 (T1 SE, 8 files), series 2 (T2W FLAIR, 8 files); no scan."
+        "Synthesised by unet 12345678 from series 1 (T1 SE, 8 slices), series 2 (T2W FLAIR, 8 slices); no scan."
     )
     assert new.ContributingEquipmentSequence[1].ContributionDescription == "Synthesised the images by unet 12345678"
 

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.core.errors import CaseError, UsageError
 from app.dicom.naming import SeriesHeader
-from app.dicom.selection import choose, of_study
-from app.dicom.series import Series, find_series
+from app.dicom.selection import choose, names_of, of_study
+from app.dicom.series import SEVERAL_ECHOES, Series, find_series
+from app.dicom.timing import Timing
 from tests.dicom.helpers import T1 as T1_TAGS
 from tests.dicom.helpers import T2 as T2_TAGS
 from tests.dicom.helpers import head, write_series
 
-T1 = SeriesHeader(technique=("SE",), echo=10, repetition=450)
-T1C = SeriesHeader(technique=("SE",), echo=10, repetition=450, agent=True)
-T2 = SeriesHeader(technique=("SE",), echo=100, repetition=4400)
-UNCLEAR = SeriesHeader(description=("BRAIN",))
-ROI = SeriesHeader(description=("ROI",), technique=("SE",), echo=100, repetition=4400)
+T1 = SeriesHeader(timing=Timing(("SE",), 10, 450))
+T1C = replace(T1, agent=True)
+T2 = SeriesHeader(timing=Timing(("SE",), 100, 4400))
+UNCLEAR = SeriesHeader("BRAIN")
+ROI = SeriesHeader("ROI", Timing(("SE",), 100, 4400))
 
 
 def _series(number, header, *, study="1", patient="P"):
@@ -60,7 +63,7 @@ def test_a_localizer_is_no_second_candidate(tmp_path):
 
 def test_two_candidates_are_asked_about():
     both = [_series(1, T2), _series(2, T2), _series(3, T1)]
-    with pytest.raises(CaseError, match=r"may both be the t2w; name one of them \(--t2w 1\)"):
+    with pytest.raises(CaseError, match="may each be the t2w; name one of them by --t2w"):
         choose(both, {})
     assert choose(both, {"t2w": "2"}).series["t2w"].number == 2
 
@@ -80,16 +83,73 @@ class TestSeveralOfOneWeighting:
         assert found.series["t2w"].number == 6
         (said,) = [w for w in found.warnings if "t2w" in w]
         assert "series 6" in said
-        assert "series 5 (T2 TSE, 24 files), series 7" in said
+        assert "series 5 (T2 TSE, 24 slices), series 7" in said
         assert choose(find_series(folder), {"t2w": "5"}).series["t2w"].number == 5
 
     def test_two_t1_without_a_word_of_contrast_are_asked_about(self, folder):
         write_series(folder / "other", head(slices=40), number=9, spacing=(1.0, 1.0, 3.0), **T1_TAGS)
-        with pytest.raises(CaseError, match="may both be the t1n"):
+        with pytest.raises(CaseError, match="may each be the t1n"):
             choose(find_series(folder), {})
-        write_series(folder / "t1c", head(slices=24), number=10, spacing=(1.0, 1.0, 6.0), ContrastBolusAgent="Gd",
-                     **T1_TAGS)  # fmt: skip
-        assert choose(find_series(folder), {}).series["t1n"].number == 9
+
+
+class TestContrast:
+    """Nobody takes a T1 after contrast for one without."""
+
+    def test_an_agent_that_was_typed_once_says_nothing(self):
+        study = [_series(1, T1C), _series(2, replace(T2, agent=True)), _series(3, T1C)]
+        assert names_of(study)["1.1"].ask
+        with pytest.raises(CaseError, match=r"an agent is named in every series.*--ignore 1"):
+            choose(study, {})
+        named = [
+            *study[:2],
+            _series(3, replace(T1C, description="T1 KM")),
+            _series(4, replace(T1C, description="T1 nativ")),
+        ]
+        found = choose(named, {}, ["1"])
+        assert {m: s.number for m, s in found.series.items()} == {"t1c": 3, "t1n": 4, "t2w": 2}
+
+    def test_what_was_scanned_after_it_is_not_native(self):
+        native, given, later = (
+            replace(h, moment=m) for h, m in ((T1, "20260101100000"), (T1C, "20260101103000"), (T1, "20260101104000"))
+        )
+        found = choose([_series(1, later), _series(2, given), _series(3, native), _series(4, T2)], {})
+        assert found.series["t1n"].number == 3
+        assert any("series 1" in w and "scanned after the contrast" in w for w in found.warnings)
+        assert "t1n" not in choose([_series(1, later), _series(2, given), _series(4, T2)], {}).series
+
+    def test_without_times_several_are_asked_about_and_one_is_taken(self):
+        assert choose([_series(1, T1), _series(2, T1C), _series(4, T2)], {}).series["t1n"].number == 1
+        with pytest.raises(CaseError, match="may each be the t1n"):
+            choose([_series(1, T1), _series(3, T1), _series(2, T1C), _series(4, T2)], {})
+        native = replace(T1, description="T1 nativ")
+        assert choose([_series(1, T1), _series(3, native), _series(2, T1C)], {}).series["t1n"].number == 3
+
+
+class TestIgnored:
+    def test_what_is_none_is_said_to_be_none(self):
+        study = [_series(1, T1), _series(2, T2), _series(3, UNCLEAR)]
+        assert set(choose(study, {}, ["3"]).series) == {"t1n", "t2w"}
+        with pytest.raises(UsageError, match=r"no series has the number or UID '9' \(--ignore\)"):
+            choose(study, {}, ["9"])
+
+    def test_two_echoes_may_hold_the_t2w_that_lacks(self):
+        both = replace(_series(3, T1), problem=SEVERAL_ECHOES)
+        with pytest.raises(CaseError, match=r"one of them may be the T2w.*--ignore 3"):
+            choose([_series(1, T1), both], {})
+        assert set(choose([_series(1, T1), _series(2, T2), both], {}).series) == {"t1n", "t2w"}
+
+    def test_what_is_there_already_is_not_asked_about(self):
+        doubtful = replace(T2, description="AX T1", timing=Timing(("SE",), 90, 1500))
+        study = [_series(1, T1), _series(2, T1C), _series(3, T2), _series(4, doubtful)]
+        assert "t2f" not in choose(study, {}).series
+
+
+def test_a_localizer_alone_is_no_t1(tmp_path):
+    write_series(tmp_path / "loc", head(slices=2), number=1, **T1_TAGS)
+    write_series(tmp_path / "t2", head(), number=2, **T2_TAGS)
+    found = choose(find_series(tmp_path), {})
+    assert set(found.series) == {"t2w"}
+    assert "is passed over: it is a localizer" in found.warnings[0]
 
 
 def test_what_is_not_understood_is_asked_about():

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from app.core.errors import VolumeError
 from app.dicom.series import find_series, read_series
+from app.dicom.timing import Timing
 from tests.dicom.helpers import FLAIR, T1, T2, change, head, write_frames, write_series
 
 _LATE = {"EchoTime": "90"}
@@ -147,8 +148,8 @@ def test_files_of_many_frames_say_their_echo_otherwise(tmp_path):
     shared.MREchoSequence, shared.MRTimingAndRelatedParametersSequence = [echo], [timing]
     dataset.save_as(tmp_path / "many.dcm")
     series = _only(tmp_path)
-    assert (series.header.technique, series.header.echo, series.header.repetition) == (("GR",), 20.0, 600.0)
-    assert series.name.ask
+    assert series.header.timing == Timing(("GR",), 20.0, 600.0)
+    assert "long echo" in series.name.why
 
 
 def test_a_series_that_was_scored_is_refused_and_single_negatives_are_said(tmp_path):
@@ -196,7 +197,7 @@ def test_files_of_two_patients_are_no_series(tmp_path):
 def test_tilted_slices_are_refused_by_name(tmp_path):
     positions = [(float(i) * 0.6, 0.0, 5.0 * i) for i in range(8)]
     write_series(tmp_path, head(), positions=positions, number=7, **T1)
-    with pytest.raises(VolumeError, match=r"series 7 \(T1 SE, 8 files\) has sheared slices"):
+    with pytest.raises(VolumeError, match=r"series 7 \(T1 SE, 8 slices\) has sheared slices"):
         read_series(_only(tmp_path))
 
 

@@ -41,6 +41,9 @@ def add_clinic(commands: Any) -> None:
     for modality in MODALITIES:
         what = f"the {modality}: a file; of DICOM the number or UID of a series"
         p.add_argument(f"--{modality}", metavar="FILE|SERIES", help=what)
+    p.add_argument(
+        "--ignore", metavar="SERIES", action="append", default=[], help="a series of DICOM that is none of the four"
+    )
     p.add_argument("--id", metavar="ID", help="begins the results' names; default: the exam's or its folder's name")
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
     p.add_argument("--mask-of", choices=get_args(Modality), help="the sequence that --mask was drawn on")
@@ -75,7 +78,7 @@ def _open(options: argparse.Namespace, say: Callable[[str], None] | None) -> Stu
     asked: dict[Modality, str] = {m: text for m in MODALITIES if (text := getattr(options, m)) is not None}
     naming = NamingOptions(**given(options, NamingOptions))
     apart = [options.out] if options.out else []
-    study = open_study(options.study, asked, naming, apart, say, options.study_uid)
+    study = open_study(options.study, asked, naming, apart, say, options.study_uid, options.ignore)
     return study if options.id is None else replace(study, name=options.id)
 
 

@@ -16,7 +16,7 @@ from app.data.file_tree import images_below
 from app.data.naming.names import parse_name
 from app.data.nifti_reader import Volume, read_grid
 from app.dicom.geometry import LEAST_SLICES
-from app.dicom.selection import choose, of_study
+from app.dicom.selection import choose, names_of, of_study
 from app.dicom.series import Series, find_series, geometry_of, read_series
 from app.inference.clinic.scans import check_header, read_sequence
 
@@ -49,6 +49,7 @@ def open_study(
     exclude: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
     study_uid: str | None = None,
+    ignored: Sequence[str] = (),
 ) -> Study:
     """Find the sequences of one exam, by headers alone.
 
@@ -58,6 +59,7 @@ def open_study(
         naming: what the user says of names of NIfTI files.
         exclude: folders to leave out.
         say: is told each DICOM series before the choice among them may fail.
+        ignored: numbers or UIDs of DICOM series that are none of the sequences.
         study_uid: which study, where a folder of DICOM holds several; its last digits will do.
 
     Raises:
@@ -68,7 +70,7 @@ def open_study(
     asked = asked or {}
     series = find_series(folder, exclude)
     if series:
-        found = _dicom_study(folder, of_study(series, study_uid), asked, say)
+        found = _dicom_study(folder, of_study(series, study_uid), asked, ignored, say)
         beside = [str(p.name) for p in images_below(folder) if parse_name(p) is not None]
         note = f"{folder} holds DICOM, so {len(beside)} other images are passed over ({', '.join(beside[:3])})."
         return replace(found, warnings=(*found.warnings, note)) if beside else found
@@ -78,14 +80,19 @@ def open_study(
 
 
 def _dicom_study(
-    folder: Path, series: Sequence[Series], asked: Mapping[Modality, str], say: Callable[[str], None] | None
+    folder: Path,
+    series: Sequence[Series],
+    asked: Mapping[Modality, str],
+    ignored: Sequence[str],
+    say: Callable[[str], None] | None,
 ) -> Study:
     """Choose the series of a folder of DICOM, and check their slices."""
-    lines = tuple(f"{s.name.sequence or '-':4} {s.title}: {s.name.why}" for s in series)
+    names = names_of(series)
+    lines = tuple(f"{names[s.uid].sequence or '-':4} {s.title}: {names[s.uid].why}" for s in series)
     if say is not None:
         for line in lines:
             say(line)
-    selection = choose(series, asked)
+    selection = choose(series, asked, ignored)
     for one in selection.series.values():
         geometry_of(one)
     chosen = tuple(f"{m} is {s.title}" for m, s in selection.series.items())

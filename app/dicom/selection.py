@@ -73,13 +73,13 @@ def of_study(series: Sequence[Series], uid: str | None) -> list[Series]:
 def names_of(series: Sequence[Series]) -> dict[str, SeriesName]:
     """Name each series of a study, by its UID, in the light of the others.
 
-    An agent that is typed once stands in every series of an exam, those before it too. Where T2 and FLAIR name one,
-    and where all of several T1 do, it tells nothing.
+    An agent that is typed once stands in every series of an exam, those before it too. Where all series name one, it
+    tells nothing.
     """
     alone = {s.uid: s.name_among_others() for s in series}
     others = [s for s in series if alone[s.uid].sequence in {"t2w", "t2f"}]
     t1 = [s for s in series if alone[s.uid].sequence in {"t1n", "t1c"}]
-    everywhere = all(s.header.agent for s in (others or t1)) and bool(others or len(t1) > 1)
+    everywhere = all(s.header.agent for s in (*others, *t1)) and len(others) + len(t1) > 1
     return {s.uid: s.name_among_others(agent_counts=False) for s in series} if everywhere else alone
 
 

@@ -108,6 +108,10 @@ class TestContrast:
         found = choose(named, {}, ["1"])
         assert {m: s.number for m, s in found.series.items()} == {"t1c": 3, "t1n": 4, "t2w": 2}
 
+    def test_a_t2_after_contrast_leaves_the_agent_its_meaning(self):
+        found = choose([_series(1, T1), _series(2, replace(T2, agent=True)), _series(3, T1C)], {})
+        assert {m: s.number for m, s in found.series.items()} == {"t1c": 3, "t1n": 1, "t2w": 2}
+
     def test_what_was_scanned_after_it_is_not_native(self):
         native, given, later = (
             replace(h, moment=m) for h, m in ((T1, "20260101100000"), (T1C, "20260101103000"), (T1, "20260101104000"))

@@ -9,6 +9,7 @@ from app.core.constants import Modality
 from app.dicom.timing import LONGEST_T1_ECHO, SHORTEST_T2_ECHO, Timing, none_of_four, weighting_by_timing
 from app.dicom.words import (
     Weighting,
+    is_not_fit,
     is_unsure,
     no_sequence,
     says_contrast,
@@ -63,12 +64,14 @@ class SeriesName:
         why: the reason in words.
         ask: whether it may be a sequence and a person must say which.
         sure: of a T1, whether name or agent says that it is with contrast, or without.
+        agent_is_everywhere: whether all series of the study name an agent, so that it says nothing.
     """
 
     sequence: Modality | None
     why: str
     ask: bool = False
     sure: bool = True
+    agent_is_everywhere: bool = False
 
 
 def name_series(header: SeriesHeader, agent_counts: bool = True) -> SeriesName:
@@ -83,6 +86,14 @@ def name_series(header: SeriesHeader, agent_counts: bool = True) -> SeriesName:
     if timing == "t2f" and words == "t2w":
         # A T2 with the inversion of a FLAIR is one.
         words = None
+    if (
+        timing == "t2w"
+        and words == "t2f"
+        and header.timing.inversion is None
+        and (header.timing.repetition or 0) >= 6000
+    ):
+        # A FLAIR whose header leaves its inversion out.
+        timing = None
     if doubt := _doubt(header, timing, words):
         return SeriesName(None, doubt, ask=True)
     weighting = words or timing
@@ -109,6 +120,8 @@ def _exclusion(header: SeriesHeader) -> str | None:
 
 def _doubt(header: SeriesHeader, timing: Weighting | None, words: Weighting | None) -> str | None:
     """Say why a person must look: timing and name disagree, or timing is that of nothing such."""
+    if is_not_fit(header.description):
+        return "its name says that it is not for diagnosis"
     if timing and words and timing != words:
         return f"its timing is that of {timing}, its name says {words}"
     if timing or not words or header.timing.echo is None:
@@ -134,7 +147,7 @@ def _with_or_without_contrast(header: SeriesHeader, source: str, agent_counts: b
         "its name says without contrast, its header names an agent": native and agent,
         "an agent is named in every series, so it may be before or after": header.agent
         and not (agent or native or named),
-        "it is for navigation, with contrast or without": is_unsure(text) and not (agent or native or named),
+        "its name may mean with contrast or without": is_unsure(text) and not (agent or native or named),
     }
     if doubt := next((why for why, there in doubts.items() if there), None):
         return SeriesName(None, doubt, ask=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
@@ -80,7 +80,9 @@ def names_of(series: Sequence[Series]) -> dict[str, SeriesName]:
     others = [s for s in series if alone[s.uid].sequence in {"t2w", "t2f"}]
     t1 = [s for s in series if alone[s.uid].sequence in {"t1n", "t1c"}]
     everywhere = all(s.header.agent for s in (*others, *t1)) and len(others) + len(t1) > 1
-    return {s.uid: s.name_among_others(agent_counts=False) for s in series} if everywhere else alone
+    if not everywhere:
+        return alone
+    return {s.uid: replace(s.name_among_others(agent_counts=False), agent_is_everywhere=True) for s in series}
 
 
 def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Sequence[str] = ()) -> Selection:
@@ -107,13 +109,15 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Seq
             continue
         candidates = _volumes([s for s in rest if names[s.uid].sequence == modality], warnings)
         if modality == "t1n":
-            contrast = [s for s in series if names[s.uid].sequence == "t1c" or s is chosen.get("t1c")]
-            candidates = _native(candidates, contrast, names, warnings)
+            given = [s for s in series if s is chosen.get("t1c") or _shows_contrast(s, names)]
+            candidates = _native(candidates, given, names, warnings)
         if candidates:
             chosen[modality] = _finest(candidates, modality, warnings)
     _ask(rest, names, chosen)
     native = chosen.get("t1n")
-    if native is not None and "t1n" not in asked and "t1c" not in chosen and not names[native.uid].sure:
+    if native is not None and "t1c" not in chosen:
+        _ask_about_others(native, [s for s in rest if names[s.uid].sequence == "t1n" and not names[s.uid].sure])
+    if native is not None and "t1n" not in asked and not names[native.uid].sure and not _is_told(native, series, names):
         warnings.append(f"{native.title} is taken for T1n, since no contrast is named; if it was given, say --t1c.")
     lacking = _lacking(chosen)
     # It may be the very sequence that seems to lack.
@@ -125,15 +129,50 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Seq
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
 
 
+def _shows_contrast(series: Series, names: Mapping[str, SeriesName]) -> bool:
+    """Whether a series, of whatever kind, was scanned after contrast."""
+    if series.problem is not None:
+        return False
+    name = names[series.uid]
+    tells = series.header.agent and not name.agent_is_everywhere
+    return name.sequence == "t1c" or tells or says_contrast(series.header.description)
+
+
+def _ask_about_others(native: Series, others: Sequence[Series]) -> None:
+    """Ask about a T1 beside the T1n of whose contrast nothing is said: it may be the T1c that seems to lack.
+
+    Raises:
+        CaseError: there is one.
+    """
+    for series in others:
+        if series is native or not _is_volume(series):
+            continue
+        raise CaseError(
+            f"{series.title} may be the t1c: {native.title} is taken for the t1n, and of this one nobody says "
+            f"whether it is with contrast; name it by --t1c {series.number}, or say that it is none "
+            f"(--ignore {series.number})."
+        )
+
+
+def _is_volume(series: Series) -> bool:
+    try:
+        geometry_of(series)
+    except VolumeError:
+        return False
+    return True
+
+
+def _is_told(native: Series, series: Sequence[Series], names: Mapping[str, SeriesName]) -> bool:
+    """Whether a T1 without a word of contrast stands beside one with: by times of both, or by neither."""
+    others = [s.header.moment for s in series if s is not native and _shows_contrast(s, names)]
+    known = [moment is not None for moment in (native.header.moment, *others)]
+    return bool(others) and (all(known) or not any(known))
+
+
 def _volumes(candidates: list[Series], warnings: list[str]) -> list[Series]:
     """Leave out localizers: slices of several directions, or a few that are no volume."""
-    sound, broken = [], []
-    for series in candidates:
-        try:
-            geometry_of(series)
-            sound.append(series)
-        except VolumeError:
-            broken.append(series)
+    sound = [s for s in candidates if _is_volume(s)]
+    broken = [s for s in candidates if s not in sound]
     localizers = [s for s in broken if len(s.slices) < _LEAST_OF_A_HEAD or s.has_several_directions]
     if candidates and not sound and len(localizers) == len(broken) and any(s.slices for s in broken):
         warnings += [f"{s.title} is passed over: it is a localizer." for s in localizers]
@@ -151,17 +190,18 @@ def _native(
     """
     if sure := [s for s in candidates if names[s.uid].sure]:
         return sure
-    if not contrast:
-        if len(candidates) > 1:
-            raise _which(candidates, "t1n")
-        return candidates
     moments = [s.header.moment for s in (*candidates, *contrast)]
-    if not all(moments):
+    if not contrast or not all(moments):
         if len(candidates) > 1:
             raise _which(candidates, "t1n")
         return candidates
     given = min(s.header.moment or "" for s in contrast)
     after = [s for s in candidates if (s.header.moment or "") > given]
+    if after and not any(names[s.uid].sequence == "t1c" for s in contrast):
+        raise CaseError(
+            f"{after[0].title} was scanned after contrast was given ({contrast[0].title}), and its name says nothing; "
+            f"say by --t1c {after[0].number} or --t1n {after[0].number} what it is."
+        )
     warnings += [f"{s.title} is passed over: it was scanned after the contrast of {contrast[0].title}." for s in after]
     return [s for s in candidates if s not in after]
 

@@ -24,7 +24,9 @@ _BALANCED: Final = 0.5
 _NEAR: Final = 0.03
 #: Inversion times of a STIR, which is none of the four, of a T1 FLAIR or MPRAGE, and of a T2-FLAIR.
 _STIR: Final = (80.0, 350.0)
-_T1_INVERSION: Final = (350.0, 1300.0)
+_T1_INVERSION: Final = (80.0, 1300.0)
+#: A STIR has a longer repetition time than this, a T1-weighted inversion a shorter.
+_SHORTEST_STIR: Final = 2500.0
 _FLAIR_INVERSION: Final = (1400.0, 3000.0)
 
 
@@ -66,7 +68,8 @@ def none_of_four(timing: Timing, is_called_t1: bool = False) -> str | None:
         return "it is echo-planar (diffusion, perfusion or function)"
     if timing.is_gradient:
         return _gradient_of_none(timing, is_called_t1)
-    if inversion is not None and _STIR[0] <= inversion <= _STIR[1]:
+    long = timing.repetition is None or timing.repetition >= _SHORTEST_STIR
+    if inversion is not None and _STIR[0] <= inversion <= _STIR[1] and long:
         return f"its inversion time is that of a STIR ({inversion:g} ms)"
     return None
 

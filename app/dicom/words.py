@@ -6,6 +6,7 @@ Names are free text in several languages. A word counts where no letter is besid
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -14,8 +15,11 @@ Weighting = Literal["t1", "t2f", "t2w"]
 
 #: Taken out before anything is looked for: they hold words that mean something else alone.
 _HARMLESS: Final = re.compile(
-    r"flow[ _-]*comp\w*|sub[ _-]?(mm|millimet\w*)|(post|pre)[ _-]*(op|surg|rt|radi|treat|ther)\w*|post[ _.-]*fossa"
-    r"|posterior|in[ _-]?phase|(nach|post|after|vor|pre|before)[ _-]*perf\w*"
+    r"flow[ _-]*(comp|sat)\w*|sub[ _-]?(mm|millimet\w*)|sub-[a-z0-9]+_(ses-[a-z0-9]+_)?"
+    r"|(post|pre)[ _-]*(op(?!t)|surg|rt(?![a-z])|radi|treat|ther|chemo|resect|bx|biops|pro(?![a-z]*h)|central|fill)\w*"
+    r"|post[ _.-]*fossa|posterior|dr\.?[ _]*\w+|(prone|supine)[ _]*pos|in[ _-]?phase|head[ /_-]*neck|dl[ _-]?enhanced"
+    r"|(gr[ae]y|white|high|low|soft|tissue)[ /a-z]*contrast"
+    r"|(nach|post|after|vor|pre|before|dopo|apres|apos|tras|po|na)[ _-]*perf\w*"
     r"|w/?wo|(with|w)[ _]*(/|and|&|\+)[ _]*(without|w/?o)|(without|w/?o)[ _]*(and|&|\+)[ _]*(with|w)(?![a-z])"
     r"|(non?|ohne|w/?o|without|sans|sin)[ _-]*(fs|fat[ _-]?sat\w*|mt|mtc|sat)(?![a-z])"
 )
@@ -28,38 +32,48 @@ _NO_SEQUENCE: Final = re.compile(
     | dce | r?cb[vf] | mtt | ttp | tmax | transit\w* | p?c?asl\w* | fmri | bold | motor | tapping
     | rest\w*[\s_-]*(state|fmri) | mrs\w* | svs | csi | press | spectro\w* | apt\w?
     # susceptibility, vessels, flow
-    | swi\w* | swan\w* | venbold | fsbb | qsm | hemo\w* | mra | mrv | tof\w* | s?3di\w* | mc_hr | pca | \w*_pca
-    | venc\w* | ven | flow | cine | phase | mi?n?ip | t2\s?\*\w* | t2[\s_]?star\w* | mpgr | medic | merge | me_?gre
+    | swi\w* | swan\w* | venbold | fsbb | qsm | hemo\w* | mra | mrv | tof\w* | s?3di(_\w+)? | mc_hr | pca | \w*_pca
+    | venc\w* | ven | flow | cine | mi?n?ip | t2\s?\*\w* | t2[\s_]?star\w* | mpgr | medic | merge | me_?gre
     # balanced, maps, parts of a sequence
     | b-?tfe | b-?ffe | fiesta\w* | ciss | trufi\w* | truefisp | maps? | mapping | inv-?[12] | out-?phase | opp\w*
-    | fat(?![\s_-]*s) | dixon_f | dixon_opp | sub | subtr\w* | dir | double[\s_-]inv\w* | stir | magic | symri
-    | synthetic | mpr | reformat\w*
+    | fat(?![\s_./-]*s) | dixon_f | dixon_opp | sub | subtr\w* | (?<!\d)dir | double[\s_-]inv\w* | stir | magic | symri
+    | synthetic | reformat\w*
     # not a scan of the head
-    | loc | locali\w* | locator | rep[eé]rage | [uü]bersicht | scano\w* | scout\w* | survey\w* | 3-?pl\w* | rois?
-    | mrac\w* | cal | calib\w* | asset | field.?map\w* | fa\s?\d+ | hws | bws | lws | [ctl]-?spine | spine | cervical
-    | lumbar | thoracic | myelo\w* | neck | hals | orbit\w* | iac | sella\w* | pituit\w* | hypophy\w*
+    | loc | locali\w* | locator | reperage | ubersicht | scano\w* | scout\w* | survey\w* | 3-?pl\w* | rois?
+    | mrac\w* | cal | calib\w* | field.?map\w* | vibe\w*[\s_]fa\s?\d+ | hws | bws | lws | [ctl]-?spine | spine
+    | cervical | lumbar | thoracic | myelo\w* | neck | hals | orbits? | orbita | iac | sella\w* | pituit\w* | hypophy\w*
     )(?![a-z])""",
     re.VERBOSE,
 )
-_T1: Final = re.compile(r"(?<![a-rt-z0-9])t1|mprage|mp2rage|(?<![a-z])spgr|fspgr|bravo|tfl3d|tfl_3d|vibe|(?<![a-z])tfe")
-_T2: Final = re.compile(r"(?<![a-rt-z0-9*])t2(?!\s*_?(\*|star))")
+_T1: Final = re.compile(
+    r"(?<![a-z0-9])(3d|s|e|v|ce|c)*t1|mp-?rage|mp2rage|(?<![a-z])spgr|fspgr|bravo|tfl3d|tfl_3d|vibe|thrive|(?<![a-z])tfe"
+)
+_T2: Final = re.compile(r"(?<![a-z0-9*])(3d|s|e|v)*t2(?!\s*_?(\*|star))")
 _FLAIR: Final = re.compile(r"flair|dark.?fl|da-?fl(?![a-z])")
 _CONTRAST: Final = re.compile(
-    r"\+ ?c(?![a-z])|(?<![a-z])c ?\+|\+ ?g[ad]|(?<![a-z])iv ?\+|t1c(?![a-z])|t1 ?_?(gd|ce|km)(?![a-z])|_c$"
-    r"|(?<![a-z])(gad\w*|gd\w?|dotarem|magnevist|prohance|multihance|clariscan|omniscan|vueway|elucirem|km|kontrast\w*"
-    r"|contrast\w*|contraste?|ce|enh(anced)?|post\w*|pos|mdc|mdco|inj\w*|ct1)(?![a-z])"
+    r"\+ ?(c|k|g[ad]\w*)?(?![a-z0-9])|(?<![a-z])c ?\+|(?<![a-z])iv ?\+|t1c(?![a-z])|_c$|(?<![a-z])cet1"
+    r"|(t1w?|mp-?rage|bravo|vibe|tfe|spgr|fs)_?(post|gd|gad\w*|ce|km|nachkm)(?![a-z])"
+    r"|(?<![a-z])(gad\w*|gd\w?|dotarem|magnevist|prohance|multihance|clariscan|omniscan|optimark|vueway|elucirem|km"
+    r"|kontra\w*|contrast\w*|contraste?|ce|enh(anced)?|post\w*|c?mdco?|m\.d\.c|inj\w*|ct1|ilacli)(?![a-z])|контраст"
 )
-_NOUN: Final = r"(contrast\w*|gad\w*|gd|ce|km|kontrast\w*|inj\w*|iv|c|mdc)(?![a-z])"
+_BEFORE: Final = (
+    r"pre|without|w/?o|wo|non?|ohne|o\.|vor|sans|sin|senza|before|avant|prima d\w+|sem|antes d\w+|voor|przed|utan"
+    r"|zonder|bez|s/|geen|kein\w*|uden"
+)
+_NOUN: Final = r"(contrast\w*|gad\w*|gd|ce|km|kontra\w*|inj\w*|iv|c|mdc)(?![a-z])"
 _NATIVE: Final = re.compile(
-    rf"(?<![a-z])(pre|without|w/?o|wo|non?|ohne|o\.|vor|sans|sin|senza|before|avant)[ _.-]*{_NOUN}"
-    r"|(?<![a-z])(nativ\w*|unenhanced|non-?enhanced|precontrast|pregad\w*|pre|plain)(?![a-z])"
+    rf"(?<![a-z])({_BEFORE})[ _.-]*{_NOUN}|{_NOUN}[ _]*(\(-\)|oncesi)|(^|\s)-(gad\w*|gd)(?![a-z])|kontrastsiz"
+    r"|(?<![a-z])(nativ\w*|unenhanced|non-?enhanced|precontrast|pregad\w*|pre|plain|basale)(?![a-z])"
+    r"|(?<![a-z])(without|ohne|sans|w/o)$"
 )
-#: Protocols of navigation: most are with contrast, and not all.
-_UNSURE: Final = re.compile(r"(?<![a-z])(stealth|navi\w*|neuronav\w*|brainlab)(?![a-z])")
-_AGENT: Final = re.compile(r"gado\w+|gadavist|dotarem|magnevist|prohance|multihance|clariscan|omniscan|vueway|elucirem")
+#: Names that may stand for an image with contrast or without, or that nobody may use.
+_UNSURE: Final = re.compile(r"(?<![a-z])(stealth|navi\w*|neuronav\w*|brainlab|pos|w con)(?![a-z])")
+_NOT_FIT: Final = re.compile(r"(?<![a-z])(not|non)[ _-]*diag\w*")
+_HARMLESS_AGENT: Final = re.compile(r"no (reaction|adverse|complic|allerg)\w*|pre-?filled|non-?ionic")
 _NO_AGENT: Final = re.compile(
-    r"^\W*$|(?<![a-z])(no|non|none|nil|not|without|w/?o|sin|sans|senza|ohne|kein\w*|unknown|n/?a|n|nein|pre|nativ\w*)"
-    r"(?![a-z])|^\W*0(?![.\d]*[1-9])"
+    r"^\W*$|(?<![a-z])(no|non|not|none|nil|nothing|without|w/?o|sin|sem|sans|senza|ohne|kein\w*|geen|zonder|brak|bez|yok"
+    r"|nessun\w*|nenhum\w*|ningun\w*|aucun\w*|ingen|hayir|nie|utan|unknown|null|false|nc|n/?a|n|x|nacl|saline|nein|pre"
+    r"|nativ\w*)(?![a-z])|^\W*0+([.,]0*)?(?![.,\d])(?!\w*\d)|(?<![\d.,])0 ?ml"
 )
 
 
@@ -99,13 +113,21 @@ def is_unsure(text: str) -> bool:
     return bool(_UNSURE.search(_plain(text)))
 
 
+def is_not_fit(text: str) -> bool:
+    """Tell whether a name says that the images are not to be used."""
+    return bool(_NOT_FIT.search(_plain(text)))
+
+
 def is_agent(text: str) -> bool:
     """Tell whether what stands for the contrast agent is one; many sites write that there was none."""
-    plain = text.lower()
-    if named := _AGENT.search(plain):
-        return not _NATIVE.search(plain[: named.end()])
-    return not _NO_AGENT.search(plain)
+    return not _NO_AGENT.search(_HARMLESS_AGENT.sub(" ", _folded(text)))
 
 
 def _plain(text: str) -> str:
-    return _HARMLESS.sub(" ", text.lower())
+    return _HARMLESS.sub(" ", _folded(text)).strip()
+
+
+def _folded(text: str) -> str:
+    """Give small letters without accents."""
+    apart = unicodedata.normalize("NFKD", text.lower().replace("ı", "i").replace("ł", "l"))
+    return "".join(c for c in apart if not unicodedata.combining(c))

@@ -57,7 +57,7 @@ def test_only_a_word_or_an_agent_makes_a_t1_sure():
         (_header("", (), 30.0, 600.0), "neither timing nor name"),
         (replace(SE_T1, description="T1 pre post gd"), "both with and without contrast"),
         (replace(SE_T1, description="T1 native", agent=True), "its header names an agent"),
-        (replace(SE_T1, description="T1 STEALTH"), "for navigation"),
+        (replace(SE_T1, description="T1 STEALTH"), "its name may mean with contrast or without"),
         (SeriesHeader("3D HEAD", SHORT), "a gradient echo that no name explains"),
         (_header("AX T2", (), 30.0, 600.0), "it has an echo of 30 ms"),
         (_header("AX T1", ("SE",), 90.0, 1500.0), "it has an echo of 90 ms"),

@@ -183,3 +183,21 @@ def test_one_of_several_studies_is_named():
 def test_what_cannot_be_one_exam(series, asked, message):
     with pytest.raises(UsageError, match=message):
         choose(series, asked)
+
+
+def test_a_t1_beside_the_native_one_may_be_the_t1c(tmp_path):
+    write_series(tmp_path / "a", head(), number=1, **{**T1_TAGS, "SeriesDescription": "T1 basale"})
+    write_series(tmp_path / "b", head(), number=2, **{**T1_TAGS, "SeriesDescription": "T1 WITH"})
+    write_series(tmp_path / "c", head(), number=3, **T2_TAGS)
+    with pytest.raises(CaseError, match=r"series 2 .* may be the t1c: series 1 .* --t1c 2"):
+        choose(find_series(tmp_path), {})
+    assert choose(find_series(tmp_path), {"t1c": "2"}).series["t1n"].number == 1
+
+
+def test_a_t1_after_a_perfusion_is_asked_about():
+    perfusion = SeriesHeader("ep2d_perf", Timing(("EP",), 30, 1500), agent=True, moment="20260101101500")
+    later = replace(T1, moment="20260101102000")
+    with pytest.raises(CaseError, match="was scanned after contrast was given"):
+        choose([_series(1, later), _series(2, T2), _series(3, perfusion)], {})
+    native = replace(T1, moment="20260101100000")
+    assert choose([_series(1, native), _series(2, T2), _series(3, perfusion)], {}).series["t1n"].number == 1

@@ -13,7 +13,6 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, VolumeError
 from app.dicom.naming import SeriesName
 from app.dicom.series import SEVERAL_ECHOES, Series, geometry_of
-from app.dicom.timing import weighting_by_timing
 from app.dicom.words import says_contrast
 
 #: Millimetres that slices must cover to show a brain; below that a series is a slab.
@@ -110,7 +109,7 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Seq
         candidates = _volumes([s for s in rest if names[s.uid].sequence == modality], warnings)
         if modality == "t1n":
             given = [s for s in series if s is chosen.get("t1c") or _shows_contrast(s, names)]
-            candidates = _native(candidates, given, names, warnings)
+            candidates = _native(candidates, given, names, warnings, "t1c" in asked)
         if candidates:
             chosen[modality] = _finest(candidates, modality, warnings)
     _ask(rest, names, chosen)
@@ -124,7 +123,7 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Seq
     warnings += [
         f"{s.title} is passed over, since {names[s.uid].why}; if it is the sequence that lacks, name it."
         for s in rest
-        if names[s.uid].sequence is None and s.problem is None and weighting_by_timing(s.header.timing) in lacking
+        if names[s.uid].sequence is None and s.problem is None and s.may_be & lacking
     ]
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
 
@@ -181,23 +180,32 @@ def _volumes(candidates: list[Series], warnings: list[str]) -> list[Series]:
 
 
 def _native(
-    candidates: list[Series], contrast: Sequence[Series], names: Mapping[str, SeriesName], warnings: list[str]
+    candidates: list[Series],
+    contrast: Sequence[Series],
+    names: Mapping[str, SeriesName],
+    warnings: list[str],
+    asked_t1c: bool,
 ) -> list[Series]:
     """Leave the T1 that are without contrast: by name, or since they were scanned before it was given.
 
+    Args:
+        contrast: series that were scanned after it, of whatever kind.
+        asked_t1c: whether the user names the T1c.
+
     Raises:
-        CaseError: nobody knows which of several are.
+        CaseError: nobody knows which of several are, or whether the only one was scanned before contrast.
     """
     if sure := [s for s in candidates if names[s.uid].sure]:
         return sure
     moments = [s.header.moment for s in (*candidates, *contrast)]
+    is_known = any(names[s.uid].sequence == "t1c" for s in contrast)
     if not contrast or not all(moments):
-        if len(candidates) > 1:
+        if len(candidates) > 1 or (candidates and contrast and not is_known and not asked_t1c):
             raise _which(candidates, "t1n")
         return candidates
     given = min(s.header.moment or "" for s in contrast)
     after = [s for s in candidates if (s.header.moment or "") > given]
-    if after and not any(names[s.uid].sequence == "t1c" for s in contrast):
+    if after and not (is_known or asked_t1c):
         raise CaseError(
             f"{after[0].title} was scanned after contrast was given ({contrast[0].title}), and its name says nothing; "
             f"say by --t1c {after[0].number} or --t1n {after[0].number} what it is."
@@ -234,6 +242,11 @@ def _finest(candidates: Sequence[Series], modality: Modality, warnings: list[str
 
 
 def _which(candidates: Sequence[Series], modality: Modality) -> CaseError:
+    if len(candidates) == 1:
+        return CaseError(
+            f"{candidates[0].title} may be with contrast, which another series shows; say by --t1c "
+            f"{candidates[0].number} or --t1n {candidates[0].number} what it is."
+        )
     titles = " and ".join(s.title for s in candidates)
     return CaseError(f"{titles} may each be the {modality}; name one of them by --{modality}.")
 

@@ -125,7 +125,8 @@ def find_series(folder: Path, exclude: Sequence[Path] = ()) -> list[Series]:
     found: dict[str, _Found] = defaultdict(_Found)
     images: dict[tuple[str, str], Path] = {}
     apart = [place.resolve() for place in exclude]
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    # Files that begin with a point are of file systems, not of studies.
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         if any(path.resolve().is_relative_to(place) for place in apart):
             continue
         header = _header_of(path)
@@ -317,8 +318,9 @@ def _moment_of(header: Any) -> str | None:
         return whole
     for kind in ("Acquisition", "Series", "Content"):
         date, time = (str(header.get(f"{kind}{what}") or "") for what in ("Date", "Time"))
-        if time:
-            return (date or str(header.get("StudyDate") or "")) + time
+        # A time without its day cannot be compared.
+        if time and (day := date or str(header.get("StudyDate") or "")):
+            return day + time
     return None
 
 

@@ -194,6 +194,20 @@ def test_a_t1_beside_the_native_one_may_be_the_t1c(tmp_path):
     assert choose(find_series(tmp_path), {"t1c": "2"}).series["t1n"].number == 1
 
 
+def test_the_only_t1_beside_contrast_without_times_is_asked_about():
+    flair = SeriesHeader("FLAIR +C", Timing(("IR",), 100, 9000, 2500))
+    with pytest.raises(CaseError, match=r"may be with contrast.*--t1c 1 or --t1n 1"):
+        choose([_series(1, T1), _series(2, T2), _series(3, flair)], {})
+    assert choose([_series(1, T1), _series(2, T2), _series(3, flair)], {"t1c": "1"}).series["t1c"].number == 1
+
+
+def test_a_time_without_its_day_is_none(tmp_path):
+    write_series(tmp_path / "a", head(), AcquisitionTime="103000", **T1_TAGS)
+    write_series(tmp_path / "b", head(), number=2, AcquisitionTime="103000", AcquisitionDate="20260101", **T1_TAGS)
+    (tmp_path / "a" / "._000-1.dcm").write_bytes(b"of a file system")
+    assert [s.header.moment for s in find_series(tmp_path)] == [None, "20260101103000"]
+
+
 def test_a_t1_after_a_perfusion_is_asked_about():
     perfusion = SeriesHeader("ep2d_perf", Timing(("EP",), 30, 1500), agent=True, moment="20260101101500")
     later = replace(T1, moment="20260101102000")

@@ -71,11 +71,17 @@ def open_study(
     series = find_series(folder, exclude)
     if series:
         found = _dicom_study(folder, of_study(series, study_uid), asked, ignored, say)
-        beside = [str(p.name) for p in images_below(folder) if parse_name(p) is not None]
+        apart = [place.resolve() for place in exclude]
+        beside = [
+            p.name
+            for p in images_below(folder)
+            if parse_name(p) is not None and not any(p.resolve().is_relative_to(a) for a in apart)
+        ]
         note = f"{folder} holds DICOM, so {len(beside)} other images are passed over ({', '.join(beside[:3])})."
         return replace(found, warnings=(*found.warnings, note)) if beside else found
-    if study_uid is not None:
-        raise UsageError(f"{folder} holds no DICOM; leave out --study-uid.")
+    if study_uid is not None or ignored:
+        what = "--ignore" if study_uid is None else "--study-uid"
+        raise UsageError(f"{folder} holds no DICOM; leave out {what}.")
     return _nifti_study(folder, asked, naming or NamingOptions(), exclude)
 
 

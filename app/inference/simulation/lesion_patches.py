@@ -21,7 +21,7 @@ from app.data.labels import load_labels
 from app.data.loading import load_complete
 from app.data.segmentations import find_segmentations
 from app.inference.simulation.atlas import Frame
-from app.inference.simulation.lesions import BROKEN, Labels, checked_labels
+from app.inference.simulation.lesions import BROKEN, Labels, checked_labels, same_places
 from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.preprocessing.normalization import Normalization, measure
 
@@ -101,7 +101,7 @@ def _exam_reader(case: Case, mask: Path) -> Callable[[Frame], PlacedPatch]:
             raise UsageError(f"the sequences beside {mask} cannot be read; leave {case.subject} out of --lesions.")
         volumes = loaded[case.subject]
         grid = volumes[MODALITIES[0]].grid
-        if grid.lps_shape != frame.shape or not np.allclose(grid.lps_spacing, frame.spacing, rtol=1e-3):
+        if grid.lps_shape != frame.shape or not same_places(grid.lps_affine, frame):
             raise UsageError(f"{grid.path} is on another grid ({grid.describe()}) than the exams of --data.")
         found = load_labels(mask, grid, case.subject)
         if found is None:

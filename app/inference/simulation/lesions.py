@@ -81,7 +81,7 @@ def read_mask(path: Path, frame: Frame) -> Labels:
     except VolumeError as error:
         raise UsageError(str(error)) from None
     grid = volume.grid
-    if grid.lps_shape != frame.shape or not _same_places(grid.lps_affine, frame):
+    if grid.lps_shape != frame.shape or not same_places(grid.lps_affine, frame):
         voxels = "x".join(map(str, frame.shape))
         raise UsageError(
             f"{path} is on another grid ({grid.describe()}) than the brain ({voxels}); resample it to that one."
@@ -89,7 +89,7 @@ def read_mask(path: Path, frame: Frame) -> Labels:
     return checked_labels(volume.data, str(path))
 
 
-def _same_places(affine: Affine, frame: Frame) -> bool:
+def same_places(affine: Affine, frame: Frame) -> bool:
     """Tell whether the corners of two grids lie within a part of a voxel of one another."""
     ends = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     ends[:, :3] *= np.array(frame.shape) - 1

@@ -30,7 +30,7 @@ from app.data.segmentations import find_segmentations
 from app.inference.simulation.atlas import Frame, frame_of
 from app.inference.simulation.exam_files import FEW_LEVELS, LEVELS, RECORD, save_exam
 from app.inference.simulation.lesion_patches import LesionPatch, PlacedPatch, open_patches
-from app.inference.simulation.lesions import Labels
+from app.inference.simulation.lesions import Labels, same_places
 from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.preprocessing.normalization import Normalization, measure
 
@@ -242,7 +242,8 @@ def _hosts(data: Path) -> list[_Host]:
         hosts.append(_Host(case, masks[case.subject], frame, box, labels[box] > 0))
     if not hosts:
         raise UsageError(f"{data} holds no complete exam with a segmentation (<subject>-seg.nii.gz).")
-    if odd := [h for h in hosts if h.frame.shape != hosts[0].frame.shape]:
+    first = hosts[0].frame
+    if odd := [h for h in hosts if h.frame.shape != first.shape or not same_places(h.frame.matrix, first)]:
         raise UsageError(
             f"{odd[0].case.subject} and {hosts[0].case.subject} of {data} are on different grids; resample them to one."
         )

@@ -51,6 +51,8 @@ class TestNifti:
         write_heads(tmp_path / "head")
         with pytest.raises(UsageError, match="leave out --study-uid"):
             open_study(tmp_path / "head", study_uid="1")
+        with pytest.raises(UsageError, match="leave out --ignore"):
+            open_study(tmp_path / "head", ignored=["7"])
 
     def test_files_are_taken_by_name(self, tmp_path):
         files = write_heads(tmp_path / "head")

@@ -16,21 +16,18 @@ from app.training.config import Recipe
 from app.training.trainer import TrainingPaths, train
 
 
-def train_once(
-    recipe: Recipe, paths: TrainingPaths, start: Entry | None = None, segmenter: Entry | None = None
-) -> State | None:
+def train_once(recipe: Recipe, paths: TrainingPaths, start: Entry | None = None) -> State | None:
     """Trains a run to the end of its schedule, by processor time, unless that is done; None when a signal ended it.
 
     Args:
         start: whose weights a new run begins with.
-        segmenter: teaches, where the recipe asks for that.
     """
     last = paths.run / LAST
     begun = last.exists()
     if not begun or not _is_done(load_state(last), recipe):
         first = None if begun else start
-        clock = time.process_time
-        if train(recipe, paths, segmenter=segmenter, resume=begun, start=first, clock=clock).signal_number is not None:
+        outcome = train(recipe, paths, resume=begun, start=first, clock=time.process_time)
+        if outcome.signal_number is not None:
             return None
     return load_state(last)
 

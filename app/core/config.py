@@ -328,6 +328,15 @@ class ClinicConfig(RunConfig):
     send: str | None = field(
         default=None, metadata=_option("send the derived series to a DICOM node by C-STORE", "AET@HOST:PORT")
     )
+    stamp: bool = field(
+        default=False, metadata=_option("write SYNTHETIC into the pixels of the derived series, in a corner")
+    )
+    series_names: Path | None = field(
+        default=None, metadata=_option("what this site calls its DICOM series; see docs/clinic.md", "FILE")
+    )
+    allow_other_study: bool = field(
+        default=False, metadata=_option("series of several studies of one patient may be one exam")
+    )
     takes_complete: ClassVar[bool] = True
     needs_report: ClassVar[bool] = False
 
@@ -361,4 +370,10 @@ class NodeConfig:
             "HOURS",
             natural=True,
         ),
+    )
+    stamp: bool = field(
+        default=False, metadata=_option("write SYNTHETIC into the pixels of the derived series, in a corner")
+    )
+    series_names: Path | None = field(
+        default=None, metadata=_option("what this site calls its DICOM series; see docs/clinic.md", "FILE")
     )

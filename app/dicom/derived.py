@@ -26,6 +26,7 @@ from app.core.constants import Modality
 from app.core.types import Affine
 from app.dicom.geometry import SliceHeader
 from app.dicom.series import Series, geometry_of
+from app.dicom.stamp import stamped
 
 #: What a slice takes from the reference's: the patient, the study, and how the patient lay.
 COPIED: Final = (
@@ -71,6 +72,7 @@ class Made:
         model: its name and fingerprint.
         version: of Tetrad.
         moment: when it was made; the same moment gives the same files.
+        is_stamped: whether `SYNTHETIC` stands in the pixels.
     """
 
     target: Modality
@@ -79,6 +81,7 @@ class Made:
     model: str
     version: str
     moment: datetime
+    is_stamped: bool = False
 
 
 def derived_series(made: Made, reference: Series, sources: Sequence[Series]) -> list[bytes]:
@@ -94,8 +97,8 @@ def derived_series(made: Made, reference: Series, sources: Sequence[Series]) -> 
     headers = {file: pydicom.dcmread(file, stop_before_pixels=True) for series in sources for file in series.files}
     series_uid = _uid(made, reference, "series")
     lossy = any(str(header.get("LossyImageCompression", "")) == "01" for header in headers.values())
-    pixels, slope = _stored(made.values)
-    window = _window(made.values, slope)
+    window = _window(made.values)
+    pixels, slope = _stored(stamped(made.values, window[1]) if made.is_stamped else made.values)
     files: list[bytes] = []
     for index, own in enumerate(geometry_of(reference).order):
         if own < 0:
@@ -111,7 +114,11 @@ def derived_series(made: Made, reference: Series, sources: Sequence[Series]) -> 
         _place(slice_, made, reference.slices[own], slope, window)
         here = _middle_of(made, index)
         slice_.SourceImageSequence = DicomSequence([_source(s, headers, here) for s in sources])
-        slice_.ReferencedSeriesSequence = DicomSequence([_whole(s, headers) for s in sources])
+        slice_.ReferencedSeriesSequence = DicomSequence(
+            [_whole(s, headers) for s in sources if s.study == reference.study]
+        )
+        if others := [s for s in sources if s.study != reference.study]:
+            slice_.StudiesContainingOtherReferencedInstancesSequence = DicomSequence(_elsewhere(others, headers))
         slice_.PixelData = np.ascontiguousarray(pixels[:, :, index].T).tobytes()
         files.append(_encoded(slice_))
     return files
@@ -206,7 +213,7 @@ def _stored(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
     return np.asarray(np.rint(values / np.float32(slope)), dtype=np.int16), slope
 
 
-def _window(values: NDArray[np.float32], slope: float) -> tuple[float, float]:
+def _window(values: NDArray[np.float32]) -> tuple[float, float]:
     """Give the 1st and 99th percentile of the brain; the window counts after the slope."""
     content = values[values > 0]
     if not content.size:
@@ -261,6 +268,17 @@ def _whole(series: Series, headers: Mapping[Path, Any]) -> Dataset:
     return item
 
 
+def _elsewhere(series: Sequence[Series], headers: Mapping[Path, Any]) -> list[Dataset]:
+    """Name series of other studies, study by study."""
+    items = []
+    for study in {s.study: None for s in series}:
+        item = Dataset()
+        item.StudyInstanceUID = study
+        item.ReferencedSeriesSequence = DicomSequence([_whole(s, headers) for s in series if s.study == study])
+        items.append(item)
+    return items
+
+
 # ------------------------------------------------------------ identity and encoding
 
 
@@ -268,7 +286,7 @@ def _uid(made: Made, reference: Series, what: str) -> str:
     """Derive a UID from the exam, the model and the moment: one UID means one content."""
     text = " ".join(
         [reference.uid, made.target, made.model, made.version, made.moment.isoformat(), what,
-         hashlib.sha256(made.values.tobytes()).hexdigest()]
+         *(["stamped"] if made.is_stamped else []), hashlib.sha256(made.values.tobytes()).hexdigest()]
     )  # fmt: skip
     digest = hashlib.sha256(text.encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"

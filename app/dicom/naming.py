@@ -65,6 +65,7 @@ class SeriesName:
         ask: whether it may be a sequence and a person must say which.
         sure: of a T1, whether name or agent says that it is with contrast, or without.
         agent_is_everywhere: whether all series of the study name an agent, so that it says nothing.
+        by_site: whether a person has decided it, by a file of series names.
     """
 
     sequence: Modality | None
@@ -72,6 +73,7 @@ class SeriesName:
     ask: bool = False
     sure: bool = True
     agent_is_everywhere: bool = False
+    by_site: bool = False
 
 
 def name_series(header: SeriesHeader, agent_counts: bool = True) -> SeriesName:

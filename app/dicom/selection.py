@@ -13,6 +13,7 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError, VolumeError
 from app.dicom.naming import SeriesName
 from app.dicom.series import SEVERAL_ECHOES, Series, geometry_of
+from app.dicom.site_names import SiteNames
 from app.dicom.words import says_contrast
 
 #: Millimetres that slices must cover to show a brain; below that a series is a slab.
@@ -34,8 +35,31 @@ class Selection:
     warnings: tuple[str, ...]
 
 
-def one_study(series: Sequence[Series]) -> None:
+@dataclass(frozen=True)
+class SeriesRules:
+    """Say how the series of an exam are chosen, beside those that are named one by one.
+
+    Attributes:
+        ignored: numbers or UIDs of series that are none of the four.
+        study: the study's UID where there are several; its last digits will do.
+        across_studies: whether series of several studies of one patient may be one exam.
+        site: how the site names its series.
+    """
+
+    ignored: tuple[str, ...] = ()
+    study: str | None = None
+    across_studies: bool = False
+    site: SiteNames | None = None
+
+
+NO_RULES: Final = SeriesRules()
+
+
+def one_study(series: Sequence[Series], across_studies: bool = False) -> None:
     """Check that all series are of one patient and one study.
+
+    Args:
+        across_studies: whether several studies will do.
 
     Raises:
         UsageError: they are not; the studies are listed.
@@ -43,10 +67,11 @@ def one_study(series: Sequence[Series]) -> None:
     if len({s.patient for s in series}) > 1:
         raise UsageError(f"the study holds series of {len({s.patient for s in series})} patients; give one patient's.")
     studies = {s.study for s in series}
-    if len(studies) > 1:
+    if len(studies) > 1 and not across_studies:
         listed = "; ".join(f"{uid[-12:]}: {sum(s.study == uid for s in series)} series" for uid in sorted(studies))
         raise UsageError(
-            f"the folder holds {len(studies)} studies ({listed}); give the folder of one, or name it (--study-uid)."
+            f"the folder holds {len(studies)} studies ({listed}); give the folder of one, or name it (--study-uid); "
+            "if the patient was scanned in one day and they belong together, --allow-other-study."
         )
 
 
@@ -69,12 +94,25 @@ def of_study(series: Sequence[Series], uid: str | None) -> list[Series]:
     return [s for s in series if s.study == studies[0]]
 
 
-def names_of(series: Sequence[Series]) -> dict[str, SeriesName]:
+def names_of(series: Sequence[Series], site: SiteNames | None = None) -> dict[str, SeriesName]:
     """Name each series of a study, by its UID, in the light of the others.
 
     An agent that is typed once stands in every series of an exam, those before it too. Where all series name one, it
     tells nothing.
+
+    Args:
+        site: what it says of a series goes before what the series says of itself.
     """
+    names: dict[str, SeriesName] = {}
+    for study in {s.study: None for s in series}:
+        names |= _by_headers([s for s in series if s.study == study])
+    for one in series:
+        if site is not None and (said := site.name(one.header.description)) is not None:
+            names[one.uid] = replace(said, agent_is_everywhere=names[one.uid].agent_is_everywhere)
+    return names
+
+
+def _by_headers(series: Sequence[Series]) -> dict[str, SeriesName]:
     alone = {s.uid: s.name_among_others() for s in series}
     others = [s for s in series if alone[s.uid].sequence in {"t2w", "t2f"}]
     t1 = [s for s in series if alone[s.uid].sequence in {"t1n", "t1c"}]
@@ -84,24 +122,25 @@ def names_of(series: Sequence[Series]) -> dict[str, SeriesName]:
     return {s.uid: replace(s.name_among_others(agent_counts=False), agent_is_everywhere=True) for s in series}
 
 
-def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Sequence[str] = ()) -> Selection:
+def choose(series: Sequence[Series], asked: Mapping[Modality, str], rules: SeriesRules = NO_RULES) -> Selection:
     """Choose a series for each sequence.
 
     Args:
         asked: per sequence what the user names: a series' number or UID, which always wins.
-        ignored: numbers or UIDs of series that are none.
+        rules: what else is said of the series.
 
     Raises:
         UsageError: a series that is asked for is not there, or the series are of several patients or studies.
         CaseError: two series may be the T1n or the T1c, or one that may be what lacks is not understood.
     """
-    one_study(series)
+    one_study(series, rules.across_studies)
     chosen = {m: _named(series, text, f"--{m}") for m, text in asked.items()}
     for one, other in combinations(chosen, 2):
         if chosen[one].uid == chosen[other].uid:
             raise UsageError(f"--{one} and --{other} name the same series, {chosen[one].title}.")
-    out = {s.uid for s in (*chosen.values(), *(_named(series, text, "--ignore") for text in ignored))}
-    rest, names = [s for s in series if s.uid not in out], names_of(series)
+    out = {s.uid for s in (*chosen.values(), *(_named(series, text, "--ignore") for text in rules.ignored))}
+    names = names_of(series, rules.site)
+    rest = [s for s in series if s.uid not in out and not _is_none_by_site(names[s.uid])]
     warnings: list[str] = []
     for modality in MODALITIES:
         if modality in chosen:
@@ -109,7 +148,11 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Seq
         candidates = _volumes([s for s in rest if names[s.uid].sequence == modality], warnings)
         if modality == "t1n":
             given = [s for s in series if s is chosen.get("t1c") or _shows_contrast(s, names)]
-            candidates = _native(candidates, given, names, warnings, "t1c" in asked)
+            candidates = [
+                native
+                for study in {s.study: None for s in candidates}
+                for native in _native(_in(study, candidates), _in(study, given), names, warnings, "t1c" in asked)
+            ]
         if candidates:
             chosen[modality] = _finest(candidates, modality, warnings)
     _ask(rest, names, chosen)
@@ -128,11 +171,22 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], ignored: Seq
     return Selection({m: chosen[m] for m in MODALITIES if m in chosen}, tuple(warnings))
 
 
+def _in(study: str, series: Sequence[Series]) -> list[Series]:
+    """Choose the series of a study: of another one's contrast nothing is left."""
+    return [s for s in series if s.study == study]
+
+
+def _is_none_by_site(name: SeriesName) -> bool:
+    return name.by_site and name.sequence is None
+
+
 def _shows_contrast(series: Series, names: Mapping[str, SeriesName]) -> bool:
     """Whether a series, of whatever kind, was scanned after contrast."""
     if series.problem is not None:
         return False
     name = names[series.uid]
+    if name.by_site and name.sequence == "t1n":
+        return False
     tells = series.header.agent and not name.agent_is_everywhere
     return name.sequence == "t1c" or tells or says_contrast(series.header.description)
 

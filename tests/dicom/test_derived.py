@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -221,3 +222,23 @@ def test_a_mark_comes_back_to_its_place(tmp_path, position, orientation):
                         if np.allclose(d.ImagePositionPatient, made.ImagePositionPatient, atol=1e-4))  # fmt: skip
         assert made.ImageOrientationPatient == original.ImageOrientationPatient
         np.testing.assert_array_equal(made.pixel_array, original.pixel_array, err_msg=str(number))
+
+
+def test_a_stamp_changes_pixels_and_uids_alone(study):
+    plain, marked = _files(study), _files(study, is_stamped=True)
+    for before, after in zip(plain, marked, strict=True):
+        assert (before.pixel_array != after.pixel_array).any()
+        assert after.BurnedInAnnotation == "NO"
+        assert before.WindowCenter == after.WindowCenter
+    assert not {d.SOPInstanceUID for d in plain} & {d.SOPInstanceUID for d in marked}
+
+
+def test_sources_of_another_study_are_named_with_it(study):
+    t1, flair = study
+    volume = read_series(t1)
+    files = derived_series(_made(volume), t1, [t1, replace(flair, study="1.2.77")])
+    for new in (pydicom.dcmread(io.BytesIO(f)) for f in files):
+        assert [s.SeriesInstanceUID for s in new.ReferencedSeriesSequence] == [t1.uid]
+        (other,) = new.StudiesContainingOtherReferencedInstancesSequence
+        assert other.StudyInstanceUID == "1.2.77"
+        assert [s.SeriesInstanceUID for s in other.ReferencedSeriesSequence] == [flair.uid]

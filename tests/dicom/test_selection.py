@@ -6,8 +6,9 @@ import pytest
 
 from app.core.errors import CaseError, UsageError
 from app.dicom.naming import SeriesHeader
-from app.dicom.selection import choose, names_of, of_study
+from app.dicom.selection import SeriesRules, choose, names_of, of_study
 from app.dicom.series import SEVERAL_ECHOES, Series, find_series
+from app.dicom.site_names import SiteNames
 from app.dicom.timing import Timing
 from tests.dicom.helpers import T1 as T1_TAGS
 from tests.dicom.helpers import T2 as T2_TAGS
@@ -105,7 +106,7 @@ class TestContrast:
             _series(3, replace(T1C, description="T1 KM")),
             _series(4, replace(T1C, description="T1 nativ")),
         ]
-        found = choose(named, {}, ["1"])
+        found = choose(named, {}, SeriesRules(("1",)))
         assert {m: s.number for m, s in found.series.items()} == {"t1c": 3, "t1n": 4, "t2w": 2}
 
     def test_a_t2_after_contrast_leaves_the_agent_its_meaning(self):
@@ -132,9 +133,9 @@ class TestContrast:
 class TestIgnored:
     def test_what_is_none_is_said_to_be_none(self):
         study = [_series(1, T1), _series(2, T2), _series(3, UNCLEAR)]
-        assert set(choose(study, {}, ["3"]).series) == {"t1n", "t2w"}
+        assert set(choose(study, {}, SeriesRules(("3",))).series) == {"t1n", "t2w"}
         with pytest.raises(UsageError, match=r"no series has the number or UID '9' \(--ignore\)"):
-            choose(study, {}, ["9"])
+            choose(study, {}, SeriesRules(("9",)))
 
     def test_two_echoes_may_hold_the_t2w_that_lacks(self):
         both = replace(_series(3, T1), problem=SEVERAL_ECHOES)
@@ -215,3 +216,59 @@ def test_a_t1_after_a_perfusion_is_asked_about():
         choose([_series(1, later), _series(2, T2), _series(3, perfusion)], {})
     native = replace(T1, moment="20260101100000")
     assert choose([_series(1, native), _series(2, T2), _series(3, perfusion)], {}).series["t1n"].number == 1
+
+
+class TestNamesOfTheSite:
+    PLAIN = replace(T1, description="T1 CE AX")
+
+    def _choose(self, *series, **patterns):
+        site = SiteNames({name: None if key == "none" else key for key, names in patterns.items() for name in names})
+        return choose(series, {}, SeriesRules(site=site))
+
+    def test_they_go_before_the_header(self):
+        series = _series(1, self.PLAIN), _series(2, T2), _series(3, replace(T2, description="odd"))
+        found = self._choose(*series, t1n=["T1 CE*"], t2f=["odd"]).series
+        assert {m: s.number for m, s in found.items()} == {"t1n": 1, "t2w": 2, "t2f": 3}
+
+    def test_what_is_none_is_asked_about_no_more(self):
+        series = _series(1, T1), _series(2, T2), _series(3, UNCLEAR)
+        with pytest.raises(CaseError, match="series 3"):
+            self._choose(*series)
+        assert set(self._choose(*series, none=["BRAIN"]).series) == {"t1n", "t2w"}
+
+    def test_two_names_for_one_series_are_asked_about(self):
+        with pytest.raises(CaseError, match=r"series 3.*'BRAIN' as t2f and 'BR\*' as t1c"):
+            self._choose(_series(1, T1), _series(2, T2), _series(3, UNCLEAR), t2f=["BRAIN"], t1c=["BR*"])
+
+    def test_a_t1_that_it_names_is_no_sign_of_contrast(self):
+        named = replace(self.PLAIN, moment="20260101 100000")
+        later = replace(T1, moment="20260101 110000")
+        found = self._choose(_series(1, named), _series(2, later), _series(3, T2), t1n=["T1 CE AX"])
+        assert found.series["t1n"].number == 1
+
+    def test_the_users_word_goes_before_it(self):
+        site = SiteNames({"T1 CE AX": "t1n"})
+        assert set(choose([_series(1, self.PLAIN)], {"t1c": "1"}, SeriesRules(site=site)).series) == {"t1c"}
+
+
+class TestSeveralStudies:
+    def test_they_may_be_one_exam(self):
+        both = [_series(1, T1), _series(2, T2), _series(1, T1C, study="2")]
+        with pytest.raises(UsageError, match="--allow-other-study"):
+            choose(both, {})
+        found = choose(both, {}, SeriesRules(across_studies=True)).series
+        assert {m: s.study for m, s in found.items()} == {"t1n": "1", "t2w": "1", "t1c": "2"}
+
+    def test_patients_are_never_mixed(self):
+        with pytest.raises(UsageError, match="2 patients"):
+            choose([_series(1, T1), _series(2, T2, study="2", patient="Q")], {}, SeriesRules(across_studies=True))
+
+    def test_contrast_of_another_day_is_gone(self):
+        early = [_series(1, replace(T1C, moment="20260101 100000")), _series(2, T2)]
+        later = _series(1, replace(T1, moment="20260105 100000"), study="2")
+        assert choose([*early, later], {}, SeriesRules(across_studies=True)).series["t1n"].study == "2"
+
+    def test_an_agent_in_all_series_of_one_tells_nothing_of_it(self):
+        first = [_series(1, T1C), _series(2, replace(T2, agent=True)), _series(3, T1C)]
+        with pytest.raises(CaseError, match="in every series"):
+            choose([*first, _series(1, T1, study="2")], {}, SeriesRules(across_studies=True))

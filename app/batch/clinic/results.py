@@ -74,10 +74,12 @@ class Forms:
     Attributes:
         dicom: as a derived series.
         view: as a page to scroll through.
+        stamp: whether `SYNTHETIC` stands in the pixels of the derived series.
     """
 
     dicom: bool = False
     view: bool = False
+    stamp: bool = False
 
 
 def request_of(
@@ -127,8 +129,10 @@ def is_whole(places: Places, forms: Forms) -> bool:
     if not all(p.is_file() for p in wanted):
         return False
     record = read_record(places.record)
-    if forms.dicom and len(list(places.series.glob("*.dcm"))) != record.get("dicom", {}).get("files"):
-        return False
+    if forms.dicom:
+        series = record.get("dicom", {})
+        if len(list(places.series.glob("*.dcm"))) != series.get("files") or series.get("stamp", False) != forms.stamp:
+            return False
     return bool(file_sha256(places.image) == record.get("image_sha256"))
 
 
@@ -156,7 +160,7 @@ def write_result(
     if "sent" in before:
         record["sent"] = before["sent"]
     if forms.dicom:
-        record["dicom"] = _write_series(study, done, record, places.series)
+        record["dicom"] = _write_series(study, done, record, places.series, forms.stamp)
     title = f"{study.name}: {record['model']}, on the grid of {done.reference}"
     save_bytes(clinic_picture(done.aligned, done.brain, done.target, done.synthesis, title), places.picture)
     if forms.view:
@@ -168,7 +172,9 @@ def write_result(
     return str(record["image_sha256"])
 
 
-def _write_series(study: Study, done: CompletedExam, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _write_series(
+    study: Study, done: CompletedExam, record: Mapping[str, Any], folder: Path, stamp: bool
+) -> dict[str, Any]:
     """Write the derived series into a folder of its own, whole or not at all; tell its files."""
     reference = study.series[done.reference]
     made = Made(
@@ -178,6 +184,7 @@ def _write_series(study: Study, done: CompletedExam, record: Mapping[str, Any], 
         model=f"{record['model']} {record['model_sha256'][:8]}",
         version=__version__,
         moment=datetime.fromisoformat(record["made"]),
+        is_stamped=stamp,
     )
     files = derived_series(made, reference, [study.series[m] for m in done.aligned])
     part = folder.with_name(f".{folder.name}.part")
@@ -191,7 +198,8 @@ def _write_series(study: Study, done: CompletedExam, record: Mapping[str, Any], 
     finally:
         shutil.rmtree(part, ignore_errors=True)
     own = pydicom.dcmread(folder / "0001.dcm", specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID
-    return {"folder": folder.name, "files": len(files), "series": str(own), "reference_series": reference.uid}
+    form = {"folder": folder.name, "files": len(files), "series": str(own), "reference_series": reference.uid}
+    return form | ({"stamp": True} if stamp else {})
 
 
 def send_result(places: Places, to: Destination, attempts: int = 3) -> bool:

@@ -20,6 +20,8 @@ from app.core.errors import CaseError
 from app.data.cases import Case
 from app.data.nifti_reader import Volume
 from app.dicom.destination import Destination
+from app.dicom.selection import SeriesRules
+from app.dicom.site_names import read_site_names
 from app.inference.clinic.pipeline import AlignedCase, CompletedExam, align_case, synthesize_exam
 from app.inference.clinic.scans import choose_target
 from app.inference.clinic.study import Study, open_study
@@ -69,7 +71,8 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
     def __init__(self, config: ClinicConfig) -> None:
         super().__init__(config)
         send_to = None if config.send is None else Destination.parse(config.send)
-        forms = Forms(dicom=config.dicom or send_to is not None, view=config.view)
+        forms = Forms(config.dicom or send_to is not None, config.view, config.stamp)
+        self._rules = SeriesRules(across_studies=config.allow_other_study, site=read_site_names(config.series_names))
         self._wish = Wish(forms=forms, send_to=send_to, overwrite=config.overwrite)
 
     # ------------------------------------------------------------ read
@@ -94,7 +97,8 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
             raise CaseError(f"{case.subject} is no exam as scanned; leave out --clinic.")
         own = [folder for folder in (self.config.output_dir, self.config.report_dir) if folder is not None]
         # Named by its folder: two exams may have files of one name.
-        return replace(open_study(case.folder, naming=self.config.naming, exclude=own), name=case.subject)
+        study = open_study(case.folder, naming=self.config.naming, exclude=own, rules=self._rules)
+        return replace(study, name=case.subject)
 
     def _targets(self, study: Study) -> tuple[Modality, ...]:
         """List the sequences to make."""

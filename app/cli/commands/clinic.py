@@ -48,7 +48,7 @@ def add_clinic(commands: Any) -> None:
     p.add_argument("--mask", type=path, metavar="FILE", help="the brain, on the grid of a sequence; default: found")
     p.add_argument("--mask-of", choices=get_args(Modality), help="the sequence that --mask was drawn on")
     p.add_argument("--study-uid", metavar="UID", help="the study, where STUDY holds several; its last digits will do")
-    add_options(p, ClinicConfig, "dicom", "send", "view")
+    add_options(p, ClinicConfig, "dicom", "send", "stamp", "view", "series_names", "allow_other_study")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")
     p.add_argument("--overwrite", action="store_true", help="make a result again that is there")
     add_options(p, ModelOptions, "weights_dir", "model")
@@ -73,12 +73,17 @@ def _clinic(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace, say: Callable[[str], None] | None) -> Study:
+    from app.dicom.selection import SeriesRules
+    from app.dicom.site_names import read_site_names
     from app.inference.clinic.study import open_study
 
     asked: dict[Modality, str] = {m: text for m in MODALITIES if (text := getattr(options, m)) is not None}
     naming = NamingOptions(**given(options, NamingOptions))
     apart = [options.out] if options.out else []
-    study = open_study(options.study, asked, naming, apart, say, options.study_uid, options.ignore)
+    values = given(options, ClinicConfig)
+    site, across = read_site_names(values.get("series_names")), values.get("allow_other_study", False)
+    rules = SeriesRules(tuple(options.ignore), options.study_uid, across, site)
+    study = open_study(options.study, asked, naming, apart, say, rules)
     return study if options.id is None else replace(study, name=options.id)
 
 
@@ -103,7 +108,10 @@ def _complete(study: Study, options: argparse.Namespace, send_to: Destination | 
     from app.inference.synthesizer import Synthesizer
 
     values = given(options, ClinicConfig)
-    forms = Forms(dicom=values.get("dicom", False) or send_to is not None, view=values.get("view", False))
+    dicom, stamp = values.get("dicom", False) or send_to is not None, values.get("stamp", False)
+    if stamp and not dicom:
+        raise UsageError("--stamp marks a derived series; give --dicom or --send as well.")
+    forms = Forms(dicom, values.get("view", False), stamp)
     if options.mask_of is not None and options.mask is None:
         raise UsageError("--mask-of says whose grid a mask is on; give --mask as well.")
     wish = Wish(options.make, options.reference, options.mask, options.mask_of, forms, send_to, options.overwrite)

@@ -20,6 +20,7 @@ from app.dicom.destination import Destination, check_title, require_network
 if TYPE_CHECKING:
     from app.batch.clinic.node import Complete, Node
     from app.dicom.receiving import Listener
+    from app.dicom.selection import SeriesRules
     from app.inference.models import Model
 
 log = logging.getLogger(__name__)
@@ -51,17 +52,20 @@ def _serve(options: argparse.Namespace) -> int:
     from app.batch.clinic.node import Node, Patience
     from app.batch.clinic.spool import Spool
     from app.dicom.receiving import receiving
+    from app.dicom.selection import SeriesRules
+    from app.dicom.site_names import read_site_names
     from app.inference.synthesizer import Synthesizer
 
     config = _config_of(options)
     forward, listener = Destination.parse(config.forward), _listener_of(config)
     require_network()
+    rules = SeriesRules(site=read_site_names(config.series_names))
     spool, guard = Spool(config.spool), SignalGuard()
     with spool.owned():
         synthesizer = Synthesizer.from_options(
             ModelOptions(**given(options, ModelOptions)), RuntimeOptions(**given(options, RuntimeOptions))
         )
-        complete = _completion(synthesizer.model, options.make)
+        complete = _completion(synthesizer.model, options.make, rules, config.stamp)
         node = Node(spool, complete, forward, Patience(config.quiet, config.keep))
         with receiving(listener, spool.store) as port:
             log.info("%s listens on %s:%d for %s.", config.ae, config.host, port, ", ".join(config.allow))
@@ -101,17 +105,17 @@ def _listener_of(config: NodeConfig) -> Listener:
     return Listener(config.host, config.port, check_title(config.ae), tuple(check_title(t) for t in config.allow))
 
 
-def _completion(model: Model, make: Modality | None) -> Complete:
+def _completion(model: Model, make: Modality | None, rules: SeriesRules, stamp: bool) -> Complete:
     """Make what completes the study of a folder."""
     from app.batch.clinic.completion import Wish, complete_study
     from app.batch.clinic.results import Forms, Places
     from app.inference.clinic.study import open_study
 
     # What lies there is of the same study, however it was made.
-    wish = Wish(target=make, forms=Forms(dicom=True), overwrite=True)
+    wish = Wish(target=make, forms=Forms(dicom=True, stamp=stamp), overwrite=True)
 
     def complete(images: Path, result: Path) -> Places:
-        study = replace(open_study(images), name=images.parent.name)
+        study = replace(open_study(images, rules=rules), name=images.parent.name)
         if make is None and len(study.readers) == len(MODALITIES):
             raise NothingToDo("all four sequences are there; nothing to make.")
         return complete_study(study, model, wish, result)

@@ -31,6 +31,8 @@ _ARRAY = "SLURM_ARRAY_TASK_"
 _TASK = f"{_ARRAY}ID"
 #: Most digits of a number in the environment.
 _DIGITS = 18
+#: Fields of `ClinicConfig` that are options here.
+_OF_SCANS = ("dicom", "send", "stamp", "series_names", "allow_other_study")
 _ADVICE = (
     f"give --part-id and --num-parts (--part-id ${_TASK} --num-parts N for tasks of an array from 0 to N-1), or "
     "--num-parts 1 to do all in each"
@@ -71,7 +73,7 @@ def _add_run_options(p: argparse.ArgumentParser) -> None:
     add_resume(p)
     p.add_argument("--clinic", action="store_true",
                    help="the input holds a folder per exam as scanned, DICOM or NIfTI; see `clinic`")  # fmt: skip
-    add_options(p, ClinicConfig, "dicom", "send")
+    add_options(p, ClinicConfig, *_OF_SCANS)
     p.add_argument("--cuda-graphs", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -131,8 +133,9 @@ def _config_of(options: argparse.Namespace) -> RunConfig:
         # Alignments take turns, and an exam that waits for the network is large.
         values.setdefault("jobs", 1)
         return ClinicConfig(**values, **_clinic_values(options), **parts)
-    if hasattr(options, "dicom") or hasattr(options, "send"):
-        raise UsageError("--dicom and --send are for exams as scanned; give --clinic as well.")
+    if any(hasattr(options, name) for name in _OF_SCANS):
+        flags = ", ".join("--" + name.replace("_", "-") for name in _OF_SCANS)
+        raise UsageError(f"{flags} are for exams as scanned; give --clinic as well.")
     return RunConfig(**values, **parts)
 
 
@@ -144,7 +147,9 @@ def _clinic_values(options: argparse.Namespace) -> dict[str, Any]:
     """
     if hasattr(options, "confidence_dir"):
         raise UsageError("exams as scanned have no maps of confidence; leave out --confidence-dir or --clinic.")
-    values = {name: getattr(options, name) for name in ("dicom", "send") if hasattr(options, name)}
+    values = {name: getattr(options, name) for name in _OF_SCANS if hasattr(options, name)}
+    if "stamp" in values and not {"dicom", "send"} & set(values):
+        raise UsageError("--stamp marks a derived series; give --dicom or --send as well.")
     if "send" in values:
         from app.dicom.destination import Destination, require_network
 

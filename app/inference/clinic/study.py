@@ -16,7 +16,7 @@ from app.data.file_tree import images_below
 from app.data.naming.names import parse_name
 from app.data.nifti_reader import Volume, read_grid
 from app.dicom.geometry import LEAST_SLICES
-from app.dicom.selection import choose, names_of, of_study
+from app.dicom.selection import NO_RULES, SeriesRules, choose, names_of, of_study
 from app.dicom.series import Series, find_series, geometry_of, read_series
 from app.inference.clinic.scans import check_header, read_sequence
 
@@ -48,8 +48,7 @@ def open_study(
     naming: NamingOptions | None = None,
     exclude: Sequence[Path] = (),
     say: Callable[[str], None] | None = None,
-    study_uid: str | None = None,
-    ignored: Sequence[str] = (),
+    rules: SeriesRules = NO_RULES,
 ) -> Study:
     """Find the sequences of one exam, by headers alone.
 
@@ -59,8 +58,7 @@ def open_study(
         naming: what the user says of names of NIfTI files.
         exclude: folders to leave out.
         say: is told each DICOM series before the choice among them may fail.
-        ignored: numbers or UIDs of DICOM series that are none of the sequences.
-        study_uid: which study, where a folder of DICOM holds several; its last digits will do.
+        rules: how series of DICOM are chosen.
 
     Raises:
         UsageError: several patients or exams, none, or a series that is not there.
@@ -70,7 +68,7 @@ def open_study(
     asked = asked or {}
     series = find_series(folder, exclude)
     if series:
-        found = _dicom_study(folder, of_study(series, study_uid), asked, ignored, say)
+        found = _dicom_study(folder, of_study(series, rules.study), asked, rules, say)
         apart = [place.resolve() for place in exclude]
         beside = [
             p.name
@@ -79,8 +77,8 @@ def open_study(
         ]
         note = f"{folder} holds DICOM, so {len(beside)} other images are passed over ({', '.join(beside[:3])})."
         return replace(found, warnings=(*found.warnings, note)) if beside else found
-    if study_uid is not None or ignored:
-        what = "--ignore" if study_uid is None else "--study-uid"
+    if rules.study is not None or rules.ignored:
+        what = "--ignore" if rules.study is None else "--study-uid"
         raise UsageError(f"{folder} holds no DICOM; leave out {what}.")
     return _nifti_study(folder, asked, naming or NamingOptions(), exclude)
 
@@ -89,16 +87,16 @@ def _dicom_study(
     folder: Path,
     series: Sequence[Series],
     asked: Mapping[Modality, str],
-    ignored: Sequence[str],
+    rules: SeriesRules,
     say: Callable[[str], None] | None,
 ) -> Study:
     """Choose the series of a folder of DICOM, and check their slices."""
-    names = names_of(series)
+    names = names_of(series, rules.site)
     lines = tuple(f"{names[s.uid].sequence or '-':4} {s.title}: {names[s.uid].why}" for s in series)
     if say is not None:
         for line in lines:
             say(line)
-    selection = choose(series, asked, ignored)
+    selection = choose(series, asked, rules)
     for one in selection.series.values():
         geometry_of(one)
     chosen = tuple(f"{m} is {s.title}" for m, s in selection.series.items())

@@ -50,6 +50,14 @@ def test_a_result_is_whole_in_the_forms_it_has(study, exam, places):
     assert not is_whole(places, Forms())
 
 
+def test_a_series_with_a_stamp_is_not_one_without(study, exam, places):
+    done, request = exam
+    write_result(study, done, request, places, Forms(dicom=True, stamp=True))
+    assert is_whole(places, Forms(dicom=True, stamp=True))
+    assert not is_whole(places, Forms(dicom=True))
+    assert is_whole(places, Forms())
+
+
 def test_uids_stay_while_the_request_does(study, exam, places):
     done, request = exam
 

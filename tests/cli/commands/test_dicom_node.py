@@ -15,6 +15,7 @@ from app.core.constants import MODALITIES
 from app.core.errors import NothingToDo
 from app.dicom import destination
 from app.dicom.destination import Destination
+from app.dicom.selection import NO_RULES
 from app.dicom.sending import send_files
 from app.inference.clinic.study import Study
 from tests.dicom.helpers import T1, T2, head, write_series
@@ -31,6 +32,7 @@ GOOD = ["dicom-node", "--forward", "PACS@127.0.0.1:104", "--allow", "SCANNER"]
         ([*GOOD, "--spool", "s", "--forward", "PACS"], "names no DICOM node"),
         ([*GOOD, "--spool", "s", "--port", "70000"], "there is no port 70000"),
         ([*GOOD, "--spool", "s", "--allow", "A" * 17], "can be no AE title"),
+        ([*GOOD, "--spool", "s", "--series-names", "no.toml"], "no.toml cannot be read"),
     ],
 )
 def test_what_cannot_be_is_said(arguments, message, capsys, tmp_path, monkeypatch):
@@ -48,9 +50,9 @@ def test_without_the_package_it_is_one_sentence(monkeypatch, capsys, tmp_path):
 
 def test_an_exam_that_lacks_nothing_is_no_error(tmp_path, monkeypatch):
     whole = Study("s", (), dict.fromkeys(MODALITIES), {})
-    monkeypatch.setattr("app.inference.clinic.study.open_study", lambda folder: whole)
+    monkeypatch.setattr("app.inference.clinic.study.open_study", lambda folder, rules: whole)
     with pytest.raises(NothingToDo, match="all four"):
-        dicom_node._completion(None, None)(tmp_path, tmp_path)
+        dicom_node._completion(None, None, NO_RULES, False)(tmp_path, tmp_path)
 
 
 def test_a_defect_of_one_look_shows(monkeypatch, tmp_path, weights_dir):

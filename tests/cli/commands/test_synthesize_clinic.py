@@ -29,6 +29,10 @@ def call(tmp_path, weights_dir, capsys):
     [
         (["--dicom"], "give --clinic as well"),
         (["--send", "PACS@h:1"], "give --clinic as well"),
+        (["--clinic", "--stamp"], "give --dicom or --send"),
+        (["--allow-other-study"], "give --clinic as well"),
+        (["--series-names", "names.toml"], "give --clinic as well"),
+        (["--clinic", "--series-names", "no.toml"], "no.toml cannot be read"),
         (["--clinic", "--send", "PACS"], "names no DICOM node"),
         (["--clinic", "--confidence-dir", "maps"], "have no maps of confidence"),
         (["--view"], "give one with --report-dir"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from app.core.errors import CaseError, UsageError
+from app.dicom.selection import SeriesRules
 from app.inference.clinic.study import open_study
 from tests.dicom.helpers import T1, T2, head, write_series
 from tests.inference.clinic.helpers import write_heads
@@ -34,7 +35,7 @@ class TestDicom:
         write_series(folder / "3", head(), number=3, study="1.2.9", **T1)
         with pytest.raises(UsageError, match=r"holds 2 studies .*--study-uid"):
             open_study(folder)
-        assert set(open_study(folder, study_uid="1.2.9").series) == {"t1n"}
+        assert set(open_study(folder, rules=SeriesRules(study="1.2.9")).series) == {"t1n"}
 
     def test_images_of_another_kind_beside_it_are_said(self, folder):
         write_heads(folder / "head")
@@ -50,9 +51,9 @@ class TestNifti:
     def test_a_study_is_of_dicom(self, tmp_path):
         write_heads(tmp_path / "head")
         with pytest.raises(UsageError, match="leave out --study-uid"):
-            open_study(tmp_path / "head", study_uid="1")
+            open_study(tmp_path / "head", rules=SeriesRules(study="1"))
         with pytest.raises(UsageError, match="leave out --ignore"):
-            open_study(tmp_path / "head", ignored=["7"])
+            open_study(tmp_path / "head", rules=SeriesRules(("7",)))
 
     def test_files_are_taken_by_name(self, tmp_path):
         files = write_heads(tmp_path / "head")

@@ -54,22 +54,32 @@ from app.training.validation import SEGMENTATION_METRICS, score_segmenter2d
 from benchmarks._common import choose
 from benchmarks._training import train_once
 
+#: As in the paper: of the average brain alone.
+ATLAS = "cgsamr.prior='atlas'"
 #: The plain baseline: one discriminator of the whole slice, and its usual weight of the error.
-PIX2PIX = ["cgsamr.form='pix2pix'", "cgsamr.labelwise=false", "cgsamr.scales=1", "losses.feature=0", "losses.shape=0",
+PIX2PIX = [ATLAS, "cgsamr.form='pix2pix'", "cgsamr.labelwise=false", "cgsamr.scales=1", "losses.feature=0", "losses.shape=0",
            "losses.confidence=0"]  # fmt: skip
 #: Recipe and changes of each variant.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
-    "CG-SAMR": ("cgsamr_compact", []),
+    "CG-SAMR": ("cgsamr_compact", [ATLAS]),
     "Pix2Pix": ("cgsamr_compact", PIX2PIX),
-    "without stretch-out": ("cgsamr_compact", ["cgsamr.stretch_out=false"]),
-    "without label-wise discriminators": ("cgsamr_compact", ["cgsamr.labelwise=false"]),
+    "without stretch-out": ("cgsamr_compact", [ATLAS, "cgsamr.stretch_out=false"]),
+    "without label-wise discriminators": ("cgsamr_compact", [ATLAS, "cgsamr.labelwise=false"]),
     "without atlas": ("cgsamr_compact", ["cgsamr.prior='none'"]),
-    "without shape consistency": ("cgsamr_compact", ["losses.shape=0"]),
-    "without confidence": ("cgsamr_compact", ["cgsamr.confidence=false", "losses.confidence=0"]),
+    "without shape consistency": ("cgsamr_compact", [ATLAS, "losses.shape=0"]),
+    "without confidence": ("cgsamr_compact", [ATLAS, "cgsamr.confidence=false", "losses.confidence=0"]),
     "as published": (
         "cgsamr_compact",
-        ["losses.adversarial=1", "losses.feature=5", "losses.l1=0", "cgsamr.up='transposed'", "cgsamr.skip=false"],
+        [
+            ATLAS,
+            "losses.adversarial=1",
+            "losses.feature=5",
+            "losses.l1=0",
+            "cgsamr.up='transposed'",
+            "cgsamr.skip=false",
+        ],
     ),
+    "with own tissue": ("cgsamr_compact", []),
     "UCG-SAMR": ("ucgsamr_compact", []),
 }
 SHARES = (0.25, 0.5)

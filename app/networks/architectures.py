@@ -149,7 +149,7 @@ class Ds3NetConfig:
 #: Channels of the first layer of CG-SAMR; `paper` is that of pix2pixHD, whose generator it follows.
 CGSAMR_WIDTHS: Final[dict[str, int]] = {"paper": 64, "compact": 16, "tiny": 4}
 CgSamrForm = Literal["cgsamr", "ucgsamr", "pix2pix"]
-CgSamrPrior = Literal["atlas", "tissue", "none"]
+CgSamrPrior = Literal["atlas", "subject", "tissue", "none"]
 CgSamrUp = Literal["transposed", "resize"]
 
 
@@ -162,7 +162,8 @@ class CgSamrConfig:
         width: channels of the first layer.
         sequences: number of sequences that it makes.
         labels: number of lesion labels; the normal brain is one channel more of the lesion map.
-        prior: what tells it of anatomy: the atlas at three slices, tissue probability maps, or nothing.
+        prior: what tells it of anatomy: the atlas at three slices, these and the tissue probabilities of the subject's
+            own brain at the same slices, the atlas's tissue probabilities at one slice, or nothing.
         norm: `batch` as in the paper, or `instance` for batches of one.
         stretch_out: whether each sequence has its own way up.
         confidence: whether the intermediate image is made, masked by its confidence, and fed back.
@@ -192,7 +193,8 @@ class CgSamrConfig:
     @property
     def prior_channels(self) -> int:
         """Count the channels of the anatomical prior."""
-        return {"atlas": 3 * self.sequences, "tissue": 3, "none": 0}[self.prior]
+        atlas, own = 3 * self.sequences, 3 * 3
+        return {"atlas": atlas, "subject": atlas + own, "tissue": 3, "none": 0}[self.prior]
 
     @property
     def inputs(self) -> int:

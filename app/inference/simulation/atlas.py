@@ -25,7 +25,7 @@ from app.core.types import MaskArray
 from app.inference.simulation.tissue import tissue_probabilities
 from app.preprocessing.normalization import BACKGROUND
 
-Prior = Literal["atlas", "tissue", "none"]
+Prior = Literal["atlas", "subject", "tissue", "none"]
 _KEY: Final = "tetrad_atlas"
 _ARRAYS: Final = ("images", "brain", "tissue")
 #: Share of the subjects that have brain at a voxel, from which on it is the atlas's brain.
@@ -88,24 +88,43 @@ class Atlas:
         mask[place] = inside[tuple(slice(0, e - s) for s, e in zip(self.frame.start, end, strict=True))]
         return mask
 
-    def prior(self, kind: Prior, box: Sequence[int], index: int) -> NDArray[np.float32]:
+    def prior(
+        self, kind: Prior, box: Sequence[int], index: int, own: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float32]:
         """Cut the anatomical prior of an axial slice, float32 channels x rows x columns.
 
         Args:
-            kind: `atlas` gives of every sequence the slice below, this one and the one above; `tissue` the three
-                probabilities from 0 to 1 at this slice; `none` nothing.
+            kind: `atlas` gives of every sequence the slice below, this one and the one above; `subject` these, and the
+                three probabilities at the same slices, from -1 to 1; `tissue` the atlas's three probabilities from 0 to
+                1 at this slice; `none` nothing.
             box: extent of the subject's brain, to which the atlas is stretched.
             index: of the slice in that box.
+            own: of the kind `subject`, the subject's (`app.inference.simulation.own_tissue`). The atlas's stand where
+                they are not known, or not given.
         """
-        rows, columns, depth = box
         if kind == "none":
-            return np.empty((0, rows, columns), np.float32)
+            return np.empty((0, *box[:2]), np.float32)
         if kind == "tissue":
-            planes = self._plane(self.tissue, index, depth)
-        else:
-            planes = torch.stack([self._plane(self.images, index + k, depth) for k in (-1, 0, 1)], dim=1).flatten(0, 1)
-        size = [rows, columns]
+            return self._stretched(self._plane(self.tissue, index, box[2]), box)
+        planes = self._stretched(self._three(self.images, index, box[2]), box)
+        if kind == "atlas":
+            return planes
+        tissue = self._stretched(self._three(self.tissue, index, box[2]), box)
+        if own is not None:
+            numbers = np.clip([index - 1, index, index + 1], 0, box[2] - 1)
+            told = np.moveaxis(own[..., numbers], -1, 1).astype(np.float32) / 255
+            is_known = np.broadcast_to(told.sum(axis=0, keepdims=True) > 0.5, told.shape)
+            tissue = np.where(is_known, told, tissue.reshape(told.shape)).reshape(tissue.shape)
+        return np.concatenate([planes, 2 * tissue - 1])
+
+    @staticmethod
+    def _stretched(planes: Tensor, box: Sequence[int]) -> NDArray[np.float32]:
+        size = list(box[:2])
         return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0].numpy()
+
+    def _three(self, volumes: Tensor, index: int, depth: int) -> Tensor:
+        """The slice below, this one and the one above, of each volume."""
+        return torch.stack([self._plane(volumes, index + k, depth) for k in (-1, 0, 1)], dim=1).flatten(0, 1)
 
     @staticmethod
     def _plane(volumes: Tensor, index: int, depth: int) -> Tensor:

@@ -6,10 +6,12 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app import __version__
 from app.core.atomic_io import save_bytes
@@ -17,12 +19,16 @@ from app.core.constants import MODALITIES, Modality
 from app.core.errors import CaseError, UsageError
 from app.core.json_text import readable_json
 from app.core.types import MaskArray, VolumeArray
+from app.data.cases import Case
 from app.data.discovery import scan
+from app.data.labels import load_labels
 from app.data.loading import load_complete
+from app.data.segmentations import find_segmentations
 from app.inference.simulation.atlas import Atlas, Frame, frame_of
 from app.inference.simulation.exam_files import FEW_LEVELS, LEVELS, RECORD, save_exam
 from app.inference.simulation.lesions import Labels, Lesion, open_lesions
 from app.inference.simulation.manipulation import inside_share, mirror_lesion, move_lesion, scale_lesion
+from app.inference.simulation.own_tissue import tissue_of_exam
 from app.inference.simulation.simulator import ExamSimulator, SimulatedVolumes
 from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.registry.identity import Identity
@@ -63,11 +69,16 @@ class SimulationOptions:
 
 @dataclass(frozen=True)
 class Brain:
-    """Hold the outline of a brain: bool on the frame's grid."""
+    """Hold the outline of a brain: bool on the frame's grid.
+
+    Attributes:
+        tissue: finds the brain's own tissue, on its box; None for the atlas's.
+    """
 
     name: str
     mask: MaskArray
     frame: Frame
+    tissue: Callable[[], NDArray[np.uint8]] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,8 @@ def _one(
     labels, record = _changed(
         lesion.load(brain.frame), ExamRecord(name, lesion.name, brain.name, 1.0), brain, options, random
     )
-    made = simulator.run(brain.mask, labels)
+    own = brain.tissue() if simulator.sees_own_tissue and brain.tissue is not None else None
+    made = simulator.run(brain.mask, labels, own)
     stripes: dict[str, tuple[float | None, float | None]] = {
         m: _rounded(pair) for m, pair in zip(MODALITIES, made.stripes, strict=True)
     }
@@ -241,10 +253,21 @@ def _brains(options: SimulationOptions, atlas: Atlas) -> Iterator[Brain]:
     if options.brains is None:
         yield Brain("atlas", atlas.brain_mask, atlas.frame)
         return
-    for subject, volumes in load_complete(scan(options.brains).cases):
+    cases = {case.subject: case for case in scan(options.brains).cases}
+    masks = find_segmentations(options.brains, list(cases.values()))
+    for subject, volumes in load_complete(cases.values()):
         mask = vote_foreground({m: v.data for m, v in volumes.items()})
         start = [side.start for side in bounding_box(mask)]
-        yield Brain(subject, mask, frame_of(mask.shape, volumes["t1n"].grid.lps_affine, start))
+        tissue = partial(_tissue, cases[subject], masks.get(subject))
+        yield Brain(subject, mask, frame_of(mask.shape, volumes["t1n"].grid.lps_affine, start), tissue)
+
+
+def _tissue(case: Case, segmentation: Path | None) -> NDArray[np.uint8]:
+    """Find the tissue of a subject's own brain, read again: of many subjects it would fill the memory."""
+    (_, volumes), *_ = load_complete([case])
+    arrays = {m: v.data for m, v in volumes.items()}
+    labels = load_labels(segmentation, volumes["t1n"].grid, case.subject)
+    return tissue_of_exam(arrays, vote_foreground(arrays), labels)
 
 
 def _check_inside(labels: Labels, brain: Brain, lesion: Lesion) -> None:

@@ -67,17 +67,29 @@ class ExamSimulator:
         """Whether the network judges itself."""
         return self._config.form != "pix2pix" and self._config.confidence
 
+    @property
+    def sees_own_tissue(self) -> bool:
+        """Whether the network is told of the brain's own tissue."""
+        return self._config.prior == "subject"
+
     @torch.inference_mode()
-    def run(self, brain: MaskArray, labels: NDArray[np.uint8], even: bool = True) -> SimulatedVolumes:
+    def run(
+        self,
+        brain: MaskArray,
+        labels: NDArray[np.uint8],
+        tissue: NDArray[np.uint8] | None = None,
+        even: bool = True,
+    ) -> SimulatedVolumes:
         """Make all sequences.
 
         Args:
             brain: bool, L x P x S, with at least one voxel.
             labels: uint8, same shape; outside the brain they do not count.
+            tissue: of the brain, on its box (`app.inference.simulation.own_tissue`); the atlas's if not given.
             even: whether slices are made to agree (`app.inference.simulation.consistency`).
         """
         window = place_window(brain, "axial", self._canvas)
-        images, confidence = self._slices(brain, labels, window)
+        images, confidence = self._slices(brain, labels, tissue, window)
         volumes = np.stack([paste(s, window, brain.shape, BACKGROUND) for s in np.moveaxis(images, 1, 0)])
         volumes = np.where(brain, volumes, np.float32(BACKGROUND))
         stacked = [stripe_ratio(v, brain) for v in volumes]
@@ -90,19 +102,27 @@ class ExamSimulator:
         return SimulatedVolumes(volumes, np.where(brain, sure, np.float32(0)), stripes)
 
     def _slices(
-        self, brain: MaskArray, labels: NDArray[np.uint8], window: Window
+        self, brain: MaskArray, labels: NDArray[np.uint8], tissue: NDArray[np.uint8] | None, window: Window
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """All slices of the window, slices x sequences x rows x columns, and their confidence."""
         images, sure = [], []
         for first in range(0, len(window.slices), self._batch):
-            made = self._network(self._inputs(brain, labels, window, window.slices[first : first + self._batch]))
+            numbers = window.slices[first : first + self._batch]
+            made = self._network(self._inputs(brain, labels, tissue, window, numbers))
             images.append(made.image.float().cpu())
             if made.confidence is not None:
                 whole = F.interpolate(made.confidence, scale_factor=2.0, mode="bilinear", align_corners=False)
                 sure.append(whole.float().cpu())
         return torch.cat(images).numpy(), torch.cat(sure).numpy() if sure else None
 
-    def _inputs(self, brain: MaskArray, labels: NDArray[np.uint8], window: Window, numbers: tuple[int, ...]) -> Tensor:
+    def _inputs(
+        self,
+        brain: MaskArray,
+        labels: NDArray[np.uint8],
+        tissue: NDArray[np.uint8] | None,
+        window: Window,
+        numbers: tuple[int, ...],
+    ) -> Tensor:
         box = bounding_box(brain)
         extent = [side.stop - side.start for side in box]
         kind, size = self._config.prior, window.size
@@ -111,7 +131,7 @@ class ExamSimulator:
         place = tuple(slice(side.start - first, side.stop - first)
                       for side, first in zip(box[:2], window.start, strict=True))  # fmt: skip
         for row, number in enumerate(numbers):
-            priors[row][:, place[0], place[1]] = self.atlas.prior(kind, extent, number - box[2].start)
+            priors[row][:, place[0], place[1]] = self.atlas.prior(kind, extent, number - box[2].start, tissue)
             for plane, volume in zip(planes, (brain, labels), strict=True):
                 plane[row][place] = volume[box[0], box[1], number]
         outline, lesion, prior = (torch.from_numpy(v).to(self._device) for v in (planes[0], planes[1], priors))

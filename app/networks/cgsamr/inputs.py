@@ -8,7 +8,7 @@ from torch import Tensor
 from app.networks.architectures import CgSamrConfig
 
 #: Value of each prior outside the brain.
-_OUTSIDE = {"atlas": -1.0, "tissue": 0.0, "none": 0.0}
+_OUTSIDE = {"atlas": -1.0, "subject": -1.0, "tissue": 0.0, "none": 0.0}
 
 
 def label_planes(labels: Tensor, count: int) -> Tensor:
@@ -29,7 +29,7 @@ def network_inputs(brain: Tensor, labels: Tensor, prior: Tensor, config: CgSamrC
     Args:
         brain: 1 inside, B x 1 x H x W.
         labels: int64 B x H x W; outside the brain they do not count.
-        prior: B x C x H x W, the atlas in [-1, 1] or tissues in [0, 1]; outside the brain it does not count.
+        prior: B x C x H x W, in [-1, 1], of the prior `tissue` in [0, 1]; outside the brain it does not count.
     """
     inside = brain > 0
     lesions = label_planes(labels, config.labels) * inside

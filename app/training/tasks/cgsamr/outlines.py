@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,16 +20,20 @@ from app.core.constants import MODALITIES, View
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.inference.simulation.atlas import Atlas, AtlasBuilder, Frame, Prior, frame_of, plain_frame, read_atlas
+from app.inference.simulation.own_tissue import own_tissue
 from app.networks.architectures import CgSamrConfig
 from app.networks.cgsamr.discriminators import region_masks
 from app.networks.cgsamr.inputs import network_inputs
 from app.preprocessing.normalization import BACKGROUND
-from app.training.data.cache import CachedSubject
+from app.training.data.cache import CachedSubject, mapped
 from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import SampledStep, Sampler
 from app.training.data.variation.augmentation import vary_geometry
 
 log = logging.getLogger(__name__)
+
+#: Every so many slices the tissue of a brain is withheld.
+_WITHOUT_OWN: Final = 10
 
 
 @dataclass(frozen=True)
@@ -77,19 +82,40 @@ class OutlineSampler(Sampler):
     ) -> None:
         super().__init__(subjects, recipe, BACKGROUND, seed=seed, rank=rank)
         self._atlas, self._kind = atlas, kind
+        for subject in subjects if kind == "subject" else ():
+            _find_tissue(subject)
 
     def _images(self, subject: CachedSubject, view: View, index: int) -> NDArray[np.float32]:
-        prior = self._atlas.prior(self._kind, subject.brain.shape, index)
+        # So that it can do without a brain, too.
+        is_told = self._kind == "subject" and index % _WITHOUT_OWN > 0
+        own = mapped(_tissue_path(subject)) if is_told else None
+        prior = self._atlas.prior(self._kind, subject.brain.shape, index, own)
         # What moves in from outside the canvas is -1 in every channel.
-        own = prior if self._kind == "atlas" else 2 * prior - 1
-        return np.concatenate([super()._images(subject, view, index), own])
+        prior = 2 * prior - 1 if self._kind == "tissue" else prior
+        return np.concatenate([super()._images(subject, view, index), prior])
+
+
+def _tissue_path(subject: CachedSubject) -> Path:
+    return subject.folder / f"{subject.name}-tissue.npy"
+
+
+def _find_tissue(subject: CachedSubject) -> None:
+    """Find the tissue of a subject's own brain, unless the cache has it from these images."""
+    path, images = _tissue_path(subject), subject.folder / f"{subject.name}.npy"
+    if path.exists() and path.stat().st_mtime >= images.stat().st_mtime:
+        return
+    log.info("The tissue of %s is found.", subject.name)
+    tissue = own_tissue(np.asarray(subject.normalized), np.asarray(subject.brain), subject.labels)
+    buffer = io.BytesIO()
+    np.save(buffer, tissue)
+    save_bytes(buffer.getvalue(), path)
 
 
 def slices_of(sample: SampledStep, augmentation: SliceAugmentation, config: CgSamrConfig, device: Any) -> Slices:
     """Vary the geometry of a batch from an `OutlineSampler`, and part it into what is given and what is made."""
     batch = vary_geometry(sample.batch.to(device), augmentation, sample.own, BACKGROUND)
     exam, prior = batch.images[:, : len(MODALITIES)], batch.images[:, len(MODALITIES) :]
-    anatomy = prior if config.prior == "atlas" else (prior + 1) / 2
+    anatomy = (prior + 1) / 2 if config.prior == "tissue" else prior
     lesion = (batch.labels > 0)[:, None]
     return Slices(
         network_inputs(batch.brain, batch.labels, anatomy, config),

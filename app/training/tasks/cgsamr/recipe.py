@@ -63,7 +63,7 @@ class PairedNetwork(SimulatorNetwork):
 
     Attributes:
         form: CG-SAMR, or the plain baseline.
-        prior: `atlas` as in the paper, or `none`.
+        prior: `atlas` as in the paper, `subject` with the tissue of the subject's own brain beside it, or `none`.
         skip: see `app.networks.architectures.CgSamrConfig`.
         labelwise: whether background, normal brain and lesion have discriminators of their own.
         scales: at how many scales discriminators look.
@@ -71,7 +71,7 @@ class PairedNetwork(SimulatorNetwork):
     """
 
     form: Literal["cgsamr", "pix2pix"] = "cgsamr"
-    prior: Literal["atlas", "none"] = "atlas"
+    prior: Literal["atlas", "subject", "none"] = "atlas"
     skip: bool = False
     labelwise: bool = True
     scales: int = 2

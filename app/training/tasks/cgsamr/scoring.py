@@ -18,6 +18,7 @@ from app.data.loading import load_complete
 from app.evaluation.metrics.image import image_scores, pixel_accuracy
 from app.evaluation.scoring import VolumeScores
 from app.inference.simulation.build import RANGE
+from app.inference.simulation.own_tissue import tissue_of_exam
 from app.inference.simulation.simulator import ExamSimulator
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import BACKGROUND, denormalize, measure, normalize
@@ -51,7 +52,8 @@ def score_simulator(simulator: ExamSimulator, cases: Iterable[Case], masks: Mapp
             continue
         arrays = {m: v.data for m, v in volumes.items()}
         brain = vote_foreground(arrays)
-        made = simulator.run(brain, labels)
+        own = tissue_of_exam(arrays, brain, labels) if simulator.sees_own_tissue else None
+        made = simulator.run(brain, labels, own)
         for number, m in enumerate(MODALITIES):
             scale = measure(arrays[m], m, RANGE)
             image = made.images[number]

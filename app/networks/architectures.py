@@ -162,8 +162,8 @@ class CgSamrConfig:
         width: channels of the first layer.
         sequences: number of sequences that it makes.
         labels: number of lesion labels; the normal brain is one channel more of the lesion map.
-        prior: what tells it of anatomy: the atlas at three slices, these and the tissue probabilities of the subject's
-            own brain at the same slices, the atlas's tissue probabilities at one slice, or nothing.
+        prior: what tells it of anatomy: the atlas at three slices, that and tissue probabilities at the same slices,
+            tissue probabilities at one slice, or nothing. Tissue is that of the subject's own brain where it is known.
         norm: `batch` as in the paper, or `instance` for batches of one.
         stretch_out: whether each sequence has its own way up.
         confidence: whether the intermediate image is made, masked by its confidence, and fed back.

@@ -8,7 +8,7 @@ after another: what is held are sums.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,6 +30,8 @@ _KEY: Final = "tetrad_atlas"
 _ARRAYS: Final = ("images", "brain", "tissue")
 #: Share of the subjects that have brain at a voxel, from which on it is the atlas's brain.
 _BRAIN: Final = 0.5
+#: What 1 is in whole numbers.
+_LEVELS: Final = 255
 
 
 @dataclass(frozen=True)
@@ -94,37 +96,36 @@ class Atlas:
         """Cut the anatomical prior of an axial slice, float32 channels x rows x columns.
 
         Args:
-            kind: `atlas` gives of every sequence the slice below, this one and the one above; `subject` these, and the
-                three probabilities at the same slices, from -1 to 1; `tissue` the atlas's three probabilities from 0 to
-                1 at this slice; `none` nothing.
+            kind: `atlas` gives of every sequence the slice below, this one and the one above; `subject` these, and
+                three tissue probabilities at the same slices, from -1 to 1; `tissue` these from 0 to 1 at this slice;
+                `none` nothing.
             box: extent of the subject's brain, to which the atlas is stretched.
             index: of the slice in that box.
-            own: of the kind `subject`, the subject's (`app.inference.simulation.own_tissue`). The atlas's stand where
-                they are not known, or not given.
+            own: tissue of the subject's own brain (`app.inference.simulation.own_tissue`). The atlas's stands where
+                it is not known, or not given.
         """
         if kind == "none":
             return np.empty((0, *box[:2]), np.float32)
         if kind == "tissue":
-            return self._stretched(self._plane(self.tissue, index, box[2]), box)
-        planes = self._stretched(self._three(self.images, index, box[2]), box)
-        if kind == "atlas":
-            return planes
-        tissue = self._stretched(self._three(self.tissue, index, box[2]), box)
-        if own is not None:
-            numbers = np.clip([index - 1, index, index + 1], 0, box[2] - 1)
-            told = np.moveaxis(own[..., numbers], -1, 1).astype(np.float32) / 255
-            is_known = np.broadcast_to(told.sum(axis=0, keepdims=True) > 0.5, told.shape)
-            tissue = np.where(is_known, told, tissue.reshape(told.shape)).reshape(tissue.shape)
-        return np.concatenate([planes, 2 * tissue - 1])
+            return self._tissue(box, [index], own)
+        numbers = [index - 1, index, index + 1]
+        planes = self._stretched(_joined(self._plane(self.images, n, box[2]) for n in numbers), box)
+        return planes if kind == "atlas" else np.concatenate([planes, 2 * self._tissue(box, numbers, own) - 1])
+
+    def _tissue(self, box: Sequence[int], numbers: Sequence[int], own: NDArray[np.uint8] | None) -> NDArray[np.float32]:
+        """The probabilities at some slices, tissue by tissue: the subject's own where they are known."""
+        average = self._stretched(_joined(self._plane(self.tissue, n, box[2]) for n in numbers), box)
+        if own is None:
+            return average
+        inside = np.clip(numbers, 0, box[2] - 1)
+        told = np.moveaxis(own[..., inside], -1, 1).astype(np.float32) / _LEVELS
+        is_known = np.broadcast_to(told.sum(axis=0, keepdims=True) > 0.5, told.shape)
+        return np.where(is_known, told, average.reshape(told.shape)).reshape(average.shape)
 
     @staticmethod
     def _stretched(planes: Tensor, box: Sequence[int]) -> NDArray[np.float32]:
         size = list(box[:2])
         return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0].numpy()
-
-    def _three(self, volumes: Tensor, index: int, depth: int) -> Tensor:
-        """The slice below, this one and the one above, of each volume."""
-        return torch.stack([self._plane(volumes, index + k, depth) for k in (-1, 0, 1)], dim=1).flatten(0, 1)
 
     @staticmethod
     def _plane(volumes: Tensor, index: int, depth: int) -> Tensor:
@@ -144,17 +145,22 @@ class Atlas:
         return save(tensors, metadata={_KEY: json.dumps(form)})
 
 
+def _joined(planes: Iterable[Tensor]) -> Tensor:
+    """Channels of each volume at some slices, volume by volume."""
+    return torch.stack(list(planes), dim=1).flatten(0, 1)
+
+
 def _levels(values: Tensor, name: str) -> Tensor:
     """Round to whole numbers from 0 to 255: images from [-1, 1], shares from [0, 1]."""
     shares = (values.float() + 1) / 2 if name == "images" else values.float()
-    return (shares.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+    return (shares.clamp(0, 1) * _LEVELS).round().to(torch.uint8).contiguous()
 
 
 def _values(levels: Tensor, name: str) -> Tensor:
     """Invert `_levels`."""
     if levels.dtype != torch.uint8:
         raise ValueError("its voxels are no levels")
-    shares = levels.float() / 255
+    shares = levels.float() / _LEVELS
     return (shares * 2 - 1 if name == "images" else shares).half()
 
 

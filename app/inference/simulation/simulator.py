@@ -70,7 +70,7 @@ class ExamSimulator:
     @property
     def sees_own_tissue(self) -> bool:
         """Whether the network is told of the brain's own tissue."""
-        return self._config.prior == "subject"
+        return self._config.prior in {"subject", "tissue"}
 
     @torch.inference_mode()
     def run(

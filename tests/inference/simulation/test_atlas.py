@@ -75,7 +75,25 @@ class TestPrior:
         atlas = _built((0.2, None, SHAPE))
         assert atlas.prior("atlas", (13, 5, 9), 8).shape == (6, 13, 5)
         assert atlas.prior("tissue", (13, 5, 9), 0).shape == (3, 13, 5)
+        assert atlas.prior("subject", (13, 5, 9), 0).shape == (6 + 9, 13, 5)
         assert atlas.prior("none", (13, 5, 9), 0).shape == (0, 13, 5)
+
+    def test_a_subjects_own_tissue_stands_where_it_is_known(self):
+        atlas = _built((0.2, None, SHAPE))
+        own = np.zeros((3, 9, 9, 5), np.uint8)
+        own[1, :4] = 255
+        own[2, :4, :, 0] = 255
+        own[1, :4, :, 0] = 0
+        at_rest = atlas.prior("tissue", (9, 9, 5), 2)
+        told = atlas.prior("tissue", (9, 9, 5), 2, own)
+        assert np.array_equal(told[:, 4:], at_rest[:, 4:])
+        assert (told[:, :4] == np.array([0, 1, 0]).reshape(3, 1, 1)).all()
+        three = atlas.prior("subject", (9, 9, 5), 1, own)
+        assert np.array_equal(three[:6], atlas.prior("atlas", (9, 9, 5), 1))
+        # White matter, grey matter and fluid, each at the slices 0, 1 and 2.
+        assert three[6:, 0, 0].tolist() == [-1, -1, -1, -1, 1, 1, 1, -1, -1]
+        # Below the first slice it is that one again.
+        assert atlas.prior("subject", (9, 9, 5), 0, own)[6:, 0, 0].tolist() == [-1, -1, -1, -1, -1, 1, 1, 1, -1]
 
 
 def test_written_and_read(tmp_path):

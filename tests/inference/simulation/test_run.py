@@ -6,13 +6,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from app.core.constants import MODALITIES
 from app.core.errors import OutputError, UsageError
 from app.data.discovery import scan
 from app.data.loading import load_complete
 from app.data.nifti_reader import load_volume
 from app.data.phantom import make_phantom, write_phantom
 from app.inference.simulation import exam_files as module
+from app.inference.simulation.own_tissue import tissue_of_exam
 from app.inference.simulation.run import SimulationOptions, simulate
+from app.networks.architectures import CgSamrConfig
 from app.registry.identity import Identity
 from tests.inference.simulation.helpers import SHAPE, small_atlas, small_simulator
 
@@ -91,6 +94,19 @@ class TestBrains:
         assert {(r.lesion, r.brain) for r in records} == {("p1", "p2"), ("p2", "p1")}
         mask = load_volume(tmp_path / "o" / records[0].name / f"{records[0].name}-t2w.nii.gz").data > 0
         assert np.array_equal(mask, load_volume(lesions / records[0].brain / f"{records[0].brain}-t2w.nii.gz").data > 0)
+
+    def test_a_network_that_sees_tissue_gets_that_of_the_brain_and_not_of_its_lesion(self, lesions, tmp_path):
+        simulator = small_simulator(CgSamrConfig(width=4, prior="subject"))
+        given = []
+        real = simulator.run
+        simulator.run = lambda brain, labels, own: (given.append(own), real(brain, labels, own))[1]
+        simulate(SimulationOptions(lesions, tmp_path / "o", lesions), simulator, MODEL)
+        simulate(SimulationOptions(lesions, tmp_path / "p"), simulator, MODEL)
+        assert [own is not None for own in given] == [True] * 2 + [False] * 2
+        exam = {m: load_volume(lesions / "p1" / f"p1-{m}.nii.gz").data for m in MODALITIES}
+        labels = np.rint(load_volume(lesions / "p1" / "p1-seg.nii.gz").data).astype(np.uint8)
+        expected = tissue_of_exam(exam, exam["t1n"] > 0, labels)
+        assert any(own.shape == expected.shape and np.array_equal(own, expected) for own in given[:2])
 
     def test_no_brain_of_that_name(self, lesions, tmp_path):
         write_phantom(make_phantom(SHAPE, 5), tmp_path / "b", "other")

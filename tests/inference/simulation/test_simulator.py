@@ -29,6 +29,7 @@ def test_volumes_of_an_outline():
     "config",
     [
         CgSamrConfig(width=2, prior="none", confidence=False),
+        CgSamrConfig(width=2, prior="subject"),
         CgSamrConfig("ucgsamr", width=2, prior="tissue", norm="instance"),
         CgSamrConfig("pix2pix", width=4),
     ],
@@ -44,6 +45,16 @@ def test_lesions_change_where_they_are():
     simulator = small_simulator()
     ill, well = (simulator.run(BRAIN, labels, even=False).images for labels in (PHANTOM.labels, 0 * PHANTOM.labels))
     assert not np.array_equal(ill, well)
+
+
+@pytest.mark.parametrize("prior,sees", [("subject", True), ("tissue", True), ("atlas", False), ("none", False)])
+def test_own_tissue_counts_where_the_network_sees_it(prior, sees):
+    simulator = small_simulator(CgSamrConfig(width=2, prior=prior))
+    own = np.zeros((3, *BRAIN[bounding_box(BRAIN)].shape), np.uint8)
+    own[0] = 255
+    plain, told = (simulator.run(BRAIN, PHANTOM.labels, tissue).images for tissue in (None, own))
+    assert simulator.sees_own_tissue == sees
+    assert np.array_equal(plain, told) == (not sees)
 
 
 class _Echo(torch.nn.Module):

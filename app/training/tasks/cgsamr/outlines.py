@@ -82,12 +82,13 @@ class OutlineSampler(Sampler):
     ) -> None:
         super().__init__(subjects, recipe, BACKGROUND, seed=seed, rank=rank)
         self._atlas, self._kind = atlas, kind
-        for subject in subjects if kind == "subject" else ():
+        self._sees_tissue = kind in {"subject", "tissue"}
+        for subject in subjects if self._sees_tissue else ():
             _find_tissue(subject)
 
     def _images(self, subject: CachedSubject, view: View, index: int) -> NDArray[np.float32]:
         # So that it can do without a brain, too.
-        is_told = self._kind == "subject" and index % _WITHOUT_OWN > 0
+        is_told = self._sees_tissue and index % _WITHOUT_OWN > 0
         own = mapped(_tissue_path(subject)) if is_told else None
         prior = self._atlas.prior(self._kind, subject.brain.shape, index, own)
         # What moves in from outside the canvas is -1 in every channel.

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from app.core.errors import UsageError
 from app.training.data.slices import SampledStep
+from app.training.tasks.cgsamr import outlines
 from app.training.tasks.cgsamr.outlines import slices_of, training_atlas
 from tests.training.tasks.cgsamr.helpers import opened
 
@@ -14,7 +17,7 @@ def test_slices_as_networks_see_them(paired_subjects, training_data):
     task, source = opened(paired_subjects, training_data)
     recipe, sample = task.recipe, source.at(0)
     slices = slices_of(sample, recipe.augmentation, recipe.architecture, task.device)
-    assert slices.inputs.shape == (2, 16, 64, 64)
+    assert slices.inputs.shape == (2, 25, 64, 64)
     assert torch.equal(slices.exam, sample.batch.images[:, :4].clamp(-1, 1))
     brain, lesion = sample.batch.brain[:, 0] > 0, sample.batch.labels > 0
     assert torch.equal(slices.inputs[:, 0] == 1, brain & ~lesion)
@@ -51,6 +54,30 @@ def test_tissues_come_from_0_to_1(paired_subjects, training_data):
     slices = slices_of(source.at(0), task.recipe.augmentation, task.recipe.architecture, task.device)
     assert slices.inputs.shape[1] == 7
     assert 0 <= slices.inputs[:, 4:].min() <= slices.inputs[:, 4:].max() <= 1.001
+
+
+class TestTissue:
+    def test_it_is_found_once_and_again_when_the_images_are_others(self, paired_subjects, training_data, monkeypatch):
+        found = []
+        real = outlines.own_tissue
+        monkeypatch.setattr(outlines, "own_tissue", lambda *a: (found.append(1), real(*a))[1])
+        for subject in paired_subjects:
+            outlines._tissue_path(subject).unlink(missing_ok=True)
+        opened(paired_subjects, training_data, recipe="ucgsamr_compact")
+        opened(paired_subjects, training_data, recipe="cgsamr_compact")
+        assert len(found) == len(paired_subjects)
+        first = paired_subjects[0]
+        os.utime(first.folder / f"{first.name}.npy")
+        opened(paired_subjects, training_data, recipe="cgsamr_compact")
+        assert len(found) == len(paired_subjects) + 1
+
+    def test_every_tenth_slice_does_without(self, paired_subjects, training_data):
+        task, source = opened(paired_subjects, training_data, recipe="cgsamr_compact")
+        subject, size = paired_subjects[0], paired_subjects[0].brain.shape
+        for index in (10, 11):
+            average = task.atlas.prior("subject", size, index)[12:]
+            shown = source.sampler._images(subject, "axial", index)[16:]
+            assert np.array_equal(shown, average) == (index == 10)
 
 
 class TestAtlas:

@@ -19,7 +19,9 @@ class _Oracle:
     def __init__(self, volumes, error):
         self._volumes, self._error = volumes, error
 
-    def run(self, brain, labels):
+    sees_own_tissue = False
+
+    def run(self, brain, labels, tissue):
         images = np.stack(
             [normalize(v.data, measure(v.data, m, RANGE), -1.0) for m, v in sorted(self._volumes.items())]
         )

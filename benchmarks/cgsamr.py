@@ -10,7 +10,7 @@ outlines of `--validation`, means over the four sequences; the second the same b
 Dice of what it segments.
 
 With `--segment` each chosen variant then makes exams of the lesions given (a folder of masks, or label maps), grown,
-shrunk, mirrored and moved, and the 2D segmenter is trained on real exams alone and with a share of 25 % and 50 % of
+shrunk, mirrored and moved, in the brains of `--data`, and the 2D segmenter is trained on real exams alone and with a share of 25 % and 50 % of
 these, all for as many updates. The third table has its Dice on `--validation`; the last the differences to real exams
 alone, with intervals. What is done already is not run again.
 """
@@ -212,7 +212,7 @@ def _exams(name: str, options: argparse.Namespace) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         state = load_state(_folder(name, options.out) / LAST)
         wanted = SimulationOptions(
-            options.segment, place, count=options.exams, scale=(0.5, 2.0), mirror=True, move=True, seed=options.seed
+            options.segment, place, options.data, True, options.exams, (0.5, 2.0), True, True, options.seed
         )
         simulate(wanted, _simulator(state, options), Identity(name, "0" * 64), state.seen)
     return place

@@ -108,7 +108,8 @@ class ExamSimulator:
         images, sure = [], []
         for first in range(0, len(window.slices), self._batch):
             numbers = window.slices[first : first + self._batch]
-            made = self._network(self._inputs(brain, labels, tissue, window, numbers))
+            inputs = self._inputs(brain, labels, tissue, window, numbers)
+            made = self._network(inputs.contiguous(memory_format=torch.channels_last))
             images.append(made.image.float().cpu())
             if made.confidence is not None:
                 whole = F.interpolate(made.confidence, scale_factor=2.0, mode="bilinear", align_corners=False)

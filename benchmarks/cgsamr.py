@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ from app.training.tasks.segmentation2d import Segmentation2dRecipe
 from app.training.trainer import TrainingPaths
 from app.training.validation import SEGMENTATION_METRICS, score_segmenter2d
 from benchmarks._common import choose
-from benchmarks._training import train_once
+from benchmarks._training import kept_scores, train_once
 
 #: As in the paper: of the average brain alone.
 ATLAS = "cgsamr.prior='atlas'"
@@ -107,8 +108,8 @@ def main() -> None:
         if state is None:
             return
         steps[name] = state.step
-        cases = scan(options.validation).cases
-        scores[name] = score_simulator(_simulator(state, options), cases, find_segmentations(options.validation, cases))
+        place = _folder(name, options.out) / "scores.json"
+        scores[name] = kept_scores(place, partial(_scored, state, options))
     _print_images(scores, steps, options.minutes)
     if "UCG-SAMR" in chosen:
         _print_outlines(load_state(_folder("UCG-SAMR", options.out) / LAST), options)
@@ -139,6 +140,11 @@ def _simulator(state: State, options: argparse.Namespace) -> ExamSimulator:
     network = new_simulator(recipe.architecture)
     state.load_into(network)
     return ExamSimulator(network.eval(), recipe.architecture, recipe.data.canvas, atlas, torch.device("cpu"))
+
+
+def _scored(state: State, options: argparse.Namespace) -> list[VolumeScores]:
+    cases = scan(options.validation).cases
+    return score_simulator(_simulator(state, options), cases, find_segmentations(options.validation, cases))
 
 
 def _print_images(scores: dict[str, list[VolumeScores]], steps: dict[str, int], minutes: float) -> None:

@@ -10,9 +10,9 @@ outlines of `--validation`, means over the four sequences; the second the same b
 Dice of what it segments.
 
 With `--segment` each chosen variant then makes exams of the lesions given (a folder of masks, or label maps), grown,
-shrunk, mirrored and moved, in the brains of `--data`, and the 2D segmenter is trained on real exams alone and with a share of 25 % and 50 % of
-these, all for as many updates. The third table has its Dice on `--validation`; the last the differences to real exams
-alone, with intervals. What is done already is not run again.
+shrunk, mirrored and moved, in the brains of `--data`, and the 2D segmenter is trained on real exams alone and with a
+share of 25 % and 50 % of these, all for as many updates. The third table has its Dice on `--validation`; the last the
+differences to real exams alone, with intervals. What is done already is not run again.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ from benchmarks._training import kept_scores, train_once
 #: As in the paper: of the average brain alone.
 ATLAS = "cgsamr.prior='atlas'"
 #: The plain baseline: one discriminator of the whole slice, and its usual weight of the error.
-PIX2PIX = [ATLAS, "cgsamr.form='pix2pix'", "cgsamr.labelwise=false", "cgsamr.scales=1", "losses.feature=0", "losses.shape=0",
-           "losses.confidence=0"]  # fmt: skip
+PIX2PIX = [ATLAS, "cgsamr.form='pix2pix'", "cgsamr.labelwise=false", "cgsamr.scales=1", "losses.feature=0",
+           "losses.shape=0", "losses.confidence=0"]  # fmt: skip
 #: Recipe and changes of each variant.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "CG-SAMR": ("cgsamr_compact", [ATLAS]),

@@ -132,6 +132,8 @@ def simulate(
     """
     _check_places(options)
     lesions = open_lesions(options.lesions)
+    if options.brains is None and simulator.sees_own_tissue:
+        log.warning("Exams show an average brain, smooth and without folds; --brains gives them those of your exams.")
     brains = list(_brains(options, simulator.atlas))
     plan = [
         (name, *pair)

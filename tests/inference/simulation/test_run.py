@@ -95,13 +95,15 @@ class TestBrains:
         mask = load_volume(tmp_path / "o" / records[0].name / f"{records[0].name}-t2w.nii.gz").data > 0
         assert np.array_equal(mask, load_volume(lesions / records[0].brain / f"{records[0].brain}-t2w.nii.gz").data > 0)
 
-    def test_a_network_that_sees_tissue_gets_that_of_the_brain_and_not_of_its_lesion(self, lesions, tmp_path):
+    def test_a_network_that_sees_tissue_gets_that_of_the_brain_and_not_of_its_lesion(self, lesions, tmp_path, caplog):
         simulator = small_simulator(CgSamrConfig(width=4, prior="subject"))
         given = []
         real = simulator.run
         simulator.run = lambda brain, labels, own: (given.append(own), real(brain, labels, own))[1]
         simulate(SimulationOptions(lesions, tmp_path / "o", lesions), simulator, MODEL)
+        assert "average brain" not in caplog.text
         simulate(SimulationOptions(lesions, tmp_path / "p"), simulator, MODEL)
+        assert "average brain" in caplog.text
         assert [own is not None for own in given] == [True] * 2 + [False] * 2
         exam = {m: load_volume(lesions / "p1" / f"p1-{m}.nii.gz").data for m in MODALITIES}
         labels = np.rint(load_volume(lesions / "p1" / "p1-seg.nii.gz").data).astype(np.uint8)

@@ -112,6 +112,18 @@ class Atlas:
         planes = self._stretched(_joined(self._plane(self.images, n, box[2]) for n in numbers), box)
         return planes if kind == "atlas" else np.concatenate([planes, 2 * self._tissue(box, numbers, own) - 1])
 
+    def tissue_on(self, box: Sequence[int], own: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Stretch the tissue probabilities to a brain's box, from 0 to 255, 3 x L x P x S.
+
+        Args:
+            box: extent of the subject's brain.
+            own: as `prior`.
+        """
+        size = list(box)
+        average = F.interpolate(self.tissue[None].float(), size=size, mode="trilinear", align_corners=False)[0]
+        levels = _levels(average, "tissue").numpy()
+        return levels if own is None else np.where(own.any(axis=0), own, levels)
+
     def _tissue(self, box: Sequence[int], numbers: Sequence[int], own: NDArray[np.uint8] | None) -> NDArray[np.float32]:
         """The probabilities at some slices, tissue by tissue: the subject's own where they are known."""
         average = self._stretched(_joined(self._plane(self.tissue, n, box[2]) for n in numbers), box)

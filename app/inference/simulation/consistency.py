@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from app.core.types import MaskArray, VolumeArray
 
 #: Weights of a slice and of each neighbour in the average across slices.
 _OWN, _NEIGHBOUR = 0.5, 0.25
 _ROUNDS = 2
+#: Deviations along L, P and S, in voxels, of the window in which brightness is compared.
+_WINDOW: Final = (10.0, 10.0, 1.5)
+#: Share of a voxel that the whole brain counts in each window, so that a few voxels decide nothing.
+_CALM: Final = 0.01
+#: A place is made so many times darker or brighter at most.
+_MOST: Final = 3.0
+
+
+def even_brightness(volume: VolumeArray, tissue: NDArray[np.uint8], brain: MaskArray, lesion: MaskArray) -> VolumeArray:
+    """Give each tissue the same brightness in all slices and places, as a scan without bias field has it.
+
+    Slices are made one by one, and each guesses how bright its scanner was. The volume is divided by what it shows in
+    the healthy brain around a place over what the tissues there show in the whole brain; a lesion is as bright against
+    its surroundings as before.
+
+    Args:
+        volume: in [-1, 1], axes L, P, S.
+        tissue: probabilities from 0 to 255, tissues x L x P x S; all 0 where they are not known.
+        brain, lesion: bool, L x P x S.
+
+    Returns:
+        In [-1, 1]; where no tissue is known at all, the volume as it was.
+    """
+    shares = tissue.astype(np.float32) / 255
+    healthy = (brain & ~lesion & (shares.sum(axis=0) > 0.5)).astype(np.float32)
+    place = healthy > 0
+    if not place.any():
+        return volume
+    light = (volume + 1) / 2
+    brightness = np.linalg.lstsq(shares[:, place].T, light[place], rcond=None)[0]
+    expected = np.tensordot(brightness, shares, axes=1).astype(np.float32)
+    calm = _CALM * float(light[place].mean())
+    shown, wanted = (gaussian_filter(healthy * v, _WINDOW) + calm for v in (light, expected))
+    field = np.clip(shown / np.maximum(wanted, calm), 1 / _MOST, _MOST)
+    return np.where(brain, (2 * light / field - 1).clip(-1, 1), volume).astype(np.float32)
 
 
 def even_slices(volume: VolumeArray, brain: MaskArray) -> VolumeArray:

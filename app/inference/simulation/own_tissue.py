@@ -18,6 +18,9 @@ from app.preprocessing.normalization import BACKGROUND, measure, normalize
 #: The sequences by which tissues are told apart.
 _TOLD_BY: Final = [MODALITIES.index("t1n"), MODALITIES.index("t2w")]
 _LEVELS: Final = 255
+#: Share of white matter in the brain above which it was not told from grey matter: three exams of 32 training subjects,
+#: of thick slices, had 0.69 to 0.81, the others 0.30 to 0.48.
+_MOST_WHITE: Final = 0.6
 
 
 def own_tissue(
@@ -32,15 +35,18 @@ def own_tissue(
         brain, labels: L x P x S; a label above 0 is lesion.
 
     Returns:
-        White matter, grey matter and fluid from 0 to 255, 3 x L x P x S. All three are 0 outside the brain, and where
-        the other side does not tell either.
+        White matter, grey matter and fluid from 0 to 255, 3 x L x P x S. All three are 0 outside the brain, where the
+        other side does not tell either, and everywhere in an exam too blurred to tell white from grey matter.
     """
     ill = np.zeros(brain.shape, dtype=bool) if labels is None else np.asarray(labels) > 0
     healthy = np.asarray(brain) & ~ill
     if not healthy.any():
         return np.zeros((3, *brain.shape), dtype=np.uint8)
     both = np.stack([np.asarray(images[number], dtype=np.float32) for number in _TOLD_BY])
-    tissue = np.rint(tissue_probabilities(both, healthy) * _LEVELS).astype(np.uint8)
+    probabilities = tissue_probabilities(both, healthy)
+    if probabilities[0, healthy].mean() > _MOST_WHITE:
+        return np.zeros((3, *brain.shape), dtype=np.uint8)
+    tissue = np.rint(probabilities * _LEVELS).astype(np.uint8)
     tissue[:, ill] = tissue[:, ::-1][:, ill]
     return tissue
 

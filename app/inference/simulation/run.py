@@ -169,6 +169,10 @@ def _one(
         lesion.load(brain.frame), ExamRecord(name, lesion.name, brain.name, 1.0), brain, options, random
     )
     own = brain.tissue() if simulator.sees_own_tissue and brain.tissue is not None else None
+    if own is not None and not own.any():
+        log.warning("%s: white and grey matter of %s cannot be told apart; the average brain's stand in.", name,
+                    brain.name)  # fmt: skip
+        own = None
     made = simulator.run(brain.mask, labels, own)
     stripes: dict[str, tuple[float | None, float | None]] = {
         m: _rounded(pair) for m, pair in zip(MODALITIES, made.stripes, strict=True)

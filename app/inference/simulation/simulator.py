@@ -13,7 +13,7 @@ from torch import Tensor
 
 from app.core.types import MaskArray
 from app.inference.simulation.atlas import Atlas
-from app.inference.simulation.consistency import even_slices, stripe_ratio
+from app.inference.simulation.consistency import even_brightness, even_slices, stripe_ratio
 from app.networks.architectures import CgSamrConfig
 from app.networks.cgsamr.inputs import network_inputs
 from app.preprocessing.foreground import bounding_box
@@ -96,12 +96,28 @@ class ExamSimulator:
         volumes = np.where(brain, volumes, np.float32(BACKGROUND))
         stacked = [stripe_ratio(v, brain) for v in volumes]
         if even:
+            if self.sees_own_tissue:
+                volumes = self._evened(volumes, tissue, brain, labels > 0)
             volumes = np.stack([even_slices(v, brain) for v in volumes]).clip(-1, 1)
         stripes = tuple((before, stripe_ratio(v, brain)) for before, v in zip(stacked, volumes, strict=True))
         if confidence is None:
             return SimulatedVolumes(volumes, None, stripes)
         sure = np.stack([paste(s, window, brain.shape, 0.0) for s in np.moveaxis(confidence, 1, 0)])
         return SimulatedVolumes(volumes, np.where(brain, sure, np.float32(0)), stripes)
+
+    def _evened(
+        self,
+        volumes: NDArray[np.float32],
+        tissue: NDArray[np.uint8] | None,
+        brain: MaskArray,
+        lesion: MaskArray,
+    ) -> NDArray[np.float32]:
+        """Even the brightness of volumes on the box of the brain."""
+        box, even = bounding_box(brain), volumes.copy()
+        known = self.atlas.tissue_on(brain[box].shape, tissue)
+        for volume in even:
+            volume[box] = even_brightness(volume[box], known, brain[box], lesion[box])
+        return even
 
     def _slices(
         self, brain: MaskArray, labels: NDArray[np.uint8], tissue: NDArray[np.uint8] | None, window: Window

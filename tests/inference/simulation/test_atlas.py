@@ -78,6 +78,16 @@ class TestPrior:
         assert atlas.prior("subject", (13, 5, 9), 0).shape == (6 + 9, 13, 5)
         assert atlas.prior("none", (13, 5, 9), 0).shape == (0, 13, 5)
 
+    def test_tissue_of_a_whole_brain(self):
+        atlas = _built((0.2, None, SHAPE))
+        own = np.zeros((3, 9, 9, 5), np.uint8)
+        own[1, :4] = 255
+        average, told = atlas.tissue_on((9, 9, 5)), atlas.tissue_on((9, 9, 5), own)
+        assert average.shape == (3, 9, 9, 5)
+        assert np.abs(average.sum(axis=0, dtype=int) - 255).max() <= 2
+        assert np.array_equal(told[:, 4:], average[:, 4:])
+        assert np.array_equal(told[:, :4], own[:, :4])
+
     def test_a_subjects_own_tissue_stands_where_it_is_known(self):
         atlas = _built((0.2, None, SHAPE))
         own = np.zeros((3, 9, 9, 5), np.uint8)

@@ -5,6 +5,7 @@ import pytest
 
 from app.core.constants import MODALITIES
 from app.data.phantom import make_phantom
+from app.inference.simulation import own_tissue as module
 from app.inference.simulation.own_tissue import own_tissue, tissue_of_exam
 
 SHAPE = (12, 10, 8)
@@ -50,6 +51,15 @@ def test_where_both_sides_are_ill_nothing_is_known(brain):
     tissue = own_tissue(*brain, labels)
     assert not tissue[:, 2, 3, 3].any()
     assert not tissue[:, -3, 3, 3].any()
+
+
+@pytest.mark.parametrize("white,is_told", [(0.5, True), (0.7, False)])
+def test_where_nearly_all_is_white_matter_tissues_were_not_told_apart(brain, monkeypatch, white, is_told):
+    def fit(images, inside):
+        return np.array([white, 0.9 - white, 0.1], np.float32).reshape(3, 1, 1, 1) * inside
+
+    monkeypatch.setattr(module, "tissue_probabilities", fit)
+    assert own_tissue(*brain, None).any() == is_told
 
 
 def test_of_a_brain_that_is_all_lesion_nothing_is_known(brain):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from app.data.phantom import make_phantom
+from app.inference.simulation import simulator as module
 from app.networks.architectures import CgSamrConfig
 from app.networks.cgsamr.generator import SimulatedSlices
 from app.preprocessing.foreground import bounding_box
@@ -55,6 +56,21 @@ def test_own_tissue_counts_where_the_network_sees_it(prior, sees):
     plain, told = (simulator.run(BRAIN, PHANTOM.labels, tissue).images for tissue in (None, own))
     assert simulator.sees_own_tissue == sees
     assert np.array_equal(plain, told) == (not sees)
+
+
+def test_brightness_is_evened_where_tissue_is_seen(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "even_brightness", lambda volume, *rest: (seen.append(rest), volume)[1])
+    small_simulator(CgSamrConfig(width=2, prior="atlas")).run(BRAIN, PHANTOM.labels)
+    assert not seen
+    simulator = small_simulator(CgSamrConfig(width=2, prior="subject"))
+    simulator.run(BRAIN, PHANTOM.labels)
+    assert len(seen) == 4
+    tissue, brain, lesion = seen[0]
+    box = bounding_box(BRAIN)
+    assert np.array_equal(tissue, small_atlas().tissue_on(brain.shape))
+    assert np.array_equal(brain, BRAIN[box])
+    assert np.array_equal(lesion, PHANTOM.labels[box] > 0)
 
 
 class _Echo(torch.nn.Module):

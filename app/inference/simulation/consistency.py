@@ -15,7 +15,7 @@ from app.core.types import MaskArray, VolumeArray
 _OWN, _NEIGHBOUR = 0.5, 0.25
 _ROUNDS = 2
 #: Deviations along L, P and S, in voxels, of the window in which brightness is compared.
-_WINDOW: Final = (10.0, 10.0, 1.5)
+_WINDOW: Final = (10.0, 10.0, 0.5)
 #: Share of a voxel that the whole brain counts in each window, so that a few voxels decide nothing.
 _CALM: Final = 0.01
 #: A place is made so many times darker or brighter at most.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import combinations
 from typing import Final
 
@@ -151,7 +152,9 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], rules: Serie
             candidates = [
                 native
                 for study in {s.study: None for s in candidates}
-                for native in _native(_in(study, candidates), _in(study, given), names, warnings, "t1c" in asked)
+                for native in _native(
+                    _in(study, candidates), _in_reach(_in(study, candidates), given), names, warnings, "t1c" in asked
+                )
             ]
         if candidates:
             chosen[modality] = _finest(candidates, modality, warnings)
@@ -172,8 +175,21 @@ def choose(series: Sequence[Series], asked: Mapping[Modality, str], rules: Serie
 
 
 def _in(study: str, series: Sequence[Series]) -> list[Series]:
-    """Choose the series of a study: of another one's contrast nothing is left."""
     return [s for s in series if s.study == study]
+
+
+def _in_reach(candidates: Sequence[Series], contrast: Sequence[Series]) -> list[Series]:
+    """Choose the series whose contrast may show in a candidate: of its study, or scanned within a day of it."""
+    return [s for s in contrast if any(s.study == c.study or not _is_days_apart(s, c) for c in candidates)]
+
+
+def _is_days_apart(one: Series, other: Series) -> bool:
+    """Whether times say that a day lies between two series; without them nothing says so."""
+    try:
+        first, second = (datetime.strptime((s.header.moment or "")[:14], "%Y%m%d%H%M%S") for s in (one, other))
+    except ValueError:
+        return False
+    return abs(first - second) >= timedelta(days=1)
 
 
 def _is_none_by_site(name: SeriesName) -> bool:

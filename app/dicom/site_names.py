@@ -31,7 +31,7 @@ class SiteNames:
     def name(self, description: str) -> SeriesName | None:
         """Name a series by its description; None where the site says nothing of it."""
         text = _plain(description)
-        found = {pattern: means for pattern, means in self.patterns.items() if fnmatchcase(text, _plain(pattern))}
+        found = {pattern: means for pattern, means in self.patterns.items() if _fits(text, pattern)}
         if not found:
             return None
         if len(set(found.values())) > 1:
@@ -39,6 +39,11 @@ class SiteNames:
             return SeriesName(None, f"the file of --series-names has it by {said}", ask=True)
         pattern, means = next(iter(found.items()))
         return SeriesName(means, f"{means or NONE} by the file of --series-names ({pattern!r})", by_site=True)
+
+
+def _fits(text: str, pattern: str) -> bool:
+    # Brackets are letters here.
+    return fnmatchcase(text, _plain(pattern).replace("[", "[[]"))
 
 
 def _plain(text: str) -> str:

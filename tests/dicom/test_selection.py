@@ -241,8 +241,8 @@ class TestNamesOfTheSite:
             self._choose(_series(1, T1), _series(2, T2), _series(3, UNCLEAR), t2f=["BRAIN"], t1c=["BR*"])
 
     def test_a_t1_that_it_names_is_no_sign_of_contrast(self):
-        named = replace(self.PLAIN, moment="20260101 100000")
-        later = replace(T1, moment="20260101 110000")
+        named = replace(self.PLAIN, moment="20260101100000")
+        later = replace(T1, moment="20260101110000")
         found = self._choose(_series(1, named), _series(2, later), _series(3, T2), t1n=["T1 CE AX"])
         assert found.series["t1n"].number == 1
 
@@ -264,9 +264,23 @@ class TestSeveralStudies:
             choose([_series(1, T1), _series(2, T2, study="2", patient="Q")], {}, SeriesRules(across_studies=True))
 
     def test_contrast_of_another_day_is_gone(self):
-        early = [_series(1, replace(T1C, moment="20260101 100000")), _series(2, T2)]
-        later = _series(1, replace(T1, moment="20260105 100000"), study="2")
+        early = [_series(1, replace(T1C, moment="20260101100000")), _series(2, T2)]
+        later = _series(1, replace(T1, moment="20260105100000"), study="2")
         assert choose([*early, later], {}, SeriesRules(across_studies=True)).series["t1n"].study == "2"
+
+    @pytest.mark.parametrize("moment", ["20260101104000", "20260102090000.5"])
+    def test_contrast_of_the_same_day_shows_in_the_other_study(self, moment):
+        early = [_series(1, replace(T1C, moment="20260101100000")), _series(2, T2)]
+        later = _series(3, replace(T1, moment=moment), study="2")
+        found = choose([*early, later], {}, SeriesRules(across_studies=True))
+        assert "t1n" not in found.series
+        assert any("series 3" in w and "after the contrast" in w for w in found.warnings)
+
+    def test_without_times_contrast_of_the_other_study_counts(self):
+        flair = SeriesHeader("FLAIR +C", Timing(("IR",), 100, 9000, 2500))
+        both = [_series(1, flair), _series(2, T2), _series(3, T1, study="2")]
+        with pytest.raises(CaseError, match="may be with contrast"):
+            choose(both, {}, SeriesRules(across_studies=True))
 
     def test_an_agent_in_all_series_of_one_tells_nothing_of_it(self):
         first = [_series(1, T1C), _series(2, replace(T2, agent=True)), _series(3, T1C)]

@@ -14,6 +14,11 @@ class TestNames:
         name = self.names.name(text)
         assert (name.sequence, name.by_site, name.ask) == (sequence, True, False)
 
+    def test_brackets_are_letters(self):
+        names = SiteNames({"T1 [ce]": "t1c"})
+        assert names.name("T1 [CE]").sequence == "t1c"
+        assert names.name("T1 c") is None
+
     @pytest.mark.parametrize("text", ["SAG T1 SE", "Survey 2", ""])
     def test_of_others_the_site_says_nothing(self, text):
         assert self.names.name(text) is None

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.core.types import MaskArray
 from app.inference.simulation.tissue import tissue_probabilities
+from app.networks.architectures import CgSamrPrior
 from app.preprocessing.normalization import BACKGROUND
 
-Prior = Literal["atlas", "subject", "tissue", "none"]
 _KEY: Final = "tetrad_atlas"
 _ARRAYS: Final = ("images", "brain", "tissue")
 #: Share of the subjects that have brain at a voxel, from which on it is the atlas's brain.
@@ -91,7 +91,7 @@ class Atlas:
         return mask
 
     def prior(
-        self, kind: Prior, box: Sequence[int], index: int, own: NDArray[np.uint8] | None = None
+        self, kind: CgSamrPrior, box: Sequence[int], index: int, own: NDArray[np.uint8] | None = None
     ) -> NDArray[np.float32]:
         """Cut the anatomical prior of an axial slice, float32 channels x rows x columns.
 

@@ -59,7 +59,7 @@ class ExamSimulator:
         device: torch.device,
         batch: int = 8,
     ) -> None:
-        # A third faster on a processor.
+        # Convolutions are faster so on a processor.
         self._network: Simulator = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._config, self._canvas, self.atlas = config, canvas, atlas
         self._device, self._batch = device, batch

@@ -19,9 +19,9 @@ from app.core.atomic_io import save_bytes
 from app.core.constants import MODALITIES, View
 from app.core.errors import UsageError
 from app.data.discovery import scan
-from app.inference.simulation.atlas import Atlas, AtlasBuilder, Frame, Prior, frame_of, plain_frame, read_atlas
+from app.inference.simulation.atlas import Atlas, AtlasBuilder, Frame, frame_of, plain_frame, read_atlas
 from app.inference.simulation.own_tissue import own_tissue
-from app.networks.architectures import CgSamrConfig
+from app.networks.architectures import CgSamrConfig, CgSamrPrior
 from app.networks.cgsamr.discriminators import region_masks
 from app.networks.cgsamr.inputs import network_inputs
 from app.preprocessing.normalization import BACKGROUND
@@ -75,7 +75,7 @@ class OutlineSampler(Sampler):
         subjects: Sequence[CachedSubject],
         recipe: SliceData,
         atlas: Atlas,
-        kind: Prior,
+        kind: CgSamrPrior,
         *,
         seed: int = 0,
         rank: int = 0,

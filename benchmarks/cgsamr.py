@@ -136,7 +136,7 @@ def _simulator(state: State, options: argparse.Namespace) -> ExamSimulator:
     recipe = state.recipe
     assert isinstance(recipe, OutlineRecipe)
     subjects = {s.name: s for s in build_cache(options.data, options.out / "cache", recipe.normalization.build())}
-    atlas = training_atlas(recipe.data.atlas, [subjects[n] for n in state.subjects], options.data)
+    atlas = training_atlas(recipe.data, [subjects[n] for n in state.subjects], options.data)
     network = new_simulator(recipe.architecture)
     state.load_into(network)
     return ExamSimulator(network.eval(), recipe.architecture, recipe.data.canvas, atlas, torch.device("cpu"))

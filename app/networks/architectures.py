@@ -147,7 +147,7 @@ class Ds3NetConfig:
 
 
 #: Channels of the first layer of CG-SAMR; `paper` is that of pix2pixHD, whose generator it follows.
-CGSAMR_WIDTHS: Final[dict[str, int]] = {"paper": 64, "compact": 16, "tiny": 4}
+CGSAMR_WIDTHS: Final[dict[str, int]] = {"paper": 64, "compact": 16, "small": 8, "tiny": 4}
 CgSamrForm = Literal["cgsamr", "ucgsamr", "pix2pix"]
 CgSamrPrior = Literal["atlas", "subject", "tissue", "none"]
 CgSamrUp = Literal["transposed", "resize"]

@@ -34,6 +34,9 @@ def add_atlas(commands: Any) -> None:
     )
     p.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of complete subjects")
     p.add_argument("--output", type=path, required=True, metavar="FILE", help="gets the atlas, as safetensors")
+    p.add_argument(
+        "--voxel", type=positive, metavar="MM", help="edge of its voxels; default: that of the subjects, a larger file"
+    )
     p.set_defaults(command=_atlas)
 
 
@@ -43,7 +46,7 @@ def _atlas(options: argparse.Namespace) -> int:
 
     if options.output.is_dir() or not options.output.parent.is_dir():
         raise UsageError(f"--output {options.output} must be a file in a folder that exists.")
-    atlas = build_atlas(options.data)
+    atlas = build_atlas(options.data).on_voxels(options.voxel or 0.0)
     save_bytes(atlas.to_bytes(), options.output)
     log.info("Written: %s, the average of %d subjects.", options.output, atlas.subjects)
     return ExitCode.OK

@@ -8,8 +8,9 @@ after another: what is held are sums.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,7 @@ class Atlas:
         brightness: per sequence the mean over subjects of what 1 means in the files' units.
         subjects: how many there are.
         frame: the first subject's.
+        extent: voxels of the frame that the box covers.
     """
 
     images: Tensor
@@ -79,12 +81,13 @@ class Atlas:
     brightness: tuple[float, ...]
     subjects: int
     frame: Frame
+    extent: tuple[int, int, int]
 
     @property
     def brain_mask(self) -> MaskArray:
         """The average brain on the frame, bool."""
         mask = np.zeros(self.frame.shape, dtype=bool)
-        inside = (self.brain >= _BRAIN).numpy()
+        inside = (_on_box(self.brain[None].float(), self.extent)[0] >= _BRAIN).numpy()
         end = [min(s + n, whole) for s, n, whole in zip(self.frame.start, inside.shape, self.frame.shape, strict=True)]
         place = tuple(slice(s, e) for s, e in zip(self.frame.start, end, strict=True))
         mask[place] = inside[tuple(slice(0, e - s) for s, e in zip(self.frame.start, end, strict=True))]
@@ -119,9 +122,7 @@ class Atlas:
             box: extent of the subject's brain.
             own: as `prior`.
         """
-        size = list(box)
-        average = F.interpolate(self.tissue[None].float(), size=size, mode="trilinear", align_corners=False)[0]
-        levels = _levels(average, "tissue").numpy()
+        levels = _levels(_on_box(self.tissue.float(), box), "tissue").numpy()
         return levels if own is None else np.where(own.any(axis=0), own, levels)
 
     def _tissue(self, box: Sequence[int], numbers: Sequence[int], own: NDArray[np.uint8] | None) -> NDArray[np.float32]:
@@ -148,11 +149,28 @@ class Atlas:
         high = min(low + 1, count - 1)
         return torch.lerp(volumes[..., low].float(), volumes[..., high].float(), at - low)
 
+    def on_voxels(self, edge: float) -> Atlas:
+        """Average it over larger voxels, for a smaller file.
+
+        Args:
+            edge: of a voxel in millimetres; where it is none, or smaller than the voxels are, nothing changes.
+        """
+        extents = zip(self.extent, self.frame.spacing, self.brain.shape, strict=True)
+        x, y, z = (min(now, math.ceil(count * own / edge)) if edge > 0 else now for count, own, now in extents)
+        whole = (self.images, self.brain[None], self.tissue)
+        images, brain, tissue = (F.adaptive_avg_pool3d(volume.float(), (x, y, z)).half() for volume in whole)
+        return replace(self, images=images, brain=brain[0], tissue=tissue)
+
     def to_bytes(self) -> bytes:
         """Encode as safetensors of 256 levels each; `read_atlas` is the inverse."""
         from safetensors.torch import save
 
-        form = {"subjects": self.subjects, "brightness": self.brightness, "frame": asdict(self.frame)}
+        form = {
+            "subjects": self.subjects,
+            "brightness": self.brightness,
+            "frame": asdict(self.frame),
+            "extent": self.extent,
+        }
         tensors = {name: _levels(getattr(self, name), name) for name in _ARRAYS}
         return save(tensors, metadata={_KEY: json.dumps(form)})
 
@@ -160,6 +178,11 @@ class Atlas:
 def _joined(planes: Iterable[Tensor]) -> Tensor:
     """Channels of each volume at some slices, volume by volume."""
     return torch.stack(list(planes), dim=1).flatten(0, 1)
+
+
+def _on_box(volumes: Tensor, box: Sequence[int]) -> Tensor:
+    """Stretch channels x L x P x S to a box."""
+    return F.interpolate(volumes[None], size=list(box), mode="trilinear", align_corners=False)[0]
 
 
 def _levels(values: Tensor, name: str) -> Tensor:
@@ -190,7 +213,10 @@ def read_atlas(path: Path) -> Atlas:
             arrays = {name: _values(stream.get_tensor(name), name) for name in _ARRAYS}
         where = form["frame"]
         frame = frame_of(where["shape"], np.array(where["affine"]), where["start"])
-        return Atlas(**arrays, brightness=tuple(form["brightness"]), subjects=form["subjects"], frame=frame)
+        x, y, z = form.get("extent", arrays["brain"].shape)
+        return Atlas(
+            **arrays, brightness=tuple(form["brightness"]), subjects=form["subjects"], frame=frame, extent=(x, y, z)
+        )
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} is no atlas ({type(error).__name__}); make one with `python -m app atlas`.") from None
 
@@ -253,11 +279,12 @@ class AtlasBuilder:
         filled = _filled(self._sums, self._weights)
         images = torch.where(self._weights > 1e-3, self._sums / self._weights.clamp(min=1e-3), filled)
         images = torch.where(brain > 1e-3, images, torch.full_like(images, BACKGROUND)).clamp(-1, 1)
+        x, y, z = self._shape
         both = images[[t1n, t2w]].numpy()
         tissue = torch.from_numpy(tissue_probabilities(both, (brain >= _BRAIN).numpy())) * brain
         return Atlas(
             images.half(), brain.half(), tissue.half(), tuple((self._brightness / self._count).tolist()), self._count,
-            self._frame,
+            self._frame, (x, y, z),
         )  # fmt: skip
 
     def _on_grid(self, volume: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +119,46 @@ def test_written_and_read(tmp_path):
     assert (again.frame, again.brightness, again.subjects) == (atlas.frame, atlas.brightness, 1)
     # Rounded once, it stays as it is.
     assert again.to_bytes() == atlas.to_bytes()
+
+
+class TestLargerVoxels:
+    def test_they_hold_the_mean_of_the_smaller(self):
+        atlas = replace(_built((0.2, None, SHAPE)), images=torch.arange(480.0).reshape(1, *SHAPE) / 480)
+        small = atlas.on_voxels(2.0)
+        assert small.images.shape == (1, 4, 5, 3)
+        assert small.images[0, 1, 2, 0].item() == pytest.approx(atlas.images[0, 2:4, 4:6, :2].mean().item(), abs=1e-3)
+        assert small.tissue.shape == (3, 4, 5, 3)
+
+    def test_the_brain_keeps_its_place(self, tmp_path):
+        atlas = _built((0.0, None, SHAPE))
+        path = tmp_path / "atlas.safetensors"
+        path.write_bytes(atlas.on_voxels(2.0).to_bytes())
+        assert np.array_equal(read_atlas(path).brain_mask, atlas.brain_mask)
+
+    def test_a_prior_of_them_is_that_of_the_smaller_where_nothing_changes(self):
+        atlas = _built((0.4, None, SHAPE))
+        small = atlas.on_voxels(3.0)
+        for kind in ("subject", "atlas", "tissue"):
+            assert np.allclose(small.prior(kind, (9, 9, 5), 2), atlas.prior(kind, (9, 9, 5), 2), atol=1e-2)
+
+    @pytest.mark.parametrize("edge", [0.0, 0.5, 1.0])
+    def test_no_larger_ones_change_nothing(self, edge):
+        atlas = _built((0.2, None, SHAPE), (0.4, None, SHAPE))
+        assert torch.equal(atlas.on_voxels(edge).images, atlas.images)
+
+
+def test_an_older_file_covers_its_own_voxels(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = tmp_path / "atlas.safetensors"
+    path.write_bytes(_built((0.2, None, SHAPE)).to_bytes())
+    with safe_open(path, "pt") as stream:
+        form = json.loads(stream.metadata()["tetrad_atlas"])
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+    del form["extent"]
+    save_file(tensors, path, metadata={"tetrad_atlas": json.dumps(form)})
+    assert read_atlas(path).extent == SHAPE
 
 
 @pytest.mark.parametrize("content", [None, b"no atlas"])

@@ -29,6 +29,7 @@ from app.training.data.cache import CachedSubject, mapped
 from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import SampledStep, Sampler
 from app.training.data.variation.augmentation import vary_geometry
+from app.training.tasks.cgsamr.recipe import OutlineData
 
 log = logging.getLogger(__name__)
 
@@ -126,25 +127,25 @@ def slices_of(sample: SampledStep, augmentation: SliceAugmentation, config: CgSa
     )
 
 
-def training_atlas(given: str, subjects: Sequence[CachedSubject], data: Path) -> Atlas:
+def training_atlas(choice: OutlineData, subjects: Sequence[CachedSubject], data: Path) -> Atlas:
     """Read the atlas of a recipe, or make one of the training subjects, once for a cache.
 
     Args:
-        given: file of the recipe; empty to make one.
+        choice: which file, or none to make one, and on which voxels.
         subjects: those that a run trains on, with segmentations.
         data: folder that they come from, for the first one's geometry.
 
     Raises:
         UsageError: the file is no atlas, or the cache is of an older version.
     """
-    if given:
-        return read_atlas(Path(given))
+    if choice.atlas:
+        return read_atlas(Path(choice.atlas)).on_voxels(choice.atlas_voxel)
     names = hashlib.sha256("\n".join(s.name for s in subjects).encode()).hexdigest()[:12]
     path = subjects[0].folder / f"atlas-{names}.safetensors"
     if not path.exists():
         log.info("The atlas of %d subjects is made.", len(subjects))
         save_bytes(_averaged(subjects, data).to_bytes(), path)
-    return read_atlas(path)
+    return read_atlas(path).on_voxels(choice.atlas_voxel)
 
 
 def _averaged(subjects: Sequence[CachedSubject], data: Path) -> Atlas:

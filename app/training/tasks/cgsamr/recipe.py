@@ -18,9 +18,11 @@ class OutlineData(SliceData):
 
     Attributes:
         atlas: file of `python -m app atlas`; if empty, one is made of the training subjects and kept in the cache.
+        atlas_voxel: edge in millimetres of the voxels that it is averaged to; 0 leaves those of the subjects.
     """
 
     atlas: str = ""
+    atlas_voxel: float = 0.0
     views: Listed[tuple[View, ...]] = ("axial",)
     tumour_share: float = 0.75
 
@@ -29,6 +31,7 @@ class OutlineData(SliceData):
         check_rules(
             {
                 "data.views must be ['axial']: the atlas is cut along it": self.views == ("axial",),
+                "data.atlas_voxel must not be negative": self.atlas_voxel >= 0,
                 "the discriminators need data.axial of 64 pixels or more": min(self.axial) >= 64,
             }
         )
@@ -45,7 +48,7 @@ class SimulatorNetwork(Section):
         discriminator_width: channels of the discriminators' first layer.
     """
 
-    preset: Literal["paper", "compact", "tiny"] = "compact"
+    preset: Literal["paper", "compact", "small", "tiny"] = "compact"
     norm: Literal["batch", "instance"] = "batch"
     stretch_out: bool = True
     confidence: bool = True

@@ -50,7 +50,7 @@ class SimulationTask(Task[Outline]):
     def open(cls, context: TrainingContext[Outline]) -> Self:
         """Build the untrained networks of a run, and read or make its atlas."""
         task = super().open(context)
-        task.atlas = training_atlas(context.recipe.data.atlas, context.subjects, context.data)
+        task.atlas = training_atlas(context.recipe.data, context.subjects, context.data)
         return task
 
     @classmethod
@@ -128,7 +128,7 @@ class SimulationTask(Task[Outline]):
     def export(cls, request: ExportRequest) -> Entry:
         """Write the network with its atlas, unless its exams are worse than those of the one of its name."""
         recipe, rows = request.recipe_of(OutlineRecipe), None
-        atlas = training_atlas(recipe.data.atlas, trained_subjects(request), request.data)
+        atlas = training_atlas(recipe.data, trained_subjects(request), request.data)
         if request.cases:
             network = new_simulator(recipe.architecture)
             request.state.load_into(network)

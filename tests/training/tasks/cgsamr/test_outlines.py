@@ -10,6 +10,7 @@ from app.core.errors import UsageError
 from app.training.data.slices import SampledStep
 from app.training.tasks.cgsamr import outlines
 from app.training.tasks.cgsamr.outlines import slices_of, training_atlas
+from app.training.tasks.cgsamr.recipe import OutlineData
 from tests.training.tasks.cgsamr.helpers import opened
 
 
@@ -82,23 +83,29 @@ class TestTissue:
 
 class TestAtlas:
     def test_it_is_made_once(self, paired_subjects, training_data):
-        first = training_atlas("", paired_subjects, training_data)
+        first = training_atlas(OutlineData(), paired_subjects, training_data)
         files = sorted(paired_subjects[0].folder.glob("atlas-*.safetensors"))
         before = [f.stat().st_mtime_ns for f in files]
-        again = training_atlas("", paired_subjects, training_data)
+        again = training_atlas(OutlineData(), paired_subjects, training_data)
         assert torch.equal(first.images, again.images)
         assert [f.stat().st_mtime_ns for f in files] == before
         assert first.frame.shape == (40, 44, 36)
         assert first.frame.spacing == (1, 1, 1)
-        assert training_atlas("", paired_subjects[:2], training_data).subjects == 2
+        assert training_atlas(OutlineData(), paired_subjects[:2], training_data).subjects == 2
+
+    def test_larger_voxels(self, paired_subjects, training_data):
+        whole = training_atlas(OutlineData(), paired_subjects, training_data)
+        small = training_atlas(OutlineData(atlas_voxel=2.0), paired_subjects, training_data)
+        assert small.images.shape[1:] == tuple(-(-count // 2) for count in whole.images.shape[1:])
+        assert small.extent == whole.extent
 
     def test_a_file_of_the_recipe(self, paired_subjects, training_data, tmp_path):
-        atlas = training_atlas("", paired_subjects, training_data)
+        atlas = training_atlas(OutlineData(), paired_subjects, training_data)
         (tmp_path / "a.safetensors").write_bytes(atlas.to_bytes())
-        given = training_atlas(str(tmp_path / "a.safetensors"), paired_subjects, training_data)
+        given = training_atlas(OutlineData(atlas=str(tmp_path / "a.safetensors")), paired_subjects, training_data)
         assert torch.equal(given.brain, atlas.brain)
         with pytest.raises(UsageError, match="is no atlas"):
-            training_atlas(str(tmp_path / "b"), paired_subjects, training_data)
+            training_atlas(OutlineData(atlas=str(tmp_path / "b")), paired_subjects, training_data)
 
 
 def test_outlines_of_the_unpaired_training_are_of_other_slices(paired_subjects, training_data):

@@ -208,7 +208,7 @@ def _score(state: State, variant: Variant, options: argparse.Namespace) -> list[
         if truth is None:
             continue
         inputs = {m: v for m, v in volumes.items() if m != target}
-        made = to_array(synthesize_case(inputs, target, REFERENCE_OF[target], model), grid)
+        made = to_array(synthesize_case(inputs, target, REFERENCE_OF[target], model).image, grid)
         p, t = rescale_as_scored(made), rescale_as_scored(real)
         squared = float(((p - t) ** 2).mean())
         labels = segmenter.segment({**{m: v.data for m, v in inputs.items()}, target: made})

@@ -154,7 +154,7 @@ def _add_dice(rows: list[VolumeScores], model: Model, cases: Sequence[Case], mas
             if truth is None or (subject, target) not in of:
                 continue
             inputs = {m: v for m, v in volumes.items() if m != target}
-            made = to_array(synthesize_case(inputs, target, REFERENCE_OF[target], model), grid)
+            made = to_array(synthesize_case(inputs, target, REFERENCE_OF[target], model).image, grid)
             labels = segmenter.segment({**{m: v.data for m, v in inputs.items()}, target: made})
             of[subject, target].values.update(segmentation_scores(labels, truth, grid.lps_spacing))
 

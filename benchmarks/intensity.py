@@ -54,7 +54,7 @@ def main() -> None:
         for target in MODALITIES:
             for name, model in _variants(plain, coded, volumes, target):
                 inputs = {m: v for m, v in volumes.items() if m != target}
-                image = synthesize_case(inputs, target, REFERENCE_OF[target], model)
+                image = synthesize_case(inputs, target, REFERENCE_OF[target], model).image
                 made = to_array(image, inputs[REFERENCE_OF[target]].grid)
                 values = image_scores(made, volumes[target].data, tumour, volumes[target].grid.lps_spacing)
                 rows.setdefault(name, []).append(VolumeScores(subject, target, values))

@@ -25,6 +25,7 @@ class Provenance:
         fusion: how the views became one volume, such as `mean+flip`; None for a regression.
         device: where the network ran.
         confidence: path of the confidence map; None where there is none.
+        expected: what it is expected to be worth (`app.preprocessing.expected_quality`); None where nothing tells.
     """
 
     reference: Modality
@@ -35,12 +36,14 @@ class Provenance:
     device: str
     confidence: str | None = None
     model_sha256: str = ""
+    expected: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Give the keys of the run record; `confidence` only where there is a map."""
+        """Give the keys of the run record; `confidence` and `expected` only where there are such."""
         form = asdict(self)
-        if self.confidence is None:
-            del form["confidence"]
+        for key in ("confidence", "expected"):
+            if form[key] is None:
+                del form[key]
         return form
 
     @classmethod
@@ -59,6 +62,7 @@ class Provenance:
             device=form["device"],
             confidence=form.get("confidence"),
             model_sha256=form.get("model_sha256", ""),
+            expected=form.get("expected"),
         )
 
 

@@ -18,6 +18,7 @@ from app.data.nifti_reader import Volume
 from app.inference.models import Model
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import FusedPrediction
+from app.preprocessing.expected_quality import Expectation
 
 
 @dataclass
@@ -81,11 +82,13 @@ class Prediction:
     Attributes:
         model: what made it.
         fused: all views as one volume.
+        expectation: what it is expected to be worth; None where the model does not tell.
     """
 
     target: Modality
     model: Model
     fused: FusedPrediction
+    expectation: Expectation | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,14 @@ class Synthesis:
     Attributes:
         model: what made it.
         confidence: its confidence map; None where the model gives none.
+        expectation: what it is expected to be worth; None where the model does not tell.
     """
 
     target: Modality
     model: Model
     image: nib.Nifti1Image
     confidence: nib.Nifti1Image | None = None
+    expectation: Expectation | None = None
 
 
 @dataclass(frozen=True)

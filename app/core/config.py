@@ -138,6 +138,14 @@ class ModelOptions:
             "mean|sample|VALUE",
         ),
     )
+    min_expected_ssim: float | None = field(
+        default=None,
+        metadata=_option(
+            "refuse an exam of which less is expected: SSIM inside the brain, 0 to 1, told by how much the views "
+            "disagree and by the inputs; default: nothing is refused",
+            "SSIM",
+        ),
+    )
     with_error: bool = False
 
     def __post_init__(self) -> None:

@@ -62,5 +62,9 @@ class EmptyVolumeError(VolumeError):
     """Report a readable file that is constant or nowhere finite; its sequence counts as missing."""
 
 
+class DoubtfulError(CaseError):
+    """Report a made sequence that is expected to be worse than was asked for; no other model may stand in."""
+
+
 class OutputError(CaseError):
     """Report an output that could not be written; nothing of it is left behind."""

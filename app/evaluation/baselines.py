@@ -81,4 +81,4 @@ def _score_target(task: tuple[Case, Modality, Path]) -> dict[str, VolumeScores]:
 
 def _regress(model: Model, volumes: dict[Modality, Volume], target: Modality) -> VolumeArray:
     reference = next(iter(volumes))
-    return to_array(synthesize_case(volumes, target, reference, model), volumes[reference].grid)
+    return to_array(synthesize_case(volumes, target, reference, model).image, volumes[reference].grid)

@@ -14,7 +14,7 @@ from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FAST_STEP, FusionOptions
-from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_regression
+from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_quality, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec, RegressionSpec, Segmenter2dSpec, Segmenter3dSpec
@@ -109,6 +109,8 @@ def open_regression(
     """
     if options.intensity is not None:
         raise UsageError(f"model {entry.name!r} has no intensity encoding; leave out --intensity, or name another.")
+    if options.min_expected_ssim is not None:
+        raise UsageError(_tells_nothing(entry))
     if options.fusion is not None or options.flip_average or options.with_error or options.quality != "default":
         raise UsageError(f"model {entry.name!r} is no network and has no views to join or to be sure of; "
                          "leave out the fusion, the flip average, the quality and the confidence.")  # fmt: skip
@@ -140,8 +142,19 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
     shape = spec.architecture
     predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size, shape.neighbours, shape.slices)
+    quality = load_quality(entry)
+    if options.min_expected_ssim is not None and quality is None:
+        raise UsageError(_tells_nothing(entry))
     return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,
-                        intensity_choice=options.intensity or "mean")  # fmt: skip
+                        intensity_choice=options.intensity or "mean", quality=quality,
+                        least_ssim=options.min_expected_ssim)  # fmt: skip
+
+
+def _tells_nothing(entry: Entry) -> str:
+    return (
+        f"model {entry.name!r} does not tell what to expect of its images; leave out --min-expected-ssim, or name "
+        "another."
+    )
 
 
 def _generator_spec(entry: Entry) -> GeneratorSpec:

@@ -14,6 +14,7 @@ from app.inference.refinement import VolumeRefiner
 from app.inference.slice_predictor import SlicePredictor
 from app.inference.view_fusion import FusedPrediction, FusionOptions, tta_passes
 from app.networks.voxelwise_regression import VoxelwiseRegression
+from app.preprocessing.expected_quality import QualityModel
 from app.preprocessing.normalization import Intensity, Normalization
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.identity import Identity
@@ -68,6 +69,16 @@ class Model(Protocol):
         """Share of the way to a scan's spread (`app.inference.postprocessing.stretch`)."""
         ...
 
+    @property
+    def quality(self) -> QualityModel | None:
+        """Tells what is expected of its sequences; None where nobody fitted that."""
+        ...
+
+    @property
+    def least_ssim(self) -> float | None:
+        """Expected SSIM below which a sequence is refused; None where nothing is."""
+        ...
+
     def model_for(self, target: Modality) -> Model:
         """Choose the model that makes a sequence: a specialist, or this one."""
         ...
@@ -102,6 +113,8 @@ class NetworkModel:
         predictor: the network.
         fusion: how its views become one volume.
         intensity_choice: what its intensity code is, as `ModelOptions.intensity`.
+        quality: tells what is expected of its sequences; None where nobody fitted that.
+        least_ssim: expected SSIM below which a sequence is refused; None where nothing is.
     """
 
     identity: Identity
@@ -113,6 +126,8 @@ class NetworkModel:
     refiner: VolumeRefiner | None = None
     specialists: Mapping[Modality, NetworkModel] = field(default_factory=dict)
     intensity_choice: str = "mean"
+    quality: QualityModel | None = None
+    least_ssim: float | None = None
 
     @property
     def name(self) -> str:
@@ -137,9 +152,11 @@ class NetworkModel:
         return model if refines else replace(model, refiner=None)
 
     def precompute(self, prepared: Prepared) -> None:
-        """Compute z-scores unless the device does."""
+        """Compute z-scores unless the device does, and statistics where something is told from them."""
         if not self.predictor.normalizes or self.refiner is not None:
             _ = prepared.normalized
+        if self.quality is not None:
+            _ = prepared.statistics
 
     def predict(self, prepared: Prepared, target: Modality) -> FusedPrediction:
         """Predict a sequence from slices of every view, fused; see `Model.predict`."""
@@ -210,6 +227,16 @@ class RegressionModel:
     def contrast(self) -> float:
         """0: its result is not stretched."""
         return 0.0
+
+    @property
+    def quality(self) -> None:
+        """None: it was not fitted."""
+        return None
+
+    @property
+    def least_ssim(self) -> None:
+        """None: it refuses nothing."""
+        return None
 
     def model_for(self, target: Modality) -> RegressionModel:
         """Return itself."""

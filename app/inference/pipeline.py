@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
 
 from app import __version__
 from app.core.constants import Modality
-from app.core.errors import CaseError
+from app.core.errors import CaseError, DoubtfulError
 from app.core.types import VolumeArray
 from app.data.nifti_reader import Volume
 from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_image
@@ -18,13 +18,27 @@ from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import FusedPrediction
+from app.preprocessing.expected_quality import Expectation
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import denormalize, measure
 
 
+@dataclass(frozen=True)
+class Synthesized:
+    """Hold a made sequence.
+
+    Attributes:
+        image: on the grid of its reference.
+        expectation: what it is expected to be worth; None where the model does not tell.
+    """
+
+    image: nib.Nifti1Image
+    expectation: Expectation | None = None
+
+
 def synthesize_case(
     volumes: Mapping[Modality, Volume], target: Modality, reference: Modality, model: Model
-) -> nib.Nifti1Image:
+) -> Synthesized:
     """Synthesize one sequence of one case.
 
     Args:
@@ -36,12 +50,14 @@ def synthesize_case(
     Raises:
         CaseError: the inputs have no brain in common, the network does not fit into memory, or the model does not make
             that sequence.
+        DoubtfulError: less is expected of it than was asked for.
     """
     chosen = model.model_for(target)
     prepared = prepare(volumes, chosen)
     predicted = predict(prepared, target, chosen)
+    expectation = expect(predicted, prepared, target, chosen)
     refined = refine(predicted, prepared, target, chosen)
-    return finish(refined.volume, prepared, target, reference, chosen)
+    return Synthesized(finish(refined.volume, prepared, target, reference, chosen), expectation)
 
 
 def prepare(volumes: Mapping[Modality, Volume], model: Model) -> Prepared:
@@ -70,6 +86,30 @@ def predict(prepared: Prepared, target: Modality, model: Model) -> FusedPredicti
         CaseError: the network does not fit into memory, or makes other sequences only.
     """
     return model.predict(prepared, target)
+
+
+def expect(predicted: FusedPrediction, prepared: Prepared, target: Modality, model: Model) -> Expectation | None:
+    """Tell what a prediction is expected to be worth; None where the model does not tell.
+
+    Raises:
+        DoubtfulError: that is less than was asked for (`ModelOptions.min_expected_ssim`), or cannot be told.
+    """
+    if model.quality is None:
+        return None
+    found = model.quality.expect(prepared.statistics, len(prepared.arrays), target, predicted.disagreement)
+    if model.least_ssim is not None:
+        if found.ssim is None:
+            raise DoubtfulError(
+                f"nobody knows what to expect of its {target}, made from {len(prepared.arrays)} of three sequences; "
+                "leave out --min-expected-ssim to have it all the same."
+            )
+        if found.ssim.value < model.least_ssim:
+            why = f"; {found.unlike[0]}" if found.unlike else ""
+            raise DoubtfulError(
+                f"its {target} is expected to reach an SSIM of {found.ssim.value:.3f} in the brain, "
+                f"{model.least_ssim:g} is asked for by --min-expected-ssim{why}."
+            )
+    return found
 
 
 def refine(predicted: FusedPrediction, prepared: Prepared, target: Modality, model: Model) -> FusedPrediction:

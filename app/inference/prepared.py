@@ -8,6 +8,7 @@ from functools import cached_property
 from app.core.constants import Modality
 from app.core.types import MaskArray, VolumeArray
 from app.data.nifti_reader import Grid
+from app.preprocessing.exam_statistics import exam_statistics
 from app.preprocessing.normalization import Intensity, normalize
 
 
@@ -33,6 +34,12 @@ class Prepared:
     def padding(self) -> float:
         """Normalized value of missing sequences and beyond a volume's edge: `background`, or 0."""
         return 0.0 if self.background is None else self.background
+
+    @cached_property
+    def statistics(self) -> dict[str, float]:
+        """What tells how like other exams it is (`app.preprocessing.exam_statistics`)."""
+        spacing = next(iter(self.grids.values())).lps_spacing
+        return exam_statistics(self.arrays, self.foreground, spacing)
 
     @cached_property
     def normalized(self) -> dict[Modality, VolumeArray]:

@@ -130,7 +130,7 @@ class SlicePredictor:
                 for tta_pass in passes:
                     for group in by_size(tta_pass.windows):
                         self._add_group(request, group, tta_pass.mirrored, fusion, weights)
-                return fusion.result()
+                return fusion.result(prepared.foreground)
         except MemoryError as error:
             raise CaseError(f"the subject does not fit into the device's memory ({error}); use --device cpu.") from None
 
@@ -184,6 +184,7 @@ class SlicePredictor:
                 _paste(image, window, images.new_full(shape, request.padding)),
                 None if error is None else _paste(error, window, error.new_full(shape, ERROR_OUTSIDE)),
                 weights[window.view],
+                mirrored,
             )
 
     def _wanted(self, slices: Tensor, window: Window, middles: Sequence[int]) -> Tensor:

@@ -42,6 +42,7 @@ class Synthesizer:
         flip_average: run the mirrored exam too, and average both; the model's own way if not given.
         quality: `fast`, `default` (the model's own way) or `best`; `flip_average` goes before it.
         intensity: `mean`, `sample` or a number from 0 to 1, for models with intensity encoding.
+        min_expected_ssim: refuse an exam of which less is expected, SSIM inside the brain.
         with_error: have the network expect its error too (`app.inference.pipeline.predict` returns it).
 
     Raises:
@@ -65,6 +66,7 @@ class Synthesizer:
         flip_average: bool | None = None,
         quality: Quality = "default",
         intensity: str | float | None = None,
+        min_expected_ssim: float | None = None,
         with_error: bool = False,
     ) -> None:
         runtime = RuntimeOptions(device, backend, precision, batch_size)
@@ -77,6 +79,7 @@ class Synthesizer:
             flip_average=flip_average,
             quality=quality,
             intensity=None if intensity is None else str(intensity),
+            min_expected_ssim=min_expected_ssim,
             with_error=with_error,
         )
         self._open(options, runtime)
@@ -139,9 +142,13 @@ class Synthesizer:
         for warning in (*todo.warnings, *input_warnings(volumes)):
             log.warning("%s", warning)
         wanted = target or todo.targets[0]
-        image = synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
-        mark_inputs(image, {m: volume.sha256 for m, volume in volumes.items()})
-        return image
+        made = synthesize_case(volumes, wanted, todo.reference_of(wanted), self.model)
+        if made.expectation is not None:
+            strange = made.expectation.warning(subject.subject, self.model.model_for(wanted).identity.name)
+            if strange is not None:
+                log.warning("%s", strange)
+        mark_inputs(made.image, {m: volume.sha256 for m, volume in volumes.items()})
+        return made.image
 
 
 def as_case(case: Case | str | PathLike[str] | Mapping[Modality, str | PathLike[str]]) -> Case:

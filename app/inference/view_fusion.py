@@ -67,10 +67,13 @@ class FusedPrediction:
     Attributes:
         volume: normalized, float32, axes (left, posterior, superior).
         error: expected absolute error of `volume`, same shape; None where it was not wanted.
+        disagreement: of the views of the exam as it is, the mirrored ones left out: root of their variance's mean over
+            the brain, in deviations of the sequence. None where there is one view alone.
     """
 
     volume: VolumeArray
     error: VolumeArray | None = None
+    disagreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,22 @@ class ViewFusion:
         self._errors: Tensor | None = None
         self._total = 0.0
         self._views: dict[View, Tensor] = {}
+        # Of the views of the exam as it is.
+        self._count = 0
+        self._mean: Tensor | None = None
+        self._deviations: Tensor | None = None
 
-    def add(self, view: View, volume: Tensor, error: Tensor | None, weight: float) -> None:
+    def add(self, view: View, volume: Tensor, error: Tensor | None, weight: float, is_mirrored: bool = False) -> None:
         """Take one prediction in.
 
         Args:
             volume: normalized, float32, axes (left, posterior, superior); kept, and not changed.
             error: expected absolute error, same shape; `confidence` needs it, else None where it is not wanted.
             weight: of this prediction; those of all predictions add up to 1.
+            is_mirrored: whether it comes of the mirrored exam.
         """
+        if not is_mirrored:
+            self._compare(volume)
         # Rounded to float32, so that every device gives the same bits.
         part = float(np.float32(weight))
         self._total += part
@@ -156,6 +166,16 @@ class ViewFusion:
             self._errors = torch.zeros_like(error) if self._errors is None else self._errors
             self._errors += part * (error * error)
 
+    def _compare(self, volume: Tensor) -> None:
+        """Take a view into the mean of the views and the sum of their squared deviations (Welford 1962)."""
+        self._count += 1
+        if self._mean is None or self._deviations is None:
+            self._mean, self._deviations = volume + 0.0, torch.zeros_like(volume)
+            return
+        step = volume - self._mean
+        self._mean += step / self._count
+        self._deviations += step * (volume - self._mean)
+
     def _weigh(self, volume: Tensor, error: Tensor, part: float) -> None:
         weight = part * (1.0 / (error * error + LEAST_ERROR**2))
         if self._volume is None or self._errors is None:
@@ -165,15 +185,28 @@ class ViewFusion:
         # A running mean: where all agree it stays what it is, to the last bit.
         self._volume += (weight / self._errors) * (volume - self._volume)
 
-    def result(self) -> FusedPrediction:
-        """Return the fused volume, with its expected error where errors were given."""
+    def result(self, brain: MaskArray | None = None) -> FusedPrediction:
+        """Return the fused volume, with its expected error where errors were given.
+
+        Args:
+            brain: where views are compared; everywhere if not given.
+        """
         volume = self._median() if self._method == "median" else self._volume
         assert volume is not None
         squares = self._errors
         if squares is not None and self._method == "confidence":
             squares = self._total * (1.0 / squares)
         # The root by numpy: torch rounds it otherwise.
-        return FusedPrediction(volume.cpu().numpy(), None if squares is None else np.sqrt(squares.cpu().numpy()))
+        error = None if squares is None else np.sqrt(squares.cpu().numpy())
+        return FusedPrediction(volume.cpu().numpy(), error, self._disagreement(brain))
+
+    def _disagreement(self, brain: MaskArray | None) -> float | None:
+        if self._deviations is None or self._count < 2:
+            return None
+        inside = (
+            self._deviations if brain is None else self._deviations[torch.from_numpy(brain).to(self._deviations.device)]
+        )
+        return float((inside.double().mean() / self._count).sqrt())
 
     def _median(self) -> Tensor:
         """Take the median of one to three views, each the mean of its predictions."""

@@ -12,6 +12,7 @@ from app.core.errors import WeightsError
 from app.core.sequence_subsets import subset_key, subsets
 from app.networks.architectures import EnhancerConfig
 from app.networks.voxelwise_regression import VoxelwiseRegression, exponents
+from app.preprocessing.expected_quality import QualityModel
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.lineage import Lineage, TrainingRecord
 from app.registry.manifest import MANIFEST, Entry, spec_as, write_entry
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 #: Tensors of a network by which its ONNX file is known.
 _COMPARED: Final = 3
 
-Predictor = TypeVar("Predictor", VoxelwiseRegression, IntensityPredictor)
+Predictor = TypeVar("Predictor", VoxelwiseRegression, IntensityPredictor, QualityModel)
 
 
 def load_generator(entry: Entry) -> HfGan | UNetGenerator | Ds3NetSliceGenerator:
@@ -137,6 +138,15 @@ def load_intensity(entry: Entry) -> IntensityPredictor | None:
     if entry.spec.normalization.scheme == "dataset":
         return None
     return _from_json(entry, "intensity", _read_intensity)
+
+
+def load_quality(entry: Entry) -> QualityModel | None:
+    """Load what is expected of a model's sequences; None where that was not fitted.
+
+    Raises:
+        WeightsError: the file is missing, changed or lacks numbers.
+    """
+    return _from_json(entry, "quality", QualityModel.from_json) if "quality" in entry.files else None
 
 
 def save_network(

@@ -35,6 +35,10 @@ SCHEMA: Final = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
 _SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx", "atlas": "-atlas.safetensors"}
+#: Roles whose files models share, and that are named by their checksum.
+_SHARED: Final = {"intensity", "quality"}
+#: Roles that say something of a model's images and change none.
+_ABOUT: Final = {"quality"}
 #: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
 #: headers and records state the fusion that was used.
 _OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average"}
@@ -64,7 +68,7 @@ class Entry:
         name: what `--model` calls it.
         spec: what it is.
         folder: where its files are.
-        files: per role (`coefficients`, `intensity`, `torch`, `onnx`).
+        files: per role (`coefficients`, `intensity`, `torch`, `onnx`, `atlas`, `quality`).
     """
 
     name: str
@@ -82,7 +86,8 @@ class Entry:
     def identity(self) -> Identity:
         """Name, checksum and fingerprint."""
         spec = self.spec.model_dump(mode="json", exclude=_OTHERS, exclude_defaults=True)
-        form = {"files": {role: record.sha256 for role, record in self.files.items()}, "spec": spec}
+        files = {role: record.sha256 for role, record in self.files.items() if role not in _ABOUT}
+        form = {"files": files, "spec": spec}
         text = json.dumps(form, sort_keys=True)
         return Identity(self.name, self.sha256, hashlib.sha256(text.encode()).hexdigest())
 
@@ -267,7 +272,7 @@ def write_entry(
     Args:
         files: per role, a file that is in the folder already, or the content of one. It is named
             `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`), `{name}-atlas.safetensors`, `{name}-{role}.json`, or
-            for `intensity`, which models share, by its checksum.
+            for `intensity` and `quality`, which models share, by its checksum.
         training: how it was made.
         ancestors: trainings of the weights that it was made from.
 
@@ -366,7 +371,7 @@ def _file_of(folder: Path, name: str, role: str, content: bytes | Path) -> tuple
         record = FileRecord(path=content.name, sha256=sha256_of(content), bytes=content.stat().st_size)
         return record, None
     digest = hashlib.sha256(content).hexdigest()
-    stem = f"{role}-{digest[:8]}.json" if role == "intensity" else f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
+    stem = f"{role}-{digest[:8]}.json" if role in _SHARED else f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
     return FileRecord(path=stem, sha256=digest, bytes=len(content)), content
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from app.core.atomic_io import save_bytes
 from app.core.constants import SEGMENTATION
 from app.core.errors import VolumeError
+from app.preprocessing.expected_quality import in_brief
 from app.report.figures import MOST_PICTURES, draw_files, draw_segmentation, shrink
 from app.report.html import Page, SubjectEntry, render
 from app.report.plotting import figure_class
@@ -93,6 +94,7 @@ def _entries(outcomes: Sequence[Mapping[str, Any]], folder: Path, pictures: int,
 def _entry(outcome: Mapping[str, Any], output: Mapping[str, Any], folder: Path, draw: bool, view: str) -> SubjectEntry:
     caption = f"{output['target']} made by {output['model']} on {output['device']}, {outcome['seconds']:.1f} s"
     caption += ", kept" * (outcome["status"] == "kept")
+    caption += f"; {brief}" if (brief := in_brief(output.get("expected", {}))) else ""
     return SubjectEntry(outcome["subject"], caption, _draw(outcome, output, folder) if draw else b"", view)
 
 

@@ -99,7 +99,7 @@ def score_missing_sequences(
         for target in targets or model.targets:
             inputs = {m: v for m, v in volumes.items() if m != target}
             try:
-                image = synthesize_case(inputs, target, REFERENCE_OF[target], model)
+                image = synthesize_case(inputs, target, REFERENCE_OF[target], model).image
             except CaseError as error:
                 log.warning("%s is not scored on %s: %s", subject, target, error)
                 continue

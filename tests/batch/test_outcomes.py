@@ -61,6 +61,11 @@ class TestJson:
     def test_an_outcome_survives_the_disk(self):
         assert Outcome.from_json(json.loads(json.dumps(OUTCOME.to_json()))) == OUTCOME
 
+    def test_what_is_expected_survives_the_disk(self):
+        provenance = Provenance("t2w", "unet", "0" * 64, None, "mean", "cpu", expected={"unlike": ["a"]})
+        output = OutputRecord("t2f", "a.nii.gz", "1" * 64, provenance)
+        assert OutputRecord.from_json(output.to_json()) == output
+
     def test_what_is_not_known_has_no_key(self):
         assert set(KEPT.to_json()) == {"target", "path", "sha256", "origin"}
         assert set(MADE.to_json()) == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -10,10 +11,13 @@ import pytest
 
 from app import Synthesizer
 from app.core.constants import MODALITIES, REFERENCE_OF
+from app.core.errors import DoubtfulError, UsageError
 from app.data.nifti_reader import load_volume
 from app.data.nifti_writer import DESCRIPTION
-from app.inference.pipeline import describe, predict, prepare, refine
+from app.inference.pipeline import describe, predict, prepare, refine, synthesize_case
 from app.inference.slice_predictor import SlicePredictor
+from app.registry.manifest import add_file, read_manifest
+from tests.preprocessing.quality import STRANGE, quality_file
 
 MODELS = ["regression", "tiny"]
 
@@ -71,6 +75,49 @@ def test_the_same_input_gives_the_same_voxels(subject, weights_dir, model):
     synthesizer = _synthesizer(weights_dir, model)
     one, two = (synthesizer(subject["t1n"].parent) for _ in range(2))
     np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(two.dataobj))
+
+
+@pytest.fixture
+def telling(tmp_path, weights_dir):
+    """Weights whose `tiny` expects 0.7 of each exam."""
+    folder = tmp_path / "telling"
+    shutil.copytree(weights_dir, folder)
+    add_file(read_manifest(folder).entry("tiny"), "quality", quality_file(ranges=STRANGE))
+    return folder
+
+
+class TestExpectation:
+    def test_what_is_expected_of_a_sequence(self, subject, telling):
+        model = _synthesizer(telling, "tiny").model
+        volumes = {m: load_volume(subject[m]) for m in ("t1c", "t1n", "t2w")}
+        made = synthesize_case(volumes, "t2f", "t2w", model)
+        assert made.expectation.ssim.value == 0.7
+        assert made.expectation.unlike[0].startswith("t1n, the step")
+        # Of two inputs nothing is known but what is strange.
+        assert synthesize_case({m: volumes[m] for m in ("t1c", "t2w")}, "t2f", "t2w", model).expectation.ssim is None
+
+    def test_the_class_warns_of_what_is_strange(self, subject, telling, caplog):
+        _synthesizer(telling, "tiny")(subject)
+        assert "is unlike the exams that tiny learnt from" in caplog.text
+
+    def test_it_changes_no_voxel_and_no_header(self, subject, telling, weights_dir):
+        one, two = (_synthesizer(folder, "tiny")(subject) for folder in (telling, weights_dir))
+        assert one.to_bytes() == two.to_bytes()
+
+    def test_less_than_was_asked_for_is_refused(self, subject, telling):
+        with pytest.raises(DoubtfulError, match=r"SSIM of 0.700 in the brain, 0.75 is asked for .*; t1n, the step"):
+            _synthesizer(telling, "tiny", min_expected_ssim=0.75)(subject)
+        _synthesizer(telling, "tiny", min_expected_ssim=0.7)(subject)
+
+    def test_what_nobody_knows_is_refused(self, subject, telling):
+        two = {m: subject[m] for m in ("t1c", "t2w")}
+        with pytest.raises(DoubtfulError, match="nobody knows what to expect of its t2f, made from 2 of three"):
+            _synthesizer(telling, "tiny", min_expected_ssim=0.1)(two, target="t2f")
+
+    @pytest.mark.parametrize("model", MODELS)
+    def test_a_model_that_does_not_tell_cannot_be_asked(self, weights_dir, model):
+        with pytest.raises(UsageError, match="does not tell what to expect"):
+            _synthesizer(weights_dir, model, min_expected_ssim=0.5)
 
 
 def test_brightness_follows_the_inputs(subject, weights_dir, tmp_path):

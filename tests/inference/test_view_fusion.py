@@ -31,6 +31,32 @@ def _fuse(method, volumes, errors, weights=None):
     return fused.volume, fused.error
 
 
+class TestDisagreement:
+    @given(SCORES)
+    def test_it_is_the_deviation_of_the_views(self, values):
+        fusion = ViewFusion("median")
+        for view, volume in zip(VIEWS, _volumes(values), strict=True):
+            fusion.add(view, volume, None, 1 / 3)
+            # Not of the mirrored exam.
+            fusion.add(view, volume + 7, None, 1 / 3, is_mirrored=True)
+        assert fusion.result().disagreement == pytest.approx(np.std(values), abs=1e-5)
+
+    def test_it_is_that_of_the_brain(self):
+        brain = np.zeros((2, 2, 2), bool)
+        brain[0, 0] = True
+        one, two = torch.zeros(2, 2, 2), torch.full((2, 2, 2), 9.0)
+        two[0, 0] = 2.0
+        fusion = ViewFusion("mean")
+        fusion.add("axial", one, None, 0.5)
+        fusion.add("coronal", two, None, 0.5)
+        assert fusion.result(brain).disagreement == pytest.approx(1.0)
+
+    def test_one_view_agrees_with_nobody(self):
+        fusion = ViewFusion("mean")
+        fusion.add("axial", torch.zeros(2, 2, 2), None, 1.0)
+        assert fusion.result().disagreement is None
+
+
 class TestFusion:
     @given(SCORES, st.floats(0.03125, 8, width=32))
     def test_equal_confidence_is_the_mean(self, values, error):

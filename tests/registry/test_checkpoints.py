@@ -20,6 +20,7 @@ from app.preprocessing.slices import Canvas
 from app.registry.checkpoints import (
     load_generator,
     load_intensity,
+    load_quality,
     load_refiner,
     load_regression,
     load_segmenter2d,
@@ -35,6 +36,7 @@ from tests.networks.small_models import (
     save_segmenter2d,
     save_segmenter3d,
 )
+from tests.preprocessing.quality import quality_file, quality_model
 
 CANVAS = Canvas({"axial": (48, 48)})
 
@@ -181,6 +183,21 @@ def test_coefficients_that_are_none_are_named(copy, content, role, load):
     entry = add_file(read_manifest(copy).entry("regression"), role, content)
     with pytest.raises(WeightsError, match="is damaged"):
         load(entry)
+
+
+def test_what_is_expected_is_no_part_of_what_a_model_is(copy):
+    entry = read_manifest(copy).entry("tiny")
+    assert load_quality(entry) is None
+    told = add_file(entry, "quality", quality_file())
+    assert load_quality(told) == quality_model()
+    assert told.identity == entry.identity
+    assert told.files["quality"].path.startswith("quality-")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"{", quality_file().replace(b"0.7", b"NaN")])
+def test_expectations_that_are_none_are_named(copy, content):
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_quality(add_file(read_manifest(copy).entry("tiny"), "quality", content))
 
 
 def _without(form, key):

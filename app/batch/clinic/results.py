@@ -26,6 +26,7 @@ from app.inference.clinic.pipeline import CompletedExam
 from app.inference.clinic.study import Study
 from app.inference.models import Model
 from app.inference.pipeline import fingerprint_of
+from app.preprocessing.expected_quality import in_brief
 from app.report.figures import clinic_picture
 from app.report.viewer import write_clinic_view
 
@@ -162,6 +163,7 @@ def write_result(
     if forms.dicom:
         record["dicom"] = _write_series(study, done, record, places.series, forms.stamp)
     title = f"{study.name}: {record['model']}, on the grid of {done.reference}"
+    title += f", {brief}" if (brief := in_brief(record.get("expected", {}))) else ""
     save_bytes(clinic_picture(done.aligned, done.brain, done.target, done.synthesis, title), places.picture)
     if forms.view:
         write_clinic_view(done.aligned, done.brain, done.target, done.synthesis, title, places.view)

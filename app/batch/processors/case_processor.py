@@ -8,13 +8,14 @@ from app.batch.processors.synthesis_processor import SynthesisProcessor, provena
 from app.batch.stages import CaseLog, LoadedCase, PredictedCase, Prediction, Synthesis, WrittenCase
 from app.core.config import RunConfig
 from app.core.constants import Modality
-from app.core.errors import VolumeError
+from app.core.errors import DoubtfulError, VolumeError
 from app.data.cases import Case, Plan, plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import file_sha256
 from app.data.origin import SYNTHETIC
 from app.inference.pipeline import (
     describe,
+    expect,
     fingerprint_of,
     finish,
     finish_confidence,
@@ -100,7 +101,11 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
         model = self.synthesizer.model.model_for(target)
         try:
             fused = predict(loaded.prepared, target, model)
-            return Prediction(target, model, refine(fused, loaded.prepared, target, model))
+            expectation = expect(fused, loaded.prepared, target, model)
+            return Prediction(target, model, refine(fused, loaded.prepared, target, model), expectation)
+        except DoubtfulError:
+            # Asked for: a fallback would hide it.
+            raise
         except Exception as error:
             if not self._has_fallback:
                 raise
@@ -117,8 +122,8 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
             f"{loaded.case.subject}: {model.identity.name} could not make {target} ({error}); "
             f"the fallback ({fallback.identity.name}) made it instead."
         )
-        image = synthesize_case(loaded.volumes, target, loaded.plan.reference_of(target), fallback)
-        return Synthesis(target, fallback, image)
+        made = synthesize_case(loaded.volumes, target, loaded.plan.reference_of(target), fallback)
+        return Synthesis(target, fallback, made.image)
 
     # ------------------------------------------------------------ write
 
@@ -146,7 +151,7 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
         confidence = None
         if fused.error is not None and self.files.confidence_folder is not None:
             confidence = finish_confidence(fused.error, loaded.prepared, target, reference, model)
-        return Synthesis(target, model, image, confidence)
+        return Synthesis(target, model, image, confidence, prediction.expectation)
 
     def _write(self, loaded: LoadedCase, synthesis: Synthesis) -> OutputRecord:
         target, model = synthesis.target, synthesis.model
@@ -155,7 +160,10 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
         # First, so that an output that is there, and is kept by the next run, has its map.
         confidence = self._write_confidence(loaded, synthesis)
         sha256 = write_image(synthesis.image, path)
-        provenance = provenance_of(model, loaded.plan.reference_of(target), confidence)
+        if synthesis.expectation is not None:
+            strange = synthesis.expectation.warning(loaded.case.subject, model.identity.name)
+            loaded.log.warnings.extend([] if strange is None or strange in loaded.log.warnings else [strange])
+        provenance = provenance_of(model, loaded.plan.reference_of(target), confidence, synthesis.expectation)
         return OutputRecord(target, str(path), sha256, provenance)
 
     def _write_confidence(self, loaded: LoadedCase, synthesis: Synthesis) -> str | None:

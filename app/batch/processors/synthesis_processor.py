@@ -12,6 +12,7 @@ from app.core.constants import Modality
 from app.inference.models import Model
 from app.inference.pipeline import fingerprint_of
 from app.inference.synthesizer import Synthesizer
+from app.preprocessing.expected_quality import Expectation
 from app.registry.identity import identity_record
 
 
@@ -48,13 +49,16 @@ class SynthesisProcessor(SubjectProcessor[Loaded, Computed]):
         return identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
 
 
-def provenance_of(model: Model, reference: Modality, confidence: str | None = None) -> Provenance:
+def provenance_of(
+    model: Model, reference: Modality, confidence: str | None = None, expectation: Expectation | None = None
+) -> Provenance:
     """Say how a sequence was made.
 
     Args:
         model: the one that made it, specialists chosen.
         reference: the sequence whose geometry it has.
         confidence: path of its confidence map, if one was written.
+        expectation: what it is expected to be worth, where the model tells.
     """
     return Provenance(
         reference=reference,
@@ -65,4 +69,5 @@ def provenance_of(model: Model, reference: Modality, confidence: str | None = No
         fusion=None if model.fusion is None else model.fusion.name,
         device="cpu" if model.runtime is None else model.runtime.device,
         confidence=confidence,
+        expected=None if expectation is None else expectation.to_json(),
     )

@@ -123,20 +123,28 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
     kept = case.reference if wanted == case.target else choose_reference(scans, wanted, None)
     inputs = {m: space.masked(v, brain, exam.seen[m]) for m, v in exam.volumes.items()}
     grids = _working_grid_of(exam, scans)
+    chosen = model.model_for(wanted)
     made = synthesize_case(
         {m: Volume(v, grids, sha256=scans[m].volume.sha256) for m, v in inputs.items()}, wanted, kept, model
     )
-    synthesis = to_array(made, grids)
+    synthesis = to_array(made.image, grids)
     covered = synthesis > 0
     native = space.to_reference(synthesis, covered, exam.grid, scans[kept].image, exam.transforms[kept])
     grid = scans[kept].volume.grid
     # A specialist may make it, and a refiner change it: the header and the record name both.
-    chosen = model.model_for(wanted)
     fingerprint = fingerprint_of(chosen)
     image = to_image(scale_to_type(native, grid), grid, describe(chosen, wanted, len(inputs)))
     mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
     record = {**_record(case, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
-    notes = (*(note for scan in scans.values() for note in scan.volume.notes), *partial_views(exam, brain))
+    strange = None
+    if made.expectation is not None:
+        record["expected"] = made.expectation.to_json()
+        strange = made.expectation.warning("the exam", chosen.identity.name)
+    notes = (
+        *([] if strange is None else [strange]),
+        *(note for scan in scans.values() for note in scan.volume.notes),
+        *partial_views(exam, brain),
+    )
     return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes)
 
 

@@ -179,7 +179,7 @@ class CompletedModel:
         arrays = {m: v.data for m, v in volumes.items()}
         if target is None:
             return SegmentedExam(self.segmenter.segment(arrays), None)
-        image = synthesize_case(volumes, target, reference, self.generator)
+        image = synthesize_case(volumes, target, reference, self.generator).image
         arrays[target] = to_array(image, volumes[reference].grid)
         return SegmentedExam(self.segmenter.segment(arrays), image)
 

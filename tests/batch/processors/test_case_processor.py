@@ -12,7 +12,33 @@ from app.batch.processors import case_processor
 from app.batch.run import run
 from app.core.errors import CaseError
 from app.inference.pipeline import Prepared
+from app.registry.manifest import add_file, read_manifest
 from tests.batch.helpers import config_of, names_in
+from tests.preprocessing.quality import STRANGE, quality_file
+
+
+class TestExpectation:
+    @pytest.fixture
+    def telling(self, tmp_path, weights_dir):
+        folder = tmp_path / "telling"
+        shutil.copytree(weights_dir, folder)
+        add_file(read_manifest(folder).entry("tiny"), "quality", quality_file(ranges=STRANGE))
+        return folder
+
+    def test_the_record_has_it(self, three, telling):
+        shutil.rmtree(three / "in" / "b")
+        outcomes = run(config_of(three, telling, model="tiny")).outcomes
+        expected = outcomes[0].outputs[0].to_json()["expected"]
+        assert expected["ssim_brain"] == {"expected": 0.7, "low": 0.6, "high": 0.75}
+        assert len(expected["unlike"]) == 1
+        assert [w for w in outcomes[0].warnings if w.startswith("a is unlike the exams that tiny learnt from")]
+
+    def test_what_is_refused_is_not_made_by_another(self, three, telling):
+        config = config_of(three, telling, model="tiny")
+        summary = run(replace(config, model=replace(config.model, min_expected_ssim=0.8)))
+        assert [o.status for o in summary.outcomes] == ["failed"] * 3
+        assert "0.8 is asked for by --min-expected-ssim" in summary.outcomes[0].error
+        assert not list((three / "out").glob("*.nii.gz"))
 
 
 class TestFallback:

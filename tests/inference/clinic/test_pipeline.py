@@ -9,11 +9,12 @@ import pytest
 import SimpleITK as sitk
 
 from app import Synthesizer
-from app.core.errors import CaseError
+from app.core.errors import CaseError, DoubtfulError
 from app.inference.clinic import alignment
 from app.inference.clinic.pipeline import complete_exam
 from app.inference.clinic.scans import read_sequence
 from tests.inference.clinic.helpers import STILL, write_heads, write_mask
+from tests.preprocessing.quality import STRANGE, quality_model
 
 
 def read(files):
@@ -50,6 +51,16 @@ def test_the_result_lies_in_the_grid_of_its_reference(exam, done):
     np.testing.assert_array_equal(done.image.affine, reference.affine)
     assert done.image.get_data_dtype() == reference.get_data_dtype()
     assert done.image.header["descrip"].item().startswith(b"synthetic t2f from 3")
+
+
+def test_what_is_expected_stands_in_the_record(exam, weights_dir):
+    files, mask = exam
+    model = replace(Synthesizer("tiny", weights=weights_dir).model, quality=quality_model(ranges=STRANGE))
+    made = complete_exam(read(files), model, mask=mask)
+    assert made.record["expected"]["ssim_brain"]["expected"] == 0.7
+    assert made.warnings[0].startswith("the exam is unlike the exams that tiny learnt from")
+    with pytest.raises(DoubtfulError, match="is expected to reach"):
+        complete_exam(read(files), replace(model, least_ssim=0.9), mask=mask)
 
 
 def test_it_shows_the_brain_and_nothing_else(exam, done):

@@ -7,13 +7,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from app.core.atomic_io import save_bytes
 from app.evaluation.scoring import VolumeScores
 from app.evaluation.statistics import compare
+from app.inference.models import NetworkModel
+from app.networks import new_generator
+from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import Entry
 from app.training.checkpoint import LAST, State, load_state
 from app.training.config import Recipe
+from app.training.data.cache import build_cache
+from app.training.intensity_fit import fit_intensity
+from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.trainer import TrainingPaths, train
+from app.training.validation import candidate_model
 
 
 def train_once(recipe: Recipe, paths: TrainingPaths, start: Entry | None = None) -> State | None:
@@ -35,6 +44,24 @@ def train_once(recipe: Recipe, paths: TrainingPaths, start: Entry | None = None)
 def _is_done(state: State, recipe: Recipe) -> bool:
     steps, minutes = recipe.schedule.steps, recipe.schedule.budget_minutes
     return 0 < steps <= state.step or 0 < minutes <= state.minutes
+
+
+def generator_of(state: State, data: Path, cache: Path) -> NetworkModel:
+    """The averaged network of a run, as the pipeline runs it, without the mirrored exam.
+
+    Args:
+        data, cache: of the run; the target's brightness is predicted from the subjects there.
+    """
+    recipe = state.recipe
+    assert isinstance(recipe, SynthesisRecipe)
+    network = new_generator(generator_config(recipe))
+    state.load_into(network)
+    subjects = build_cache(data, cache, recipe.normalization.build())
+    predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
+    spec = generator_spec(recipe, generator_config(recipe), None).model_copy(update={"flip_average": False})
+    model = candidate_model(network.eval(), spec, predictor, torch.device("cpu"))
+    assert isinstance(model, NetworkModel)
+    return model
 
 
 def kept_scores(place: Path, score: Callable[[], Sequence[VolumeScores]]) -> list[VolumeScores]:

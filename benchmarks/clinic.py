@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.discovery import scan
-from app.evaluation.metrics.ssim import ssim_map
 from app.inference.clinic.alignment import align
 from app.inference.clinic.pipeline import complete_exam
 from app.inference.clinic.scans import Scan, read_sequence, scan_of
 from app.inference.synthesizer import Synthesizer
 from app.preprocessing.registration import register
+from app.preprocessing.similarity import ssim_map
 from app.preprocessing.standard_space import to_reference
 
 #: Degrees and millimetres.

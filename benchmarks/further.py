@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import REFERENCE_OF
@@ -36,20 +35,15 @@ from app.evaluation.scoring import VolumeScores
 from app.inference.models import Model
 from app.inference.pipeline import synthesize_case
 from app.inference.tumour.segmentation import TumourSegmenter
-from app.networks import new_generator
-from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.manifest import read_manifest, spec_as
 from app.registry.spec import GeneratorSpec
 from app.training import validation
 from app.training.checkpoint import State
 from app.training.config import load_recipe
-from app.training.data.cache import build_cache
-from app.training.intensity_fit import fit_intensity
-from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.trainer import TrainingPaths
 from app.training.validation import SEGMENTATION_METRICS
 from benchmarks._common import choose
-from benchmarks._training import difference_cells, kept_scores, train_once
+from benchmarks._training import difference_cells, generator_of, kept_scores, train_once
 
 #: As a clinic's exams are (docs/training.md).
 CLINIC = ["augmentation.rotate=15", "augmentation.thick_exam=6", "augmentation.mask_error=3"]
@@ -127,14 +121,7 @@ def _trained(name: str, run: Path, options: argparse.Namespace) -> State | None:
 
 def _score(state: State, folder: Path, options: argparse.Namespace) -> list[VolumeScores]:
     """Scores what the averaged network makes of the exams of a folder, each sequence dropped in turn."""
-    recipe = state.recipe
-    assert isinstance(recipe, SynthesisRecipe)
-    network = new_generator(generator_config(recipe))
-    state.load_into(network)
-    subjects = build_cache(options.data, options.out / "cache", recipe.normalization.build())
-    predictor = IntensityPredictor.from_json(fit_intensity([s.intensities for s in subjects]))
-    spec = generator_spec(recipe, generator_config(recipe), None).model_copy(update={"flip_average": False})
-    model = validation.candidate_model(network.eval(), spec, predictor, torch.device("cpu"))
+    model = generator_of(state, options.data, options.out / "cache")
     cases = scan(folder).cases
     masks = find_segmentations(folder, cases)
     rows = validation.score_missing_sequences(model, cases, masks)

@@ -51,6 +51,8 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
     }
     if shared is not None:
         specialists = {name: replace(one, refiner=shared) for name, one in specialists.items()}
+    # A specialist makes one sequence: the network that makes all is tried on the others.
+    specialists = {name: replace(one, tried=model) for name, one in specialists.items()}
     return replace(model, specialists={target: specialists[other.name] for target, other in others.items()})
 
 

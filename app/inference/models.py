@@ -12,9 +12,10 @@ from app.inference.device import Runtime
 from app.inference.prepared import Prepared
 from app.inference.refinement import VolumeRefiner
 from app.inference.slice_predictor import SlicePredictor
+from app.inference.trial import trial_ssim
 from app.inference.view_fusion import FusedPrediction, FusionOptions, tta_passes
 from app.networks.voxelwise_regression import VoxelwiseRegression
-from app.preprocessing.expected_quality import QualityModel
+from app.preprocessing.expected_quality import INPUTS, Expectation, QualityModel
 from app.preprocessing.normalization import Intensity, Normalization
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.identity import Identity
@@ -70,11 +71,6 @@ class Model(Protocol):
         ...
 
     @property
-    def quality(self) -> QualityModel | None:
-        """Tells what is expected of its sequences; None where nobody fitted that."""
-        ...
-
-    @property
     def least_ssim(self) -> float | None:
         """Expected SSIM below which a sequence is refused; None where nothing is."""
         ...
@@ -103,6 +99,14 @@ class Model(Protocol):
         """
         ...
 
+    def expect(self, predicted: FusedPrediction, prepared: Prepared, target: Modality) -> Expectation | None:
+        """Tell what a prediction of this model is expected to be worth; None where nobody fitted that.
+
+        Raises:
+            CaseError: the network does not fit into memory.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class NetworkModel:
@@ -115,6 +119,7 @@ class NetworkModel:
         intensity_choice: what its intensity code is, as `ModelOptions.intensity`.
         quality: tells what is expected of its sequences; None where nobody fitted that.
         least_ssim: expected SSIM below which a sequence is refused; None where nothing is.
+        tried: the model whose network is tried on the exam itself, for what is expected; this one if None.
     """
 
     identity: Identity
@@ -128,6 +133,7 @@ class NetworkModel:
     intensity_choice: str = "mean"
     quality: QualityModel | None = None
     least_ssim: float | None = None
+    tried: NetworkModel | None = None
 
     @property
     def name(self) -> str:
@@ -173,6 +179,14 @@ class NetworkModel:
     def intensity_of(self, target: Modality, measured: Mapping[Modality, Intensity]) -> Intensity:
         """Predict how bright a sequence is; see `Model.intensity_of`."""
         return _intensity(self.intensity, self.spec.normalization, target, measured)
+
+    def expect(self, predicted: FusedPrediction, prepared: Prepared, target: Modality) -> Expectation | None:
+        """Tell what a prediction is expected to be worth; see `Model.expect`."""
+        if self.quality is None:
+            return None
+        known = len(prepared.arrays) == INPUTS
+        trial = trial_ssim(prepared, self.tried or self) if known else None
+        return self.quality.expect(prepared.statistics, target, trial, predicted.disagreement)
 
     def _median_of(self, target: Modality, prepared: Prepared) -> float | None:
         """Choose the target's median for the intensity code; None where the network has none."""
@@ -229,11 +243,6 @@ class RegressionModel:
         return 0.0
 
     @property
-    def quality(self) -> None:
-        """None: it was not fitted."""
-        return None
-
-    @property
     def least_ssim(self) -> None:
         """None: it refuses nothing."""
         return None
@@ -253,6 +262,9 @@ class RegressionModel:
     def intensity_of(self, target: Modality, measured: Mapping[Modality, Intensity]) -> Intensity:
         """Predict how bright a sequence is; see `Model.intensity_of`."""
         return _intensity(self.intensity, self.spec.normalization, target, measured)
+
+    def expect(self, predicted: FusedPrediction, prepared: Prepared, target: Modality) -> None:
+        """Tell nothing: nobody fitted that."""
 
 
 def _intensity(

@@ -94,10 +94,8 @@ def expect(predicted: FusedPrediction, prepared: Prepared, target: Modality, mod
     Raises:
         DoubtfulError: that is less than was asked for (`ModelOptions.min_expected_ssim`), or cannot be told.
     """
-    if model.quality is None:
-        return None
-    found = model.quality.expect(prepared.statistics, len(prepared.arrays), target, predicted.disagreement)
-    if model.least_ssim is not None:
+    found = model.expect(predicted, prepared, target)
+    if found is not None and model.least_ssim is not None:
         if found.ssim is None:
             raise DoubtfulError(
                 f"nobody knows what to expect of its {target}, made from {len(prepared.arrays)} of three sequences; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from app.core.constants import Modality
@@ -34,6 +34,18 @@ class Prepared:
     def padding(self) -> float:
         """Normalized value of missing sequences and beyond a volume's edge: `background`, or 0."""
         return 0.0 if self.background is None else self.background
+
+    def without(self, modality: Modality) -> Prepared:
+        """Leave one sequence out; the brain stays as all of them show it."""
+        rest = replace(
+            self,
+            arrays={m: v for m, v in self.arrays.items() if m != modality},
+            measured={m: v for m, v in self.measured.items() if m != modality},
+            grids={m: v for m, v in self.grids.items() if m != modality},
+        )
+        if "normalized" in self.__dict__:
+            rest.__dict__["normalized"] = {m: self.normalized[m] for m in rest.arrays}
+        return rest
 
     @cached_property
     def statistics(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What a made sequence is expected to be worth, where nobody has the real one, and what an exam has that no other had.
 
 Both are fitted to training subjects left out by turns (`app.training.expected_quality_fit`): SSIM and PSNR in the brain
-are told by how much the three views disagree and by the statistics of the inputs.
+are told by a trial on the exam itself (`app.inference.trial`), by how much the views disagree and by statistics of the
+inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MARGIN: Final = 0.25
 #: Most strange statistics that a sentence names.
 _NAMED: Final = 3
 #: What the estimates rest on (`features`).
-FEATURES: Final = ("disagreement", "coarseness", "relation")
+FEATURES: Final = ("trial", "disagreement", "coarseness", "relation")
 #: How many inputs the exams had to which the estimates were fitted.
 INPUTS: Final = len(MODALITIES) - 1
 
@@ -122,19 +123,20 @@ class QualityModel:
     psnr: LinearEstimate
 
     def expect(
-        self, statistics: Mapping[str, float], inputs: int, target: Modality, disagreement: float | None
+        self, statistics: Mapping[str, float], target: Modality, trial: float | None, disagreement: float | None
     ) -> Expectation:
         """Tell what is expected of one sequence.
 
         Args:
             statistics: `app.preprocessing.exam_statistics.exam_statistics` of the inputs.
-            inputs: how many there are.
+            trial: SSIM of the inputs made of each other (`app.inference.trial`); None where that cannot be tried, or
+                is not what the estimates were fitted to.
             disagreement: of the views (`app.inference.view_fusion.FusedPrediction`).
         """
         unlike = self.unlike(statistics)
-        if inputs != INPUTS or disagreement is None:
+        if trial is None or disagreement is None:
             return Expectation(None, None, unlike)
-        found = features(statistics, disagreement)
+        found = features(statistics, trial, disagreement)
         scores = {name: (found[name] - self.centres[name]) / self.deviations[name] for name in FEATURES}
         return Expectation(self.ssim(target, scores, (-1.0, 1.0)), self.psnr(target, scores, (0.0, math.inf)), unlike)
 
@@ -176,7 +178,7 @@ class QualityModel:
         return cls(int(form["exams"]), ranges, **numbers, ssim=_read(form["ssim"]), psnr=_read(form["psnr"]))
 
 
-def features(statistics: Mapping[str, float], disagreement: float) -> dict[str, float]:
+def features(statistics: Mapping[str, float], trial: float, disagreement: float) -> dict[str, float]:
     """Give what the estimates rest on, by the names of `FEATURES`.
 
     `disagreement` and `coarseness` (of the coarsest input) as logarithms; `relation` is the mean size of the inputs'
@@ -184,7 +186,7 @@ def features(statistics: Mapping[str, float], disagreement: float) -> dict[str, 
     """
     coarse = [v for name, v in statistics.items() if name.endswith(" coarseness")]
     related = [abs(v) for name, v in statistics.items() if name.endswith(f" {CORRELATION}")]
-    values = (math.log(max(disagreement, 1e-6)), math.log(max(coarse)), float(np.mean(related)))
+    values = (trial, math.log(max(disagreement, 1e-6)), math.log(max(coarse)), float(np.mean(related)))
     return dict(zip(FEATURES, values, strict=True))
 
 

@@ -25,6 +25,7 @@ class LeftOut:
 
     Attributes:
         statistics: of the three inputs.
+        trial: SSIM of the inputs made of each other.
         disagreement: of the views.
         ssim, psnr: in the brain.
     """
@@ -32,6 +33,7 @@ class LeftOut:
     subject: str
     target: Modality
     statistics: Mapping[str, float]
+    trial: float
     disagreement: float
     ssim: float
     psnr: float
@@ -58,10 +60,7 @@ def fit_quality(rows: Sequence[LeftOut], exams: Sequence[Mapping[str, float]]) -
     subjects = sorted({row.subject for row in rows})
     if len(subjects) < 3 or {row.target for row in rows} != set(MODALITIES) or not exams:
         raise UsageError("the expected quality needs three subjects or more, each sequence of them made.")
-    raw = np.array([[features(r.statistics, r.disagreement)[name] for name in FEATURES] for r in rows])
-    centres, deviations = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
-    table = np.concatenate([_constants(rows), (raw - centres) / deviations], axis=1)
-    folds = np.array([subjects.index(row.subject) for row in rows])
+    table, centres, deviations = _table(rows)
     names = sorted({name for exam in exams for name in exam})
     ranges = {}
     for name in names:
@@ -72,9 +71,36 @@ def fit_quality(rows: Sequence[LeftOut], exams: Sequence[Mapping[str, float]]) -
         ranges=ranges,
         centres=dict(zip(FEATURES, centres.tolist(), strict=True)),
         deviations=dict(zip(FEATURES, deviations.tolist(), strict=True)),
-        ssim=_estimate(table, np.array([row.ssim for row in rows]), folds),
-        psnr=_estimate(table, np.array([row.psnr for row in rows]), folds),
+        ssim=_estimate(rows, table, np.array([row.ssim for row in rows])),
+        psnr=_estimate(rows, table, np.array([row.psnr for row in rows])),
     )
+
+
+def left_out_estimates(
+    rows: Sequence[LeftOut], observed: NDArray[np.float64], used: Sequence[str] = FEATURES
+) -> NDArray[np.float64]:
+    """Estimate each row's score by a fit to the rows of all other subjects.
+
+    Args:
+        observed: the scores.
+        used: names of features; none leaves the mean of each sequence.
+    """
+    table, _, _ = _table(rows)
+    columns = [*range(len(MODALITIES)), *(len(MODALITIES) + FEATURES.index(name) for name in used)]
+    chosen, subjects = table[:, columns], np.array([row.subject for row in rows])
+    estimates = np.empty_like(observed)
+    for subject in np.unique(subjects):
+        out = subjects == subject
+        estimates[out] = chosen[out] @ _solve(chosen[~out], observed[~out])
+    return estimates
+
+
+def _table(rows: Sequence[LeftOut]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Columns of the sequences and of standardised features, with the features' means and deviations."""
+    found = [features(row.statistics, row.trial, row.disagreement) for row in rows]
+    raw = np.array([[values[name] for name in FEATURES] for values in found])
+    centres, deviations = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
+    return np.concatenate([_constants(rows), (raw - centres) / deviations], axis=1), centres, deviations
 
 
 def _constants(rows: Sequence[LeftOut]) -> NDArray[np.float64]:
@@ -82,12 +108,9 @@ def _constants(rows: Sequence[LeftOut]) -> NDArray[np.float64]:
     return np.array([[float(row.target == m) for m in MODALITIES] for row in rows])
 
 
-def _estimate(table: NDArray[np.float64], observed: NDArray[np.float64], folds: NDArray[np.int_]) -> LinearEstimate:
+def _estimate(rows: Sequence[LeftOut], table: NDArray[np.float64], observed: NDArray[np.float64]) -> LinearEstimate:
     solution = _solve(table, observed)
-    rest = np.empty_like(observed)
-    for fold in np.unique(folds):
-        out = folds == fold
-        rest[out] = observed[out] - table[out] @ _solve(table[~out], observed[~out])
+    rest = observed - left_out_estimates(rows, observed)
     low, high = np.percentile(rest, [50 * (1 - COVERED), 50 * (1 + COVERED)])
     count = len(MODALITIES)
     return LinearEstimate(
@@ -99,6 +122,7 @@ def _estimate(table: NDArray[np.float64], observed: NDArray[np.float64], folds: 
 
 
 def _solve(table: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
-    penalty = np.diag([0.0] * len(MODALITIES) + [RIDGE] * len(FEATURES))
+    count = len(MODALITIES)
+    penalty = np.diag([0.0] * count + [RIDGE] * (table.shape[1] - count))
     # The least-norm solution, since a fold may lack a sequence.
     return np.asarray(np.linalg.lstsq(table.T @ table + penalty, table.T @ observed, rcond=None)[0])

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.evaluation.metrics.ssim import K1, K2, SIGMA, TAPS
+from app.preprocessing.similarity import K1, K2, SIGMA, TAPS
 
 TverskyForm = Literal["tumour", "published"]
 #: Lambda of the confidence loss, before and after the mean confidence passes `SURE` (CG-SAMR).

@@ -18,8 +18,8 @@ from app.batch.run import run
 from app.core.config import WEIGHTS_DIR, ModelOptions, RunConfig
 from app.core.constants import MODALITIES
 from app.data.nifti_reader import load_volume
-from app.evaluation.metrics.ssim import ssim_map
 from app.preprocessing.normalization import rescale_as_scored
+from app.preprocessing.similarity import ssim_map
 from app.registry.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ from app.batch.run import run
 from app.core.config import ModelOptions, RunConfig
 from app.core.constants import MODALITIES, REFERENCE_OF, Modality
 from app.data.nifti_reader import load_volume
-from app.evaluation.metrics.ssim import official_score, ssim_map
+from app.evaluation.metrics.ssim import official_score
 from app.preprocessing.normalization import rescale_as_scored
+from app.preprocessing.similarity import ssim_map
 
 pytestmark = pytest.mark.data
 

@@ -29,29 +29,31 @@ RANGES = {"brain ml": (1200.0, 1600.0), "t1n coarseness": (1.0, 1.4), "t2w coars
 
 
 def test_features():
-    found = features(STATISTICS, 0.5)
-    assert found == pytest.approx({"disagreement": -0.6931, "coarseness": 1.3863, "relation": 0.3}, abs=1e-4)
+    found = features(STATISTICS, 0.6, 0.5)
+    assert found == pytest.approx(
+        {"trial": 0.6, "disagreement": -0.6931, "coarseness": 1.3863, "relation": 0.3}, abs=1e-4
+    )
 
 
 class TestEstimates:
     def test_a_constant_for_the_sequence_and_a_slope_for_each_feature(self):
-        slopes = {"disagreement": -0.1, "coarseness": -0.02, "relation": 0.5}
+        slopes = {"trial": 0.5, "disagreement": -0.1, "coarseness": -0.02, "relation": 0.5}
         line = LinearEstimate(dict(zip(MODALITIES, (0.1, 0.2, 0.3, 0.4), strict=True)), slopes, 0.04, 0.02)
         model = quality_model(
-            centres={"disagreement": -0.6931, "coarseness": 0.0, "relation": 0.1},
-            deviations={"disagreement": 1.0, "coarseness": 0.6931, "relation": 0.5},
+            centres={"trial": 0.5, "disagreement": -0.6931, "coarseness": 0.0, "relation": 0.1},
+            deviations={"trial": 0.1, "disagreement": 1.0, "coarseness": 0.6931, "relation": 0.5},
             ssim=line,
         )
-        # 0.4 - 0 - 0.02 * 2 + 0.5 * 0.4, for the last sequence of the challenge's order.
-        expected = model.expect(STATISTICS, 3, MODALITIES[3], 0.5).ssim
-        assert (expected.value, expected.low, expected.high) == pytest.approx((0.56, 0.52, 0.58), abs=1e-3)
+        # 0.4 + 0.5 * 0.2 - 0 - 0.02 * 2 + 0.5 * 0.4, for the last sequence of the challenge's order.
+        expected = model.expect(STATISTICS, MODALITIES[3], 0.52, 0.5).ssim
+        assert (expected.value, expected.low, expected.high) == pytest.approx((0.66, 0.62, 0.68), abs=1e-3)
 
     def test_they_stay_within_what_a_score_can_be(self):
-        assert quality_model(1.3).expect(STATISTICS, 3, "t1c", 0.1).ssim == Estimate(1.0, 1.0, 1.0)
+        assert quality_model(1.3).expect(STATISTICS, "t1c", 0.5, 0.1).ssim == Estimate(1.0, 1.0, 1.0)
 
-    @pytest.mark.parametrize(("inputs", "disagreement"), [(2, 0.1), (1, 0.1), (3, None)])
-    def test_nothing_is_told_of_what_was_not_fitted(self, inputs, disagreement):
-        found = quality_model().expect(STATISTICS, inputs, "t1c", disagreement)
+    @pytest.mark.parametrize(("trial", "disagreement"), [(None, 0.1), (0.5, None)])
+    def test_nothing_is_told_of_what_was_not_fitted(self, trial, disagreement):
+        found = quality_model().expect(STATISTICS, "t1c", trial, disagreement)
         assert (found.ssim, found.psnr) == (None, None)
 
 

@@ -16,13 +16,13 @@ def _rows(subjects=40, noise=0.0):
     rows = []
     for number in range(subjects):
         for target in MODALITIES:
-            disagreement = float(np.exp(RANDOM.uniform(-3, -1)))
+            disagreement, trial = float(np.exp(RANDOM.uniform(-3, -1))), float(RANDOM.uniform(0.3, 0.7))
             statistics = {
                 "t1n coarseness": float(RANDOM.uniform(1, 3)),
                 "a b correlation": float(RANDOM.uniform(-1, 1)),
             }
             ssim = 0.4 + 0.05 * (target == "t2w") - 0.1 * np.log(disagreement) + noise * RANDOM.standard_normal()
-            rows.append(LeftOut(f"s{number}", target, statistics, disagreement, float(ssim), float(20 * ssim)))
+            rows.append(LeftOut(f"s{number}", target, statistics, trial, disagreement, float(ssim), float(20 * ssim)))
     return rows
 
 
@@ -34,16 +34,15 @@ def test_a_line_is_found():
     assert model.ssim.slopes["disagreement"] / model.deviations["disagreement"] == pytest.approx(-0.1, rel=0.02)
     assert abs(model.ssim.slopes["coarseness"]) < 0.002
     assert model.ssim.constants["t2w"] - model.ssim.constants["t1c"] == pytest.approx(0.05, abs=0.002)
-    found = model.expect({"t1n coarseness": 2.0, "a b correlation": 0.3}, 3, "t2w", 0.1)
+    found = model.expect({"t1n coarseness": 2.0, "a b correlation": 0.3}, "t2w", 0.5, 0.1)
     assert found.ssim.value == pytest.approx(0.45 + 0.1 * np.log(10), abs=0.005)
     assert found.psnr.value == pytest.approx(20 * found.ssim.value, abs=0.1)
 
 
 def test_nine_of_ten_new_exams_lie_in_the_interval():
     model, new = fit_quality(_rows(noise=0.05), EXAMS), _rows(subjects=200, noise=0.05)
-    held = [
-        (found := model.expect(r.statistics, 3, r.target, r.disagreement).ssim).low <= r.ssim <= found.high for r in new
-    ]
+    found = [model.expect(r.statistics, r.target, r.trial, r.disagreement).ssim for r in new]
+    held = [estimate.low <= row.ssim <= estimate.high for estimate, row in zip(found, new, strict=True)]
     assert 0.85 < np.mean(held) < 0.95
     assert 0.12 < model.ssim.below + model.ssim.above < 0.22
 
@@ -69,8 +68,8 @@ def test_too_few_are_refused(rows):
 
 
 def test_features_that_never_vary_do_no_harm():
-    rows = [LeftOut(f"s{n}", m, {"t1n coarseness": 1.0, "a b correlation": 0.5}, 0.1, 0.6, 20.0) for n in range(4)
+    rows = [LeftOut(f"s{n}", m, {"t1n coarseness": 1.0, "a b correlation": 0.5}, 0.5, 0.1, 0.6, 20.0) for n in range(4)
             for m in MODALITIES]  # fmt: skip
     model = fit_quality(rows, EXAMS)
     assert set(model.deviations) == set(FEATURES)
-    assert model.expect(rows[0].statistics, 3, "t1c", 0.1).ssim.value == pytest.approx(0.6, abs=1e-6)
+    assert model.expect(rows[0].statistics, "t1c", 0.5, 0.1).ssim.value == pytest.approx(0.6, abs=1e-6)

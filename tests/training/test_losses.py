@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from app.evaluation.metrics.ssim import ssim_map
+from app.preprocessing.similarity import ssim_map
 from app.training import losses as L
 
 SCALE = torch.tensor([[0.0, 1.0]]).repeat(2, 1)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from app.core.types import MaskArray, VolumeArray
-from app.evaluation.metrics.ssim import Border, content_box, dynamic_range, mean_ssim, ssim_map
+from app.evaluation.metrics.ssim import Border, content_box, mean_ssim
 from app.preprocessing.normalization import rescale_as_scored
+from app.preprocessing.similarity import dynamic_range, ssim_map
 
 #: How far the surroundings of a tumour reach, in millimetres.
 SHELL_MM = 10.0

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.evaluation.metrics.image import image_scores, pixel_accuracy, stripe_score, tumour_shell
-from app.evaluation.metrics.ssim import mean_ssim, ssim_map
+from app.evaluation.metrics.ssim import mean_ssim
 from app.preprocessing.normalization import rescale_as_scored
+from app.preprocessing.similarity import ssim_map
 
 
 def _pair(seed: int = 0, shape: tuple[int, int, int] = (36, 40, 34)):

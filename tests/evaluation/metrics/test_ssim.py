@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.evaluation.metrics.ssim import official_score, ssim_map
+from app.evaluation.metrics.ssim import official_score
 from app.preprocessing.normalization import rescale_as_scored
+from app.preprocessing.similarity import ssim_map
 
 
 def _pair(shape=(30, 34, 26)):

@@ -1,0 +1,62 @@
+"""A trial on the exam itself: each present sequence is made from the others, and compared with the real one.
+
+How well a sequence that is there can be made of the rest tells how well the missing one can: exams differ more from
+each other than sequences of one exam do (docs/RESULTS.md, "Expected quality").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from app.core.constants import MODALITIES
+from app.core.types import VolumeArray
+from app.inference.view_fusion import FusionOptions, TtaPass
+from app.preprocessing.foreground import bounding_box
+from app.preprocessing.normalization import denormalize, rescale_as_scored
+from app.preprocessing.similarity import ssim_map
+from app.preprocessing.slices import place_window, thin_out
+
+if TYPE_CHECKING:
+    from app.core.constants import Modality
+    from app.inference.models import NetworkModel
+    from app.inference.prepared import Prepared
+
+#: Of so many axial slices one is made.
+STEP: Final = 8
+
+
+def trial_ssim(prepared: Prepared, model: NetworkModel) -> float | None:
+    """Make each present sequence from the others, on some axial slices, and score it.
+
+    Args:
+        prepared: two sequences or more.
+        model: its own network is tried, not its specialists'.
+
+    Returns:
+        SSIM in the brain, slice by slice, of sequences scaled as the challenge scales volumes; the mean over those that
+        the network makes. None where it makes none.
+
+    Raises:
+        CaseError: the network does not fit into memory.
+    """
+    if len(prepared.arrays) < 2 or model.spec.needed:
+        return None
+    tried = [m for m in MODALITIES if m in prepared.arrays and m in model.spec.targets]
+    return float(np.mean([_score(prepared, m, model) for m in tried])) if tried else None
+
+
+def _score(prepared: Prepared, target: Modality, model: NetworkModel) -> float:
+    window = thin_out(place_window(prepared.foreground, "axial", model.spec.canvas), STEP)
+    rest = prepared.without(target)
+    made = model.predictor.predict(rest, target, [TtaPass((window,))], FusionOptions()).volume
+    rows, columns, _ = bounding_box(prepared.foreground)
+    place = (rows, columns, list(window.slices))
+    brain = prepared.foreground[place]
+    values = denormalize(made[place], model.intensity_of(target, rest.measured), brain)
+    pair: list[VolumeArray] = [values, np.where(brain, prepared.arrays[target][place], np.float32(0))]
+    synthesis, truth = (rescale_as_scored(volume) for volume in pair)
+    slices = range(brain.shape[2])
+    scores = [ssim_map(synthesis[..., i], truth[..., i], 1.0)[brain[..., i]] for i in slices]
+    return float(np.concatenate(scores).mean())

@@ -1,0 +1,180 @@
+"""What a model's sequences are expected to be worth: fitted to subjects left out by turns, and held against others.
+
+Usage: `python -m benchmarks expected_quality --data TRAIN --validation DIR [DIR ...] --out OUT [--folds 4]
+[--minutes 13] [--weights DIR]`. Each fold trains the recipe `unet` without its share of TRAIN for so many minutes of
+processor time; set OMP_NUM_THREADS=1. Of each subject left out each sequence is dropped, and made from three views
+without the mirrored exam. What tells its SSIM and PSNR is fitted to all of these (`app.training.expected_quality_fit`)
+and written to OUT/quality.json; with `--weights` it is added to the default model of that folder and its specialists. A
+fold that is done is neither trained nor scored again.
+
+The first table tells how far off the estimates are for a subject that is left out of the fit, beside those by the
+sequence alone. The second holds the expectations against what the shipped default model reaches on `--validation`, and
+OUT/expected.png shows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from app.core.atomic_io import save_bytes
+from app.core.constants import MODALITIES, REFERENCE_OF
+from app.core.json_text import readable_json
+from app.data.discovery import scan
+from app.data.loading import load_complete
+from app.data.nifti_writer import to_array
+from app.evaluation.metrics.image import image_scores
+from app.inference.models import NetworkModel
+from app.inference.pipeline import finish, predict, prepare
+from app.inference.synthesizer import Synthesizer
+from app.inference.trial import trial_ssim
+from app.preprocessing.expected_quality import FEATURES, QualityModel
+from app.registry.manifest import add_file, read_manifest
+from app.report.plotting import figure_class
+from app.training.config import load_recipe
+from app.training.expected_quality_fit import LeftOut, fit_quality, left_out_estimates
+from app.training.trainer import TrainingPaths
+from benchmarks._training import generator_of, train_once
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--validation", type=lambda text: Path(text).resolve(), nargs="+", required=True)
+    parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=13.0, help="of processor time, for each fold")
+    parser.add_argument("--weights", type=Path, help="gets the fit")
+    options = parser.parse_args()
+    rows: list[LeftOut] = []
+    for fold in range(options.folds):
+        found = _fold(fold, options)
+        if found is None:
+            return
+        rows.extend(found)
+    quality = fit_quality(rows, _statistics(options.data))
+    content = readable_json(quality.to_json())
+    save_bytes(content, options.out / "quality.json")
+    _print_left_out(rows)
+    pairs = {folder.name: _observed(folder, options.out, quality) for folder in options.validation}
+    _print_observed(pairs)
+    save_bytes(_plot(rows, pairs), options.out / "expected.png")
+    if options.weights is not None:
+        manifest = read_manifest(options.weights)
+        for entry in (manifest.entry(), *manifest.specialists_of(manifest.entry()).values()):
+            add_file(entry, "quality", content)
+
+
+def _fold(fold: int, options: argparse.Namespace) -> list[LeftOut] | None:
+    """Trains without a share of the subjects, and scores these; None when a signal ended it."""
+    place = options.out / f"fold-{fold}"
+    kept = place / "rows.json"
+    if not kept.exists():
+        # Each in turn, in the order of their names: the sites are spread over the folds.
+        folders = sorted(f for f in options.data.iterdir() if f.is_dir())
+        for number, folder in enumerate(folders):
+            link = place / ("left-out" if number % options.folds == fold else "train") / folder.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(folder)
+        length = [f"schedule.budget_minutes={options.minutes}", "schedule.steps=0", "schedule.epoch_steps=100000"]
+        recipe = load_recipe("unet", [*length, f"seed={fold}", "data.held_out=0"])
+        state = train_once(recipe, TrainingPaths(place / "train", place / "run", place / "cache"))
+        if state is None:
+            return None
+        found = _rows(generator_of(state, place / "train", place / "cache"), place / "left-out")
+        save_bytes(json.dumps([asdict(row) for row in found]).encode(), kept)
+    return [LeftOut.from_json(row) for row in json.loads(kept.read_text())]
+
+
+def _rows(model: NetworkModel, folder: Path) -> list[LeftOut]:
+    """Makes each sequence of each complete exam from the others, and scores it."""
+    rows = []
+    for subject, volumes in load_complete(scan(folder).cases):
+        for target in model.targets:
+            reference, maker = REFERENCE_OF[target], model.model_for(target)
+            prepared = prepare({m: v for m, v in volumes.items() if m != target}, maker)
+            fused = predict(prepared, target, maker)
+            made = to_array(finish(fused.volume, prepared, target, reference, maker), prepared.grids[reference])
+            values = image_scores(made, volumes[target].data, None, volumes[target].grid.lps_spacing)
+            trial = trial_ssim(prepared, maker.tried or maker)
+            assert trial is not None and fused.disagreement is not None
+            ssim, psnr = values["ssim_brain"], values["psnr_brain"]
+            rows.append(LeftOut(subject, target, prepared.statistics, trial, fused.disagreement, ssim, psnr))
+        log.warning("%s is scored.", subject)
+    return rows
+
+
+def _statistics(data: Path) -> list[dict[str, float]]:
+    """Measures the complete exams that the shipped models learnt from."""
+    model = Synthesizer(device="cpu").model
+    return [prepare(volumes, model).statistics for _, volumes in load_complete(scan(data).cases)]
+
+
+def _observed(folder: Path, out: Path, quality: QualityModel) -> list[tuple[LeftOut, float, float, float]]:
+    """What the shipped default model reaches, with the expected SSIM and its interval."""
+    kept = out / f"{folder.name}.json"
+    if not kept.exists():
+        model = Synthesizer(device="cpu", flip_average=False, refine=False).model
+        assert isinstance(model, NetworkModel)
+        save_bytes(json.dumps([asdict(row) for row in _rows(model, folder)]).encode(), kept)
+    found = []
+    for row in (LeftOut.from_json(form) for form in json.loads(kept.read_text())):
+        expected = quality.expect(row.statistics, row.target, row.trial, row.disagreement).ssim
+        assert expected is not None
+        found.append((row, expected.value, expected.low, expected.high))
+    return found
+
+
+def _print_left_out(rows: Sequence[LeftOut]) -> None:
+    scores = {"SSIM": [row.ssim for row in rows], "PSNR, dB": [row.psnr for row in rows]}
+    print("| left out by turns | spread of the score | off, by the sequence alone | off, by all | correlation |")
+    print("|---|---|---|---|---|")
+    for name, values in scores.items():
+        observed = np.array(values)
+        plain, full = (left_out_estimates(rows, observed, used) for used in ((), FEATURES))
+        off = [float(np.abs(observed - estimate).mean()) for estimate in (plain, full)]
+        related = np.corrcoef(observed - plain, full - plain)[0, 1]
+        print(f"| {name} | {observed.std():.3f} | {off[0]:.4f} | {off[1]:.4f} | {related:.2f} |")
+
+
+def _print_observed(pairs: dict[str, list[tuple[LeftOut, float, float, float]]]) -> None:
+    print(
+        "\n| exams | sequence | n | expected SSIM | observed | off | in the interval |\n|---|---|---|---|---|---|---|"
+    )
+    for folder, found in pairs.items():
+        for target in (*MODALITIES, None):
+            part = [p for p in found if target in (None, p[0].target)]
+            expected, observed = np.array([p[1] for p in part]), np.array([p[0].ssim for p in part])
+            inside = sum(low <= row.ssim <= high for row, _, low, high in part)
+            print(f"| {folder} | {target or 'all'} | {len(part)} | {expected.mean():.3f} | {observed.mean():.3f} | "
+                  f"{np.abs(expected - observed).mean():.3f} | {inside} |")  # fmt: skip
+
+
+def _plot(rows: Sequence[LeftOut], pairs: dict[str, list[tuple[LeftOut, float, float, float]]]) -> bytes:
+    """Draws observed over expected SSIM as PNG: subjects left out, and those of `--validation` with their intervals."""
+    import io
+
+    figure = figure_class()(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    observed = np.array([row.ssim for row in rows])
+    axes.scatter(left_out_estimates(rows, observed), observed, s=8, color="0.7", label="left out by turns")
+    for folder, found in pairs.items():
+        middle = [p[1] for p in found]
+        ends = [[p[1] - p[2] for p in found], [p[3] - p[1] for p in found]]
+        axes.errorbar(middle, [p[0].ssim for p in found], xerr=ends, fmt="o", ms=4, lw=0.5, label=folder)
+    limits = (min(observed) - 0.05, 1.0)
+    axes.plot(limits, limits, color="black", lw=0.8)
+    axes.set(xlabel="expected SSIM in the brain", ylabel="observed", xlim=limits, ylim=limits)
+    axes.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return stream.getvalue()

@@ -1,10 +1,10 @@
 """How well an exam as scanned is aligned and completed: each sequence dropped in turn and made again.
 
-Usage: `python -m benchmarks clinic --study DIR [--model NAME]`, where DIR holds the four sequences of one exam as
-scanned, in NIfTI. Two tables are printed. The first moves each sequence by known motions and tells how far from them
-registration ends, at the outer brain. The second compares what is made with the real sequence, in that one's own grid,
-inside the brain: correlation, and SSIM of slices after a straight line for brightness, beside the regression and the
-best copied sequence.
+Usage: `python -m benchmarks clinic --study DIR [--model NAME] [--weights DIR]`, where DIR holds the four sequences of one
+exam as scanned, in NIfTI. Two tables are printed. The first moves each sequence by known motions and tells how far from
+them registration ends, at the outer brain. The second compares what is made with the real sequence, in that one's own
+grid, inside the brain: correlation, and SSIM of slices after a straight line for brightness, beside the regression and
+the best copied sequence.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.inference.clinic.alignment import align
 from app.inference.clinic.pipeline import complete_exam
 from app.inference.clinic.scans import Scan, read_sequence, scan_of
+from app.inference.models import Model
 from app.inference.synthesizer import Synthesizer
 from app.preprocessing.registration import register
 from app.preprocessing.similarity import ssim_map
@@ -38,13 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", type=lambda text: Path(text).resolve(), required=True)
     parser.add_argument("--model", help="default: the manifest's")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS_DIR)
     options = parser.parse_args()
     cases = [case for case in scan(options.study).cases if len(case.files) == len(MODALITIES)]
     if len(cases) != 1:
         raise UsageError(f"{options.study} holds {len(cases)} exams with four sequences; give the folder of one.")
     scans = {m: scan_of(read_sequence(cases[0].files[m])) for m in MODALITIES}
     _show_registration(scans)
-    _show_synthesis(scans, options.model)
+    _show_synthesis(scans, Synthesizer(options.model, weights=options.weights).model)
 
 
 def _show_registration(scans: Mapping[Modality, Scan]) -> None:
@@ -84,8 +87,8 @@ def _middle(image: sitk.Image) -> list[float]:
     return list(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
 
 
-def _show_synthesis(scans: Mapping[Modality, Scan], model: str | None) -> None:
-    models = {"model": Synthesizer(model).model, "regression": Synthesizer("regression").model}
+def _show_synthesis(scans: Mapping[Modality, Scan], model: Model) -> None:
+    models = {"model": model, "regression": Synthesizer("regression").model}
     print("\n| made | r, SSIM | regression | best copy |\n|---|---|---|---|")
     for target, real in scans.items():
         others = {m: s for m, s in scans.items() if m != target}

@@ -178,3 +178,7 @@ def _plot(rows: Sequence[LeftOut], pairs: dict[str, list[tuple[LeftOut, float, f
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=100)
     return stream.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from app.registry.manifest import Entry
 from app.training.checkpoint import LAST, State, load_state
 from app.training.config import Recipe
 from app.training.data.cache import build_cache
-from app.training.intensity_fit import fit_intensity
+from app.training.fits.intensity import fit_intensity
 from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.trainer import TrainingPaths, train
 from app.training.validation import candidate_model

@@ -1,10 +1,10 @@
 """How well an exam as scanned is aligned and completed: each sequence dropped in turn and made again.
 
-Usage: `python -m benchmarks clinic --study DIR [--model NAME] [--weights DIR]`, where DIR holds the four sequences of one
-exam as scanned, in NIfTI. Two tables are printed. The first moves each sequence by known motions and tells how far from
-them registration ends, at the outer brain. The second compares what is made with the real sequence, in that one's own
-grid, inside the brain: correlation, and SSIM of slices after a straight line for brightness, beside the regression and
-the best copied sequence.
+Usage: `python -m benchmarks clinic --study DIR [--model NAME] [--weights DIR]`, where DIR holds the four sequences of
+one exam as scanned, in NIfTI. Two tables are printed. The first moves each sequence by known motions and tells how far
+from them registration ends, at the outer brain. The second compares what is made with the real sequence, in that one's
+own grid, inside the brain: correlation, and SSIM of slices after a straight line for brightness, beside the regression
+and the best copied sequence.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ from app.training import validation
 from app.training.checkpoint import State
 from app.training.config import load_recipe
 from app.training.data.cache import build_cache
-from app.training.intensity_fit import fit_intensity
+from app.training.fits.intensity import fit_intensity
 from app.training.tasks.ds3net_recipe import Ds3NetRecipe
 from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec
 from app.training.trainer import TrainingPaths

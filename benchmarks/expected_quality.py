@@ -3,7 +3,7 @@
 Usage: `python -m benchmarks expected_quality --data TRAIN --validation DIR [DIR ...] --out OUT [--folds 4]
 [--minutes 13] [--weights DIR]`. Each fold trains the recipe `unet` without its share of TRAIN for so many minutes of
 processor time; set OMP_NUM_THREADS=1. Of each subject left out each sequence is dropped, and made from three views
-without the mirrored exam. What tells its SSIM and PSNR is fitted to all of these (`app.training.expected_quality_fit`)
+without the mirrored exam. What tells its SSIM and PSNR is fitted to all of these (`app.training.fits.expected_quality`)
 and written to OUT/quality.json; with `--weights` it is added to the default model of that folder and its specialists. A
 fold that is done is neither trained nor scored again.
 
@@ -38,7 +38,7 @@ from app.preprocessing.expected_quality import FEATURES, QualityModel
 from app.registry.manifest import add_file, read_manifest
 from app.report.plotting import figure_class
 from app.training.config import load_recipe
-from app.training.expected_quality_fit import LeftOut, fit_quality, left_out_estimates
+from app.training.fits.expected_quality import LeftOut, fit_quality, left_out_estimates
 from app.training.trainer import TrainingPaths
 from benchmarks._training import generator_of, train_once
 

@@ -1,8 +1,8 @@
 """What a made sequence is expected to be worth, where nobody has the real one, and what an exam has that no other had.
 
-Both are fitted to training subjects left out by turns (`app.training.expected_quality_fit`): SSIM and PSNR in the brain
-are told by a trial on the exam itself (`app.inference.trial`), by how much the views disagree and by statistics of the
-inputs.
+Both are fitted to training subjects left out by turns (`app.training.fits.expected_quality`). SSIM and PSNR in the
+brain are told by a trial on the exam itself (`app.inference.trial`), by how much the views disagree, and by statistics
+of the inputs.
 """
 
 from __future__ import annotations

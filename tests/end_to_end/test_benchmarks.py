@@ -32,8 +32,8 @@ def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
     names = (
-        "ablation, batch, capacity, cgsamr, clinic, compare, downstream, ds3net, further, fusion, intensity, memory, "
-        "scale, sharing, speed, ssim, tissnet, ways"
+        "ablation, batch, capacity, cgsamr, clinic, compare, downstream, ds3net, expected_quality, further, fusion, "
+        "intensity, memory, scale, sharing, speed, ssim, tissnet, ways"
     )
     assert names in done.stderr
 

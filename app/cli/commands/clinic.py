@@ -51,7 +51,7 @@ def add_clinic(commands: Any) -> None:
     add_options(p, ClinicConfig, "dicom", "send", "stamp", "view", "series_names", "allow_other_study")
     p.add_argument("--check", action="store_true", help="say which file is taken for what, from headers alone")
     p.add_argument("--overwrite", action="store_true", help="make a result again that is there")
-    add_options(p, ModelOptions, "weights_dir", "model")
+    add_options(p, ModelOptions, "weights_dir", "model", "min_expected_ssim")
     add_options(p, RuntimeOptions, "device", "precision")
     add_options(p, NamingOptions)
     p.set_defaults(command=_clinic)

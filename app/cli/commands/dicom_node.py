@@ -43,7 +43,7 @@ def add_dicom_node(commands: Any) -> None:
     )  # fmt: skip
     add_options(p, NodeConfig)
     p.add_argument("--make", choices=get_args(Modality), help="the sequence to make; default: the one that lacks")
-    add_options(p, ModelOptions, "weights_dir", "model")
+    add_options(p, ModelOptions, "weights_dir", "model", "min_expected_ssim")
     add_options(p, RuntimeOptions, "device", "precision")
     p.set_defaults(command=_serve)
 

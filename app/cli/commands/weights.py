@@ -135,7 +135,7 @@ def add_fit(commands: Any) -> None:
 
 def _fit(options: argparse.Namespace) -> int:
     from app.registry.manifest import read_manifest
-    from app.training.intensity_fit import fit_and_write
+    from app.training.fits.intensity import fit_and_write
 
     entry = fit_and_write(options.data, options.weights)
     subjects = read_manifest(entry.folder).lineage.trainings[entry.sha256].subjects

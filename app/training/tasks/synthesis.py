@@ -33,7 +33,7 @@ from app.training.data.cache import CachedSubject
 from app.training.data.slices import Sampler, Source, together
 from app.training.data.unpaired import PairedSource
 from app.training.data.variation.scanners import QUANTILES
-from app.training.intensity_fit import IntensityCodes, encode, fit_intensity, fit_intensity_prior
+from app.training.fits.intensity import IntensityCodes, encode, fit_intensity, fit_intensity_prior
 from app.training.promotion import (
     ExportRequest,
     check_better,

@@ -21,7 +21,7 @@ from app.networks.unet import Segmenter2d, UNetGenerator
 from app.training import losses as L
 from app.training.data.slices import Batch, SampledStep, Source
 from app.training.data.unpaired import PairedSource
-from app.training.intensity_fit import IntensityCodes
+from app.training.fits.intensity import IntensityCodes
 from app.training.optimization import LossScale
 from app.training.tasks.base import Task, Update, add_to, masked, placed
 from app.training.tasks.synthesis_batches import vary_slices

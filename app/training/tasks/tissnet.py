@@ -33,7 +33,7 @@ from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.data.variation.augmentation import vary_intensities, vary_patches
-from app.training.intensity_fit import encode, fit_intensity
+from app.training.fits.intensity import encode, fit_intensity
 from app.training.promotion import ExportRequest, check_no_images, promote_scored, trained_subjects
 from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_precision, placed3d
 

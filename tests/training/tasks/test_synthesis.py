@@ -29,7 +29,7 @@ from app.training.data.cache import NORMALIZATION, build_cache
 from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler, Source
 from app.training.export import export_run
-from app.training.intensity_fit import encode, fit_intensity, medians_of
+from app.training.fits.intensity import encode, fit_intensity, medians_of
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.tasks.synthesis_recipe import generator_config
 from app.training.trainer import TrainingPaths, train

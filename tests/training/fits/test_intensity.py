@@ -16,7 +16,7 @@ from app.preprocessing.target_intensity import IntensityPredictor, brain_median
 from app.registry.checkpoints import load_regression
 from app.registry.lineage import read_lineage
 from app.training.data.cache import build_cache
-from app.training.intensity_fit import (
+from app.training.fits.intensity import (
     NORMALIZATION,
     IntensityCodes,
     fit,

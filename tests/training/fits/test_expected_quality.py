@@ -6,7 +6,7 @@ import pytest
 from app.core.constants import MODALITIES
 from app.core.errors import UsageError
 from app.preprocessing.expected_quality import FEATURES
-from app.training.expected_quality_fit import LeftOut, fit_quality
+from app.training.fits.expected_quality import LeftOut, fit_quality
 
 RANDOM = np.random.default_rng(0)
 

@@ -1,0 +1,1 @@
+"""Fits that need no network: lines and constants from training subjects."""

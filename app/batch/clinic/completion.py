@@ -69,6 +69,8 @@ def complete_study(study: Study, model: Model, wish: Wish, folder: Path) -> Plac
     places = Places(folder, f"{study.name}-{target}")
     if not wish.overwrite and _is_there(places, request, wish.forms):
         log.info("%s is there already, kept (--overwrite makes it again).", places.image)
+        if model.model_for(target).least_ssim is not None:
+            log.warning("%s was not judged by --min-expected-ssim, which judges only what is made.", places.image)
     else:
         done = complete_exam(
             sequences, model, target=target, reference=wish.reference, mask=wish.mask, mask_of=wish.mask_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.batch.outcomes import OutputRecord
 from app.batch.output_files import OutputFiles, write_image
-from app.batch.processors.synthesis_processor import SynthesisProcessor, provenance_of
+from app.batch.processors.synthesis_processor import SynthesisProcessor, not_judged, provenance_of
 from app.batch.stages import CaseLog, LoadedCase, PredictedCase, Prediction, Synthesis, WrittenCase
 from app.core.config import RunConfig
 from app.core.constants import Modality
@@ -67,6 +67,7 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
         for target, output in zip(first.targets, good, strict=True):
             case_log.warnings.extend(output.warnings)
             case_log.warnings.extend(self._origin_warnings(output.record, target, len(first.inputs)))
+            case_log.warnings.extend(not_judged(output.record.path, self.synthesizer.model.model_for(target)))
         return True
 
     def _load(self, case: Case, case_log: CaseLog) -> LoadedCase:

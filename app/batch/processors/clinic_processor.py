@@ -12,7 +12,7 @@ from app.batch.clinic.results import Forms, Places, is_whole, read_record, reque
 from app.batch.clinic.studies import StudyCase
 from app.batch.outcomes import OutputRecord
 from app.batch.output_files import KeptOutput
-from app.batch.processors.synthesis_processor import SynthesisProcessor, provenance_of
+from app.batch.processors.synthesis_processor import SynthesisProcessor, not_judged, provenance_of
 from app.batch.stages import CaseLog, WrittenCase
 from app.core.config import ClinicConfig
 from app.core.constants import MODALITIES, Modality
@@ -111,12 +111,13 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
 
     def _keep_good(self, study: Study, requests: Mapping[Modality, Mapping[str, Any]], case_log: CaseLog) -> bool:
         """Note the results that are there, if they are all that the exam lacks."""
-        good = [kept for m, request in requests.items() if (kept := self._find_good(study, m, request)) is not None]
+        good = {m: kept for m, request in requests.items() if (kept := self._find_good(study, m, request)) is not None}
         if len(good) < len(requests):
             return False
-        for kept in good:
+        for modality, kept in good.items():
             case_log.outputs.append(kept.record)
             case_log.warnings.extend(kept.warnings)
+            case_log.warnings.extend(not_judged(kept.record.path, self.synthesizer.model.model_for(modality)))
         return True
 
     def _find_good(self, study: Study, target: Modality, request: Mapping[str, Any]) -> KeptOutput | None:

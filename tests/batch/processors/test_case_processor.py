@@ -33,6 +33,14 @@ class TestExpectation:
         assert len(expected["unlike"]) == 1
         assert [w for w in outcomes[0].warnings if w.startswith("a is unlike the exams that tiny learnt from")]
 
+    def test_what_is_kept_was_not_judged_and_that_is_said(self, three, telling):
+        shutil.rmtree(three / "in" / "b")
+        config = config_of(three, telling, model="tiny")
+        run(config)
+        again = run(replace(config, model=replace(config.model, min_expected_ssim=0.8)))
+        assert [o.status for o in again.outcomes] == ["kept"] * 2
+        assert any("judges only what is made" in w for w in again.outcomes[0].warnings)
+
     def test_what_is_refused_is_not_made_by_another(self, three, telling):
         config = config_of(three, telling, model="tiny")
         summary = run(replace(config, model=replace(config.model, min_expected_ssim=0.8)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from app.cli import main
 from app.inference.clinic import alignment
+from app.registry.manifest import add_file, read_manifest
 from tests.batch.helpers import names_in
 from tests.dicom.servers import pacs
 from tests.inference.clinic.dicom_heads import write_dicom_head
 from tests.inference.clinic.helpers import STILL, write_heads, write_mask
+from tests.preprocessing.quality import quality_file
 
 
 @pytest.fixture
@@ -32,6 +35,24 @@ def test_a_study_in_a_result_record_and_picture_out(study, weights_dir, capsys):
     assert "on the grid of t2w" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "kept" in capsys.readouterr().err
+
+
+def test_less_than_was_asked_for_is_refused(study, weights_dir, capsys):
+    arguments = ["clinic", str(study / "head"), str(study / "out"), "--mask", str(study / "mask.nii"),
+                 "--weights", str(weights_dir)]  # fmt: skip
+    asked = ["--min-expected-ssim", "0.9"]
+    assert main([*arguments, "--model", "regression", *asked]) == 2
+    assert "does not tell what to expect of its images" in capsys.readouterr().err
+    telling = study / "telling"
+    shutil.copytree(weights_dir, telling)
+    add_file(read_manifest(telling).entry("tiny"), "quality", quality_file())
+    arguments[-1] = str(telling)
+    assert main([*arguments, "--model", "tiny", *asked]) == 1
+    assert "its t2f is expected to reach an SSIM of 0.700" in capsys.readouterr().err
+    assert not (study / "out").exists() or not names_in(study / "out")
+    assert main([*arguments, "--model", "tiny"]) == 0
+    assert main([*arguments, "--model", "tiny", *asked]) == 0
+    assert "was not judged by --min-expected-ssim" in capsys.readouterr().err
 
 
 def test_another_patients_result_of_the_same_name_is_neither_kept_nor_overwritten(study, weights_dir, capsys):

@@ -8,8 +8,8 @@ and written to OUT/quality.json; with `--weights` it is added to the default mod
 fold that is done is neither trained nor scored again.
 
 The first table tells how far off the estimates are for a subject that is left out of the fit, beside those by the
-sequence alone. The second holds the expectations against what the shipped default model reaches on `--validation`, and
-OUT/expected.png shows both.
+sequence alone; a line says how many exams would be called unlike all others. The second table holds the expectations
+against what the shipped default model reaches on `--validation`, and OUT/expected.png shows both.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from app.core.atomic_io import save_bytes
+from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES, REFERENCE_OF
 from app.core.json_text import readable_json
 from app.data.discovery import scan
@@ -34,15 +35,29 @@ from app.inference.models import NetworkModel
 from app.inference.pipeline import finish, predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.trial import trial_ssim
-from app.preprocessing.expected_quality import FEATURES, QualityModel
+from app.preprocessing.expected_quality import FEATURES, Estimate, Expectation, QualityModel
 from app.registry.manifest import add_file, read_manifest
 from app.report.plotting import figure_class
 from app.training.config import load_recipe
-from app.training.fits.expected_quality import LeftOut, fit_quality, left_out_estimates
+from app.training.fits.expected_quality import LeftOut, fit_quality, left_out_estimates, ranges_of
 from app.training.trainer import TrainingPaths
 from benchmarks._training import generator_of, train_once
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a sequence reached, and what was expected of it."""
+
+    row: LeftOut
+    expectation: Expectation
+
+    @property
+    def ssim(self) -> Estimate:
+        """The expected SSIM."""
+        assert self.expectation.ssim is not None
+        return self.expectation.ssim
 
 
 def main() -> None:
@@ -54,28 +69,34 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=13.0, help="of processor time, for each fold")
     parser.add_argument("--weights", type=Path, help="gets the fit")
     options = parser.parse_args()
+    if len({folder.name for folder in options.validation}) < len(options.validation):
+        parser.error("two folders of --validation have one name")
     rows: list[LeftOut] = []
     for fold in range(options.folds):
         found = _fold(fold, options)
         if found is None:
             return
         rows.extend(found)
-    quality = fit_quality(rows, _statistics(options.data))
+    manifest = read_manifest(WEIGHTS_DIR if options.weights is None else options.weights)
+    default = manifest.entry()
+    exams = _statistics(options.data)
+    quality = fit_quality(rows, exams, default.sha256)
     content = readable_json(quality.to_json())
     save_bytes(content, options.out / "quality.json")
     _print_left_out(rows)
+    _print_unlike(quality, exams)
     pairs = {folder.name: _observed(folder, options.out, quality) for folder in options.validation}
     _print_observed(pairs)
     save_bytes(_plot(rows, pairs), options.out / "expected.png")
     if options.weights is not None:
-        manifest = read_manifest(options.weights)
-        for entry in (manifest.entry(), *manifest.specialists_of(manifest.entry()).values()):
+        for entry in (default, *manifest.specialists_of(default).values()):
             add_file(entry, "quality", content)
 
 
 def _fold(fold: int, options: argparse.Namespace) -> list[LeftOut] | None:
     """Trains without a share of the subjects, and scores these; None when a signal ended it."""
-    place = options.out / f"fold-{fold}"
+    # Another number of folds, or of minutes, is another place: nothing of one may reach the other.
+    place = options.out / f"{options.folds}-folds-{options.minutes:g}-minutes" / str(fold)
     kept = place / "rows.json"
     if not kept.exists():
         # Each in turn, in the order of their names: the sites are spread over the folds.
@@ -105,7 +126,7 @@ def _rows(model: NetworkModel, folder: Path) -> list[LeftOut]:
             fused = predict(prepared, target, maker)
             made = to_array(finish(fused.volume, prepared, target, reference, maker), prepared.grids[reference])
             values = image_scores(made, volumes[target].data, None, volumes[target].grid.lps_spacing)
-            trial = trial_ssim(prepared, maker.tried or maker)
+            trial = trial_ssim(prepared, maker.trial_model or maker)
             assert trial is not None and fused.disagreement is not None
             ssim, psnr = values["ssim_brain"], values["psnr_brain"]
             rows.append(LeftOut(subject, target, prepared.statistics, trial, fused.disagreement, ssim, psnr))
@@ -119,19 +140,15 @@ def _statistics(data: Path) -> list[dict[str, float]]:
     return [prepare(volumes, model).statistics for _, volumes in load_complete(scan(data).cases)]
 
 
-def _observed(folder: Path, out: Path, quality: QualityModel) -> list[tuple[LeftOut, float, float, float]]:
-    """What the shipped default model reaches, with the expected SSIM and its interval."""
+def _observed(folder: Path, out: Path, quality: QualityModel) -> list[Observed]:
+    """What the shipped default model reaches, with what was expected of it."""
     kept = out / f"{folder.name}.json"
     if not kept.exists():
         model = Synthesizer(device="cpu", flip_average=False, refine=False).model
         assert isinstance(model, NetworkModel)
         save_bytes(json.dumps([asdict(row) for row in _rows(model, folder)]).encode(), kept)
-    found = []
-    for row in (LeftOut.from_json(form) for form in json.loads(kept.read_text())):
-        expected = quality.expect(row.statistics, row.target, row.trial, row.disagreement).ssim
-        assert expected is not None
-        found.append((row, expected.value, expected.low, expected.high))
-    return found
+    rows = [LeftOut.from_json(form) for form in json.loads(kept.read_text())]
+    return [Observed(r, quality.expect(r.statistics, r.target, r.trial, r.disagreement)) for r in rows]
 
 
 def _print_left_out(rows: Sequence[LeftOut]) -> None:
@@ -146,20 +163,27 @@ def _print_left_out(rows: Sequence[LeftOut]) -> None:
         print(f"| {name} | {observed.std():.3f} | {off[0]:.4f} | {off[1]:.4f} | {related:.2f} |")
 
 
-def _print_observed(pairs: dict[str, list[tuple[LeftOut, float, float, float]]]) -> None:
-    print(
-        "\n| exams | sequence | n | expected SSIM | observed | off | in the interval |\n|---|---|---|---|---|---|---|"
-    )
+def _print_unlike(quality: QualityModel, exams: Sequence[Mapping[str, float]]) -> None:
+    """How many exams would be called unlike all others."""
+    others = [replace(quality, ranges=ranges_of([*exams[:i], *exams[i + 1 :]])) for i in range(len(exams))]
+    count = sum(bool(model.unlike(exam)) for model, exam in zip(others, exams, strict=True))
+    print(f"\n{count} of {len(exams)} exams are unlike all others.")
+
+
+def _print_observed(pairs: Mapping[str, Sequence[Observed]]) -> None:
+    print("\n| exams | sequence | n | expected SSIM | observed | off | in the interval | unlike |\n" + "|---" * 8 + "|")
     for folder, found in pairs.items():
         for target in (*MODALITIES, None):
-            part = [p for p in found if target in (None, p[0].target)]
-            expected, observed = np.array([p[1] for p in part]), np.array([p[0].ssim for p in part])
-            inside = sum(low <= row.ssim <= high for row, _, low, high in part)
-            print(f"| {folder} | {target or 'all'} | {len(part)} | {expected.mean():.3f} | {observed.mean():.3f} | "
-                  f"{np.abs(expected - observed).mean():.3f} | {inside} |")  # fmt: skip
+            part = [o for o in found if target in (None, o.row.target)]
+            expected, observed = np.array([o.ssim.value for o in part]), np.array([o.row.ssim for o in part])
+            inside = sum(o.ssim.low <= o.row.ssim <= o.ssim.high for o in part)
+            strange = sum(bool(o.expectation.unlike) for o in part)
+            cells = [folder, target or "all", len(part), f"{expected.mean():.3f}", f"{observed.mean():.3f}",
+                     f"{np.abs(expected - observed).mean():.3f}", inside, strange]  # fmt: skip
+            print(f"| {' | '.join(map(str, cells))} |")
 
 
-def _plot(rows: Sequence[LeftOut], pairs: dict[str, list[tuple[LeftOut, float, float, float]]]) -> bytes:
+def _plot(rows: Sequence[LeftOut], pairs: Mapping[str, Sequence[Observed]]) -> bytes:
     """Draws observed over expected SSIM as PNG: subjects left out, and those of `--validation` with their intervals."""
     import io
 
@@ -168,9 +192,9 @@ def _plot(rows: Sequence[LeftOut], pairs: dict[str, list[tuple[LeftOut, float, f
     observed = np.array([row.ssim for row in rows])
     axes.scatter(left_out_estimates(rows, observed), observed, s=8, color="0.7", label="left out by turns")
     for folder, found in pairs.items():
-        middle = [p[1] for p in found]
-        ends = [[p[1] - p[2] for p in found], [p[3] - p[1] for p in found]]
-        axes.errorbar(middle, [p[0].ssim for p in found], xerr=ends, fmt="o", ms=4, lw=0.5, label=folder)
+        middle = [o.ssim.value for o in found]
+        ends = [[o.ssim.value - o.ssim.low for o in found], [o.ssim.high - o.ssim.value for o in found]]
+        axes.errorbar(middle, [o.row.ssim for o in found], xerr=ends, fmt="o", ms=4, lw=0.5, label=folder)
     limits = (min(observed) - 0.05, 1.0)
     axes.plot(limits, limits, color="black", lw=0.8)
     axes.set(xlabel="expected SSIM in the brain", ylabel="observed", xlim=limits, ylim=limits)

@@ -17,10 +17,10 @@ from app.core.config import Resume, RunConfig
 from app.core.constants import SEGMENTATION, Content, Modality
 from app.core.errors import VolumeError
 from app.data.cases import Case, Plan
-from app.data.nifti_reader import load_volume, read_grid
+from app.data.nifti_reader import Grid, load_volume, read_grid
 from app.data.nifti_writer import encode_image
 from app.data.origin import SYNTHETIC, origin_of
-from app.inference.provenance import inputs_digest, inputs_of
+from app.inference.provenance import expected_of, inputs_digest, inputs_of
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +47,18 @@ class OutputFiles:
         folder: of the images.
         confidence_folder: of the confidence maps; None where none are wanted.
         resume: `any` keeps outputs of other inputs too.
+        min_expected_ssim: outputs of which less was expected, or of which nobody knows, are not kept.
     """
 
     folder: Path
     confidence_folder: Path | None
     resume: Resume = "same"
+    min_expected_ssim: float | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> OutputFiles:
         """Take the folders of a run."""
-        return cls(config.output_dir, config.confidence_dir, config.resume)
+        return cls(config.output_dir, config.confidence_dir, config.resume, config.model.min_expected_ssim)
 
     def image_path(self, subject: str, target: Content) -> Path:
         """Name the file of a sequence or of a segmentation."""
@@ -105,13 +107,21 @@ class OutputFiles:
             log.warning("%s It is made again.", error)
             return None
         origin, stated = origin_of(volume.grid), inputs_of(volume.grid)
-        if _is_outdated(origin, len(sha256s), fallback):
+        if _is_outdated(origin, len(sha256s), fallback) or self._is_doubtful(path, volume.grid):
             return None
         if stated not in {None, digest} and self.resume == "same":
             log.warning("%s was made from other inputs than are there now; it is made again.", path)
             return None
         record = OutputRecord(target, str(path), volume.sha256, origin=origin)
         return KeptOutput(record, _doubts(path, origin, stated, digest), stated == digest)
+
+    def _is_doubtful(self, path: Path, grid: Grid) -> bool:
+        """Tell whether less was expected of an output than is asked for, or nobody knows."""
+        least, expected = self.min_expected_ssim, expected_of(grid)
+        if least is None or (expected is not None and expected >= least):
+            return False
+        log.warning("%s is not known to reach what --min-expected-ssim asks for; it is made again.", path)
+        return True
 
 
 def _doubts(path: Path, origin: str, stated: str | None, digest: str) -> tuple[str, ...]:

@@ -141,8 +141,9 @@ class ModelOptions:
     min_expected_ssim: float | None = field(
         default=None,
         metadata=_option(
-            "refuse an exam of which less is expected: SSIM inside the brain, 0 to 1, told by how much the views "
-            "disagree and by the inputs; default: nothing is refused",
+            "refuse an exam whose image is expected to reach less than this SSIM inside the brain, 0 to 1, judged by a "
+            "trial on its own sequences; one with fewer than three sequences is refused as well, and nothing stands in "
+            "for what is refused; default: nothing is refused",
             "SSIM",
         ),
     )
@@ -153,6 +154,8 @@ class ModelOptions:
             raise UsageError(f"intensity={self.intensity!r} does not exist; use mean, sample or a number from 0 to 1.")
         if self.fusion is not None and self.fusion not in FUSIONS:
             raise UsageError(f"fusion={self.fusion!r} does not exist; use one of {', '.join(FUSIONS)}.")
+        if self.min_expected_ssim is not None and not 0 <= self.min_expected_ssim <= 1:
+            raise UsageError(f"min_expected_ssim={self.min_expected_ssim} is no SSIM; use a number from 0 to 1.")
         if self.quality not in QUALITIES:
             raise UsageError(f"quality={self.quality!r} does not exist; use one of {', '.join(QUALITIES)}.")
 

@@ -52,7 +52,7 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
     if shared is not None:
         specialists = {name: replace(one, refiner=shared) for name, one in specialists.items()}
     # A specialist makes one sequence: the network that makes all is tried on the others.
-    specialists = {name: replace(one, tried=model) for name, one in specialists.items()}
+    specialists = {name: replace(one, trial_model=model) for name, one in specialists.items()}
     return replace(model, specialists={target: specialists[other.name] for target, other in others.items()})
 
 
@@ -144,12 +144,12 @@ def open_network(entry: Entry, refiner: Entry | None, options: ModelOptions, run
     second = None if refiner is None else _open_second_stage(refiner, spec, chosen, runtime, machine)
     shape = spec.architecture
     predictor = SlicePredictor(open_backend(entry, chosen), chosen.batch_size, shape.neighbours, shape.slices)
-    quality = load_quality(entry)
-    if options.min_expected_ssim is not None and quality is None:
+    expected_quality = load_quality(entry)
+    if options.min_expected_ssim is not None and expected_quality is None:
         raise UsageError(_tells_nothing(entry))
     return NetworkModel(entry.identity, spec, load_intensity(entry), predictor, chosen, fusion, second,
-                        intensity_choice=options.intensity or "mean", quality=quality,
-                        least_ssim=options.min_expected_ssim)  # fmt: skip
+                        intensity_choice=options.intensity or "mean", expected_quality=expected_quality,
+                        min_expected_ssim=options.min_expected_ssim)  # fmt: skip
 
 
 def _tells_nothing(entry: Entry) -> str:

@@ -71,7 +71,7 @@ class Model(Protocol):
         ...
 
     @property
-    def least_ssim(self) -> float | None:
+    def min_expected_ssim(self) -> float | None:
         """Expected SSIM below which a sequence is refused; None where nothing is."""
         ...
 
@@ -117,9 +117,9 @@ class NetworkModel:
         predictor: the network.
         fusion: how its views become one volume.
         intensity_choice: what its intensity code is, as `ModelOptions.intensity`.
-        quality: tells what is expected of its sequences; None where nobody fitted that.
-        least_ssim: expected SSIM below which a sequence is refused; None where nothing is.
-        tried: the model whose network is tried on the exam itself, for what is expected; this one if None.
+        expected_quality: tells what is expected of its sequences; None where nobody fitted that.
+        min_expected_ssim: expected SSIM below which a sequence is refused; None where nothing is.
+        trial_model: whose network is tried on the exam itself, for what is expected; this one if None.
     """
 
     identity: Identity
@@ -131,9 +131,9 @@ class NetworkModel:
     refiner: VolumeRefiner | None = None
     specialists: Mapping[Modality, NetworkModel] = field(default_factory=dict)
     intensity_choice: str = "mean"
-    quality: QualityModel | None = None
-    least_ssim: float | None = None
-    tried: NetworkModel | None = None
+    expected_quality: QualityModel | None = None
+    min_expected_ssim: float | None = None
+    trial_model: NetworkModel | None = None
 
     @property
     def name(self) -> str:
@@ -161,7 +161,7 @@ class NetworkModel:
         """Compute z-scores unless the device does, and statistics where something is told from them."""
         if not self.predictor.normalizes or self.refiner is not None:
             _ = prepared.normalized
-        if self.quality is not None:
+        if self.expected_quality is not None:
             _ = prepared.statistics
 
     def predict(self, prepared: Prepared, target: Modality) -> FusedPrediction:
@@ -174,7 +174,7 @@ class NetworkModel:
             raise CaseError(f"model {self.identity.name!r} makes {target} from all other sequences, and the exam lacks "
                             f"{', '.join(lacking)}; name another with --model.")  # fmt: skip
         passes = tta_passes(prepared.foreground, spec.views, spec.canvas, self.fusion.flip, self.fusion.step)
-        return self.predictor.predict(prepared, target, passes, self.fusion, self._median_of(target, prepared))
+        return self.predictor.predict(prepared, target, passes, self.fusion, self.median_of(target, prepared))
 
     def intensity_of(self, target: Modality, measured: Mapping[Modality, Intensity]) -> Intensity:
         """Predict how bright a sequence is; see `Model.intensity_of`."""
@@ -182,13 +182,14 @@ class NetworkModel:
 
     def expect(self, predicted: FusedPrediction, prepared: Prepared, target: Modality) -> Expectation | None:
         """Tell what a prediction is expected to be worth; see `Model.expect`."""
-        if self.quality is None:
+        if self.expected_quality is None:
             return None
-        known = len(prepared.arrays) == INPUTS
-        trial = trial_ssim(prepared, self.tried or self) if known else None
-        return self.quality.expect(prepared.statistics, target, trial, predicted.disagreement)
+        tried, fitted = self.trial_model or self, self.expected_quality
+        is_known = predicted.disagreement is not None and len(prepared.arrays) == INPUTS
+        trial = trial_ssim(prepared, tried) if is_known and fitted.is_for(tried.identity.sha256) else None
+        return fitted.expect(prepared.statistics, target, trial, predicted.disagreement)
 
-    def _median_of(self, target: Modality, prepared: Prepared) -> float | None:
+    def median_of(self, target: Modality, prepared: Prepared) -> float | None:
         """Choose the target's median for the intensity code; None where the network has none."""
         prior = self.spec.intensity_prior
         return None if prior is None else prior.value(target, self.intensity_choice, prepared.measured)
@@ -243,7 +244,7 @@ class RegressionModel:
         return 0.0
 
     @property
-    def least_ssim(self) -> None:
+    def min_expected_ssim(self) -> None:
         """None: it refuses nothing."""
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,9 +19,11 @@ from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import FusedPrediction
-from app.preprocessing.expected_quality import Expectation
+from app.preprocessing.expected_quality import INPUTS, Expectation
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import denormalize, measure
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,31 @@ def expect(predicted: FusedPrediction, prepared: Prepared, target: Modality, mod
     Raises:
         DoubtfulError: that is less than was asked for (`ModelOptions.min_expected_ssim`), or cannot be told.
     """
-    found = model.expect(predicted, prepared, target)
-    if found is not None and model.least_ssim is not None:
-        if found.ssim is None:
-            raise DoubtfulError(
-                f"nobody knows what to expect of its {target}, made from {len(prepared.arrays)} of three sequences; "
-                "leave out --min-expected-ssim to have it all the same."
-            )
-        if found.ssim.value < model.least_ssim:
-            why = f"; {found.unlike[0]}" if found.unlike else ""
-            raise DoubtfulError(
-                f"its {target} is expected to reach an SSIM of {found.ssim.value:.3f} in the brain, "
-                f"{model.least_ssim:g} is asked for by --min-expected-ssim{why}."
-            )
+    least = model.min_expected_ssim
+    try:
+        found = model.expect(predicted, prepared, target)
+    except (CaseError, ArithmeticError, LookupError, RuntimeError, ValueError) as error:
+        # What only describes an image must not cost it.
+        if least is not None:
+            raise DoubtfulError(f"nobody knows what to expect of its {target}: {error}") from None
+        log.warning("What to expect of %s could not be told: %s", target, error)
+        return None
+    if least is None:
+        return found
+    if found is None or found.ssim is None:
+        count = len(prepared.arrays)
+        why = f"it was made from {count} of three sequences" if count < INPUTS else "this model does not tell"
+        raise DoubtfulError(
+            f"nobody knows what to expect of its {target}, since {why}; leave out --min-expected-ssim to have it "
+            "all the same."
+        )
+    # Not "below": whatever is no number is refused.
+    if not found.ssim.value >= least:
+        strange = f"; {found.unlike[0]}" if found.unlike else ""
+        raise DoubtfulError(
+            f"its {target} is expected to reach an SSIM of {found.ssim.value:.3f} in the brain, {least:g} is asked for "
+            f"by --min-expected-ssim{strange}."
+        )
     return found
 
 

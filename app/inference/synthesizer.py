@@ -20,7 +20,7 @@ from app.data.loading import input_warnings, load_inputs
 from app.inference.loading import open_fallback, open_model
 from app.inference.models import Model, RegressionModel
 from app.inference.pipeline import synthesize_case
-from app.inference.provenance import mark_inputs
+from app.inference.provenance import mark_expectation, mark_inputs
 from app.registry.manifest import read_manifest
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,10 @@ class Synthesizer:
         flip_average: run the mirrored exam too, and average both; the model's own way if not given.
         quality: `fast`, `default` (the model's own way) or `best`; `flip_average` goes before it.
         intensity: `mean`, `sample` or a number from 0 to 1, for models with intensity encoding.
-        min_expected_ssim: refuse an exam of which less is expected, SSIM inside the brain.
+        min_expected_ssim: refuse an exam of which less is expected, SSIM inside the brain, 0 to 1.
         with_error: have the network expect its error too (`app.inference.pipeline.predict` returns it).
+
+    The expected SSIM of an image stands in its header's `intent_name`.
 
     Raises:
         WeightsError: the weights are missing or do not match their checksum.
@@ -148,6 +150,7 @@ class Synthesizer:
             if strange is not None:
                 log.warning("%s", strange)
         mark_inputs(made.image, {m: volume.sha256 for m, volume in volumes.items()})
+        mark_expectation(made.image, made.expectation)
         return made.image
 
 

@@ -41,7 +41,7 @@ def trial_ssim(prepared: Prepared, model: NetworkModel) -> float | None:
     Raises:
         CaseError: the network does not fit into memory.
     """
-    if len(prepared.arrays) < 2 or model.spec.needed:
+    if len(prepared.arrays) < 2 or model.spec.needed or "axial" not in model.spec.views:
         return None
     tried = [m for m in MODALITIES if m in prepared.arrays and m in model.spec.targets]
     return float(np.mean([_score(prepared, m, model) for m in tried])) if tried else None
@@ -50,13 +50,16 @@ def trial_ssim(prepared: Prepared, model: NetworkModel) -> float | None:
 def _score(prepared: Prepared, target: Modality, model: NetworkModel) -> float:
     window = thin_out(place_window(prepared.foreground, "axial", model.spec.canvas), STEP)
     rest = prepared.without(target)
-    made = model.predictor.predict(rest, target, [TtaPass((window,))], FusionOptions()).volume
+    median = model.median_of(target, rest)
+    made = model.predictor.predict(rest, target, [TtaPass((window,))], FusionOptions(), median).volume
     rows, columns, _ = bounding_box(prepared.foreground)
     place = (rows, columns, list(window.slices))
     brain = prepared.foreground[place]
-    values = denormalize(made[place], model.intensity_of(target, rest.measured), brain)
+    # As in a result, single voxels that are no numbers decide nothing.
+    scores = np.nan_to_num(made[place], nan=0.0, posinf=0.0, neginf=0.0)
+    values = denormalize(scores, model.intensity_of(target, rest.measured), brain)
     pair: list[VolumeArray] = [values, np.where(brain, prepared.arrays[target][place], np.float32(0))]
     synthesis, truth = (rescale_as_scored(volume) for volume in pair)
     slices = range(brain.shape[2])
-    scores = [ssim_map(synthesis[..., i], truth[..., i], 1.0)[brain[..., i]] for i in slices]
-    return float(np.concatenate(scores).mean())
+    found = [ssim_map(synthesis[..., i], truth[..., i], 1.0)[brain[..., i]] for i in slices]
+    return float(np.concatenate(found).mean())

@@ -203,10 +203,10 @@ class ViewFusion:
     def _disagreement(self, brain: MaskArray | None) -> float | None:
         if self._deviations is None or self._count < 2:
             return None
-        inside = (
-            self._deviations if brain is None else self._deviations[torch.from_numpy(brain).to(self._deviations.device)]
-        )
-        return float((inside.double().mean() / self._count).sqrt())
+        squares = self._deviations
+        inside = squares if brain is None else squares[torch.from_numpy(brain).to(squares.device)]
+        # Some voxels that are no numbers are mended later; they must not decide here.
+        return float((inside[torch.isfinite(inside)].double().mean() / self._count).sqrt())
 
     def _median(self) -> Tensor:
         """Take the median of one to three views, each the mean of its predictions."""

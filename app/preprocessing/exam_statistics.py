@@ -62,7 +62,7 @@ def exam_statistics(
             "tail": bright / middle,
             "dark": dark / middle,
             "step": float(np.mean(steps)),
-            "coarseness": max(steps) / max(min(steps), 1e-6),
+            "coarseness": max(max(steps) / max(min(steps), 1e-6), 1.0),
         }
         statistics |= {f"{modality} {key}": found[key] for key in OF_SEQUENCE}
         scores[modality] = (flat - np.float32(mean)) / np.float32(deviation)

@@ -113,6 +113,7 @@ class QualityModel:
         ranges: per statistic the least and the largest value of these exams.
         centres, deviations: of each feature.
         ssim, psnr: the estimates.
+        network_sha256: of the weights that are tried on an exam; the estimates hold with no others. None for any.
     """
 
     exams: int
@@ -121,6 +122,11 @@ class QualityModel:
     deviations: Mapping[str, float]
     ssim: LinearEstimate
     psnr: LinearEstimate
+    network_sha256: str | None = None
+
+    def is_for(self, sha256: str) -> bool:
+        """Tell whether the estimates hold with these weights."""
+        return self.network_sha256 in {None, sha256}
 
     def expect(
         self, statistics: Mapping[str, float], target: Modality, trial: float | None, disagreement: float | None
@@ -137,6 +143,8 @@ class QualityModel:
         if trial is None or disagreement is None:
             return Expectation(None, None, unlike)
         found = features(statistics, trial, disagreement)
+        if not all(map(math.isfinite, found.values())):
+            return Expectation(None, None, unlike)
         scores = {name: (found[name] - self.centres[name]) / self.deviations[name] for name in FEATURES}
         return Expectation(self.ssim(target, scores, (-1.0, 1.0)), self.psnr(target, scores, (0.0, math.inf)), unlike)
 
@@ -149,7 +157,7 @@ class QualityModel:
             low, high = self.ranges[name]
             beyond = max(low - value, value - high) / max(high - low, 1e-9)
             if beyond > MARGIN:
-                text = f"{in_words(name)} is {value:.3g} and was {low:.3g} to {high:.3g} in {self.exams} exams"
+                text = f"{in_words(name)} is {value:.4g} and was {low:.4g} to {high:.4g} in {self.exams} exams"
                 found.append((beyond, text))
         return tuple(text for _, text in sorted(found, key=lambda pair: -pair[0]))
 
@@ -162,6 +170,7 @@ class QualityModel:
             "deviations": dict(self.deviations),
             "ssim": _form_of(self.ssim),
             "psnr": _form_of(self.psnr),
+            "network_sha256": self.network_sha256,
         }
 
     @classmethod
@@ -171,11 +180,15 @@ class QualityModel:
         Raises:
             LookupError, TypeError, ValueError, AttributeError: a part lacks or is no number.
         """
-        numbers = {key: {n: _number(v) for n, v in form[key].items()} for key in ("centres", "deviations")}
-        if any(set(named) != set(FEATURES) for named in numbers.values()) or min(numbers["deviations"].values()) <= 0:
+        centres, deviations = ({n: _number(v) for n, v in form[key].items()} for key in ("centres", "deviations"))
+        if {*centres} != {*FEATURES} or {*deviations} != {*FEATURES} or min(deviations.values()) <= 0:
             raise ValueError("features lack, or do not vary")
         ranges = {name: (_number(low), _number(high)) for name, (low, high) in form["ranges"].items()}
-        return cls(int(form["exams"]), ranges, **numbers, ssim=_read(form["ssim"]), psnr=_read(form["psnr"]))
+        sha256 = form.get("network_sha256")
+        if not isinstance(sha256, str | None):
+            raise TypeError("the checksum is no text")
+        ssim, psnr = (_read(form[key]) for key in ("ssim", "psnr"))
+        return cls(int(form["exams"]), ranges, centres, deviations, ssim, psnr, sha256)
 
 
 def features(statistics: Mapping[str, float], trial: float, disagreement: float) -> dict[str, float]:
@@ -186,7 +199,7 @@ def features(statistics: Mapping[str, float], trial: float, disagreement: float)
     """
     coarse = [v for name, v in statistics.items() if name.endswith(" coarseness")]
     related = [abs(v) for name, v in statistics.items() if name.endswith(f" {CORRELATION}")]
-    values = (trial, math.log(max(disagreement, 1e-6)), math.log(max(coarse)), float(np.mean(related)))
+    values = (trial, math.log(max(disagreement, 1e-6)), math.log(max(*coarse, 1.0)), float(np.mean(related)))
     return dict(zip(FEATURES, values, strict=True))
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from app import Synthesizer
 from app.core.constants import MODALITIES, REFERENCE_OF
-from app.core.errors import DoubtfulError, UsageError
+from app.core.errors import CaseError, DoubtfulError, UsageError
 from app.data.nifti_reader import load_volume
 from app.data.nifti_writer import DESCRIPTION
+from app.inference import models
 from app.inference.pipeline import describe, predict, prepare, refine, synthesize_case
 from app.inference.slice_predictor import SlicePredictor
 from app.registry.manifest import add_file, read_manifest
@@ -100,8 +101,10 @@ class TestExpectation:
         _synthesizer(telling, "tiny")(subject)
         assert "is unlike the exams that tiny learnt from" in caplog.text
 
-    def test_it_changes_no_voxel_and_no_header(self, subject, telling, weights_dir):
+    def test_it_changes_no_voxel_and_stands_in_the_header(self, subject, telling, weights_dir):
         one, two = (_synthesizer(folder, "tiny")(subject) for folder in (telling, weights_dir))
+        assert one.header["intent_name"].item() == b"expected 0.700"
+        one.header["intent_name"] = b""
         assert one.to_bytes() == two.to_bytes()
 
     def test_less_than_was_asked_for_is_refused(self, subject, telling):
@@ -111,8 +114,49 @@ class TestExpectation:
 
     def test_what_nobody_knows_is_refused(self, subject, telling):
         two = {m: subject[m] for m in ("t1c", "t2w")}
-        with pytest.raises(DoubtfulError, match="nobody knows what to expect of its t2f, made from 2 of three"):
+        with pytest.raises(
+            DoubtfulError, match="of its t2f, since it was made from 2 of three"
+        ):
             _synthesizer(telling, "tiny", min_expected_ssim=0.1)(two, target="t2f")
+
+    def test_a_specialist_has_the_network_tried_that_makes_all(self, subject, specialist_weights):
+        model = _synthesizer(specialist_weights, "tiny").model
+        assert model.model_for("t2f").trial_model.identity == model.identity
+        assert model.trial_model is None
+
+    def test_other_weights_than_were_tried_tell_nothing(self, subject, telling):
+        add_file(read_manifest(telling).entry("tiny"), "quality", quality_file(network_sha256="0" * 64))
+        with pytest.raises(DoubtfulError, match="since this model does not tell"):
+            _synthesizer(telling, "tiny", min_expected_ssim=0.1)(subject)
+        _synthesizer(telling, "tiny")(subject)
+
+    def test_what_only_describes_an_image_does_not_cost_it(self, subject, telling, monkeypatch, caplog):
+        def broken(*_):
+            raise CaseError("too large")
+
+        monkeypatch.setattr(models, "trial_ssim", broken)
+        _synthesizer(telling, "tiny")(subject)
+        assert "What to expect of t2f could not be told: too large" in caplog.text
+        with pytest.raises(DoubtfulError, match="nobody knows what to expect of its t2f: too large"):
+            _synthesizer(telling, "tiny", min_expected_ssim=0.1)(subject)
+
+    @pytest.mark.parametrize("value", [float("nan"), -0.1, 60])
+    def test_what_is_no_ssim_is_refused(self, telling, value):
+        with pytest.raises(UsageError, match="is no SSIM; use a number from 0 to 1"):
+            _synthesizer(telling, "tiny", min_expected_ssim=value)
+
+    def test_one_voxel_that_is_no_number_decides_nothing(self, subject, telling, monkeypatch):
+        real = SlicePredictor._slices
+
+        def spoilt(self, *arguments):
+            images, errors = real(self, *arguments)
+            images[len(images) // 2, 0, images.shape[2] // 2, images.shape[3] // 2] = float("nan")
+            return images, errors
+
+        monkeypatch.setattr(SlicePredictor, "_slices", spoilt)
+        model = _synthesizer(telling, "tiny").model
+        volumes = {m: load_volume(subject[m]) for m in ("t1c", "t1n", "t2w")}
+        assert synthesize_case(volumes, "t2f", "t2w", model).expectation.ssim.value == 0.7
 
     @pytest.mark.parametrize("model", MODELS)
     def test_a_model_that_does_not_tell_cannot_be_asked(self, weights_dir, model):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from app.data.nifti_reader import load_volume, read_grid
-from app.inference.provenance import inputs_digest, inputs_of, mark_inputs
+from app.inference.provenance import expected_of, inputs_digest, inputs_of, mark_expectation, mark_inputs
+from app.preprocessing.expected_quality import Estimate, Expectation
 
 SUMS = {"t1n": "a" * 64, "t1c": "b" * 64, "t2w": "c" * 64}
 
@@ -35,3 +36,15 @@ def test_another_text_is_no_mark(tmp_path, phantom, text):
     image.header["aux_file"] = text
     nib.save(image, tmp_path / "a.nii.gz")
     assert inputs_of(read_grid(tmp_path / "a.nii.gz")) is None
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_the_expected_ssim_is_read_again(tmp_path, kind, phantom):
+    image = kind(phantom.volumes["t1n"].astype(np.int16), phantom.affine)
+    for expectation, known in ((Expectation(Estimate(0.6123, 0.5, 0.7), None), 0.612), (Expectation(None, None), None)):
+        mark_expectation(image, expectation)
+        nib.save(image, tmp_path / "a.nii.gz")
+        assert expected_of(read_grid(tmp_path / "a.nii.gz")) == known
+    image.header["intent_name"] = b"T-score"
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert expected_of(read_grid(tmp_path / "a.nii.gz")) is None

@@ -29,7 +29,7 @@ class Answering:
     def __init__(self, prepared, noise):
         self.prepared, self.noise, self.calls = prepared, noise, []
 
-    def predict(self, rest, target, passes, options):
+    def predict(self, rest, target, passes, options, intensity):
         self.calls.append((target, tuple(rest.arrays), passes[0].windows[0]))
         random = np.random.default_rng(0).standard_normal(rest.foreground.shape).astype(np.float32)
         return FusedPrediction(self.prepared.normalized[target] + self.noise * random)
@@ -74,6 +74,11 @@ def test_a_real_network_is_tried(model, prepared):
 def test_what_cannot_be_tried(model, prepared):
     assert trial_ssim(prepared.without("t1c").without("t1n"), model) is None
     other = replace(model, spec=model.spec.model_copy(update={"targets": ("t2f",)}))
+    assert trial_ssim(prepared, other) is None
+
+
+def test_a_network_that_sees_no_axial_slices_is_not_tried(model, prepared):
+    other = replace(model, spec=model.spec.model_copy(update={"views": ("coronal",)}))
     assert trial_ssim(prepared, other) is None
 
 

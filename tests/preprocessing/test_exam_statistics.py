@@ -70,6 +70,11 @@ def test_a_constant_sequence_has_finite_statistics():
     assert np.isfinite(list(found.values())).all()
 
 
+def test_nothing_that_varies_is_as_coarse_as_can_be():
+    found = _measured({"t1c": np.full(SHAPE, 7, np.float32)})
+    assert found["t1c coarseness"] == 1
+
+
 @pytest.mark.parametrize("name", list(_measured({"t1c": _noise(), "t2f": _noise(1)})))
 def test_each_has_words(name):
     words = in_words(name)

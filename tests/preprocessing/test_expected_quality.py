@@ -56,6 +56,19 @@ class TestEstimates:
         found = quality_model().expect(STATISTICS, "t1c", trial, disagreement)
         assert (found.ssim, found.psnr) == (None, None)
 
+    @pytest.mark.parametrize("trial", [float("nan"), float("inf")])
+    def test_what_is_no_number_tells_nothing(self, trial):
+        assert quality_model().expect(STATISTICS, "t1c", trial, 0.1).ssim is None
+
+    def test_inputs_that_never_vary(self):
+        flat = dict.fromkeys(STATISTICS, 0.0)
+        assert quality_model().expect(flat, "t1c", 0.5, 0.0).ssim is not None
+
+    def test_they_hold_with_the_weights_that_were_tried(self):
+        assert quality_model().is_for("a")
+        assert quality_model(network_sha256="a").is_for("a")
+        assert not quality_model(network_sha256="a").is_for("b")
+
 
 class TestStrange:
     def test_the_strangest_comes_first(self):
@@ -67,6 +80,10 @@ class TestStrange:
     def test_a_quarter_of_the_range_is_left(self, value, strange):
         found = quality_model(ranges=RANGES).unlike({"brain ml": value})
         assert bool(found) == strange
+
+    def test_a_large_brain_is_said_in_millilitres(self):
+        (text,) = quality_model(ranges=RANGES).unlike({"brain ml": 1954.0})
+        assert text == "the volume of the brain in ml is 1954 and was 1200 to 1600 in 32 exams"
 
     def test_the_sentence_names_three(self):
         found = Expectation(None, None, ("a", "b", "c", "d", "e"))
@@ -106,6 +123,8 @@ class TestFile:
         form["ssim"]["below"] = float("nan")
         with pytest.raises(ValueError, match="finite"):
             QualityModel.from_json(form)
+        with pytest.raises(TypeError, match="checksum"):
+            QualityModel.from_json({**quality_model().to_json(), "network_sha256": 3})
         with pytest.raises(ValueError, match="vary"):
             model = quality_model()
             QualityModel.from_json(replace(model, deviations=dict.fromkeys(FEATURES, 0.0)).to_json())

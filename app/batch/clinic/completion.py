@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.batch.clinic.results import Forms, Places, is_whole, read_record, request_of, send_result, write_result
+from app.batch.clinic.results import (
+    Forms,
+    Places,
+    is_good_enough,
+    is_whole,
+    read_record,
+    request_of,
+    send_result,
+    write_result,
+)
 from app.core.constants import Modality
 from app.core.errors import UsageError
 from app.dicom.destination import Destination, require_network
@@ -67,10 +76,8 @@ def complete_study(study: Study, model: Model, wish: Wish, folder: Path) -> Plac
     sequences = {m: read() for m, read in study.readers.items() if m != target}
     request = request_of(sequences, model.model_for(target), wish.reference, wish.mask, wish.mask_of)
     places = Places(folder, f"{study.name}-{target}")
-    if not wish.overwrite and _is_there(places, request, wish.forms):
+    if not wish.overwrite and _is_there(places, request, wish.forms, model.model_for(target).min_expected_ssim):
         log.info("%s is there already, kept (--overwrite makes it again).", places.image)
-        if model.model_for(target).least_ssim is not None:
-            log.warning("%s was not judged by --min-expected-ssim, which judges only what is made.", places.image)
     else:
         done = complete_exam(
             sequences, model, target=target, reference=wish.reference, mask=wish.mask, mask_of=wish.mask_of
@@ -86,20 +93,21 @@ def complete_study(study: Study, model: Model, wish: Wish, folder: Path) -> Plac
     return places
 
 
-def _is_there(places: Places, request: object, forms: Forms) -> bool:
-    """Tell whether the result of just this request is there.
+def _is_there(places: Places, request: object, forms: Forms, least: float | None) -> bool:
+    """Tell whether the result of just this request is there, and good enough.
 
     Raises:
         UsageError: another one has its name: perhaps another patient's.
     """
     if not places.image.exists():
         return False
-    if read_record(places.record).get("request") != request:
+    record = read_record(places.record)
+    if record.get("request") != request:
         raise UsageError(
             f"{places.image} was made from other inputs or in another way; --overwrite makes it again, --id or another "
             "folder keeps both."
         )
-    return is_whole(places, forms)
+    return is_whole(places, forms) and is_good_enough(record, least)
 
 
 def _warn(warnings: Sequence[str]) -> None:

@@ -137,6 +137,12 @@ def is_whole(places: Places, forms: Forms) -> bool:
     return bool(file_sha256(places.image) == record.get("image_sha256"))
 
 
+def is_good_enough(record: Mapping[str, Any], least: float | None) -> bool:
+    """Tell whether a result's record says that it is expected to reach an SSIM; yes where none is asked for."""
+    expected = record.get("expected", {}).get("ssim_brain", {}).get("expected")
+    return least is None or (expected is not None and expected >= least)
+
+
 def write_result(
     study: Study, done: CompletedExam, request: Mapping[str, Any], places: Places, forms: Forms = Forms()
 ) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.batch.outcomes import OutputRecord
 from app.batch.output_files import OutputFiles, write_image
-from app.batch.processors.synthesis_processor import SynthesisProcessor, not_judged, provenance_of
+from app.batch.processors.synthesis_processor import SynthesisProcessor, provenance_of
 from app.batch.stages import CaseLog, LoadedCase, PredictedCase, Prediction, Synthesis, WrittenCase
 from app.core.config import RunConfig
 from app.core.constants import Modality
@@ -24,7 +24,7 @@ from app.inference.pipeline import (
     refine,
     synthesize_case,
 )
-from app.inference.provenance import mark_inputs
+from app.inference.provenance import mark_expectation, mark_inputs
 
 
 class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
@@ -67,7 +67,6 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
         for target, output in zip(first.targets, good, strict=True):
             case_log.warnings.extend(output.warnings)
             case_log.warnings.extend(self._origin_warnings(output.record, target, len(first.inputs)))
-            case_log.warnings.extend(not_judged(output.record.path, self.synthesizer.model.model_for(target)))
         return True
 
     def _load(self, case: Case, case_log: CaseLog) -> LoadedCase:
@@ -104,9 +103,11 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
             fused = predict(loaded.prepared, target, model)
             expectation = expect(fused, loaded.prepared, target, model)
             return Prediction(target, model, refine(fused, loaded.prepared, target, model), expectation)
-        except DoubtfulError:
+        except DoubtfulError as error:
             # Asked for: a fallback would hide it.
-            raise
+            path = self.files.image_path(loaded.case.subject, target)
+            there = f" {path}, of an earlier run, is still there: remove it." if path.exists() else ""
+            raise DoubtfulError(f"{error}{there}") from None
         except Exception as error:
             if not self._has_fallback:
                 raise
@@ -114,7 +115,9 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
 
     @property
     def _has_fallback(self) -> bool:
-        return self.config.on_error == "fallback" and self.synthesizer.fallback_name is not None
+        # Nothing tells what to expect of a fallback's image.
+        judges = self.config.model.min_expected_ssim is not None
+        return self.config.on_error == "fallback" and self.synthesizer.fallback_name is not None and not judges
 
     def _fall_back(self, loaded: LoadedCase, target: Modality, error: Exception) -> Synthesis:
         """Make a sequence with the fallback after the network broke on it."""
@@ -158,6 +161,7 @@ class CaseProcessor(SynthesisProcessor[LoadedCase, PredictedCase]):
         target, model = synthesis.target, synthesis.model
         path = self.files.image_path(loaded.case.subject, target)
         mark_inputs(synthesis.image, loaded.log.input_sha256)
+        mark_expectation(synthesis.image, synthesis.expectation)
         # First, so that an output that is there, and is kept by the next run, has its map.
         confidence = self._write_confidence(loaded, synthesis)
         sha256 = write_image(synthesis.image, path)

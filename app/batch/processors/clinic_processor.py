@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from app.batch.clinic.completion import Wish, check_wish
-from app.batch.clinic.results import Forms, Places, is_whole, read_record, request_of, send_result, write_result
+from app.batch.clinic.results import (
+    Forms,
+    Places,
+    is_good_enough,
+    is_whole,
+    read_record,
+    request_of,
+    send_result,
+    write_result,
+)
 from app.batch.clinic.studies import StudyCase
 from app.batch.outcomes import OutputRecord
 from app.batch.output_files import KeptOutput
-from app.batch.processors.synthesis_processor import SynthesisProcessor, not_judged, provenance_of
+from app.batch.processors.synthesis_processor import SynthesisProcessor, provenance_of
 from app.batch.stages import CaseLog, WrittenCase
 from app.core.config import ClinicConfig
 from app.core.constants import MODALITIES, Modality
@@ -111,13 +120,12 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
 
     def _keep_good(self, study: Study, requests: Mapping[Modality, Mapping[str, Any]], case_log: CaseLog) -> bool:
         """Note the results that are there, if they are all that the exam lacks."""
-        good = {m: kept for m, request in requests.items() if (kept := self._find_good(study, m, request)) is not None}
+        good = [kept for m, request in requests.items() if (kept := self._find_good(study, m, request)) is not None]
         if len(good) < len(requests):
             return False
-        for modality, kept in good.items():
+        for kept in good:
             case_log.outputs.append(kept.record)
             case_log.warnings.extend(kept.warnings)
-            case_log.warnings.extend(not_judged(kept.record.path, self.synthesizer.model.model_for(modality)))
         return True
 
     def _find_good(self, study: Study, target: Modality, request: Mapping[str, Any]) -> KeptOutput | None:
@@ -126,6 +134,9 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
         if not is_whole(places, self._wish.forms):
             return None
         record = read_record(places.record)
+        if not is_good_enough(record, self.config.model.min_expected_ssim):
+            log.warning("%s is not known to reach what --min-expected-ssim asks for; it is made again.", places.image)
+            return None
         before: Mapping[str, Any] = record.get("request", {})
         others = {name for name in request if before.get(name) != request[name]}
         same_inputs = others <= _MAKERS
@@ -166,7 +177,8 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
     def _write(self, study: Study, exam: CompletedExam, request: Mapping[str, Any]) -> OutputRecord:
         places = self._places(study, exam.target)
         sha256 = write_result(study, exam, request, places, self._wish.forms)
-        provenance = provenance_of(self.synthesizer.model.model_for(exam.target), exam.reference)
+        model = self.synthesizer.model.model_for(exam.target)
+        provenance = provenance_of(model, exam.reference, expectation=exam.expectation)
         picture = str(places.picture)
         return OutputRecord(
             exam.target, str(places.image), sha256, provenance, picture=picture, view=self._view(places)

@@ -150,6 +150,9 @@ class SegmentProcessor(SubjectProcessor[LoadedExam, ComputedExam]):
 
     def _write_all(self, computed: ComputedExam) -> WrittenCase:
         loaded, answer = computed.loaded, computed.answer
+        if answer.expectation is not None:
+            strange = answer.expectation.warning(loaded.subject, self.model.identity.name)
+            computed.log.warnings.extend([] if strange is None else [strange])
         reference = loaded.volumes[loaded.reference]
         if self._sequences is not None and loaded.target is not None and answer.synthesis is not None:
             # First: the next run looks for the segmentation, and keeps both.

@@ -49,13 +49,6 @@ class SynthesisProcessor(SubjectProcessor[Loaded, Computed]):
         return identity_record(model.identity, {m: s.identity for m, s in model.specialists.items()})
 
 
-def not_judged(path: object, model: Model) -> list[str]:
-    """Warn of an output that is kept, although less may be expected of it than this run asks for."""
-    if model.least_ssim is None:
-        return []
-    return [f"{path} is kept: --min-expected-ssim judges only what is made; --overwrite makes it again."]
-
-
 def provenance_of(
     model: Model, reference: Modality, confidence: str | None = None, expectation: Expectation | None = None
 ) -> Provenance:

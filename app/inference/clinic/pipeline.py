@@ -20,8 +20,9 @@ from app.inference.clinic.brain import FoundBrain, brain_ml, brain_of, check_bra
 from app.inference.clinic.scans import Scan, choose_reference, choose_target, scan_of
 from app.inference.models import Model
 from app.inference.pipeline import describe, fingerprint_of, synthesize_case
-from app.inference.provenance import mark_inputs
+from app.inference.provenance import mark_expectation, mark_inputs
 from app.preprocessing import standard_space as space
+from app.preprocessing.expected_quality import Expectation
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class CompletedExam:
         aligned, brain, synthesis: at 1 mm, for pictures.
         record: transforms, mutual information, brain volume, checksums; JSON.
         warnings: one sentence each.
+        expectation: what the sequence is expected to be worth; None where the model does not tell.
     """
 
     target: Modality
@@ -43,6 +45,7 @@ class CompletedExam:
     synthesis: VolumeArray
     record: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    expectation: Expectation | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
     fingerprint = fingerprint_of(chosen)
     image = to_image(scale_to_type(native, grid), grid, describe(chosen, wanted, len(inputs)))
     mark_inputs(image, {m: scan.volume.sha256 for m, scan in scans.items()})
+    mark_expectation(image, made.expectation)
     record = {**_record(case, wanted, kept), "model": chosen.name, "model_sha256": fingerprint}
     strange = None
     if made.expectation is not None:
@@ -145,7 +149,7 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
         *(note for scan in scans.values() for note in scan.volume.notes),
         *partial_views(exam, brain),
     )
-    return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes)
+    return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes, made.expectation)
 
 
 def _working_grid_of(exam: AlignedExam, scans: Mapping[Modality, Scan]) -> Grid:

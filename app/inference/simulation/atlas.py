@@ -156,7 +156,7 @@ class Atlas:
             edge: of a voxel in millimetres; where it is none, or smaller than the voxels are, nothing changes.
         """
         extents = zip(self.extent, self.frame.spacing, self.brain.shape, strict=True)
-        x, y, z = (min(now, math.ceil(count * own / edge)) if edge > 0 else now for count, own, now in extents)
+        x, y, z = (min(now, math.ceil(count * own / edge - 1e-3)) if edge > 0 else now for count, own, now in extents)
         whole = (self.images, self.brain[None], self.tissue)
         images, brain, tissue = (F.adaptive_avg_pool3d(volume.float(), (x, y, z)).half() for volume in whole)
         return replace(self, images=images, brain=brain[0], tissue=tissue)

@@ -32,6 +32,7 @@ from app.inference.synthesizer import as_case
 from app.inference.tumour.outlines import OutlineModel
 from app.inference.tumour.segmentation import TumourSegmenter
 from app.inference.tumour.tissnet import CompletingSegmenter
+from app.preprocessing.expected_quality import Expectation
 from app.preprocessing.normalization import measure
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.checkpoints import load_intensity
@@ -53,10 +54,12 @@ class SegmentedExam:
     Attributes:
         labels: uint8, axes L, P, S: 0 none, 1 core without enhancement, 2 oedema, 3 enhancing tumour.
         synthesis: the sequence that lacked, as an image in the reference's geometry; None for a complete exam.
+        expectation: what that is expected to be worth; None where nobody tells.
     """
 
     labels: NDArray[np.uint8]
     synthesis: nib.Nifti1Image | None
+    expectation: Expectation | None = None
 
 
 class SegmentingModel(Protocol):
@@ -179,9 +182,9 @@ class CompletedModel:
         arrays = {m: v.data for m, v in volumes.items()}
         if target is None:
             return SegmentedExam(self.segmenter.segment(arrays), None)
-        image = synthesize_case(volumes, target, reference, self.generator).image
-        arrays[target] = to_array(image, volumes[reference].grid)
-        return SegmentedExam(self.segmenter.segment(arrays), image)
+        made = synthesize_case(volumes, target, reference, self.generator)
+        arrays[target] = to_array(made.image, volumes[reference].grid)
+        return SegmentedExam(self.segmenter.segment(arrays), made.image, made.expectation)
 
 
 def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOptions) -> SegmentingModel:

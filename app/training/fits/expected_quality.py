@@ -44,7 +44,9 @@ class LeftOut:
         return cls(**form)
 
 
-def fit_quality(rows: Sequence[LeftOut], exams: Sequence[Mapping[str, float]]) -> QualityModel:
+def fit_quality(
+    rows: Sequence[LeftOut], exams: Sequence[Mapping[str, float]], network_sha256: str | None = None
+) -> QualityModel:
     """Fit both estimates and the ranges.
 
     The constants and slopes are those of least squares with a ridge on the slopes. An interval's ends are percentiles
@@ -53,6 +55,7 @@ def fit_quality(rows: Sequence[LeftOut], exams: Sequence[Mapping[str, float]]) -
     Args:
         rows: of at least three subjects, and of each sequence.
         exams: statistics of the complete exams that the model learnt from.
+        network_sha256: of the weights that will be tried on exams.
 
     Raises:
         UsageError: there are too few.
@@ -61,19 +64,22 @@ def fit_quality(rows: Sequence[LeftOut], exams: Sequence[Mapping[str, float]]) -
     if len(subjects) < 3 or {row.target for row in rows} != set(MODALITIES) or not exams:
         raise UsageError("the expected quality needs three subjects or more, each sequence of them made.")
     table, centres, deviations = _table(rows)
-    names = sorted({name for exam in exams for name in exam})
-    ranges = {}
-    for name in names:
-        values = [exam[name] for exam in exams if name in exam]
-        ranges[name] = (min(values), max(values))
     return QualityModel(
         exams=len(exams),
-        ranges=ranges,
+        ranges=ranges_of(exams),
         centres=dict(zip(FEATURES, centres.tolist(), strict=True)),
         deviations=dict(zip(FEATURES, deviations.tolist(), strict=True)),
         ssim=_estimate(rows, table, np.array([row.ssim for row in rows])),
         psnr=_estimate(rows, table, np.array([row.psnr for row in rows])),
+        network_sha256=network_sha256,
     )
+
+
+def ranges_of(exams: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Find the least and the largest value of each statistic."""
+    names = sorted({name for exam in exams for name in exam})
+    values = {name: [exam[name] for exam in exams if name in exam] for name in names}
+    return {name: (min(found), max(found)) for name, found in values.items()}
 
 
 def left_out_estimates(

@@ -33,13 +33,31 @@ class TestExpectation:
         assert len(expected["unlike"]) == 1
         assert [w for w in outcomes[0].warnings if w.startswith("a is unlike the exams that tiny learnt from")]
 
-    def test_what_is_kept_was_not_judged_and_that_is_said(self, three, telling):
+    def test_what_is_kept_is_judged_by_its_header(self, three, telling, weights_dir, caplog):
         shutil.rmtree(three / "in" / "b")
         config = config_of(three, telling, model="tiny")
         run(config)
-        again = run(replace(config, model=replace(config.model, min_expected_ssim=0.8)))
-        assert [o.status for o in again.outcomes] == ["kept"] * 2
-        assert any("judges only what is made" in w for w in again.outcomes[0].warnings)
+        enough, more = (replace(config, model=replace(config.model, min_expected_ssim=v)) for v in (0.7, 0.8))
+        assert [o.status for o in run(enough).outcomes] == ["kept"] * 2
+        outcomes = run(more).outcomes
+        assert [o.status for o in outcomes] == ["failed"] * 2
+        assert "a-t2f.nii.gz, of an earlier run, is still there: remove it." in outcomes[0].error
+        # Refused once, it is refused again.
+        assert [o.status for o in run(more).outcomes] == ["failed"] * 2
+        # Made without an expectation, it is made again.
+        run(replace(config_of(three, weights_dir, model="tiny"), overwrite=True))
+        assert [o.status for o in run(enough).outcomes] == ["made"] * 2
+
+    @pytest.mark.parametrize("stage", ["predict", "finish"])
+    def test_a_broken_network_has_no_fallback_that_nobody_can_judge(self, three, telling, monkeypatch, stage):
+        def broken(*_):
+            raise CaseError("too large")
+
+        monkeypatch.setattr(case_processor, stage, broken)
+        config = config_of(three, telling, model="tiny")
+        summary = run(replace(config, model=replace(config.model, min_expected_ssim=0.1)))
+        assert [o.status for o in summary.outcomes] == ["failed"] * 3
+        assert not list((three / "out").glob("*.nii.gz"))
 
     def test_what_is_refused_is_not_made_by_another(self, three, telling):
         config = config_of(three, telling, model="tiny")

@@ -55,12 +55,12 @@ def test_the_result_lies_in_the_grid_of_its_reference(exam, done):
 
 def test_what_is_expected_stands_in_the_record(exam, weights_dir):
     files, mask = exam
-    model = replace(Synthesizer("tiny", weights=weights_dir).model, quality=quality_model(ranges=STRANGE))
+    model = replace(Synthesizer("tiny", weights=weights_dir).model, expected_quality=quality_model(ranges=STRANGE))
     made = complete_exam(read(files), model, mask=mask)
     assert made.record["expected"]["ssim_brain"]["expected"] == 0.7
     assert made.warnings[0].startswith("the exam is unlike the exams that tiny learnt from")
     with pytest.raises(DoubtfulError, match="is expected to reach"):
-        complete_exam(read(files), replace(model, least_ssim=0.9), mask=mask)
+        complete_exam(read(files), replace(model, min_expected_ssim=0.9), mask=mask)
 
 
 def test_it_shows_the_brain_and_nothing_else(exam, done):

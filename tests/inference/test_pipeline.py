@@ -114,9 +114,7 @@ class TestExpectation:
 
     def test_what_nobody_knows_is_refused(self, subject, telling):
         two = {m: subject[m] for m in ("t1c", "t2w")}
-        with pytest.raises(
-            DoubtfulError, match="of its t2f, since it was made from 2 of three"
-        ):
+        with pytest.raises(DoubtfulError, match="of its t2f, since it was made from 2 of three"):
             _synthesizer(telling, "tiny", min_expected_ssim=0.1)(two, target="t2f")
 
     def test_a_specialist_has_the_network_tried_that_makes_all(self, subject, specialist_weights):

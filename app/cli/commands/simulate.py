@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ def add_simulate(commands: Any) -> None:
     )
     p.add_argument("--mirror", action="store_true", help="mirror half of the lesions, left to right")
     p.add_argument("--move", action="store_true", help="move each lesion to another place in the brain")
+    p.add_argument(
+        "--contrast",
+        type=factors,
+        default=(1.0, 1.0),
+        metavar="A..B",
+        help="factor of how much a lesion stands out of the brain, drawn for each sequence, such as 0.2..1.3",
+    )
     p.add_argument("--seed", type=natural, default=0, help="of all that is drawn, and in the names; default: 0")
     p.add_argument("--confidence", type=path, metavar="DIR", help="gets a confidence map of every sequence")
     p.add_argument("--pictures", type=path, metavar="DIR", help="gets a picture of every exam")
@@ -126,8 +134,7 @@ def _simulate(options: argparse.Namespace) -> int:
     model = open_simulator(options.weights, options.model, options.device)
     if options.confidence is not None and not model.simulator.has_confidence:
         raise WeightsError(f"model {model.identity.name!r} knows no confidence; leave out --confidence.")
-    names = ("lesions", "output", "brains", "exchange", "count", "scale", "mirror", "move", "seed", "confidence")
-    wanted = SimulationOptions(**{name: getattr(options, name) for name in names})
+    wanted = SimulationOptions(**{f.name: getattr(options, f.name) for f in fields(SimulationOptions)})
 
     def show(exam: WrittenExam) -> None:
         if options.pictures is not None:

@@ -1,4 +1,7 @@
-"""Change lesion maps: scale, mirror and move them (Fig. 7 of the paper); exchanging is choosing another brain."""
+"""Change lesions: scale, mirror and move their maps (Fig. 7 of the paper), and let them stand out more or less.
+
+The fourth change of the figure, exchanging, is choosing another brain.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.types import MaskArray
+from app.core.types import MaskArray, VolumeArray
 from app.preprocessing.foreground import bounding_box
 
 Labels = NDArray[np.uint8]
@@ -97,3 +100,21 @@ def move_lesion(labels: Labels, brain: MaskArray, random: np.random.Generator) -
             x, y, z = (int(d) for d in shift)
             return shift_lesion(labels, (x, y, z)), (x, y, z)
     return labels.copy(), (0, 0, 0)
+
+
+def change_contrast(image: VolumeArray, labels: Labels, brain: MaskArray, factor: float) -> VolumeArray:
+    """Let a lesion stand out more or less of the healthy brain: its difference from that one's median is multiplied.
+
+    Args:
+        image: float32 L x P x S; labels, brain: same shape.
+        factor: 1 changes nothing, 0 hides the lesion; it fades in over its edge (a Gaussian of one voxel).
+    """
+    lesion, healthy = labels > 0, brain & (labels == 0)
+    if factor == 1 or not lesion.any() or not healthy.any():
+        return image
+    from scipy.ndimage import gaussian_filter
+
+    middle = np.float32(np.median(image[healthy]))
+    weight = gaussian_filter(lesion.astype(np.float32), 1.0)
+    changed = middle + (image - middle) * (1 + np.float32(factor - 1) * weight)
+    return np.where(brain, changed, image).astype(np.float32)

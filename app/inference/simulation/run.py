@@ -27,7 +27,13 @@ from app.data.segmentations import find_segmentations
 from app.inference.simulation.atlas import Atlas, Frame, frame_of
 from app.inference.simulation.exam_files import FEW_LEVELS, LEVELS, RECORD, save_exam
 from app.inference.simulation.lesions import Labels, Lesion, open_lesions
-from app.inference.simulation.manipulation import inside_share, mirror_lesion, move_lesion, scale_lesion
+from app.inference.simulation.manipulation import (
+    change_contrast,
+    inside_share,
+    mirror_lesion,
+    move_lesion,
+    scale_lesion,
+)
 from app.inference.simulation.own_tissue import tissue_of_exam
 from app.inference.simulation.simulator import ExamSimulator, SimulatedVolumes
 from app.preprocessing.foreground import bounding_box, vote_foreground
@@ -51,6 +57,7 @@ class SimulationOptions:
         count: how many exams; one per lesion if not given.
         scale: least and largest factor of a lesion's volume.
         mirror: whether half of the lesions are mirrored; move: whether they are moved.
+        contrast: least and largest factor of how much a lesion stands out, drawn for each sequence.
         seed: decides every random number.
         confidence: gets a map per sequence; none are written if not given.
     """
@@ -63,6 +70,7 @@ class SimulationOptions:
     scale: tuple[float, float] = (1.0, 1.0)
     mirror: bool = False
     move: bool = False
+    contrast: tuple[float, float] = (1.0, 1.0)
     seed: int = 0
     confidence: Path | None = None
 
@@ -88,6 +96,7 @@ class ExamRecord:
     Attributes:
         inside: share of the lesion that lay in the brain; what did not was cut off.
         scale: factor of its volume; mirrored, shift: what was done besides, shift in voxels along L, P, S.
+        contrast: per sequence, the factor of how much it stands out.
         stripes: per sequence the stripe ratio as stacked, and as written.
     """
 
@@ -98,6 +107,7 @@ class ExamRecord:
     scale: float = 1.0
     mirrored: bool = False
     shift: tuple[int, int, int] = (0, 0, 0)
+    contrast: dict[str, float] = field(default_factory=dict)
     stripes: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
@@ -177,19 +187,21 @@ def _one(
     stripes: dict[str, tuple[float | None, float | None]] = {
         m: _rounded(pair) for m, pair in zip(MODALITIES, made.stripes, strict=True)
     }
-    volumes = _restored(made, brain.mask, simulator.atlas)
+    contrast = {m: _drawn(options.contrast, random) for m in MODALITIES}
+    images = [change_contrast(i, labels, brain.mask, contrast[m]) for m, i in zip(MODALITIES, made.images, strict=True)]
+    volumes = _restored(images, brain.mask, simulator.atlas)
     if flat := [m for m, v in volumes.items() if np.ptp(v[brain.mask]) == 0]:
         raise CaseError(f"model {model.name!r} makes no {flat[0]} of {lesion.place}: it is constant; train it longer.")
     _write(options, name, volumes, labels, made, brain.frame, model)
-    return WrittenExam(replace(record, stripes=stripes), volumes, labels)
+    shown: dict[str, float] = {m: round(factor, 4) for m, factor in contrast.items()}
+    return WrittenExam(replace(record, stripes=stripes, contrast=shown), volumes, labels)
 
 
 def _changed(
     labels: Labels, record: ExamRecord, brain: Brain, options: SimulationOptions, random: np.random.Generator
 ) -> tuple[Labels, ExamRecord]:
     """Scale, mirror and move a lesion as drawn, and cut off what lies outside the brain."""
-    low, high = options.scale
-    factor = float(np.exp(random.uniform(np.log(low), np.log(high)))) if low < high else low
+    factor = _drawn(options.scale, random)
     mirrored = options.mirror and bool(random.random() < 0.5)
     changed = scale_lesion(labels, factor)
     changed = mirror_lesion(changed, brain.mask) if mirrored else changed
@@ -203,6 +215,12 @@ def _changed(
         share = inside_share(changed, brain.mask)
     changed[~brain.mask] = 0
     return changed, replace(record, inside=round(share, 4), scale=round(factor, 4), mirrored=mirrored, shift=shift)
+
+
+def _drawn(limits: tuple[float, float], random: np.random.Generator) -> float:
+    """Draw a factor between two, half and twice alike likely."""
+    low, high = limits
+    return float(np.exp(random.uniform(np.log(low), np.log(high)))) if low < high else low
 
 
 # ------------------------------------------------------------ plan
@@ -284,10 +302,10 @@ def _check_inside(labels: Labels, brain: Brain, lesion: Lesion) -> None:
 # ------------------------------------------------------------ files
 
 
-def _restored(made: SimulatedVolumes, brain: MaskArray, atlas: Atlas) -> dict[Modality, VolumeArray]:
+def _restored(images: Sequence[VolumeArray], brain: MaskArray, atlas: Atlas) -> dict[Modality, VolumeArray]:
     """Bring images to the average brightness of a scan; the brain is above 0."""
     volumes: dict[Modality, VolumeArray] = {}
-    for m, image, brightest in zip(MODALITIES, made.images, atlas.brightness, strict=True):
+    for m, image, brightest in zip(MODALITIES, images, atlas.brightness, strict=True):
         peak = brightest if brightest >= FEW_LEVELS else LEVELS
         values = np.maximum(np.rint((image + 1) / 2 * peak), 1)
         volumes[m] = np.where(brain, values, 0).astype(np.float32)

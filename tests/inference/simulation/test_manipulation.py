@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inference.simulation.manipulation import inside_share, mirror_lesion, move_lesion, scale_lesion, shift_lesion
+from app.inference.simulation.manipulation import (
+    change_contrast,
+    inside_share,
+    mirror_lesion,
+    move_lesion,
+    scale_lesion,
+    shift_lesion,
+)
 
 SHAPE = (40, 48, 36)
 BRAIN = np.zeros(SHAPE, bool)
@@ -83,3 +90,31 @@ def test_shares():
     half[2:6, 10, 10] = 1
     assert inside_share(half, BRAIN) == 0.5
     assert inside_share(np.zeros(SHAPE, np.uint8), BRAIN) == 0
+
+
+class TestContrast:
+    SHAPE = (20, 20, 20)
+
+    def _exam(self):
+        labels, brain = np.zeros(self.SHAPE, np.uint8), np.zeros(self.SHAPE, bool)
+        brain[2:-2, 2:-2, 2:-2], labels[6:14, 6:14, 6:14] = True, 3
+        image = np.where(brain, np.float32(10), np.float32(-1)).astype(np.float32)
+        image[labels > 0] = 30
+        return image, labels, brain
+
+    @pytest.mark.parametrize("factor", [0.5, 2.0])
+    def test_what_a_lesion_has_beyond_the_brain_is_multiplied(self, factor):
+        image, labels, brain = self._exam()
+        changed = change_contrast(image, labels, brain, factor)
+        assert changed[10, 10, 10] == pytest.approx(10 + 20 * factor, rel=0.01)
+        assert changed[3, 3, 3] == pytest.approx(10)
+        assert changed[0, 0, 0] == -1
+
+    def test_one_changes_nothing(self):
+        image, labels, brain = self._exam()
+        np.testing.assert_array_equal(change_contrast(image, labels, brain, 1.0), image)
+
+    def test_without_a_lesion_or_a_healthy_brain_nothing_changes(self):
+        image, labels, brain = self._exam()
+        for others in (np.zeros_like(labels), np.full_like(labels, 2)):
+            np.testing.assert_array_equal(change_contrast(image, others, brain, 0.5), image)

@@ -71,6 +71,25 @@ class TestExams:
         assert any(any(r.shift) for r in made[0])
         assert all(len(r.stripes) == 4 for r in made[0])
 
+    def test_lesions_may_stand_out_less(self, lesions, tmp_path):
+        def spread(contrast):
+            options = SimulationOptions(lesions, tmp_path / f"{contrast}", count=1, contrast=(contrast, contrast))
+            (record,) = simulate(options, small_simulator(), MODEL)
+            assert record.contrast == dict.fromkeys(MODALITIES, contrast)
+            (volumes,) = dict(load_complete(scan(options.output).cases)).values()
+            labels = load_volume(options.output / record.name / f"{record.name}-seg.nii.gz").data
+            image = volumes["t1c"].data
+            healthy = np.median(image[(image > 0) & (labels == 0)])
+            return np.abs(image[labels > 0] - healthy).mean()
+
+        assert spread(0.2) < 0.6 * spread(1.0)
+
+    def test_each_sequence_has_a_contrast_of_its_own(self, lesions, tmp_path):
+        options = SimulationOptions(lesions, tmp_path / "out", count=1, contrast=(0.2, 1.3))
+        (record,) = simulate(options, small_simulator(), MODEL)
+        assert len(set(record.contrast.values())) == 4
+        assert all(0.2 <= factor <= 1.3 for factor in record.contrast.values())
+
     def test_confidence_lies_beside(self, made):
         maps = sorted(made[2].iterdir())
         assert len(maps) == 12

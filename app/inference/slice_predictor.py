@@ -7,6 +7,7 @@ are made there.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -155,15 +156,18 @@ class SlicePredictor:
         """Copy the present sequences to the device, through page-locked memory kept for the next case."""
         members = members_of(arrays)
         shape = (len(members), *arrays[MODALITIES[members[0]]].shape)
-        if self._staging.shape != shape:
+        count = math.prod(shape)
+        # Fewer sequences take a part of it: a trial on an exam leaves one out.
+        if self._staging.numel() < count:
             try:
-                self._staging = torch.empty(shape, pin_memory=self.normalizes)
+                self._staging = torch.empty(count, pin_memory=self.normalizes)
             except RuntimeError as error:
                 log.debug("No page-locked memory (%s): volumes reach the GPU more slowly.", error)
-                self._staging = torch.empty(shape)
-        for slot, index in zip(self._staging, members, strict=True):
+                self._staging = torch.empty(count)
+        staged = self._staging[:count].view(shape)
+        for slot, index in zip(staged, members, strict=True):
             slot.numpy()[...] = arrays[MODALITIES[index]]
-        return self._staging.to(self.backend.device, non_blocking=True)
+        return staged.to(self.backend.device, non_blocking=True)
 
     def _add_group(
         self, request: _Request, group: list[Window], mirrored: bool, fusion: ViewFusion, weights: Mapping[View, float]

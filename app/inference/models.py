@@ -75,8 +75,12 @@ class Model(Protocol):
         """Expected SSIM below which a sequence is refused; None where nothing is."""
         ...
 
-    def model_for(self, target: Modality) -> Model:
-        """Choose the model that makes a sequence: a specialist, or this one."""
+    def model_for(self, target: Modality, slice_mm: float = 0.0) -> Model:
+        """Choose the model that makes a sequence: a specialist, or this one.
+
+        Args:
+            slice_mm: of the thickest slices that the exam was scanned with; some specialists are for thin ones.
+        """
         ...
 
     def precompute(self, prepared: Prepared) -> None:
@@ -151,9 +155,13 @@ class NetworkModel:
         refined = None if self.refiner is None else self.refiner.spec.contrast
         return self.spec.contrast if refined is None else refined
 
-    def model_for(self, target: Modality) -> NetworkModel:
+    def model_for(self, target: Modality, slice_mm: float = 0.0) -> NetworkModel:
         """Choose a specialist or this model, with its refiner where that refines the sequence."""
         model = self.specialists.get(target, self)
+        thickest = model.spec.max_slice_mm
+        if model is not self and thickest is not None and slice_mm > thickest:
+            # Without its specialists, lest one of them be chosen after all.
+            model = replace(self, specialists={})
         refines = model.refiner is None or target in model.refiner.targets
         return model if refines else replace(model, refiner=None)
 
@@ -248,7 +256,7 @@ class RegressionModel:
         """None: it refuses nothing."""
         return None
 
-    def model_for(self, target: Modality) -> RegressionModel:
+    def model_for(self, target: Modality, slice_mm: float = 0.0) -> RegressionModel:
         """Return itself."""
         return self
 

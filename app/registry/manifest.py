@@ -41,7 +41,7 @@ _SHARED: Final = {"intensity", "quality"}
 _ABOUT: Final = {"quality"}
 #: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
 #: headers and records state the fusion that was used.
-_OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average"}
+_OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average", "max_slice_mm"}
 #: Most characters of a damaged manifest that an error repeats.
 _SHOWN: Final = 160
 

@@ -119,6 +119,7 @@ class GeneratorSpec(Strict):
         refiner: name of its 3D refiner.
         refine: whether the refiner runs unless a user says otherwise.
         specialists: per sequence, the model that makes it instead.
+        max_slice_mm: of a specialist: exams whose slices are thicker are left to the model that names it.
     """
 
     kind: Literal["generator"] = "generator"
@@ -136,6 +137,7 @@ class GeneratorSpec(Strict):
     refiner: str | None = None
     refine: bool = False
     specialists: dict[Modality, str] = Field(default_factory=dict)
+    max_slice_mm: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("architecture", mode="before")
     @classmethod

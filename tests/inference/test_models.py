@@ -118,6 +118,20 @@ class TestSpecialists:
         assert model.model_for("t1c").refiner is not None
         assert model.model_for("t2f").refiner is None
 
+    @pytest.mark.parametrize(("slices", "name"), [(1.0, "expert"), (3.0, "expert"), (3.1, "tiny"), (6.5, "tiny")])
+    def test_a_specialist_may_be_for_thin_slices(self, weights, slices, name):
+        change_spec(read_manifest(weights).entry("expert"), max_slice_mm=3.0)
+        model = _open(weights, "tiny")
+        maker = model.model_for("t2f", slices)
+        assert maker.identity.name == name
+        # Whoever asks the maker again gets the same one.
+        assert maker.model_for("t2f").identity.name == name
+        assert model.model_for("t1c", slices) is model
+
+    def test_that_is_no_part_of_what_it_is(self, weights):
+        before = read_manifest(weights).entry("expert")
+        assert change_spec(before, max_slice_mm=3.0).identity == before.identity
+
     def test_scores_for_both_are_the_same(self, weights, subject):
         model = _open(weights, "tiny")
         volumes = _volumes(subject)

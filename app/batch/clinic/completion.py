@@ -20,7 +20,7 @@ from app.batch.clinic.results import (
 from app.core.constants import Modality
 from app.core.errors import UsageError
 from app.dicom.destination import Destination, require_network
-from app.inference.clinic.pipeline import complete_exam
+from app.inference.clinic.pipeline import complete_exam, maker_of
 from app.inference.clinic.scans import choose_target
 from app.inference.clinic.study import Study
 from app.inference.models import Model
@@ -74,9 +74,10 @@ def complete_study(study: Study, model: Model, wish: Wish, folder: Path) -> Plac
     check_wish(study, wish)
     target = choose_target(study.readers, wish.target)
     sequences = {m: read() for m, read in study.readers.items() if m != target}
-    request = request_of(sequences, model.model_for(target), wish.reference, wish.mask, wish.mask_of)
+    maker = maker_of(model, target, sequences)
+    request = request_of(sequences, maker, wish.reference, wish.mask, wish.mask_of)
     places = Places(folder, f"{study.name}-{target}")
-    if not wish.overwrite and _is_there(places, request, wish.forms, model.model_for(target).min_expected_ssim):
+    if not wish.overwrite and _is_there(places, request, wish.forms, maker.min_expected_ssim):
         log.info("%s is there already, kept (--overwrite makes it again).", places.image)
     else:
         done = complete_exam(

@@ -31,7 +31,7 @@ from app.data.nifti_reader import Volume
 from app.dicom.destination import Destination
 from app.dicom.selection import SeriesRules
 from app.dicom.site_names import read_site_names
-from app.inference.clinic.pipeline import AlignedCase, CompletedExam, align_case, synthesize_exam
+from app.inference.clinic.pipeline import AlignedCase, CompletedExam, align_case, maker_of, synthesize_exam
 from app.inference.clinic.scans import choose_target
 from app.inference.clinic.study import Study, open_study
 
@@ -94,7 +94,8 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
             return WrittenCase(case_log, "complete")
         sequences = {m: read() for m, read in study.readers.items()}
         case_log.input_sha256 = {m: volume.sha256 for m, volume in sequences.items()}
-        requests = {m: request_of(sequences, self.synthesizer.model.model_for(m)) for m in case_log.lacked}
+        model = self.synthesizer.model
+        requests = {m: request_of(sequences, maker_of(model, m, sequences)) for m in case_log.lacked}
         if not self.config.overwrite and self._keep_good(study, requests, case_log):
             self._send_all(study, case_log)
             return WrittenCase(case_log, "kept")
@@ -170,14 +171,15 @@ class ClinicProcessor(SynthesisProcessor[LoadedStudy, CompletedStudy]):
         study, case_log = computed.loaded.study, computed.log
         for exam in computed.exams:
             case_log.warnings.extend(w for w in exam.warnings if w not in case_log.warnings)
-            case_log.outputs.append(self._write(study, exam, computed.loaded.requests[exam.target]))
+            case_log.outputs.append(self._write(computed.loaded, exam))
         self._send_all(study, case_log)
         return WrittenCase(case_log, "made")
 
-    def _write(self, study: Study, exam: CompletedExam, request: Mapping[str, Any]) -> OutputRecord:
-        places = self._places(study, exam.target)
-        sha256 = write_result(study, exam, request, places, self._wish.forms)
-        model = self.synthesizer.model.model_for(exam.target)
+    def _write(self, loaded: LoadedStudy, exam: CompletedExam) -> OutputRecord:
+        places = self._places(loaded.study, exam.target)
+        sha256 = write_result(loaded.study, exam, loaded.requests[exam.target], places, self._wish.forms)
+        scanned = {m: scan.volume for m, scan in loaded.aligned.scans.items()}
+        model = maker_of(self.synthesizer.model, exam.target, scanned)
         provenance = provenance_of(model, exam.reference, expectation=exam.expectation)
         picture = str(places.picture)
         return OutputRecord(

@@ -126,9 +126,9 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
     kept = case.reference if wanted == case.target else choose_reference(scans, wanted, None)
     inputs = {m: space.masked(v, brain, exam.seen[m]) for m, v in exam.volumes.items()}
     grids = _working_grid_of(exam, scans)
-    chosen = model.model_for(wanted)
+    chosen = maker_of(model, wanted, {m: scan.volume for m, scan in scans.items()})
     made = synthesize_case(
-        {m: Volume(v, grids, sha256=scans[m].volume.sha256) for m, v in inputs.items()}, wanted, kept, model
+        {m: Volume(v, grids, sha256=scans[m].volume.sha256) for m, v in inputs.items()}, wanted, kept, chosen
     )
     synthesis = to_array(made.image, grids)
     covered = synthesis > 0
@@ -150,6 +150,15 @@ def synthesize_exam(case: AlignedCase, model: Model, target: Modality | None = N
         *partial_views(exam, brain),
     )
     return CompletedExam(wanted, kept, image, exam.volumes, brain, synthesis, record, notes, made.expectation)
+
+
+def maker_of(model: Model, target: Modality, sequences: Mapping[Modality, Volume]) -> Model:
+    """Choose what makes a sequence of an exam, by how thick its thickest slices are.
+
+    Args:
+        sequences: as scanned.
+    """
+    return model.model_for(target, max(max(volume.grid.spacing) for volume in sequences.values()))
 
 
 def _working_grid_of(exam: AlignedExam, scans: Mapping[Modality, Scan]) -> Grid:

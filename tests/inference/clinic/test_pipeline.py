@@ -13,6 +13,7 @@ from app.core.errors import CaseError, DoubtfulError
 from app.inference.clinic import alignment
 from app.inference.clinic.pipeline import complete_exam
 from app.inference.clinic.scans import read_sequence
+from app.registry.manifest import change_spec, read_manifest
 from tests.inference.clinic.helpers import STILL, write_heads, write_mask
 from tests.preprocessing.quality import STRANGE, quality_model
 
@@ -61,6 +62,15 @@ def test_what_is_expected_stands_in_the_record(exam, weights_dir):
     assert made.warnings[0].startswith("the exam is unlike the exams that tiny learnt from")
     with pytest.raises(DoubtfulError, match="is expected to reach"):
         complete_exam(read(files), replace(model, min_expected_ssim=0.9), mask=mask)
+
+
+@pytest.mark.parametrize(("thickest", "maker"), [(1.5, "tiny"), (9.0, "expert")])
+def test_the_thickest_slices_choose_the_maker(exam, specialist_weights, thickest, maker):
+    files, mask = exam
+    change_spec(read_manifest(specialist_weights).entry("expert"), max_slice_mm=thickest)
+    made = complete_exam(read(files), Synthesizer("tiny", weights=specialist_weights).model, mask=mask)
+    assert made.record["model"] == maker
+    assert f" {maker} " in made.image.header["descrip"].item().decode()
 
 
 def test_it_shows_the_brain_and_nothing_else(exam, done):

@@ -53,7 +53,7 @@ def test_the_record_holds_every_option_on_one_level():
         "fusion": None, "flip_average": None, "confidence_dir": None, "on_error": "fallback", "complete_all": False,
         "overwrite": False, "profile_file": None, "part_id": 0, "num_parts": 1, "intensity": None, "resume": "same",
         "names": [], "run": None, "name_from_folders": False, "view": False, "quality": "default", "engine": "local",
-        "ray_address": None, "workers": None, "worker_cores": None, "worker_gpus": 1.0,
+        "ray_address": None, "workers": None, "worker_cores": None, "worker_gpus": 1.0, "min_expected_ssim": None,
     }  # fmt: skip
 
 

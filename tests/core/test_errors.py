@@ -14,6 +14,7 @@ CODES = {
     "VolumeError": 1,
     "EmptyVolumeError": 1,
     "OutputError": 1,
+    "DoubtfulError": 1,
 }
 
 

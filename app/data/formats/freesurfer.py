@@ -17,7 +17,7 @@ from app.data.formats.stored_image import StoredImage, new_header
 #: Bytes of the header, and most that may follow the voxels: names and a history of commands.
 _HEADER: Final = 284
 _FOOTER: Final = 2**20
-_ERRORS: Final[tuple[type[Exception], ...]] = (*READ_ERRORS, HeaderDataError, KeyError)
+_ERRORS: Final[tuple[type[Exception], ...]] = (*READ_ERRORS, HeaderDataError, KeyError, FloatingPointError)
 
 
 def open_mgh(path: Path, head: bytes, compressed: bool, stamp: FileStamp) -> StoredImage | None:
@@ -33,7 +33,9 @@ def open_mgh(path: Path, head: bytes, compressed: bool, stamp: FileStamp) -> Sto
         shape = tuple(int(n) for n in stated["dims"])
         shape = shape[:3] if shape[3] <= 1 else shape
         dtype = stated.get_data_dtype()
-        affine = np.asarray(stated.get_affine(), dtype=np.float64)
+        # Numbers too large for float32 are no geometry; numpy would only warn.
+        with np.errstate(invalid="raise", over="raise"):
+            affine = np.asarray(stated.get_affine(), dtype=np.float64)
         header = new_header(shape, dtype.newbyteorder("="), affine)
     except _ERRORS as error:
         raise VolumeError(damaged(path, error)) from None

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import VolumeError
@@ -82,6 +82,7 @@ def test_damage_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mgh", "a.hdr"])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(changes=[(82, 127)], length=1)
 @given(changes=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=6), length=st.integers(0, 72000))
 def test_any_bytes_are_read_or_refused(tmp_path, name, changes, length):
     path = tmp_path / name

@@ -1,7 +1,7 @@
 """A trial on the exam itself: each present sequence is made from the others, and compared with the real one.
 
-How well a sequence that is there can be made of the rest tells how well the missing one can: exams differ more from
-each other than sequences of one exam do (docs/RESULTS.md, "Expected quality").
+How well a sequence that is there can be made of the rest tells something of how well the missing one can
+(docs/RESULTS.md, "Expected quality").
 """
 
 from __future__ import annotations

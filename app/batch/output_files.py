@@ -21,6 +21,7 @@ from app.data.nifti_reader import Grid, load_volume, read_grid
 from app.data.nifti_writer import encode_image
 from app.data.origin import SYNTHETIC, origin_of
 from app.inference.provenance import expected_of, inputs_digest, inputs_of
+from app.preprocessing.expected_quality import reaches
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,7 @@ class OutputFiles:
 
     def _is_doubtful(self, path: Path, grid: Grid) -> bool:
         """Tell whether less was expected of an output than is asked for, or nobody knows."""
-        least, expected = self.min_expected_ssim, expected_of(grid)
-        if least is None or (expected is not None and expected >= least):
+        if reaches(expected_of(grid), self.min_expected_ssim):
             return False
         log.warning("%s is not known to reach what --min-expected-ssim asks for; it is made again.", path)
         return True

@@ -19,7 +19,7 @@ from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import FusedPrediction
-from app.preprocessing.expected_quality import INPUTS, Expectation
+from app.preprocessing.expected_quality import INPUTS, Expectation, reaches
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import denormalize, measure
 
@@ -115,8 +115,7 @@ def expect(predicted: FusedPrediction, prepared: Prepared, target: Modality, mod
             f"nobody knows what to expect of its {target}, since {why}; leave out --min-expected-ssim to have it "
             "all the same."
         )
-    # Not "below": whatever is no number is refused.
-    if not found.ssim.value >= least:
+    if not reaches(found.ssim.value, least):
         strange = f"; {found.unlike[0]}" if found.unlike else ""
         raise DoubtfulError(
             f"its {target} is expected to reach an SSIM of {found.ssim.value:.3f} in the brain, {least:g} is asked for "

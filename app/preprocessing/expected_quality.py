@@ -77,6 +77,17 @@ def in_brief(form: Mapping[str, Any]) -> str:
     return f"expected SSIM in the brain {ssim['expected']:.2f} ({ssim['low']:.2f} to {ssim['high']:.2f})"
 
 
+def reaches(expected: float | None, least: float | None) -> bool:
+    """Tell whether an expected score suffices.
+
+    Args:
+        expected: None where nobody knows.
+        least: what is asked for; None where nothing is.
+    """
+    # Not "below": whatever is no number does not suffice.
+    return least is None or (expected is not None and expected >= least)
+
+
 @dataclass(frozen=True)
 class LinearEstimate:
     """Tell one score from features: a constant for each sequence, and slopes that all share.

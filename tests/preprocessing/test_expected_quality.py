@@ -14,6 +14,7 @@ from app.preprocessing.expected_quality import (
     QualityModel,
     features,
     in_brief,
+    reaches,
 )
 from tests.preprocessing.quality import quality_file, quality_model
 
@@ -92,6 +93,15 @@ class TestStrange:
             "sub01 is unlike the exams that unet learnt from, look at the result with care: a; b; c; and 2 more."
         )
         assert Expectation(None, None).warning("sub01", "unet") is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "least", "suffices"),
+    [(None, None, True), (0.6, None, True), (0.6, 0.6, True), (0.6, 0.61, False), (None, 0.0, False),
+     (float("nan"), 0.1, False)],
+)  # fmt: skip
+def test_what_suffices(expected, least, suffices):
+    assert reaches(expected, least) == suffices
 
 
 def test_the_record():

@@ -26,7 +26,7 @@ from app.inference.clinic.pipeline import CompletedExam
 from app.inference.clinic.study import Study
 from app.inference.models import Model
 from app.inference.pipeline import fingerprint_of
-from app.preprocessing.expected_quality import in_brief
+from app.preprocessing.expected_quality import in_brief, reaches
 from app.report.figures import clinic_picture
 from app.report.viewer import write_clinic_view
 
@@ -139,8 +139,7 @@ def is_whole(places: Places, forms: Forms) -> bool:
 
 def is_good_enough(record: Mapping[str, Any], least: float | None) -> bool:
     """Tell whether a result's record says that it is expected to reach an SSIM; yes where none is asked for."""
-    expected = record.get("expected", {}).get("ssim_brain", {}).get("expected")
-    return least is None or (expected is not None and expected >= least)
+    return reaches(record.get("expected", {}).get("ssim_brain", {}).get("expected"), least)
 
 
 def write_result(

@@ -170,6 +170,7 @@ class CgSamrConfig:
         up: how sides are doubled: `transposed` convolutions as in the paper, or `resize` by interpolation and a
             convolution, which leaves less of a checkerboard.
         skip: whether the way up sees the input again at full scale; the paper's does not.
+        halvings: convolutions of stride 2 in the encoders, 2 to 4; the paper's have 4.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -184,11 +185,12 @@ class CgSamrConfig:
     confidence: bool = True
     up: CgSamrUp = "transposed"
     skip: bool = False
+    halvings: int = 4
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Return channels per level of the encoder."""
-        return tuple(self.width * 2**level for level in range(5))
+        return tuple(self.width * 2**level for level in range(1 + self.halvings))
 
     @property
     def prior_channels(self) -> int:

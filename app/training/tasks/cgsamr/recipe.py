@@ -44,7 +44,7 @@ class SimulatorNetwork(Section):
     Attributes:
         preset: width of the generator, of `app.networks.architectures.CGSAMR_WIDTHS`.
         norm: normalization of the generator.
-        stretch_out, confidence, up: see `app.networks.architectures.CgSamrConfig`.
+        stretch_out, confidence, up, halvings: see `app.networks.architectures.CgSamrConfig`.
         discriminator_width: channels of the discriminators' first layer.
     """
 
@@ -53,11 +53,17 @@ class SimulatorNetwork(Section):
     stretch_out: bool = True
     confidence: bool = True
     up: CgSamrUp = "transposed"
+    halvings: int = 4
     discriminator_width: int = 16
 
     @model_validator(mode="after")
     def _check_widths(self) -> Self:
-        check_rules({"cgsamr.discriminator_width must be at least 1": self.discriminator_width >= 1})
+        check_rules(
+            {
+                "cgsamr.discriminator_width must be at least 1": self.discriminator_width >= 1,
+                "cgsamr.halvings must be 2 to 4": 2 <= self.halvings <= 4,
+            }
+        )
         return self
 
 
@@ -220,6 +226,7 @@ class CgSamrRecipe(OutlineRecipe):
             confidence=shape.confidence and not plain,
             up=shape.up,
             skip=shape.skip and not plain,
+            halvings=shape.halvings,
         )
 
 
@@ -236,5 +243,5 @@ class UcgSamrRecipe(OutlineRecipe):
         shape = self.cgsamr
         return CgSamrConfig(
             "ucgsamr", CGSAMR_WIDTHS[shape.preset], len(MODALITIES), CLASSES - 1, "tissue", shape.norm,
-            shape.stretch_out, shape.confidence, shape.up,
+            shape.stretch_out, shape.confidence, shape.up, halvings=shape.halvings,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from app.data.discovery import scan
 from app.data.segmentations import find_segmentations
 from app.registry.manifest import Entry, check_name
 from app.training.checkpoint import BEST, LAST, State, load_state
-from app.training.promotion import ExportRequest, check_kind
+from app.training.promotion.request import ExportRequest, check_kind
 from app.training.tasks.base import lineage_of, task_of
 
 log = logging.getLogger(__name__)

@@ -64,7 +64,9 @@ class Branch(nn.Module):
     def __init__(self, config: CgSamrConfig, outputs: int) -> None:
         super().__init__()
         widths, norm = config.widths, config.norm
-        self.up = nn.Sequential(*(up_block(widths[i], widths[i - 1], norm, config.up) for i in range(config.halvings, 1, -1)))
+        self.up = nn.Sequential(
+            *(up_block(widths[i], widths[i - 1], norm, config.up) for i in range(config.halvings, 1, -1))
+        )
         half, fed = widths[1], widths[1]
         if config.confidence:
             self.synthesis: SynthesisModule | None = SynthesisModule(half, widths[0], outputs, norm)

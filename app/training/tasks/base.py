@@ -36,7 +36,7 @@ from app.training.checkpoint import State
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject
 from app.training.distributed import Processes
-from app.training.promotion import ExportRequest, check_no_host, check_no_specialist
+from app.training.promotion.request import ExportRequest, check_no_host, check_no_specialist
 
 R = TypeVar("R", bound=Recipe)
 Net = TypeVar("Net", bound=nn.Module)

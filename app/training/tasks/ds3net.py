@@ -28,7 +28,8 @@ from app.training.data.cache import CachedSubject
 from app.training.data.slices import SampledStep, Sampler
 from app.training.data.unpaired import PairedSource
 from app.training.fits.intensity import fit_intensity
-from app.training.promotion import ExportRequest, check_no_host, check_slot, trained_subjects
+from app.training.promotion.request import ExportRequest, check_no_host, check_slot
+from app.training.promotion.writing import trained_subjects
 from app.training.tasks.base import TrainingContext
 from app.training.tasks.ds3net_recipe import Ds3NetRecipe
 from app.training.tasks.ds3net_step import Ds3NetStep

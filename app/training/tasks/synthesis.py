@@ -34,16 +34,9 @@ from app.training.data.slices import Sampler, Source, together
 from app.training.data.unpaired import PairedSource
 from app.training.data.variation.scanners import QUANTILES
 from app.training.fits.intensity import IntensityCodes, encode, fit_intensity, fit_intensity_prior
-from app.training.promotion import (
-    ExportRequest,
-    check_better,
-    check_no_host,
-    check_slot,
-    refiner_name,
-    replaced_by,
-    trained_subjects,
-    write_model,
-)
+from app.training.promotion.comparison import check_better, refiner_name, replaced_by
+from app.training.promotion.request import ExportRequest, check_no_host, check_slot
+from app.training.promotion.writing import trained_subjects, write_model
 from app.training.tasks.base import TrainingContext, masked
 from app.training.tasks.synthesis_jobs import Job
 from app.training.tasks.synthesis_recipe import SynthesisRecipe, generator_config, generator_spec

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from app.networks.architectures import CgSamrConfig
@@ -16,6 +19,18 @@ def test_both_ways():
     back = network.outline(made.image)
     assert back.shape == (1, 7, 32, 48)
     assert 0 <= back.min() <= back.max() <= 1
+
+
+@pytest.mark.parametrize("halvings", [2, 3, 4])
+def test_a_code_is_as_small_as_there_are_halvings(halvings):
+    network = UcgSamr(replace(CONFIG, halvings=halvings))
+    code = network.encoder1(torch.zeros(1, 7, 32, 48))
+    assert code.shape == (1, 2 * 2**halvings, 32 // 2**halvings, 48 // 2**halvings)
+    assert network.encoder2(torch.zeros(1, 4, 32, 48)).shape == code.shape
+    made = network.decoder2(code)
+    assert made.image.shape == (1, 4, 32, 48)
+    assert made.confidence.shape == (1, 4, 16, 24)
+    assert network.decoder1(code).shape == (1, 7, 32, 48)
 
 
 def test_a_label_needs_more_than_a_half(monkeypatch):

@@ -28,7 +28,7 @@ from app.training.config import LossRecipe, Recipe, load_recipe
 from app.training.data.cache import NORMALIZATION
 from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import Sampler, Source
-from app.training.promotion import write_model
+from app.training.promotion.writing import write_model
 from app.training.tasks.base import Task, choose_volume_precision, find_task, has_bf16, task_names
 from app.training.validation import scores_of
 

@@ -22,7 +22,8 @@ from app.registry.manifest import Entry
 from app.training import validation
 from app.training.data.cache import CachedSubject
 from app.training.data.splits import labelled_subjects
-from app.training.promotion import ExportRequest, check_no_images, promote_scored, trained_subjects
+from app.training.promotion.request import ExportRequest, check_no_images
+from app.training.promotion.writing import promote_scored, trained_subjects
 from app.training.tasks.base import Task, TrainingContext
 from app.training.tasks.cgsamr.outlines import OutlineSampler, Slices, training_atlas
 from app.training.tasks.cgsamr.recipe import OutlineRecipe

@@ -53,6 +53,7 @@ def test_the_baseline_has_no_modules():
         ("cgsamr.scales=3", "1 or 2"),
         ("cgsamr.segmenter_widths=[10]", "multiples of 8"),
         ("cgsamr.discriminator_width=0", "at least 1"),
+        ("cgsamr.halvings=1", "2 to 4"),
         ("optimizer.discriminator_rate=-1", "must not be negative"),
         ("losses.feature=-1", "no loss may be negative"),
         ("cgsamr.up='magic'", "use one of"),

@@ -1,0 +1,1 @@
+"""Promotion of a trained network to a model."""

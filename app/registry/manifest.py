@@ -34,9 +34,9 @@ SCHEMA: Final = 2
 #: What a model may be called: its files bear its name.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 #: How files of these roles end; the others are JSON.
-_SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx", "atlas": "-atlas.safetensors"}
+_SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx", "atlas": ".safetensors"}
 #: Roles whose files models share, and that are named by their checksum.
-_SHARED: Final = {"intensity", "quality"}
+_SHARED: Final = {"intensity", "quality", "atlas"}
 #: Roles that say something of a model's images and change none.
 _ABOUT: Final = {"quality"}
 #: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
@@ -271,8 +271,8 @@ def write_entry(
 
     Args:
         files: per role, a file that is in the folder already, or the content of one. It is named
-            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`), `{name}-atlas.safetensors`, `{name}-{role}.json`, or
-            for `intensity` and `quality`, which models share, by its checksum.
+            `{name}.safetensors` (`torch`), `{name}.onnx` (`onnx`), `{name}-{role}.json`, or for `intensity`,
+            `quality` and `atlas`, which models share, by its role and checksum.
         training: how it was made.
         ancestors: trainings of the weights that it was made from.
 
@@ -371,8 +371,11 @@ def _file_of(folder: Path, name: str, role: str, content: bytes | Path) -> tuple
         record = FileRecord(path=content.name, sha256=sha256_of(content), bytes=content.stat().st_size)
         return record, None
     digest = hashlib.sha256(content).hexdigest()
-    stem = f"{role}-{digest[:8]}.json" if role in _SHARED else f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
-    return FileRecord(path=stem, sha256=digest, bytes=len(content)), content
+    if role in _SHARED:
+        path = f"{role}-{digest[:8]}{_SUFFIXES.get(role, '.json')}"
+    else:
+        path = f"{name}{_SUFFIXES.get(role, f'-{role}.json')}"
+    return FileRecord(path=path, sha256=digest, bytes=len(content)), content
 
 
 def _kept(entry: Entry) -> dict[str, bytes | Path]:

@@ -86,7 +86,7 @@ def add_simulate(commands: Any) -> None:
     p.add_argument("--confidence", type=path, metavar="DIR", help="gets a confidence map of every sequence")
     p.add_argument("--pictures", type=path, metavar="DIR", help="gets a picture of every exam")
     p.add_argument("--weights", type=path, default=WEIGHTS_DIR, metavar="DIR", help="folder with manifest.json")
-    p.add_argument("--model", metavar="NAME", help="a cgsamr of `info`; default: the only one")
+    p.add_argument("--model", metavar="NAME", help="a cgsamr of `info`; default: the only one, or the only paired one")
     p.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
     p.set_defaults(command=_simulate)
 

@@ -34,7 +34,7 @@ def open_simulator(weights: Path, name: str | None, device: str) -> OpenedSimula
     """Open a model of the kind `cgsamr`, with its atlas.
 
     Args:
-        name: the model; None for the only one there.
+        name: the model; None for the only one there, or the only one that was trained on pairs.
         device: auto, cpu or cuda[:N].
 
     Raises:
@@ -55,6 +55,9 @@ def _entry(weights: Path, name: str | None) -> Entry:
     if name is not None:
         return manifest.entry(name)
     there = [e for e in manifest.entries.values() if isinstance(e.spec, CgSamrSpec)]
+    if len(there) > 1:
+        # An unpaired one segments, too, and is there for that.
+        there = [e for e in there if spec_as(e, CgSamrSpec).architecture.form != "ucgsamr"] or there
     if len(there) != 1:
         known = ", ".join(e.name for e in there) or "none"
         raise WeightsError(

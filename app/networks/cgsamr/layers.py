@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Bring an input to a code: a 7 x 7 convolution, as many of stride 2 as there are further widths, three residual blocks.
+    """Bring an input to a code: a 7 x 7 convolution, one of stride 2 per further width, three residual blocks.
 
     Widths double at each halving, as in pix2pixHD (Wang et al., CVPR 2018).
     """

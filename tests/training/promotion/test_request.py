@@ -39,7 +39,7 @@ def test_the_output_that_is_asked_for_is_in_the_recipe(request_of):
 def test_a_name_stays_with_its_kind(weights_dir, tmp_path):
     check_kind(tmp_path / "none", "tiny", "segmenter3d")
     check_kind(weights_dir, "new", "segmenter3d")
-    with pytest.raises(UsageError, match="'tiny' of .* give the segmenter3d another name"):
+    with pytest.raises(UsageError, match=r"'tiny' of .* give the segmenter3d another name"):
         check_kind(weights_dir, "tiny", "segmenter3d")
 
 

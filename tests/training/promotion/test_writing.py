@@ -25,7 +25,7 @@ def test_the_subjects_are_those_of_the_run(trained, tmp_path):
         write_phantom(make_phantom((40, 44, 36), seed), tmp_path / "less", f"phantom-{seed}")
     request = _request(trained, tmp_path)
     less = ExportRequest(request.run, request.state, tmp_path, "mine", tmp_path / "less", tmp_path / "cache")
-    with pytest.raises(UsageError, match="less lacks phantom-1, which .* was trained on"):
+    with pytest.raises(UsageError, match=r"less lacks phantom-1, which .* was trained on"):
         trained_subjects(less)
 
 

@@ -6,7 +6,6 @@ and what an export writes of them. Nothing outside names a task.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +22,9 @@ from torch import Tensor, nn
 from app.core.constants import TUMOUR_SEGMENTER, Modality
 from app.core.errors import UsageError
 from app.data.cases import Case
-from app.inference.device import Machine
 from app.networks.unet import Segmenter2d
 from app.networks.unet3d import Segmenter3d
 from app.preprocessing.normalization import BACKGROUND
-from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter2d, load_segmenter3d
 from app.registry.lineage import Lineage, read_lineage
 from app.registry.manifest import Entry, spec_as
@@ -36,10 +33,10 @@ from app.training.checkpoint import State
 from app.training.config import Recipe
 from app.training.data.cache import CachedSubject
 from app.training.distributed import Processes
+from app.training.placement import choose_precision
 from app.training.promotion.request import ExportRequest, check_no_host, check_no_specialist
 
 R = TypeVar("R", bound=Recipe)
-Net = TypeVar("Net", bound=nn.Module)
 #: Moves one network's weights by its gradients; False where they were not finite and nothing moved.
 Update = Callable[[str], bool]
 
@@ -349,42 +346,6 @@ def task_of(recipe: Recipe) -> type[Task[Any]]:
 
 
 # ------------------------------------------------------------ what tasks share
-
-
-def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the recipe and the device agree to it, float16 where it is asked for, else float32."""
-    if wanted == "fp16":
-        return torch.float16
-    native = has_bf16(device) if wanted == "auto" else wanted == "bf16"
-    return torch.bfloat16 if native else torch.float32
-
-
-def choose_volume_precision(wanted: str, device: torch.device, depth: int) -> torch.dtype:
-    """Choose as `choose_precision` does, for networks that halve volumes of a `depth` in voxels four times.
-
-    On processors, bfloat16 weight gradients of 3D convolutions are wrong where an image is two voxels deep (oneDNN as
-    of torch 2.13 leaves memory uninitialised). These networks get there from 16 or 32.
-    """
-    if device.type == "cpu" and depth <= 2 * MULTIPLE:
-        return torch.float32
-    return choose_precision(wanted, device)
-
-
-@functools.cache
-def has_bf16(device: torch.device) -> bool:
-    """Check whether a device computes in bfloat16 natively."""
-    machine = Machine.probe()
-    return machine.gpu_bf16 if device.type == "cuda" else machine.cpu_bf16
-
-
-def placed(network: Net, device: torch.device) -> Net:
-    """Put a network on a device, in the layout that 2D convolutions like best."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
-
-
-def placed3d(network: Net, device: torch.device) -> Net:
-    """Put a network on a device, in the layout that 3D convolutions like best."""
-    return network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[no-any-return,call-overload]
 
 
 def add_to(totals: dict[str, Tensor], losses: Mapping[str, Tensor], share: float) -> None:

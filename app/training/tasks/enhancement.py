@@ -34,9 +34,10 @@ from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import AugmentationRecipe, MissingData, PatchData, RecolouringRecipe, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.data.variation.augmentation import recolour_patches, vary_intensities, vary_patches
+from app.training.placement import choose_volume_precision, placed3d
 from app.training.promotion.request import ExportRequest, check_no_specialist
 from app.training.promotion.writing import promote_refiner
-from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_volume_precision, masked, placed3d
+from app.training.tasks.base import Task, TrainingContext, Update, add_to, masked
 from app.training.tasks.segmentation3d import deep_losses
 
 #: What is there when nothing but the T1c lacks.

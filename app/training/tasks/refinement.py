@@ -32,9 +32,10 @@ from app.training.data.first_stage import StageOne, open_stage_one
 from app.training.data.patches import Patches, PatchSampler, PatchSource
 from app.training.data.sections import MissingData, PatchData, check_rules
 from app.training.data.variation.augmentation import vary_intensities, vary_patches
+from app.training.placement import placed3d
 from app.training.promotion.request import ExportRequest
 from app.training.promotion.writing import promote_refiner
-from app.training.tasks.base import Task, TrainingContext, Update, add_to, masked, placed3d
+from app.training.tasks.base import Task, TrainingContext, Update, add_to, masked
 
 #: Nodes per side of the smooth error that a patch of the first stage is given.
 _DRIFT_NODES = 4

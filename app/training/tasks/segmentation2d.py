@@ -27,9 +27,10 @@ from app.training.data.slices import Batch, Sampler, Source
 from app.training.data.splits import labelled_subjects
 from app.training.data.variation.augmentation import vary_geometry, vary_intensities
 from app.training.losses import TVERSKY_LOSSES, TverskyForm
+from app.training.placement import placed
 from app.training.promotion.request import ExportRequest, check_no_images
 from app.training.promotion.writing import promote_scored
-from app.training.tasks.base import Task, TrainingContext, Update, add_to, placed
+from app.training.tasks.base import Task, TrainingContext, Update, add_to
 
 
 class Segmentation2dLosses(LossRecipe):

@@ -29,9 +29,10 @@ from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.data.variation.augmentation import vary_intensities, vary_patches
 from app.training.losses import dice_loss
+from app.training.placement import choose_volume_precision, placed3d
 from app.training.promotion.request import ExportRequest, check_no_images
 from app.training.promotion.writing import promote_scored
-from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_volume_precision, placed3d
+from app.training.tasks.base import Task, TrainingContext, Update, add_to
 
 
 class Segmentation3dLosses(LossRecipe):

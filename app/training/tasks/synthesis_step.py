@@ -23,7 +23,8 @@ from app.training.data.slices import Batch, SampledStep, Source
 from app.training.data.unpaired import PairedSource
 from app.training.fits.intensity import IntensityCodes
 from app.training.optimization import LossScale
-from app.training.tasks.base import Task, Update, add_to, masked, placed
+from app.training.placement import placed
+from app.training.tasks.base import Task, Update, add_to, masked
 from app.training.tasks.synthesis_batches import vary_slices
 from app.training.tasks.synthesis_jobs import Job, MixedJob, Pass, draw_jobs, draw_mixed_jobs, one_hot
 from app.training.tasks.synthesis_recipe import SynthesisLosses, SynthesisRecipe, generator_config

@@ -34,9 +34,10 @@ from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.data.variation.augmentation import vary_intensities, vary_patches
 from app.training.fits.intensity import encode, fit_intensity
+from app.training.placement import choose_precision, placed3d
 from app.training.promotion.request import ExportRequest, check_no_images
 from app.training.promotion.writing import promote_scored, trained_subjects
-from app.training.tasks.base import Task, TrainingContext, Update, add_to, choose_precision, placed3d
+from app.training.tasks.base import Task, TrainingContext, Update, add_to
 
 
 class TissNetData(PatchData):

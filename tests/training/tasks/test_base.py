@@ -19,7 +19,6 @@ from app.evaluation.scoring import VolumeScores
 from app.networks.architectures import Segmenter2dConfig
 from app.networks.unet import Segmenter2d
 from app.preprocessing.normalization import BACKGROUND
-from app.preprocessing.slices import MULTIPLE
 from app.registry.checkpoints import load_segmenter2d
 from app.registry.manifest import read_manifest
 from app.registry.spec import Segmenter2dSpec
@@ -29,7 +28,7 @@ from app.training.data.cache import NORMALIZATION
 from app.training.data.sections import SliceAugmentation, SliceData
 from app.training.data.slices import Sampler, Source
 from app.training.promotion.writing import write_model
-from app.training.tasks.base import Task, choose_volume_precision, find_task, has_bf16, task_names
+from app.training.tasks.base import Task, find_task, task_names
 from app.training.validation import scores_of
 
 RECIPE = """
@@ -196,13 +195,3 @@ def test_the_tasks_are_the_modules_that_offer_one():
     ]  # fmt: skip
     assert find_task("base") is None
     assert find_task("toys") is None
-
-
-def test_shallow_volumes_are_computed_in_float32_on_a_processor():
-    cpu = torch.device("cpu")
-    assert choose_volume_precision("bf16", cpu, 2 * MULTIPLE) == torch.float32
-    assert choose_volume_precision("bf16", cpu, 3 * MULTIPLE) == torch.bfloat16
-    assert choose_volume_precision("fp32", cpu, 3 * MULTIPLE) == torch.float32
-    native = torch.bfloat16 if has_bf16(cpu) else torch.float32
-    assert choose_volume_precision("auto", cpu, 3 * MULTIPLE) == native
-    assert choose_volume_precision("bf16", torch.device("cuda"), MULTIPLE) == torch.bfloat16

@@ -99,6 +99,23 @@ class PairedNetwork(SimulatorNetwork):
         return self
 
 
+class UnpairedNetwork(SimulatorNetwork):
+    """Shape of the networks of unpaired training.
+
+    Attributes:
+        outline_noise: deviation of the noise in the outlines that the discriminator sees, real ones and found ones
+            (Sonderby et al., ICLR 2017); the paper has none. Without it soft edges alone betray what was found.
+    """
+
+    norm: Literal["batch", "instance"] = "instance"
+    outline_noise: float = 0.0
+
+    @model_validator(mode="after")
+    def _check_unpaired(self) -> Self:
+        check_rules({"cgsamr.outline_noise must not be negative": self.outline_noise >= 0})
+        return self
+
+
 class PairedLosses(LossRecipe):
     """Weights of the losses (equation 6).
 
@@ -235,7 +252,7 @@ class UcgSamrRecipe(OutlineRecipe):
 
     task: Literal["ucgsamr"] = "ucgsamr"
     losses: UnpairedLosses = UnpairedLosses()
-    cgsamr: SimulatorNetwork = SimulatorNetwork(norm="instance")
+    cgsamr: UnpairedNetwork = UnpairedNetwork()
 
     @property
     def architecture(self) -> CgSamrConfig:

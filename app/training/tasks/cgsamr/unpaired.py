@@ -36,6 +36,7 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         super().__init__(recipe, device)
         config, width = recipe.architecture, recipe.cgsamr.discriminator_width
         self.network = UcgSamr(config).to(device)
+        self._random = torch.Generator()
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         # The paper has one discriminator for each domain, and does not say that they look by label or at two scales.
         self.discriminators = nn.ModuleDict(
@@ -60,6 +61,8 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         """Learn from a batch of outlines and one of exams that do not belong together."""
         for network in self.networks.values():
             network.zero_grad(set_to_none=True)
+        seed = np.random.SeedSequence([self.recipe.seed, step]).generate_state(1, np.uint64)[0]
+        self._random.manual_seed(int(seed) >> 1)
         outlines, exams = (self._slices(sample) for sample in (source.outlines_at(step), source.at(step)))
         totals: dict[str, Tensor] = {}
         made: list[tuple[Tensor, Tensor]] = []
@@ -108,7 +111,7 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         if "discriminators" in self.networks:
             self.discriminators.requires_grad_(False)
             with self.mixed_precision():
-                losses["adversarial_1"] = L.adversarial_loss([self.discriminators["outlines"](found)])
+                losses["adversarial_1"] = L.adversarial_loss([self.discriminators["outlines"](self._noisy(found))])
                 losses["adversarial_2"] = L.adversarial_loss([self.discriminators["exams"](crossed.image)])
             self.discriminators.requires_grad_(True)
         return losses, (found.detach().float(), crossed.image.detach().float())
@@ -120,7 +123,8 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         self, outlines: Tensor, exams: Tensor, made: list[tuple[Tensor, Tensor]], totals: dict[str, Tensor]
     ) -> None:
         """Let each discriminator tell what is real from what was translated (equation 8)."""
-        real: Mapping[str, Tensor] = {"outlines": outlines, "exams": exams}
+        real: Mapping[str, Tensor] = {"outlines": self._noisy(outlines), "exams": exams}
+        made = [(self._noisy(found), exam) for found, exam in made]
         for number, (name, whole) in enumerate(real.items()):
             for true, parts in zip(whole.chunk(len(made)), made, strict=True):
                 network, false = self.discriminators[name], parts[number]
@@ -129,6 +133,14 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
                 share = len(true) / len(whole)
                 (share * self.recipe.losses.discriminator * loss).backward()  # type: ignore[no-untyped-call]
                 add_to(totals, {f"discriminator_{number + 1}": loss}, share)
+
+    def _noisy(self, outlines: Tensor) -> Tensor:
+        """Add the noise with which the discriminator of domain one sees outlines."""
+        deviation = self.recipe.cgsamr.outline_noise
+        if deviation == 0:
+            return outlines
+        noise = torch.randn(outlines.shape, generator=self._random).to(outlines)
+        return outlines + deviation * noise
 
     # ------------------------------------------------------------ looking at it
 

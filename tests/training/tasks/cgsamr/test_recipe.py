@@ -38,6 +38,15 @@ def test_the_published_unpaired_run():
     assert recipe.architecture.prior == "tissue"
 
 
+def test_the_unpaired_run_alone_has_noise():
+    assert load_recipe("ucgsamr").cgsamr.outline_noise == 0
+    assert load_recipe("ucgsamr_compact").cgsamr.outline_noise > 0
+    with pytest.raises(UsageError, match="must not be negative"):
+        load_recipe("ucgsamr_compact", ["cgsamr.outline_noise=-1"])
+    with pytest.raises(UsageError, match="outline_noise"):
+        load_recipe("cgsamr_compact", ["cgsamr.outline_noise=0.1"])
+
+
 def test_the_baseline_has_no_modules():
     shape = load_recipe("cgsamr_compact", ["cgsamr.form='pix2pix'"]).architecture
     assert (shape.form, shape.confidence, shape.stretch_out) == ("pix2pix", False, False)

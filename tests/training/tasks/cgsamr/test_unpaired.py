@@ -8,6 +8,8 @@ from tests.training.helpers import gradient_of
 from tests.training.tasks.cgsamr.helpers import opened
 
 RECIPE = {"recipe": "ucgsamr_compact"}
+#: As published, in full precision.
+PLAIN = ["cgsamr.outline_noise=0", "schedule.precision=fp32"]
 STREAMS = {f"{name}_{domain}" for name in ("reconstruction", "cycle", "confidence", "adversarial") for domain in (1, 2)}
 
 
@@ -24,7 +26,7 @@ def test_every_stream_teaches(paired_subjects, training_data):
 
 def test_the_streams_by_their_definitions(paired_subjects, training_data):
     """Equations 7 and 9, of networks without random parts."""
-    task, _ = opened(paired_subjects, training_data, "cgsamr.norm='instance'", "schedule.precision=fp32", **RECIPE)
+    task, _ = opened(paired_subjects, training_data, *PLAIN, **RECIPE)
     x, y, network = torch.rand(1, 7, 64, 64), torch.rand(1, 4, 64, 64) * 2 - 1, task.network
     losses, (found, crossed) = task.losses(x, y)
     e1, f1, e2, f2 = network.encoder1, network.decoder1, network.encoder2, network.decoder2
@@ -48,7 +50,7 @@ def test_the_streams_by_their_definitions(paired_subjects, training_data):
 
 def test_each_discriminator_judges_its_own_domain(paired_subjects, training_data):
     """Equation 8: of outlines F1(E2(y)) is false, of exams F2(E1(x))."""
-    task, _ = opened(paired_subjects, training_data, "schedule.precision=fp32", **RECIPE)
+    task, _ = opened(paired_subjects, training_data, *PLAIN, **RECIPE)
     x, y = torch.rand(2, 7, 64, 64), torch.rand(2, 4, 64, 64) * 2 - 1
     found, crossed = torch.rand_like(x), torch.rand_like(y)
     totals = {}
@@ -69,7 +71,7 @@ def test_all_terms_are_summed_with_their_weights(paired_subjects, training_data)
 def test_the_translators_pass_sums_its_terms_and_spares_the_discriminators(paired_subjects, training_data):
     weights = {"reconstruction": 10.0, "cycle": 7.0, "confidence": 3.0, "adversarial": 0.5}
     changes = [f"losses.{name}={value}" for name, value in weights.items()]
-    settings = ["cgsamr.norm='instance'", "schedule.precision=fp32", *changes]
+    settings = [*PLAIN, *changes]
     task, source = opened(paired_subjects, training_data, *settings, **RECIPE)
     outlines, exams = task._slices(source.outlines_at(0)), task._slices(source.at(0))
     losses, _ = task.losses(outlines.inputs, exams.exam)
@@ -99,3 +101,19 @@ def test_it_learns_one_batch_by_heart(paired_subjects, training_data):
     losses = [task.step(source, 0, 1, lambda _: optimizer.step() is None) for _ in range(20)]
     for name in ("reconstruction_1", "reconstruction_2"):
         assert losses[-1][name] < 0.7 * losses[0][name]
+
+
+def test_outlines_are_judged_through_noise(paired_subjects, training_data):
+    task, source = opened(paired_subjects, training_data, "cgsamr.outline_noise=0.5", **RECIPE)
+    seen = []
+    task.discriminators["outlines"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    for step in (0, 0, 1):
+        task.step(source, step, 1, lambda _: True)
+    # Three times in a step: what was found to teach the translators, then false and true.
+    assert len(seen) == 9
+    outside = seen[2][:, :, 0, 0]
+    assert outside.abs().max() > 0
+    assert seen[2].std() > 0.45
+    assert torch.equal(seen[2] != seen[5], torch.zeros_like(seen[2], dtype=torch.bool))
+    assert not torch.equal(seen[2], seen[8])
+    assert task._noisy(torch.zeros(1, 7, 200, 200)).std().item() == pytest.approx(0.5, abs=0.01)

@@ -103,11 +103,13 @@ class UnpairedNetwork(SimulatorNetwork):
     """Shape of the networks of unpaired training.
 
     Attributes:
+        whole_brain: see `app.networks.architectures.CgSamrConfig`.
         outline_noise: deviation of the noise in the outlines that the discriminator sees, real ones and found ones
             (Sonderby et al., ICLR 2017); the paper has none. Without it soft edges alone betray what was found.
     """
 
     norm: Literal["batch", "instance"] = "instance"
+    whole_brain: bool = False
     outline_noise: float = 0.0
 
     @model_validator(mode="after")
@@ -260,5 +262,6 @@ class UcgSamrRecipe(OutlineRecipe):
         shape = self.cgsamr
         return CgSamrConfig(
             "ucgsamr", CGSAMR_WIDTHS[shape.preset], len(MODALITIES), CLASSES - 1, "tissue", shape.norm,
-            shape.stretch_out, shape.confidence, shape.up, halvings=shape.halvings,
+            shape.stretch_out, shape.confidence, shape.up,
+            halvings=shape.halvings, whole_brain=shape.whole_brain,
         )  # fmt: skip

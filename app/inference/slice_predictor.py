@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import CaseError
 from app.core.types import VolumeArray
 from app.inference.backends import Backend, memory_errors
+from app.inference.guided_interpolation import fill_between
 from app.inference.prepared import Prepared
 from app.inference.view_fusion import ERROR_OUTSIDE, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
 from app.preprocessing.slices import SLICE_AXIS, Window, middle_slices, neighbour_offsets, overlap
@@ -72,6 +72,7 @@ class _Request:
         padding: value of missing sequences and of what no window reaches.
         intensity: the target's median in the brain, for networks with an intensity code.
         with_error: whether the expected error is wanted.
+        brain: bool, X x Y x Z: where slices that are left out have detail.
     """
 
     volumes: dict[int, Tensor]
@@ -79,6 +80,7 @@ class _Request:
     padding: float
     intensity: float | None
     with_error: bool
+    brain: Tensor
 
 
 class SlicePredictor:
@@ -125,8 +127,9 @@ class SlicePredictor:
         try:
             with memory_errors(self.backend.device), torch.inference_mode():
                 request = _Request(
-                    self._load(prepared), MODALITIES.index(target), prepared.padding, intensity, options.needs_error
-                )
+                    self._load(prepared), MODALITIES.index(target), prepared.padding, intensity, options.needs_error,
+                    torch.from_numpy(prepared.foreground).to(self.backend.device),
+                )  # fmt: skip
                 fusion, weights = ViewFusion(options.method), view_weights(passes)
                 for tta_pass in passes:
                     for group in by_size(tta_pass.windows):
@@ -185,7 +188,7 @@ class SlicePredictor:
             error = None if errors is None else self._wanted(errors[part], window, own)
             fusion.add(
                 window.view,
-                _paste(image, window, images.new_full(shape, request.padding)),
+                _paste(image, window, images.new_full(shape, request.padding), request),
                 None if error is None else _paste(error, window, error.new_full(shape, ERROR_OUTSIDE)),
                 weights[window.view],
                 mirrored,
@@ -278,14 +281,30 @@ def _cut(volume: Tensor, window: Window, indices: Tensor, out: Tensor) -> None:
         out[there, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices[there]].to(out.dtype)
 
 
-def _paste(slices: Tensor, window: Window, volume: Tensor) -> Tensor:
-    """Put slices, n x rows x columns, into a volume's window, with those between that were left out; return it."""
-    stack = volume.movedim(SLICE_AXIS[window.view], 0)
-    inside, outside = overlap(window, tuple(stack.shape[1:]))
-    stack[list(window.slices), inside[0], inside[1]] = slices[:, outside[0], outside[1]]
-    for first, second in pairwise(window.slices):
-        # Further apart, there is no foreground between them.
-        if second - first <= window.step:
-            for index in range(first + 1, second):
-                torch.lerp(stack[first], stack[second], (index - first) / (second - first), out=stack[index])
+def _paste(slices: Tensor, window: Window, volume: Tensor, request: _Request | None = None) -> Tensor:
+    """Put slices, n x rows x columns, into a volume's window, with those between that were left out; return it.
+
+    Args:
+        request: the exam, for the detail of those between; without it they lie on straight lines.
+    """
+    stack, inside, outside = _place(volume, window)
+    part = stack[:, inside[0], inside[1]]
+    part[list(window.slices)] = slices[:, outside[0], outside[1]]
+    if request is None or window.step == 1:
+        fill_between(part, window.slices, window.step)
+        return volume
+    guides = torch.stack([_window_of(v, window) for v in request.volumes.values()])
+    fill_between(part, window.slices, window.step, guides, _window_of(request.brain, window))
     return volume
+
+
+def _window_of(volume: Tensor, window: Window) -> Tensor:
+    """The part of a volume inside a window, slices first."""
+    stack, inside, _ = _place(volume, window)
+    return stack[:, inside[0], inside[1]]
+
+
+def _place(volume: Tensor, window: Window) -> tuple[Tensor, tuple[slice, slice], tuple[slice, slice]]:
+    """A volume's slices of a view, where the window lies in them, and what of the window lies there."""
+    stack = volume.movedim(SLICE_AXIS[window.view], 0)
+    return stack, *overlap(window, tuple(stack.shape[1:]))

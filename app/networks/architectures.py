@@ -171,7 +171,6 @@ class CgSamrConfig:
             convolution, which leaves less of a checkerboard.
         skip: whether the way up sees the input again at full scale; the paper's does not.
         halvings: convolutions of stride 2 in the encoders, 2 to 4; the paper's have 4.
-        whole_brain: whether the first channel is the brain with its lesion; the paper's is the normal brain alone.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -187,7 +186,6 @@ class CgSamrConfig:
     up: CgSamrUp = "transposed"
     skip: bool = False
     halvings: int = 4
-    whole_brain: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:

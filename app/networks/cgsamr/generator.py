@@ -139,7 +139,7 @@ class CgSamr(nn.Module):
         """Make slices.
 
         Args:
-            inputs: B x inputs x H x W, sides multiples of 16: brain and lesion labels (0 or 1), then the prior:
+            inputs: B x inputs x H x W, sides multiples of 16: normal brain and lesion labels (0 or 1), then the prior:
                 of every sequence the atlas in [-1, 1] at the slice below, this one and the one above.
         """
         made: SimulatedSlices = self.decoder(self.encoder(inputs), inputs)

@@ -22,7 +22,7 @@ def label_planes(labels: Tensor, count: int) -> Tensor:
 
 
 def network_inputs(brain: Tensor, labels: Tensor, prior: Tensor, config: CgSamrConfig) -> Tensor:
-    """Join brain, lesion labels and prior to what a network is given, B x inputs x H x W.
+    """Join normal brain, lesion labels and prior to what a network is given, B x inputs x H x W.
 
     Fig. 7 of the paper shows the normal brain as one more label of the lesion map: so the outline is known.
 
@@ -34,6 +34,5 @@ def network_inputs(brain: Tensor, labels: Tensor, prior: Tensor, config: CgSamrC
     inside = brain > 0
     lesions = label_planes(labels, config.labels) * inside
     normal = inside * (1 - lesions.sum(dim=1, keepdim=True))
-    first = inside if config.whole_brain else normal
     anatomy = torch.where(inside, prior, torch.full_like(prior, _OUTSIDE[config.prior]))
-    return torch.cat([first.to(lesions), lesions, anatomy.to(lesions)], dim=1)
+    return torch.cat([normal.to(lesions), lesions, anatomy.to(lesions)], dim=1)

@@ -13,6 +13,8 @@ from torch import Tensor
 LAMBDA_FIRST: Final = 0.1
 LAMBDA_LATER: Final = 0.03
 CONFIDENT: Final = 0.7
+#: No tissue is darker; the background is -1.
+DARKEST: Final = -0.9
 _TINY: Final = 1e-6
 
 
@@ -91,6 +93,17 @@ def shape_consistency_loss(truth: Tensor, of_real: Tensor, of_made: Tensor) -> T
         of_real, of_made: probabilities of the labels.
     """
     return generalised_dice_loss(truth, of_real) + generalised_dice_loss(truth, of_made)
+
+
+def darkness_loss(image: Tensor, brain: Tensor) -> Tensor:
+    """Compute how far an image in [-1, 1] is darker than any tissue, a mean over the brain; not in the paper.
+
+    Args:
+        image: B x S x H x W.
+        brain: 1 inside, B x 1 x H x W.
+    """
+    below = F.relu(DARKEST - image.float()) * brain
+    return below.sum() / (brain.sum() * image.shape[1]).clamp(min=1)
 
 
 def reconstruction_loss(given: Tensor, returned: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class UcgSamr(nn.Module):
         return made
 
     def outline(self, images: Tensor) -> Tensor:
-        """Find the brain, lesion labels and tissues of exams, F1(E2(y)): probabilities, B x inputs x H x W."""
+        """Find normal brain, lesion labels and tissues of exams, F1(E2(y)): probabilities, B x inputs x H x W."""
         found: Tensor = self.decoder1(self.encoder2(images))
         return found
 

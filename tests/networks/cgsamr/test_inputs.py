@@ -27,10 +27,3 @@ def test_without_prior():
     config = CgSamrConfig(prior="none")
     planes = network_inputs(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2).long(), torch.zeros(1, 0, 2, 2), config)
     assert planes.shape == (1, 4, 2, 2)
-
-
-def test_the_whole_brain():
-    config = CgSamrConfig(prior="none", whole_brain=True)
-    brain = torch.tensor([[1.0, 1.0], [1.0, 0.0]]).reshape(1, 1, 2, 2)
-    planes = network_inputs(brain, torch.tensor([[[0, 2], [3, 1]]]), torch.zeros(1, 0, 2, 2), config)
-    assert planes[0].flatten(1).tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]

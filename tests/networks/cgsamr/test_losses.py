@@ -90,3 +90,10 @@ class TestShape:
 def test_reconstruction():
     """Equations 7 and 9."""
     assert L.reconstruction_loss(_map(1.0, 0.0), _map(0.5, -1.0)).item() == pytest.approx(0.75)
+
+
+def test_darkness_by_hand():
+    image = torch.tensor([-1.0, -0.95, -0.5, -1.0]).reshape(1, 1, 2, 2)
+    brain = torch.tensor([1.0, 1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
+    assert L.darkness_loss(image, brain).item() == pytest.approx((0.1 + 0.05) / 3)
+    assert L.darkness_loss(image, torch.zeros_like(brain)).item() == 0

@@ -103,13 +103,11 @@ class UnpairedNetwork(SimulatorNetwork):
     """Shape of the networks of unpaired training.
 
     Attributes:
-        whole_brain: see `app.networks.architectures.CgSamrConfig`.
         outline_noise: deviation of the noise in the outlines that the discriminator sees, real ones and found ones
             (Sonderby et al., ICLR 2017); the paper has none. Without it soft edges alone betray what was found.
     """
 
     norm: Literal["batch", "instance"] = "instance"
-    whole_brain: bool = False
     outline_noise: float = 0.0
 
     @model_validator(mode="after")
@@ -149,6 +147,7 @@ class UnpairedLosses(LossRecipe):
     Attributes:
         reconstruction: equation 7; adversarial: 8; cycle: 9.
         confidence: of the confidence map in reconstruction and cycle.
+        darkness: of what is made as dark as the background inside the brain; the paper has none.
         discriminator: of the discriminators' own loss.
     """
 
@@ -156,6 +155,7 @@ class UnpairedLosses(LossRecipe):
     adversarial: float = 1.0
     cycle: float = 1.0
     confidence: float = 1.0
+    darkness: float = 0.0
     discriminator: float = 1.0
 
 
@@ -263,5 +263,5 @@ class UcgSamrRecipe(OutlineRecipe):
         return CgSamrConfig(
             "ucgsamr", CGSAMR_WIDTHS[shape.preset], len(MODALITIES), CLASSES - 1, "tissue", shape.norm,
             shape.stretch_out, shape.confidence, shape.up,
-            halvings=shape.halvings, whole_brain=shape.whole_brain,
+            halvings=shape.halvings,
         )  # fmt: skip

@@ -108,6 +108,9 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         if back2.confidence is not None and self.recipe.losses.confidence > 0:
             losses["confidence_1"] = self.confidence_loss(back2, exam)
             losses["confidence_2"] = self.confidence_loss(cycle2, exam)
+        if self.recipe.losses.darkness > 0:
+            brain = outline[:, : 1 + self.recipe.architecture.labels].amax(dim=1, keepdim=True)
+            losses["darkness_2"] = L.darkness_loss(crossed.image, (brain > 0).to(brain))
         if "discriminators" in self.networks:
             self.discriminators.requires_grad_(False)
             with self.mixed_precision():

@@ -15,6 +15,8 @@ LAMBDA_LATER: Final = 0.03
 CONFIDENT: Final = 0.7
 #: No tissue is darker; the background is -1.
 DARKEST: Final = -0.9
+#: So far from the average a tissue's brightness may be.
+TOLERANCE: Final = 0.1
 _TINY: Final = 1e-6
 
 
@@ -104,6 +106,34 @@ def darkness_loss(image: Tensor, brain: Tensor) -> Tensor:
     """
     below = F.relu(DARKEST - image.float()) * brain
     return below.sum() / (brain.sum() * image.shape[1]).clamp(min=1)
+
+
+def tissue_levels(images: Tensor, tissue: Tensor) -> Tensor:
+    """Average the brightness of each tissue, S x T.
+
+    Args:
+        images: S x ..., a group average.
+        tissue: probabilities, T x ....
+    """
+    weights = tissue.flatten(1).float()
+    return images.flatten(1).float() @ weights.T / weights.sum(dim=1).clamp(min=_TINY)
+
+
+def tissue_loss(image: Tensor, tissue: Tensor, levels: Tensor) -> Tensor:
+    """Compute how far the mean brightness of tissues lies from a group average, beyond a tolerance; not in the paper.
+
+    Args:
+        image: B x S x H x W, in [-1, 1].
+        tissue: probabilities in the normal brain, 0 elsewhere, B x T x H x W.
+        levels: what is average, S x T (`tissue_levels`).
+
+    Returns:
+        A mean over slices, sequences and tissues; of a tissue that a slice has not, 0.
+    """
+    sums = torch.einsum("bshw,bthw->bst", image.float(), tissue)
+    counts = tissue.sum(dim=(2, 3))[:, None]
+    away = (sums / counts.clamp(min=1) - levels).abs()
+    return (F.relu(away - TOLERANCE) * (counts >= 1)).mean()
 
 
 def reconstruction_loss(given: Tensor, returned: Tensor) -> Tensor:

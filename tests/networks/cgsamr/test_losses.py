@@ -97,3 +97,17 @@ def test_darkness_by_hand():
     brain = torch.tensor([1.0, 1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
     assert L.darkness_loss(image, brain).item() == pytest.approx((0.1 + 0.05) / 3)
     assert L.darkness_loss(image, torch.zeros_like(brain)).item() == 0
+
+
+def test_tissue_levels_by_hand():
+    images = torch.tensor([[0.0, 1.0, 0.5, -1.0]])
+    tissue = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]])
+    assert L.tissue_levels(images, tissue).tolist() == [pytest.approx([0.5, -0.25, 0.0])]
+
+
+def test_tissue_loss_by_hand():
+    image = torch.tensor([0.0, 0.4, 0.9, 0.9]).reshape(1, 1, 2, 2)
+    tissue = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).reshape(1, 3, 2, 2)
+    # Means 0.2 and 0.9, and a tissue that is not there.
+    levels = torch.tensor([[0.5, 0.85, -1.0]])
+    assert L.tissue_loss(image, tissue, levels).item() == pytest.approx((0.3 - 0.1) / 3)

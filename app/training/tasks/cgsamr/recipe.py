@@ -148,6 +148,7 @@ class UnpairedLosses(LossRecipe):
         reconstruction: equation 7; adversarial: 8; cycle: 9.
         confidence: of the confidence map in reconstruction and cycle.
         darkness: of what is made as dark as the background inside the brain; the paper has none.
+        tissue: of each tissue's mean brightness in a made slice, against the atlas's; the paper has none.
         discriminator: of the discriminators' own loss.
     """
 
@@ -156,6 +157,7 @@ class UnpairedLosses(LossRecipe):
     cycle: float = 1.0
     confidence: float = 1.0
     darkness: float = 0.0
+    tissue: float = 0.0
     discriminator: float = 1.0
 
 

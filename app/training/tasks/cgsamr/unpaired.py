@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -54,6 +55,11 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         """Build what exams, and outlines of other slices, come from."""
         samplers = self.new_sampler(context), self.new_sampler(context, _OTHER_SEED)
         return OutlineSource(*samplers, self.recipe.schedule.batch_size, self.shift)
+
+    @functools.cached_property
+    def levels(self) -> Tensor:
+        """The average brightness of each tissue, by the atlas: sequences x tissues."""
+        return L.tissue_levels(self.atlas.images, self.atlas.tissue).to(self.device)
 
     # ------------------------------------------------------------ one step
 
@@ -108,9 +114,12 @@ class UcgSamrTask(SimulationTask[UcgSamrRecipe]):
         if back2.confidence is not None and self.recipe.losses.confidence > 0:
             losses["confidence_1"] = self.confidence_loss(back2, exam)
             losses["confidence_2"] = self.confidence_loss(cycle2, exam)
+        first = 1 + self.recipe.architecture.labels
         if self.recipe.losses.darkness > 0:
-            brain = outline[:, : 1 + self.recipe.architecture.labels].amax(dim=1, keepdim=True)
+            brain = outline[:, :first].amax(dim=1, keepdim=True)
             losses["darkness_2"] = L.darkness_loss(crossed.image, (brain > 0).to(brain))
+        if self.recipe.losses.tissue > 0:
+            losses["tissue_2"] = L.tissue_loss(crossed.image, outline[:, first:] * outline[:, :1], self.levels)
         if "discriminators" in self.networks:
             self.discriminators.requires_grad_(False)
             with self.mixed_precision():

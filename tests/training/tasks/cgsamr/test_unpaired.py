@@ -17,7 +17,7 @@ def test_every_stream_teaches(paired_subjects, training_data):
     task, source = opened(paired_subjects, training_data, **RECIPE)
     moved = []
     losses = task.step(source, 0, 1, lambda name: moved.append(name) is None)
-    assert set(losses) == STREAMS | {"darkness_2", "discriminator_1", "discriminator_2"}
+    assert set(losses) == STREAMS | {"darkness_2", "tissue_2", "discriminator_1", "discriminator_2"}
     assert moved == ["translators", "discriminators"]
     network = task.network
     for part in (network.encoder1, network.decoder1, network.encoder2, network.decoder2, *task.discriminators.values()):
@@ -58,6 +58,18 @@ def test_the_made_brain_alone_must_not_be_dark(paired_subjects, training_data):
     assert losses["darkness_2"].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
 
 
+def test_tissues_are_as_bright_as_in_the_atlas(paired_subjects, training_data):
+    task, _ = opened(paired_subjects, training_data, *PLAIN, **RECIPE)
+    x, y = torch.zeros(1, 7, 64, 64), torch.rand(1, 4, 64, 64) * 2 - 1
+    # White matter in the normal half; fluid in the lesion does not count.
+    x[:, 0, :32, :16], x[:, 4, :32, :16] = 1, 1
+    x[:, 2, :32, 16:32], x[:, 6, :32, 16:32] = 1, 1
+    losses, (_, crossed) = task.losses(x, y)
+    assert task.levels.shape == (4, 3)
+    away = (crossed[0, :, :32, :16].mean(dim=(1, 2)) - task.levels[:, 0]).abs()
+    assert losses["tissue_2"].item() == pytest.approx(torch.relu(away - 0.1).sum().item() / 12, rel=1e-3)
+
+
 def test_each_discriminator_judges_its_own_domain(paired_subjects, training_data):
     """Equation 8: of outlines F1(E2(y)) is false, of exams F2(E1(x))."""
     task, _ = opened(paired_subjects, training_data, *PLAIN, **RECIPE)
@@ -79,7 +91,14 @@ def test_all_terms_are_summed_with_their_weights(paired_subjects, training_data)
 
 
 def test_the_translators_pass_sums_its_terms_and_spares_the_discriminators(paired_subjects, training_data):
-    weights = {"reconstruction": 10.0, "cycle": 7.0, "confidence": 3.0, "adversarial": 0.5, "darkness": 2.0}
+    weights = {
+        "reconstruction": 10.0,
+        "cycle": 7.0,
+        "confidence": 3.0,
+        "adversarial": 0.5,
+        "darkness": 2.0,
+        "tissue": 3.0,
+    }
     changes = [f"losses.{name}={value}" for name, value in weights.items()]
     settings = [*PLAIN, *changes]
     task, source = opened(paired_subjects, training_data, *settings, **RECIPE)
@@ -96,7 +115,7 @@ def test_without_adversary(paired_subjects, training_data):
     task, source = opened(paired_subjects, training_data, "losses.adversarial=0", **RECIPE)
     moved = []
     losses = task.step(source, 0, 2, lambda name: moved.append(name) is None)
-    assert set(losses) == {"darkness_2", *(name for name in STREAMS if "adversarial" not in name)}
+    assert set(losses) == {"darkness_2", "tissue_2", *(name for name in STREAMS if "adversarial" not in name)}
     assert moved == ["translators"]
 
 

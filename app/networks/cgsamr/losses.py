@@ -14,7 +14,7 @@ LAMBDA_FIRST: Final = 0.1
 LAMBDA_LATER: Final = 0.03
 CONFIDENT: Final = 0.7
 #: No tissue is darker; the background is -1.
-DARKEST: Final = -0.9
+DARKEST: Final = -0.8
 #: So far from the average a tissue's brightness may be.
 TOLERANCE: Final = 0.1
 _TINY: Final = 1e-6

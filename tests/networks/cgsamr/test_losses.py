@@ -95,7 +95,7 @@ def test_reconstruction():
 def test_darkness_by_hand():
     image = torch.tensor([-1.0, -0.95, -0.5, -1.0]).reshape(1, 1, 2, 2)
     brain = torch.tensor([1.0, 1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
-    assert L.darkness_loss(image, brain).item() == pytest.approx((0.1 + 0.05) / 3)
+    assert L.darkness_loss(image, brain).item() == pytest.approx((0.2 + 0.15) / 3)
     assert L.darkness_loss(image, torch.zeros_like(brain)).item() == 0
 
 

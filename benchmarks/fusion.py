@@ -31,8 +31,8 @@ from app.evaluation.metrics.image import image_scores
 from app.inference.models import NetworkModel
 from app.inference.pipeline import finish, predict, prepare
 from app.inference.prepared import Prepared
+from app.inference.slicewise.view_fusion import FusedPrediction, FusionOptions, ViewFusion
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusedPrediction, FusionOptions, ViewFusion
 from benchmarks._common import machine
 
 COLUMNS = ("official_healthy", "official_tumour", "ssim_brain", "ssim_tumour", "psnr_brain", "stripe_superior")

@@ -42,8 +42,8 @@ from app.inference.backends import TorchBackend
 from app.inference.device import CPU_BATCH, Runtime
 from app.inference.models import NetworkModel
 from app.inference.pipeline import finish, prepare
-from app.inference.slice_predictor import SlicePredictor
-from app.inference.view_fusion import FusionOptions, TtaPass
+from app.inference.slicewise.slice_predictor import SlicePredictor
+from app.inference.slicewise.view_fusion import FusionOptions, TtaPass
 from app.networks.architectures import HF_GAN_PRESETS, HfGanConfig
 from app.networks.hf_gan import HfGan
 from app.preprocessing.normalization import Normalization

@@ -17,7 +17,7 @@ from app.data.cases import Case, Plan
 from app.data.nifti_reader import Volume
 from app.inference.models import Model
 from app.inference.prepared import Prepared
-from app.inference.view_fusion import FusedPrediction
+from app.inference.slicewise.view_fusion import FusedPrediction
 from app.preprocessing.expected_quality import Expectation
 
 

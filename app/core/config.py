@@ -20,7 +20,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 RunChoice = Literal["first", "last"]
 #: Which outputs that are there are kept: those of the same inputs, or of any.
 Resume = Literal["same", "any"]
-#: How views become one volume: see `app.inference.view_fusion`.
+#: How views become one volume: see `app.inference.slicewise.view_fusion`.
 FusionName = Literal["mean", "median", "confidence"]
 #: What a network's images may cost.
 Quality = Literal["fast", "default", "best"]

@@ -12,8 +12,8 @@ from app.inference.backends import open_backend
 from app.inference.device import Machine, Runtime, choose_device, choose_runtime
 from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
-from app.inference.slice_predictor import SlicePredictor
-from app.inference.view_fusion import FAST_STEP, FusionOptions
+from app.inference.slicewise.slice_predictor import SlicePredictor
+from app.inference.slicewise.view_fusion import FAST_STEP, FusionOptions
 from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_quality, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as

@@ -11,9 +11,9 @@ from app.core.errors import CaseError
 from app.inference.device import Runtime
 from app.inference.prepared import Prepared
 from app.inference.refinement import VolumeRefiner
-from app.inference.slice_predictor import SlicePredictor
+from app.inference.slicewise.slice_predictor import SlicePredictor
+from app.inference.slicewise.view_fusion import FusedPrediction, FusionOptions, tta_passes
 from app.inference.trial import trial_ssim
-from app.inference.view_fusion import FusedPrediction, FusionOptions, tta_passes
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.expected_quality import INPUTS, Expectation, QualityModel
 from app.preprocessing.normalization import Intensity, Normalization

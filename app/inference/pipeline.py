@@ -18,7 +18,7 @@ from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_image
 from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.prepared import Prepared
-from app.inference.view_fusion import FusedPrediction
+from app.inference.slicewise.view_fusion import FusedPrediction
 from app.preprocessing.expected_quality import INPUTS, Expectation, reaches
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import denormalize, measure

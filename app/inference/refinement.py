@@ -20,7 +20,7 @@ from app.core.errors import CaseError, WeightsError
 from app.core.types import MaskArray, VolumeArray
 from app.inference.backends import TORCH_TYPES, memory_errors
 from app.inference.device import Runtime
-from app.inference.slice_predictor import members_of
+from app.inference.slicewise.slice_predictor import members_of
 from app.inference.sliding_window import Sides, slide
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import Normalization

@@ -12,7 +12,7 @@ import numpy as np
 
 from app.core.constants import MODALITIES
 from app.core.types import VolumeArray
-from app.inference.view_fusion import FusionOptions, TtaPass
+from app.inference.slicewise.view_fusion import FusionOptions, TtaPass
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import denormalize, rescale_as_scored
 from app.preprocessing.similarity import ssim_map

@@ -148,7 +148,7 @@ class QualityModel:
             statistics: `app.preprocessing.exam_statistics.exam_statistics` of the inputs.
             trial: SSIM of the inputs made of each other (`app.inference.trial`); None where that cannot be tried, or
                 is not what the estimates were fitted to.
-            disagreement: of the views (`app.inference.view_fusion.FusedPrediction`).
+            disagreement: of the views (`app.inference.slicewise.view_fusion.FusedPrediction`).
         """
         unlike = self.unlike(statistics)
         if trial is None or disagreement is None:

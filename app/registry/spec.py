@@ -112,7 +112,7 @@ class GeneratorSpec(Strict):
         canvas: window of each view's slices.
         views: views that it is run on, in the order of `VIEWS`.
         targets: sequences that it makes by itself, in challenge order.
-        fusion: how its views become one volume (`app.inference.view_fusion`).
+        fusion: how its views become one volume (`app.inference.slicewise.view_fusion`).
         flip_average: whether the mirrored exam is run as well.
         contrast: share of the way by which its result is brought to a scan's spread (`app.inference.postprocessing`).
         intensity_prior: distribution of the targets' medians, for networks with an intensity code.

@@ -47,7 +47,7 @@ def export_run(
             any model it replaces: the one of its name, and the default one if it shall be the default; a refiner
             where what it refines is worse than before.
         contrast: see `app.inference.postprocessing.stretch`; the recipe's if not given.
-        fusion, flip_average: see `app.inference.view_fusion`; the recipe's if not given.
+        fusion, flip_average: see `app.inference.slicewise.view_fusion`; the recipe's if not given.
         views: those of the run's views that the model is run on; the recipe's if not given.
         make_default: make it the manifest's default; a refiner, its first stage's.
         specialist_of: a generator that leaves it the sequences that it makes from now on; it is refused where that one

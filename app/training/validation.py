@@ -28,10 +28,10 @@ from app.inference.device import Machine, choose_runtime
 from app.inference.models import Model, NetworkModel
 from app.inference.pipeline import synthesize_case
 from app.inference.refinement import VolumeRefiner
-from app.inference.slice_predictor import SlicePredictor
+from app.inference.slicewise.slice_predictor import SlicePredictor
+from app.inference.slicewise.view_fusion import FusionOptions
 from app.inference.tumour.segmentation import TumourSegmenter, segment_slices
 from app.inference.tumour.tissnet import CompletingSegmenter
-from app.inference.view_fusion import FusionOptions
 from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
 from app.networks.enhancer import Enhancer
 from app.networks.hf_gan import HfGan

@@ -12,8 +12,8 @@ from app.core.types import VolumeArray
 from app.inference.backends import TorchBackend
 from app.inference.device import Runtime
 from app.inference.prepared import Prepared
-from app.inference.slice_predictor import SlicePredictor
-from app.inference.view_fusion import FusionOptions, TtaPass
+from app.inference.slicewise.slice_predictor import SlicePredictor
+from app.inference.slicewise.view_fusion import FusionOptions, TtaPass
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.normalization import measure
 from app.preprocessing.slices import Canvas, Window, place_window

@@ -14,8 +14,8 @@ from app.data.nifti_reader import load_volume
 from app.inference.backends import OnnxBackend, TorchBackend, is_memory_error, open_backend
 from app.inference.device import Machine, Runtime, choose_runtime
 from app.inference.pipeline import prepare
+from app.inference.slicewise.view_fusion import FusionOptions, TtaPass
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusionOptions, TtaPass
 from app.preprocessing.slices import place_window
 from app.registry.checkpoints import load_generator
 from app.registry.manifest import read_manifest

@@ -15,8 +15,8 @@ from app.cli.commands.info import describe
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
+from app.inference.slicewise.view_fusion import FAST_STEP, FusionOptions
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FAST_STEP, FusionOptions
 from app.preprocessing.normalization import Normalization
 from app.registry.manifest import change_spec, read_manifest
 from app.registry.spec import FirstStage

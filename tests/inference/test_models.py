@@ -13,9 +13,9 @@ from app.core.errors import CaseError
 from app.data.nifti_reader import load_volume
 from app.inference.models import RegressionModel
 from app.inference.pipeline import predict, prepare
-from app.inference.slice_predictor import SlicePredictor
+from app.inference.slicewise.slice_predictor import SlicePredictor
+from app.inference.slicewise.view_fusion import FusionOptions
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusionOptions
 from app.networks.architectures import RefinerConfig
 from app.networks.confidence import ConfidenceHead
 from app.networks.refiner import Refiner

@@ -16,7 +16,7 @@ from app.data.nifti_reader import load_volume
 from app.data.nifti_writer import DESCRIPTION
 from app.inference import models
 from app.inference.pipeline import describe, predict, prepare, refine, synthesize_case
-from app.inference.slice_predictor import SlicePredictor
+from app.inference.slicewise.slice_predictor import SlicePredictor
 from app.registry.manifest import add_file, read_manifest
 from tests.preprocessing.quality import STRANGE, quality_file
 

@@ -8,8 +8,8 @@ import pytest
 from app import Synthesizer
 from app.data.nifti_reader import load_volume
 from app.inference.pipeline import prepare
+from app.inference.slicewise.view_fusion import FusedPrediction
 from app.inference.trial import STEP, trial_ssim
-from app.inference.view_fusion import FusedPrediction
 from app.preprocessing.normalization import Intensity
 
 

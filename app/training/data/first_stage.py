@@ -30,8 +30,8 @@ from app.data.nifti_reader import Volume
 from app.inference.loading import choose_fusion, fusion_of, specialist_hashes
 from app.inference.models import Model
 from app.inference.pipeline import predict, prepare
+from app.inference.slicewise.view_fusion import FusionOptions
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusionOptions
 from app.preprocessing.foreground import bounding_box, vote_foreground
 from app.preprocessing.normalization import BACKGROUND
 from app.registry.lineage import read_lineage

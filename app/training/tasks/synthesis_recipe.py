@@ -255,7 +255,7 @@ class SynthesisOutput(ContrastRecipe):
 
     Attributes:
         views: views that it is run on; all of `data.views` if none is named.
-        fusion: how its views become one volume (`app.inference.view_fusion`).
+        fusion: how its views become one volume (`app.inference.slicewise.view_fusion`).
         flip_average: whether the exam is also run mirrored, and both are averaged.
     """
 

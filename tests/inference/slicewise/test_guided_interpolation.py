@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.inference.guided_interpolation import fill_between, guide_weights
+from app.inference.slicewise.guided_interpolation import fill_between, guide_weights
 
 
 def _guides(count: int = 3, depth: int = 9, seed: int = 0) -> torch.Tensor:

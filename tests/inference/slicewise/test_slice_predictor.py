@@ -15,9 +15,9 @@ from app.core.errors import CaseError
 from app.inference.backends import OnnxBackend, Prediction, TorchBackend
 from app.inference.device import Machine, Runtime, choose_runtime
 from app.inference.prepared import Prepared
-from app.inference.slice_predictor import SlicePredictor, by_size, members_of
+from app.inference.slicewise.slice_predictor import SlicePredictor, by_size, members_of
+from app.inference.slicewise.view_fusion import FusionOptions, TtaPass, tta_passes
 from app.inference.synthesizer import Synthesizer
-from app.inference.view_fusion import FusionOptions, TtaPass, tta_passes
 from app.networks.architectures import HfGanConfig
 from app.networks.hf_gan import HfGan
 from app.preprocessing.foreground import vote_foreground

@@ -18,9 +18,16 @@ from app.core.constants import MODALITIES, VIEWS, Modality, View
 from app.core.errors import CaseError
 from app.core.types import VolumeArray
 from app.inference.backends import Backend, memory_errors
-from app.inference.guided_interpolation import fill_between
 from app.inference.prepared import Prepared
-from app.inference.view_fusion import ERROR_OUTSIDE, FusedPrediction, FusionOptions, TtaPass, ViewFusion, view_weights
+from app.inference.slicewise.guided_interpolation import fill_between
+from app.inference.slicewise.view_fusion import (
+    ERROR_OUTSIDE,
+    FusedPrediction,
+    FusionOptions,
+    TtaPass,
+    ViewFusion,
+    view_weights,
+)
 from app.preprocessing.slices import SLICE_AXIS, Window, middle_slices, neighbour_offsets, overlap
 
 log = logging.getLogger(__name__)
@@ -117,7 +124,7 @@ class SlicePredictor:
         Args:
             prepared: one to three sequences; other than `target`.
             target: the sequence to make.
-            passes: the windows to run (`app.inference.view_fusion.tta_passes`).
+            passes: the windows to run (`app.inference.slicewise.view_fusion.tta_passes`).
             options: how the views become one volume; where that needs errors, the network must have the head.
             intensity: the target's median in the brain, for networks with an intensity code.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.core.config import FUSIONS
 from app.core.constants import VIEWS
-from app.inference.view_fusion import TtaPass, ViewFusion, tta_passes, view_weights
+from app.inference.slicewise.view_fusion import TtaPass, ViewFusion, tta_passes, view_weights
 from app.preprocessing.slices import Canvas, crop, place_window
 
 #: Of unlike sizes, and not as large as the brain, so that windows grow and odd margins occur.

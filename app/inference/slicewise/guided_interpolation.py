@@ -2,7 +2,7 @@
 
 In a small neighbourhood what a network makes is close to a weighted sum of what it sees. The weights are found in the
 slices that were made; in those between, they carry over what the exam shows beyond a straight line. Source: the guided
-filter with several guides (He, Sun and Tang, IEEE TPAMI 2013, section 3.4), whose weights these are.
+filter with several guides (He, Sun and Tang, IEEE TPAMI 2013), whose weights these are.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def fill_between(
     ]
     if not gaps:
         return
-    weights = None
-    if guides is not None and inside is not None:
-        where = list(made)
-        parts = (where[first : first + _CHUNK] for first in range(0, len(where), _CHUNK))
-        weights = torch.cat([guide_weights(stack[p], guides[:, p], inside[p]) for p in parts], dim=1)
+    for _, first, second in gaps:
+        for index in range(first + 1, second):
+            torch.lerp(stack[first], stack[second], (index - first) / (second - first), out=stack[index])
+    if guides is None or inside is None:
+        return
+    where = list(made)
+    parts = (where[first : first + _CHUNK] for first in range(0, len(where), _CHUNK))
+    weights = torch.cat([guide_weights(stack[p], guides[:, p], inside[p]) for p in parts], dim=1)
     for place, first, second in gaps:
         for index in range(first + 1, second):
             share = (index - first) / (second - first)
-            torch.lerp(stack[first], stack[second], share, out=stack[index])
-            if weights is None or guides is None or inside is None:
-                continue
             detail = guides[:, index] - torch.lerp(guides[:, first], guides[:, second], share)
             known = inside[first] & inside[index] & inside[second]
             carried = (torch.lerp(weights[:, place], weights[:, place + 1], share) * detail).sum(dim=0)
@@ -60,7 +60,10 @@ def fill_between(
 
 
 def guide_weights(slices: Tensor, guides: Tensor, inside: Tensor) -> Tensor:
-    """Fit slices by their guides around each pixel, and average the weights there (equations 14 to 16 of the source).
+    """Fit slices by their guides around each pixel, and average the weights there.
+
+    With C the covariance of the guides around a pixel, e the ridge, I the guides and p the slice, the weights there are
+    (C + e)^-1 (mean(I p) - mean(I) mean(p)).
 
     Args:
         slices: float32, N x R x C.

@@ -91,7 +91,7 @@ def test_distant_slices_have_nothing_between_them():
 
 
 def test_weights_by_hand():
-    """Equation 14 with one guide: the covariance over the variance and the ridge, the same at each pixel."""
+    """With one guide: the covariance over the variance and the ridge, the same at each pixel."""
     guide = torch.tensor([1.0, -1.0]).repeat(10)[None, None, None].expand(1, 1, 20, 20).contiguous()
     weights = guide_weights(3 * guide[0] + 5, guide, torch.ones(1, 20, 20, dtype=torch.bool))
     # Of five columns two or three are high: the variance is 1 - (1 / 5) ** 2.

@@ -126,7 +126,8 @@ class ModelOptions:
         default="default",
         metadata=_option(
             "what a network's images may cost: fast makes every second slice of each view, interpolates between them "
-            "and runs no mirrored exam; best runs every slice and the mirrored exam; default: the model's own way"
+            "and runs no mirrored exam; best runs every slice and the mirrored exam; default: the model's own way, and "
+            "where that runs the mirrored exam, every second slice of it between every second of the other"
         ),
     )
     intensity: str | None = field(

@@ -13,7 +13,7 @@ from app.inference.device import Machine, Runtime, choose_device, choose_runtime
 from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slicewise.slice_predictor import SlicePredictor
-from app.inference.slicewise.view_fusion import FAST_STEP, FusionOptions
+from app.inference.slicewise.view_fusion import THINNED_STEP, FusionOptions
 from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_quality, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
@@ -40,7 +40,8 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
         check_not_exchanged(manifest, other)
     model = open_network(entry, refiner, options, runtime)
     if model.refiner is not None:
-        _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
+        # Slices that are left out change too little to warn of.
+        _warn_of_other_fusion(model.refiner, fusion_of(entry, replace(model.fusion, step=1)))
     shared = _refiner_of_specialists(model)
     # The options ask for this model's refiner. Else a specialist is refined where its own entry says so.
     refine = (None if options.refine else options.refine) if shared is None else False
@@ -186,8 +187,10 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
     spec = spec_as(entry, GeneratorSpec)
     own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
     flip = own if options.flip_average is None else options.flip_average
-    # Where one pass makes several slices, nothing is left out.
-    step = FAST_STEP if options.quality == "fast" and spec.architecture.slices == 1 else 1
+    # By default half of the slices lose nothing that counts: the mirrored exam's lie between the others. Where one pass
+    # makes several slices, nothing is left out.
+    is_thinned = options.quality == "fast" or (options.quality == "default" and flip)
+    step = THINNED_STEP if is_thinned and spec.architecture.slices == 1 else 1
     fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
     if fusion.needs_error and not spec.has_confidence:
         raise UsageError(

@@ -13,7 +13,7 @@ from app.inference.prepared import Prepared
 from app.inference.refinement import VolumeRefiner
 from app.inference.slicewise.slice_predictor import SlicePredictor
 from app.inference.slicewise.view_fusion import FusedPrediction, FusionOptions, tta_passes
-from app.inference.trial import trial_ssim
+from app.inference.trial import STEP, trial_ssim
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.expected_quality import INPUTS, Expectation, QualityModel
 from app.preprocessing.normalization import Intensity, Normalization
@@ -194,7 +194,9 @@ class NetworkModel:
             return None
         tried, fitted = self.trial_model or self, self.expected_quality
         is_known = predicted.disagreement is not None and len(prepared.arrays) == INPUTS
-        trial = trial_ssim(prepared, tried) if is_known and fitted.is_for(tried.identity.sha256) else None
+        is_tried = is_known and fitted.is_for(tried.identity.sha256)
+        # Where slices are left out, so are those of the trial.
+        trial = trial_ssim(prepared, tried, STEP * self.fusion.step) if is_tried else None
         return fitted.expect(prepared.statistics, target, trial, predicted.disagreement)
 
     def median_of(self, target: Modality, prepared: Prepared) -> float | None:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 STEP: Final = 8
 
 
-def trial_ssim(prepared: Prepared, model: NetworkModel) -> float | None:
+def trial_ssim(prepared: Prepared, model: NetworkModel, step: int = STEP) -> float | None:
     """Make each present sequence from the others, on some axial slices, and score it.
 
     Args:
         prepared: two sequences or more.
         model: its own network is tried, not its specialists'.
+        step: of so many axial slices one is made.
 
     Returns:
         SSIM in the brain, slice by slice, of sequences scaled as the challenge scales volumes; the mean over those that
@@ -44,11 +45,11 @@ def trial_ssim(prepared: Prepared, model: NetworkModel) -> float | None:
     if len(prepared.arrays) < 2 or model.spec.needed or "axial" not in model.spec.views:
         return None
     tried = [m for m in MODALITIES if m in prepared.arrays and m in model.spec.targets]
-    return float(np.mean([_score(prepared, m, model) for m in tried])) if tried else None
+    return float(np.mean([_score(prepared, m, model, step) for m in tried])) if tried else None
 
 
-def _score(prepared: Prepared, target: Modality, model: NetworkModel) -> float:
-    window = thin_out(place_window(prepared.foreground, "axial", model.spec.canvas), STEP)
+def _score(prepared: Prepared, target: Modality, model: NetworkModel, step: int) -> float:
+    window = thin_out(place_window(prepared.foreground, "axial", model.spec.canvas), step)
     rest = prepared.without(target)
     median = model.median_of(target, rest)
     made = model.predictor.predict(rest, target, [TtaPass((window,))], FusionOptions(), median).volume

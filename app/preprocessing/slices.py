@@ -115,13 +115,19 @@ def place_window(foreground: MaskArray, view: View, canvas: Canvas) -> Window:
     return Window(view, (starts[0], starts[1]), (sizes[0], sizes[1]), tuple(int(i) for i in slices))
 
 
-def thin_out(window: Window, step: int) -> Window:
-    """List every so-maniest of a window's slices, and each that has no listed neighbour on both sides."""
+def thin_out(window: Window, step: int, first: int = 0) -> Window:
+    """List every so-maniest of a window's slices, and each that has no neighbour on both sides.
+
+    Args:
+        first: place of the first that is kept, less than `step`.
+    """
     if step == 1:
         return window
     known = set(window.slices)
     kept = tuple(
-        index for place, index in enumerate(window.slices) if place % step == 0 or not {index - 1, index + 1} <= known
+        index
+        for place, index in enumerate(window.slices)
+        if place % step == first or not {index - 1, index + 1} <= known
     )
     return replace(window, slices=kept, step=step)
 

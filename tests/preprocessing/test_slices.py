@@ -94,6 +94,7 @@ def test_thinned_out_the_ends_stay(count, step, kept):
 def test_thinned_out_both_sides_of_a_gap_stay():
     window = Window("axial", (0, 0), (16, 16), (0, 1, 2, 3, 9, 10, 11, 12))
     assert thin_out(window, 2).slices == (0, 2, 3, 9, 11, 12)
+    assert thin_out(window, 2, first=1).slices == (0, 1, 3, 9, 10, 12)
 
 
 @pytest.mark.parametrize(

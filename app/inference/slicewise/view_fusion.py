@@ -25,8 +25,8 @@ from app.core.constants import View
 from app.core.types import MaskArray, VolumeArray
 from app.preprocessing.slices import Canvas, Window, place_window, thin_out
 
-#: Of how many slices of a view one is made where an image shall be made fast.
-FAST_STEP: Final = 2
+#: Of how many slices of a view one is made where not all are.
+THINNED_STEP: Final = 2
 #: Expected error where no window reaches: there the volume is background, and nothing was expected.
 ERROR_OUTSIDE = 1.0
 #: Below this expected error, in z-scores, the weight of a view grows no more.
@@ -41,7 +41,8 @@ class FusionOptions:
         method: `mean`, `median` or `confidence`.
         flip: whether the mirrored exam is run as well.
         with_error: whether the expected error of the result is wanted.
-        step: of so many slices of each view one is made; those between are interpolated.
+        step: of so many slices of each view one is made; those between are interpolated. The mirrored exam's slices
+            then lie between the others.
     """
 
     method: FusionName = "mean"
@@ -97,13 +98,15 @@ def tta_passes(
     A sagittal slice has no left: the mirrored brain has the very same ones, and its second run is left out.
 
     Args:
-        step: of so many slices of each view one is made, and the first and the last.
+        step: of so many slices of each view one is made, and the first and the last; those of the mirrored brain lie
+            between the others.
     """
     passes = [TtaPass(tuple(thin_out(place_window(foreground, view, canvas), step) for view in views))]
     mirrored = [view for view in views if view != "sagittal"]
     if flip and mirrored:
+        between = step // 2
         # Windows of their own: a mirrored window may lie one voxel beside the window of the mirrored brain.
-        windows = (thin_out(place_window(foreground[::-1], view, canvas), step) for view in mirrored)
+        windows = (thin_out(place_window(foreground[::-1], view, canvas), step, between) for view in mirrored)
         passes.append(TtaPass(tuple(_mirror(w, len(foreground)) for w in windows), mirrored=True))
     return passes
 

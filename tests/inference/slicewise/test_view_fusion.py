@@ -179,6 +179,14 @@ class TestPasses:
         assert view_weights([TtaPass(p.windows) for p in passes[:1]])["axial"] == pytest.approx(1 / 3)
         assert len(tta_passes(foreground, ("sagittal",), CANVAS, flip=True)) == 1
 
+    def test_thinned_out_the_mirrored_slices_lie_between_the_others(self, foreground):
+        plain, mirrored = tta_passes(foreground, VIEWS, CANVAS, flip=True, step=2)
+        for window in mirrored.windows:
+            (other,) = (w for w in plain.windows if w.view == window.view)
+            every = place_window(foreground, window.view, CANVAS).slices
+            assert sorted({*window.slices, *other.slices}) == list(every)
+            assert {*window.slices} & {*other.slices} <= {every[0], every[-1]}
+
     @pytest.mark.parametrize("less", [0, 1, 7])
     def test_a_mirrored_window_shows_the_mirrored_brain(self, foreground, less):
         """Its slices with their rows backwards are those of the mirrored exam's own window."""

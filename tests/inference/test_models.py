@@ -66,7 +66,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("fusion", FUSIONS)
     def test_a_mirrored_exam_gives_a_mirrored_result(self, weights, subject, fusion):
-        model = _open(weights, fusion=fusion, flip_average=True, with_error=True)
+        model = _open(weights, fusion=fusion, quality="best", with_error=True)
         volumes = _volumes(subject)
         # One voxel less, so that the brain's middle moves by half a voxel against the grid's.
         volumes = {m: replace(v, data=v.data[1:]) for m, v in volumes.items()}

@@ -120,6 +120,14 @@ def _solve(matrix: dict[tuple[int, int], Tensor], right: list[Tensor]) -> list[T
 
 def _means(planes: Tensor) -> Tensor:
     """Average over the neighbourhood of each pixel, N x R x C; beyond the edge everything is 0."""
-    width = 2 * _RADIUS + 1
-    rows = F.avg_pool2d(planes[:, None], (width, 1), stride=1, padding=(_RADIUS, 0))
-    return F.avg_pool2d(rows, (1, width), stride=1, padding=(0, _RADIUS))[:, 0]
+    # Sums of shifted planes: on a processor several times faster than torch's pooling.
+    width, (rows, columns) = 2 * _RADIUS + 1, planes.shape[1:]
+    padded = F.pad(planes, (0, 0, _RADIUS, _RADIUS))
+    down = padded[:, :rows].clone()
+    for shift in range(1, width):
+        down += padded[:, shift : shift + rows]
+    padded = F.pad(down, (_RADIUS, _RADIUS))
+    across = padded[..., :columns].clone()
+    for shift in range(1, width):
+        across += padded[..., shift : shift + columns]
+    return across.div_(width * width)

@@ -66,9 +66,9 @@ class TestResume:
             assert "is kept as it is" in kept.warnings[-1]
             assert "--overwrite" in kept.warnings[-1]
         (again,) = run(config_of(tmp_path, weights_dir, model="tiny", flip_average=True, overwrite=True)).outcomes
-        assert again.outputs[0].provenance.fusion == "mean+flip"
+        assert again.outputs[0].provenance.fusion == "mean+flip+step2"
         text = nib.load(tmp_path / "out" / "a-t2f.nii.gz").header["descrip"].item().decode()
-        assert text.endswith(" mean+flip")
+        assert text.endswith(" mean+flip+step2")
 
     def test_overwrite_makes_all_again(self, three, weights_dir):
         run(config_of(three, weights_dir))

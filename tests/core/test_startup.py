@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from app.core.startup import TUNABLES, WAIT_POLICY, tuned_environment
+from app.core.startup import SPIN_COUNT, TUNABLES, tuned_environment
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library has no such settings")
 
 
 def test_settings_are_added_once_and_only_where_they_are_understood():
     asked = tuned_environment({"PATH": "/bin"}, "glibc")
-    assert asked == {"PATH": "/bin", "GLIBC_TUNABLES": TUNABLES, "OMP_WAIT_POLICY": WAIT_POLICY}
+    assert asked == {"PATH": "/bin", "GLIBC_TUNABLES": TUNABLES, "GOMP_SPINCOUNT": SPIN_COUNT}
     assert tuned_environment(asked, "glibc") is None
     assert tuned_environment({}, "musl") is None
 
@@ -24,7 +24,7 @@ def test_settings_are_added_once_and_only_where_they_are_understood():
 @pytest.mark.parametrize("waiting", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "100"}])
 def test_a_users_own_settings_stay(memory, waiting):
     assert tuned_environment({**memory, **waiting}, "glibc") is None
-    assert tuned_environment(memory, "glibc") == {**memory, "OMP_WAIT_POLICY": WAIT_POLICY}
+    assert tuned_environment(memory, "glibc") == {**memory, "GOMP_SPINCOUNT": SPIN_COUNT}
     assert tuned_environment(waiting, "glibc") == {**waiting, "GLIBC_TUNABLES": TUNABLES}
 
 
@@ -34,10 +34,10 @@ def test_the_command_starts_anew_with_its_arguments():
     plain = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     script = (
         "import os, sys; from app.core.startup import start_tuned; start_tuned(); "
-        "print(os.environ['GLIBC_TUNABLES'], os.environ['OMP_WAIT_POLICY'], *sys.argv)"
+        "print(os.environ['GLIBC_TUNABLES'], os.environ['GOMP_SPINCOUNT'], *sys.argv)"
     )
     done = subprocess.run([sys.executable, "-c", script, "a b"], env=plain, check=True, capture_output=True, text=True)
-    assert done.stdout == f"{TUNABLES} {WAIT_POLICY} -c a b\n"
+    assert done.stdout == f"{TUNABLES} {SPIN_COUNT} -c a b\n"
 
 
 @glibc

@@ -22,7 +22,7 @@ from app.batch.tracing import Trace
 from app.core.config import RunConfig
 from app.core.errors import DeviceError, TetradError, UsageError, WeightsError
 from app.core.signals import SignalGuard
-from app.core.startup import TUNABLES, WAIT_POLICY
+from app.core.startup import SPIN_COUNT, TUNABLES
 from app.data.cases import Case
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class RayRunner:
                 raise DeviceError("no worker was started for ten minutes; is the Ray cluster busy with other work?")
 
     def _start(self, place: Place, starts: int = 1) -> None:
-        environment = {"GLIBC_TUNABLES": TUNABLES, "OMP_WAIT_POLICY": WAIT_POLICY, "OMP_NUM_THREADS": str(place.cores)}
+        environment = {"GLIBC_TUNABLES": TUNABLES, "GOMP_SPINCOUNT": SPIN_COUNT, "OMP_NUM_THREADS": str(place.cores)}
         actor = (
             self._ray.remote(SubjectWorker)
             .options(

@@ -187,8 +187,8 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
     spec = spec_as(entry, GeneratorSpec)
     own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
     flip = own if options.flip_average is None else options.flip_average
-    # By default half of the slices lose nothing that counts: the mirrored exam's lie between the others. Where one pass
-    # makes several slices, nothing is left out.
+    # With the mirrored exam every place has a slice, of the one or the other. Where one pass makes several slices,
+    # nothing is left out.
     is_thinned = options.quality == "fast" or (options.quality == "default" and flip)
     step = THINNED_STEP if is_thinned and spec.architecture.slices == 1 else 1
     fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import platform
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from app.data.phantom import Phantom, make_phantom
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHAPE = (240, 240, 155)
 
@@ -35,6 +40,13 @@ def choose(names: Iterable[str], asked: str, parser: argparse.ArgumentParser) ->
     if unknown := [name for name in wanted if name not in known]:
         parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
     return [name for name in known if name in wanted]
+
+
+def as_png(figure: Figure) -> bytes:
+    """A drawn figure as PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    return stream.getvalue()
 
 
 def machine() -> str:

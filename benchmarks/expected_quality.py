@@ -41,6 +41,7 @@ from app.report.plotting import figure_class
 from app.training.config import load_recipe
 from app.training.fits.expected_quality import LeftOut, fit_quality, left_out_estimates, ranges_of
 from app.training.trainer import TrainingPaths
+from benchmarks._common import as_png
 from benchmarks._training import generator_of, train_once
 
 log = logging.getLogger(__name__)
@@ -185,8 +186,6 @@ def _print_observed(pairs: Mapping[str, Sequence[Observed]]) -> None:
 
 def _plot(rows: Sequence[LeftOut], pairs: Mapping[str, Sequence[Observed]]) -> bytes:
     """Draws observed over expected SSIM as PNG: subjects left out, and those of `--validation` with their intervals."""
-    import io
-
     figure = figure_class()(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()
     observed = np.array([row.ssim for row in rows])
@@ -199,9 +198,7 @@ def _plot(rows: Sequence[LeftOut], pairs: Mapping[str, Sequence[Observed]]) -> b
     axes.plot(limits, limits, color="black", lw=0.8)
     axes.set(xlabel="expected SSIM in the brain", ylabel="observed", xlim=limits, ylim=limits)
     axes.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    return stream.getvalue()
+    return as_png(figure)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 
 from app.core.config import ModelOptions, RuntimeOptions
@@ -20,6 +21,9 @@ from app.registry.manifest import Entry, Manifest, spec_as
 from app.registry.spec import GeneratorSpec, RefinerSpec, RegressionSpec, Segmenter2dSpec, Segmenter3dSpec
 
 log = logging.getLogger(__name__)
+
+#: What a fusion's name says of slices that are left out.
+_STEP = re.compile(r"\+step\d+$")
 
 
 def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOptions) -> Model:
@@ -40,8 +44,7 @@ def open_model(manifest: Manifest, options: ModelOptions, runtime: RuntimeOption
         check_not_exchanged(manifest, other)
     model = open_network(entry, refiner, options, runtime)
     if model.refiner is not None:
-        # Slices that are left out change too little to warn of.
-        _warn_of_other_fusion(model.refiner, fusion_of(entry, replace(model.fusion, step=1)))
+        _warn_of_other_fusion(model.refiner, fusion_of(entry, model.fusion))
     shared = _refiner_of_specialists(model)
     # The options ask for this model's refiner. Else a specialist is refined where its own entry says so.
     refine = (None if options.refine else options.refine) if shared is None else False
@@ -185,13 +188,7 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
         WeightsError: the model is no generator.
     """
     spec = spec_as(entry, GeneratorSpec)
-    own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
-    flip = own if options.flip_average is None else options.flip_average
-    # With the mirrored exam every place has a slice, of the one or the other. Where one pass makes several slices,
-    # nothing is left out.
-    is_thinned = options.quality == "fast" or (options.quality == "default" and flip)
-    step = THINNED_STEP if is_thinned and spec.architecture.slices == 1 else 1
-    fusion = FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
+    fusion = fusion_for(spec, options)
     if fusion.needs_error and not spec.has_confidence:
         raise UsageError(
             f"model {entry.name!r} does not say how sure it is; name one that was trained with a confidence head "
@@ -199,6 +196,17 @@ def choose_fusion(entry: Entry, options: ModelOptions) -> FusionOptions:
             + ("." if set(spec.targets) == set(MODALITIES) else "; --no-specialists does without this model.")
         )
     return fusion
+
+
+def fusion_for(spec: GeneratorSpec, options: ModelOptions) -> FusionOptions:
+    """Tell how the views of a generator are fused: as asked, else as it says itself."""
+    own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
+    flip = own if options.flip_average is None else options.flip_average
+    # With the mirrored exam every place has a slice, of the one or the other. Where one pass makes several slices,
+    # nothing is left out.
+    is_thinned = options.quality == "fast" or (options.quality == "default" and flip)
+    step = THINNED_STEP if is_thinned and spec.architecture.slices == 1 else 1
+    return FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
 
 
 def fusion_of(entry: Entry, fusion: FusionOptions) -> str:
@@ -247,6 +255,7 @@ def choose_refiner(manifest: Manifest, entry: Entry, refine: bool | None = None)
 def _warn_of_other_fusion(refiner: VolumeRefiner, fusion: str) -> None:
     """Warn where a refiner learnt on views that were fused in another way."""
     first = refiner.spec.first_stage
-    if first is not None and first.fusion is not None and first.fusion != fusion:
+    # Slices that are left out change too little to warn of.
+    if first is not None and first.fusion is not None and _STEP.sub("", first.fusion) != _STEP.sub("", fusion):
         log.warning("The refiner %s learned on views joined as %r and gets %r now.",
                     refiner.identity.name, first.fusion, fusion)  # fmt: skip

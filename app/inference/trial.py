@@ -16,7 +16,7 @@ from app.inference.slicewise.view_fusion import FusionOptions, TtaPass
 from app.preprocessing.foreground import bounding_box
 from app.preprocessing.normalization import denormalize, rescale_as_scored
 from app.preprocessing.similarity import ssim_map
-from app.preprocessing.slices import place_window, thin_out
+from app.preprocessing.slices import plan_window
 
 if TYPE_CHECKING:
     from app.core.constants import Modality
@@ -49,7 +49,7 @@ def trial_ssim(prepared: Prepared, model: NetworkModel, step: int = STEP) -> flo
 
 
 def _score(prepared: Prepared, target: Modality, model: NetworkModel, step: int) -> float:
-    window = thin_out(place_window(prepared.foreground, "axial", model.spec.canvas), step)
+    window = plan_window(prepared.foreground, "axial", model.spec.canvas, step)
     rest = prepared.without(target)
     median = model.median_of(target, rest)
     made = model.predictor.predict(rest, target, [TtaPass((window,))], FusionOptions(), median).volume

@@ -57,6 +57,7 @@ class HfGanConfig:
     # The runtime asks these of every generator.
     neighbours: ClassVar[int] = 0
     slices: ClassVar[int] = 1
+    multiple: ClassVar[int] = 16
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -100,6 +101,11 @@ class UNetConfig:
     view_code: ClassVar[bool] = True
     position: ClassVar[Position] = "sinusoidal"
 
+    @property
+    def multiple(self) -> int:
+        """What a slice's rows and columns must be a multiple of: every level but the first halves them."""
+        return 1 << (len(self.widths) - 1)
+
 
 @dataclass(frozen=True)
 class Segmenter2dConfig:
@@ -138,6 +144,7 @@ class Ds3NetConfig:
     view_code: ClassVar[bool] = False
     neighbours: ClassVar[int] = 0
     slices: ClassVar[int] = 1
+    multiple: ClassVar[int] = 16
     position: ClassVar[Position] = "sinusoidal"
 
     @property

@@ -7,6 +7,7 @@ each side. It may reach over the volume's edge, where it holds the background va
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -21,6 +22,11 @@ SLICE_AXIS: Final[dict[View, int]] = {"axial": 2, "sagittal": 0, "coronal": 1}
 
 #: Networks halve a slice four times.
 MULTIPLE: Final = 16
+#: Least rows and columns of a window close to the brain, and how many it has around that.
+CLOSE_SIDE: Final = 64
+CLOSE_RIM: Final = 4
+#: Slices of a brain that share such a window.
+CLOSE_DEPTH: Final = 8
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,17 @@ class Canvas:
         sizes: rows and columns per view, multiples of 16.
         centre: `brain` (window centred on the brain's bounding box) or `volume` (on the whole slice, which
             pads 155 voxels to 240 by 42 and 43).
+        close: what rows and columns of smaller windows, close to the brain of a few slices, are a multiple of, for a
+            network that learnt those and is run on them; 0 for one that is run on whole windows.
     """
 
     sizes: dict[View, tuple[int, int]]
     centre: Literal["brain", "volume"] = "brain"
+    close: int = 0
 
     def __post_init__(self) -> None:
+        if self.close not in {0, 1, 2, 4, 8, MULTIPLE}:
+            raise ValueError(f"close = {self.close} is neither 0 nor a divisor of {MULTIPLE}")
         for view, size in self.sizes.items():
             if view not in VIEWS or any(n <= 0 or n % MULTIPLE for n in size):
                 raise ValueError(f"canvas {size} of view {view!r} is not a pair of multiples of {MULTIPLE}")
@@ -52,6 +63,8 @@ class Window:
         size: rows and columns.
         slices: indices along the slice axis that have any foreground; the others are background.
         step: the largest distance of two listed slices between which slices of foreground were left out.
+        parts: smaller windows, close to the brain, which together list the same slices; none where the network sees
+            them through the whole window.
     """
 
     view: View
@@ -59,6 +72,7 @@ class Window:
     size: tuple[int, int]
     slices: tuple[int, ...]
     step: int = 1
+    parts: tuple[Window, ...] = ()
 
 
 def neighbour_offsets(neighbours: int) -> tuple[int, ...]:
@@ -130,6 +144,71 @@ def thin_out(window: Window, step: int, first: int = 0) -> Window:
         if place % step == first or not {index - 1, index + 1} <= known
     )
     return replace(window, slices=kept, step=step)
+
+
+def plan_window(foreground: MaskArray, view: View, canvas: Canvas, step: int = 1, first: int = 0) -> Window:
+    """Place the window of one view, list every so-maniest slice, and find its smaller windows if the network has them.
+
+    Args:
+        foreground: bool, axes (left, posterior, superior).
+        step, first: as in `thin_out`.
+    """
+    window = thin_out(place_window(foreground, view, canvas), step, first)
+    return replace(window, parts=close_parts(window, foreground, canvas.close)) if canvas.close else window
+
+
+def close_parts(window: Window, foreground: MaskArray, multiple: int) -> tuple[Window, ...]:
+    """Find smaller windows, each close to the brain of a few of the listed slices and of those left out beside them.
+
+    The mirrored brain has the mirrored ones, whatever the view.
+
+    Args:
+        foreground: bool, axes (left, posterior, superior).
+        multiple: of their rows and columns.
+    """
+    stack = stack_slices(foreground, window.view)
+    inside, outside = overlap(window, stack.shape[1:])
+    brain = stack[:, inside[0], inside[1]]
+    filled = [np.zeros((len(stack), length), np.bool_) for length in window.size]
+    for axis in (0, 1):
+        filled[axis][:, outside[axis]] = brain.any(axis=2 - axis)
+    parts = []
+    for few in _few_each(window.slices, max(1, CLOSE_DEPTH // window.step)):
+        near = slice(max(few[0] - window.step + 1, 0), few[-1] + window.step)
+        rows, columns = (close_span(np.any(lines[near], axis=0), multiple) for lines in filled)
+        start = (window.start[0] + rows.start, window.start[1] + columns.start)
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        parts.append(Window(window.view, start, size, few, window.step))
+    return tuple(parts)
+
+
+def _few_each(slices: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
+    """Cut a list into pieces of at most `count`, the same from either end."""
+    whole, half = len(slices), len(slices) // 2
+    bounds = [(first, min(first + count, half)) for first in range(0, half, count)]
+    middle = [(half, half + 1)] if whole % 2 else []
+    for first, end in (*bounds, *middle, *((whole - end, whole - first) for first, end in reversed(bounds))):
+        yield slices[first:end]
+
+
+def close_span(filled: NDArray[np.bool_], multiple: int, rim: int = CLOSE_RIM) -> slice:
+    """Find the part of a window's rows, or columns, that lies close to the brain.
+
+    Args:
+        filled: which of them show brain.
+        multiple: that its length shall be of; the window's length is one.
+        rim: so many more on each side, where the window has them.
+
+    Returns:
+        The part: no shorter than `CLOSE_SIDE` where the window is not; all of it where nothing is filled.
+    """
+    length, where = len(filled), np.flatnonzero(filled)
+    if not where.size:
+        return slice(0, length)
+    low, high = int(where[0]) - rim, int(where[-1]) + 1 + rim
+    size = min(length, max(CLOSE_SIDE, -(-(high - low) // multiple) * multiple))
+    start = min(max((low + high - size) // 2, 0), length - size)
+    return slice(start, start + size)
 
 
 def crop(volume: VolumeArray, window: Window, background: float) -> SliceStack:

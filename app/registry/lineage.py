@@ -51,6 +51,7 @@ class TrainingRecord(Strict):
         minutes: of training.
         started_from, first_stage, teacher: checksums of the weights that it began with, of the generator that it
             refines, and of the frozen segmenter that taught it.
+        start_share: how much of the weights is `started_from`'s, where they were mixed after the training.
         source: the public checkpoint that was imported.
         scores: of the result.
     """
@@ -66,6 +67,7 @@ class TrainingRecord(Strict):
     started_from: str | None = None
     first_stage: str | None = None
     teacher: str | None = None
+    start_share: float | None = None
     source: dict[str, str] | None = None
     scores: ModelScores | None = None
 

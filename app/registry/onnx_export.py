@@ -63,9 +63,13 @@ def to_onnx(network: HfGan | UNetGenerator | Ds3NetSliceGenerator, canvas: Canva
     batch = torch.export.Dim("batch", min=1, max=4096)
     shapes: dict[str, dict[int, object]] = {name: {0: batch} for name in names}
     if network.config.position == "sinusoidal":
-        # The network halves four times, so sides are sixteen-fold; torch reads that off the factor.
-        rows, columns = torch.export.Dim("rows16", min=2, max=64), torch.export.Dim("columns16", min=2, max=64)
-        shapes["images"] |= {2: 16 * rows, 3: 16 * columns}
+        # The network halves the sides some times; torch reads that off the factor.
+        multiple = network.config.multiple
+        rows, columns = (
+            torch.export.Dim(f"{name}{multiple}", min=32 // multiple, max=1024 // multiple)
+            for name in ("rows", "columns")
+        )
+        shapes["images"] |= {2: multiple * rows, 3: multiple * columns}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
@@ -88,6 +92,8 @@ def to_onnx(network: HfGan | UNetGenerator | Ds3NetSliceGenerator, canvas: Canva
 def halve_exact(model: bytes) -> bytes:
     """Stores float32 weights that float16 holds exactly as such, with a cast before their use.
 
+    What the exporter notes of each node, the place in the source among it, is left out.
+
     Shipped weights were rounded to float16 when they were exported. The runtime casts them once, when it opens the
     file, and computes the same.
     """
@@ -108,6 +114,8 @@ def halve_exact(model: bytes) -> bytes:
         tensor.CopyFrom(numpy_helper.from_array(half, stored))
         casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     others = list(form.graph.node)
+    for noted in (*others, *form.graph.value_info):
+        del noted.metadata_props[:]
     del form.graph.node[:]
     form.graph.node.extend([*casts, *others])
     return bytes(form.SerializeToString())

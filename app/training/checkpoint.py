@@ -49,6 +49,7 @@ class State:
         teacher: the frozen segmenter; None where none teaches.
         lineage: trainings of these three models and of all that they were made from.
         validated: names of the subjects that `best` is of; None before the first validation.
+        start_share: of `started_from` in `average`, where they were mixed for an export.
     """
 
     recipe: Recipe
@@ -71,6 +72,7 @@ class State:
     teacher: Identity | None = None
     lineage: Lineage = field(default_factory=Lineage)
     validated: list[str] | None = None
+    start_share: float | None = None
 
     @property
     def rounded_average(self) -> dict[str, Tensor]:
@@ -111,6 +113,7 @@ class State:
             started_from=None if self.started_from is None else self.started_from.sha256,
             first_stage=None if self.first_stage is None else self.first_stage.sha256,
             teacher=None if self.teacher is None else self.teacher.sha256,
+            start_share=self.start_share,
             scores=scores,
         )
 

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from app.core.config import FusionName
 from app.core.constants import View
 from app.core.errors import UsageError
-from app.data.cases import Case, also_in
-from app.data.discovery import scan
 from app.data.segmentations import find_segmentations
-from app.registry.manifest import Entry, check_name
+from app.registry.manifest import MANIFEST, Entry, check_name, read_manifest
 from app.training.checkpoint import BEST, LAST, State, load_state
-from app.training.promotion.request import ExportRequest, check_kind
-from app.training.tasks.base import lineage_of, task_of
+from app.training.promotion.request import ExportRequest, check_kind, scoring_cases
+from app.training.tasks.base import Task, lineage_of, task_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,7 @@ def export_run(
     data: Path,
     cache: Path | None = None,
     score_on: Path | None = None,
+    start_share: float = 0.0,
     contrast: float | None = None,
     fusion: FusionName | None = None,
     flip_average: bool | None = None,
@@ -46,6 +46,9 @@ def export_run(
         score_on: complete subjects, none trained on; the model is scored there, and refused where it is worse than
             any model it replaces: the one of its name, and the default one if it shall be the default; a refiner
             where what it refines is worse than before.
+        start_share: of the model that the run began with, of which `weights` still holds the weights: as much
+            of each weight is that model's. Such means keep more of what a model did on images of other kinds. Source:
+            WiSE-FT (Wortsman et al., CVPR 2022).
         contrast: see `app.inference.postprocessing.stretch`; the recipe's if not given.
         fusion, flip_average: see `app.inference.slicewise.view_fusion`; the recipe's if not given.
         views: those of the run's views that the model is run on; the recipe's if not given.
@@ -68,6 +71,8 @@ def export_run(
     log.info("Takes %s, step %d.", checkpoint, state.step)
     task = task_of(state.recipe)
     check_kind(weights, name, task.kind)
+    if start_share > 0:
+        state = _mixed(task, state, weights, start_share)
     output = {"contrast": contrast, "fusion": fusion, "flip_average": flip_average, "views": views and list(views)}
     request = ExportRequest(
         run,
@@ -84,19 +89,35 @@ def export_run(
         device=device,
     )
     task.check_export(request)
-    cases = [] if score_on is None else _scoring_cases(state, score_on, task.export_hosts(request))
+    hosts = task.export_hosts(request)
+    known = set(state.seen).union(state.lineage.subjects, *(lineage_of(host).subjects for host in hosts))
+    cases = [] if score_on is None else scoring_cases(score_on, known)
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     masks = find_segmentations(score_on, cases) if score_on is not None else {}
     return task.export(replace(request, cases=cases, masks=masks))
 
 
-def _scoring_cases(state: State, score_on: Path, hosts: Sequence[Entry]) -> list[Case]:
-    """The complete subjects of a folder, none of whom taught the run, what it was made from, or the hosts."""
-    cases = [c for c in scan(score_on).cases if not c.absent]
-    known = set(state.seen).union(state.lineage.subjects, *(lineage_of(host).subjects for host in hosts))
-    if both := also_in([c.subject for c in cases], known):
-        raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the run has not seen.")
-    if not cases:
-        raise UsageError(f"{score_on} holds no complete subject to score on.")
-    return cases
+def _mixed(task: type[Task[Any]], state: State, weights: Path, share: float) -> State:
+    """Mix a run's averaged weights with those that it began with; what is new, such as a head, stays as it is.
+
+    Raises:
+        UsageError: it began with none, they are of another shape, or the folder does not hold them.
+    """
+    start = state.started_from
+    if start is None:
+        raise UsageError("the run began with random weights (no train --start); leave out --start-share.")
+    there = read_manifest(weights).entries.values() if (weights / MANIFEST).exists() else ()
+    entry = next((e for e in there if "torch" in e.files and e.sha256 == start.sha256), None)
+    if entry is None:
+        raise UsageError(
+            f"{weights} does not hold the weights of {start.name!r} that the run began with; name the folder that does "
+            "with --weights, or leave out --start-share."
+        )
+    before = task.read_weights(entry).state_dict()
+    if other := [k for k, v in before.items() if k in state.average and v.shape != state.average[k].shape]:
+        raise UsageError(f"{start.name!r} has another shape than the run ({other[0]}); leave out --start-share.")
+    average = {
+        k: share * before[k].float() + (1 - share) * v.float() if k in before else v for k, v in state.average.items()
+    }
+    return replace(state, average=average, start_share=share)

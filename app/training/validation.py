@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.core.config import RuntimeOptions
+from app.core.config import ModelOptions, RuntimeOptions
 from app.core.constants import MODALITIES, REFERENCE_OF, Modality
 from app.core.errors import CaseError, UsageError
 from app.data.cases import Case
@@ -25,11 +25,11 @@ from app.evaluation.scoring import VolumeScores
 from app.evaluation.statistics import summarise
 from app.inference.backends import TorchBackend
 from app.inference.device import Machine, choose_runtime
+from app.inference.loading import fusion_for
 from app.inference.models import Model, NetworkModel
 from app.inference.pipeline import synthesize_case
 from app.inference.refinement import VolumeRefiner
 from app.inference.slicewise.slice_predictor import SlicePredictor
-from app.inference.slicewise.view_fusion import FusionOptions
 from app.inference.tumour.segmentation import TumourSegmenter, segment_slices
 from app.inference.tumour.tissnet import CompletingSegmenter
 from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
@@ -62,13 +62,12 @@ def candidate_model(
     intensity: IntensityPredictor | None,
     device: torch.device,
 ) -> Model:
-    """Build the pipeline's model of a generator; its network is a copy."""
+    """Build the pipeline's model of a generator as it runs by default; its network is a copy."""
     runtime = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(str(device)))
     backend = TorchBackend(copy.deepcopy(network), runtime)
     shape = spec.architecture
     predictor = SlicePredictor(backend, runtime.batch_size, shape.neighbours, shape.slices)
-    fusion = FusionOptions(spec.fusion, spec.flip_average)
-    return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion)
+    return NetworkModel(CANDIDATE, spec, intensity, predictor, runtime, fusion_for(spec, ModelOptions()))
 
 
 def candidate_refined_model(network: Refiner | Enhancer, spec: RefinerSpec, stage_one: Model) -> Model:

@@ -13,6 +13,7 @@ from app.core.errors import ExitCode
 from app.data.discovery import scan
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import VolumeScores
+from benchmarks import cost
 from benchmarks._training import difference_cells, kept_scores
 from benchmarks.ablation import VARIANTS
 from benchmarks.capacity import FIGURES, Fleet, bottleneck, simulate
@@ -32,8 +33,8 @@ def test_without_a_known_name_it_says_what_there_is(arguments):
     done = _call(*arguments)
     assert done.returncode == 2
     names = (
-        "ablation, batch, capacity, cgsamr, clinic, compare, downstream, ds3net, expected_quality, further, fusion, "
-        "intensity, memory, scale, sharing, speed, ssim, tissnet, ways"
+        "ablation, batch, capacity, cgsamr, clinic, compare, cost, downstream, ds3net, expected_quality, further, "
+        "fusion, intensity, memory, scale, sharing, speed, ssim, tissnet, ways"
     )
     assert names in done.stderr
 
@@ -174,3 +175,23 @@ def test_what_one_has_beyond_another():
                   for values in ((0.5, 0.7), (0.4, 0.6)))  # fmt: skip
     assert difference_cells(rows, base, {"x": 2, "y": 2}) == "+0.10 [+0.10, +0.10] | "
     assert difference_cells(rows, [], {"x": 2}) == ""
+
+
+class TestCost:
+    def test_of_each_number_the_least_of_the_rounds_counts(self):
+        assert cost.Cost(3, 9, 5).least(cost.Cost(4, 8, 6)) == cost.Cost(3, 8, 5)
+        assert cost.Cost(3, 9, 5).least(None) == cost.Cost(3, 9, 5)
+
+    def test_the_picture_needs_scores(self):
+        done = _call("cost", "--out", "nowhere")
+        assert done.returncode == 2
+        assert "give --reference, too" in done.stderr
+
+    def test_a_table_and_a_picture(self, capsys):
+        found = {
+            (p, q): cost.Cost(n + 1, n + 2, n + 3) for p in cost.PROCESSORS for n, q in enumerate(("fast", "best"))
+        }
+        scores = {"fast": 0.7, "best": 0.71}
+        cost._print(found, scores)
+        assert "| AVX2 alone | best | 2.0 | 3.0 | 4 | 0.7100 |" in capsys.readouterr().out
+        assert cost._plot(found, scores).startswith(b"\x89PNG")

@@ -252,6 +252,14 @@ class TestExchanged:
         with pytest.raises(WeightsError):
             opened(weights, "unet", backend=backend)
 
+    @pytest.mark.parametrize("change", ["_files", "_names_and_specialists"])
+    def test_so_they_are_where_files_do_not_say_whose_they_are(self, weights, change, monkeypatch):
+        """As those of version 0.1.0: their trainings are known by checksum."""
+        monkeypatch.setattr("app.inference.loading.check_metadata", lambda entry: None)
+        self._rewrite(weights, getattr(self, change))
+        with pytest.raises(WeightsError, match="fetch the weights again"):
+            opened(weights, "unet")
+
     def test_graphs_that_were_exchanged_are_refused(self, weights):
         def exchange(models):
             one, two = (models[name]["files"] for name in ("unet-t1n", "unet-t2w"))
@@ -264,5 +272,6 @@ class TestExchanged:
         assert opened(weights, "unet-t1n").model.targets == ("t1n",)
 
     def test_a_copy_of_another_name_is_taken(self, weights):
-        self._rewrite(weights, lambda models: models.update(mine=models["unet-t1n"]))
-        assert opened(weights, "mine").model.targets == ("t1n",)
+        """Of a file that does not say whose it is."""
+        self._rewrite(weights, lambda models: models.update(mine={**models["unet"], "specialists": {}}))
+        assert opened(weights, "mine").model.targets == MODALITIES

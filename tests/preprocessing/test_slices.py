@@ -7,12 +7,16 @@ from hypothesis import strategies as st
 
 from app.core.constants import VIEWS
 from app.preprocessing.slices import (
+    CLOSE_RIM,
+    CLOSE_SIDE,
     Canvas,
     Window,
+    close_span,
     crop,
     middle_slices,
     paste,
     place_window,
+    plan_window,
     stack_slices,
     thin_out,
     unstack_slices,
@@ -114,3 +118,68 @@ def test_every_slice_lies_within_one_pass(slices, count, middles):
 def test_canvas_must_be_a_multiple_of_16():
     with pytest.raises(ValueError, match="multiples of 16"):
         _canvas(40, 48)
+
+
+def test_a_close_window_divides_the_canvas():
+    with pytest.raises(ValueError, match="neither 0 nor a divisor of 16"):
+        Canvas(dict.fromkeys(VIEWS, (48, 48)), close=5)
+
+
+@pytest.mark.parametrize(
+    "filled,rim,expected",
+    [
+        # 80 of brain and twice 4 around: 88.
+        ((60, 140), 4, (56, 144)),
+        # 89 need 96: 4 more before, 3 after.
+        ((60, 141), 4, (52, 148)),
+        # At the edge the window ends.
+        ((0, 80), 4, (0, 88)),
+        ((95, 175), 4, (88, 176)),
+        # Never smaller than the least side, never larger than the window.
+        ((30, 40), 4, (3, 67)),
+        ((3, 173), 4, (0, 176)),
+        (None, 4, (0, 176)),
+        ((60, 140), 0, (60, 140)),
+    ],
+)
+def test_a_close_span_holds_the_brain_and_a_rim(filled, rim, expected):
+    lines = np.zeros(176, np.bool_)
+    if filled is not None:
+        lines[slice(*filled)] = True
+    assert close_span(lines, 8, rim) == slice(*expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), view=st.sampled_from(VIEWS), step=st.integers(1, 3), first=st.integers(0, 1))
+def test_close_windows_hold_all_slices_and_what_lies_between(seed, view, step, first):
+    _, brain = _blob((100, 110, 90), seed)
+    canvas = Canvas(dict.fromkeys(VIEWS, (96, 112)), close=8)
+    window = plan_window(brain, view, canvas, step, first % step)
+    assert [i for part in window.parts for i in part.slices] == list(window.slices)
+    stack = stack_slices(brain, view)
+    for part in window.parts:
+        assert all(n % 8 == 0 and n >= CLOSE_SIDE for n in part.size)
+        assert all(a <= b and b + n <= a + m for a, b, n, m in
+                   zip(window.start, part.start, part.size, window.size, strict=True))  # fmt: skip
+        near = range(part.slices[0] - step + 1, part.slices[-1] + step)
+        for index in (i for i in near if 0 <= i < len(stack)):
+            rows, columns = np.nonzero(stack[index])
+            for where, start, size, length in zip((rows, columns), part.start, part.size, stack.shape[1:], strict=True):
+                if len(where):
+                    # The rim is there unless the brain's window ends.
+                    assert where.min() - start >= min(CLOSE_RIM, where.min() - max(start, 0))
+                    assert start + size > where.max()
+                    assert start <= where.min() < length
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), view=st.sampled_from(VIEWS), odd=st.booleans())
+def test_the_mirrored_brain_has_the_same_close_windows(seed, view, odd):
+    """Their slices, rows backwards where the view has left and right."""
+    _, brain = _blob((100 + odd, 110, 90), seed)
+    canvas = Canvas(dict.fromkeys(VIEWS, (96, 112)), close=8)
+    parts, mirrored = (plan_window(b, view, canvas).parts for b in (brain, brain[::-1]))
+    if view == "sagittal":
+        mirrored, last = mirrored[::-1], len(brain) - 1
+        assert [p.slices for p in parts] == [tuple(last - i for i in p.slices[::-1]) for p in mirrored]
+    assert [(p.size, p.start[1]) for p in parts] == [(p.size, p.start[1]) for p in mirrored]

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from app.cli import main
 from app.core.errors import ExitCode
 from app.evaluation.scoring import find_pairs, score_pair
 from app.networks.architectures import UNET_WIDTHS
 from app.networks.unet import Segmenter2d
+from app.registry.checkpoints import load_generator
 from app.registry.lineage import TrainingRecord
 from app.registry.manifest import read_manifest
 from app.training.checkpoint import LAST, load_state
@@ -72,3 +74,34 @@ class TestCommands:
         state = load_state(tmp_path / "next" / LAST)
         assert state.started_from.name == "mine"
         assert state.lineage.trainings[state.started_from.sha256].steps == 2
+
+    def test_weights_mixed_with_those_that_the_run_began_with(self, trained, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("app.registry.onnx_export.to_onnx", lambda *_: b"graph")
+        for folder, name in (("w", "first"), ("w", "mine")):
+            assert main([*_export(trained, trained / "run", tmp_path / folder, name), "--force"]) == ExitCode.OK
+        code = main(["train", "smoke", "--data", str(trained / "data"), "--run", str(tmp_path / "next"),
+                     *SMALL_OPTIONS, *PLAIN, "--set", "schedule.steps=1", "--start", "first",
+                     "--weights", str(tmp_path / "w"), "--cache", str(trained / "run" / "cache")])  # fmt: skip
+        assert code == ExitCode.OK
+        mix = [*_export(trained, tmp_path / "next", tmp_path / "w", "mine"), "--force", "--start-share", "0.25"]
+        assert main(mix) == ExitCode.OK
+        manifest = read_manifest(tmp_path / "w")
+        before, mixed = (load_generator(manifest.entry(name)).state_dict() for name in ("first", "mine"))
+        after = load_state(tmp_path / "next" / LAST).average
+        for key, value in mixed.items():
+            torch.testing.assert_close(value, 0.25 * before[key] + 0.75 * after[key], atol=1e-3, rtol=1e-3)
+        assert record_of(tmp_path / "w", "mine").start_share == 0.25
+        capsys.readouterr()
+        # The first run began at random; another folder lacks what the second began with.
+        for run, folder, message in (
+            (trained / "run", tmp_path / "w", "began with random weights"),
+            (tmp_path / "next", tmp_path / "empty", "does not hold the weights of 'first'"),
+        ):
+            refused = [*_export(trained, run, folder, "mine"), "--force", "--start-share", "0.5"]
+            assert main(refused) == ExitCode.USAGE
+            assert message in capsys.readouterr().err
+
+
+def _export(trained, run, weights, name) -> list[str]:
+    return ["export", str(run), "--data", str(trained / "data"), "--weights", str(weights), "--model", name,
+            "--cache", str(trained / "run" / "cache")]  # fmt: skip

@@ -33,6 +33,14 @@ def add_export(commands: Any) -> None:
         metavar="C",
         help="how far its result is brought to a scan's spread, 0 to 1; default: the recipe's",
     )
+    p.add_argument(
+        "--start-share",
+        type=share,
+        default=0.0,
+        metavar="S",
+        help="the weights are so much those that the run began with (train --start), which --weights still holds; "
+        "0 to 1, default: 0",
+    )
     p.add_argument("--fusion", choices=FUSIONS, help="how its views become one volume; default: the recipe's")
     p.add_argument(
         "--flip-average",
@@ -73,6 +81,7 @@ def _export(options: argparse.Namespace) -> int:
         data=options.data,
         cache=options.cache,
         score_on=options.score_on,
+        start_share=options.start_share,
         contrast=options.contrast,
         fusion=options.fusion,
         flip_average=options.flip_average,
@@ -116,12 +125,32 @@ def add_weights(commands: Any) -> None:
     upgrade = actions.add_parser("upgrade", help="bring a folder that version 0.1 wrote to today's form")
     upgrade.add_argument("folder", type=path, metavar="DIR", help="folder with manifest.json")
     upgrade.set_defaults(command=_upgrade)
+    again = actions.add_parser(
+        "rescore", help="score a generator anew, as it runs by default and without specialists, for the lineage"
+    )
+    again.add_argument("folder", type=path, metavar="DIR", help="folder with manifest.json")
+    again.add_argument("--model", required=True, metavar="NAME", help="the generator; where it is refined by default, "
+                       "the scores are its refiner's")  # fmt: skip
+    again.add_argument(
+        "--score-on", type=path, required=True, metavar="DIR", help="complete subjects that it has not seen"
+    )
+    again.add_argument("--device", default="auto", help="as in synthesize")
+    again.set_defaults(command=_rescore)
 
 
 def _upgrade(options: argparse.Namespace) -> int:
     from app.registry.upgrade import upgrade_folder
 
     log.info("%s: %d models are of today's form now.", options.folder, upgrade_folder(options.folder))
+    return ExitCode.OK
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    from app.training.promotion.rescoring import rescore
+
+    scores = rescore(options.folder, options.model, options.score_on, options.device)
+    for metric, value in scores.mean.items():
+        log.info("%-24s %.4f", metric, value)
     return ExitCode.OK
 
 

@@ -183,23 +183,37 @@ class SlicePredictor:
         self, request: _Request, group: list[Window], mirrored: bool, fusion: ViewFusion, weights: Mapping[View, float]
     ) -> None:
         """Predict the views of one size and add them to the fusion, volume by volume; none is kept here."""
-        middles = [middle_slices(window.slices, len(self._made)) for window in group]
-        passes = [replace(window, slices=own) for window, own in zip(group, middles, strict=True)]
-        images, errors = self._slices(request, passes, mirrored)
+        made: dict[Window, tuple[Tensor, Tensor | None]] = {}
+        for same in by_size([part for window in group for part in window.parts or (window,)]):
+            made |= self._windows(request, same, mirrored)
         shape = next(iter(request.volumes.values())).shape
-        first = 0
-        for window, own in zip(group, middles, strict=True):
+        for window in group:
+            parts = [(part, *made.pop(part)) for part in window.parts or (window,)]
+            image = torch.full(shape, request.padding, device=self.backend.device)
+            error = torch.full(shape, ERROR_OUTSIDE, device=self.backend.device) if request.with_error else None
+            for part, images, errors in parts:
+                _paste(images, part, image)
+                if error is not None and errors is not None:
+                    _paste(errors, part, error)
+            _fill(image, window, request)
+            if error is not None:
+                _fill(error, window)
+            fusion.add(window.view, image, error, weights[window.view], mirrored)
+
+    def _windows(
+        self, request: _Request, windows: list[Window], mirrored: bool
+    ) -> dict[Window, tuple[Tensor, Tensor | None]]:
+        """Predict the slices of windows of one size: images and errors of each, n x rows x columns."""
+        middles = [middle_slices(window.slices, len(self._made)) for window in windows]
+        passes = [replace(window, slices=own) for window, own in zip(windows, middles, strict=True)]
+        images, errors = self._slices(request, passes, mirrored)
+        found, first = {}, 0
+        for window, own in zip(windows, middles, strict=True):
             part = slice(first, first + len(own))
             first = part.stop
-            image = self._wanted(images[part], window, own)
             error = None if errors is None else self._wanted(errors[part], window, own)
-            fusion.add(
-                window.view,
-                _paste(image, window, images.new_full(shape, request.padding), request),
-                None if error is None else _paste(error, window, error.new_full(shape, ERROR_OUTSIDE)),
-                weights[window.view],
-                mirrored,
-            )
+            found[window] = self._wanted(images[part], window, own), error
+        return found
 
     def _wanted(self, slices: Tensor, window: Window, middles: Sequence[int]) -> Tensor:
         """Choose a window's slices among those that its passes made, n x S x rows x columns, in the window's order."""
@@ -233,6 +247,10 @@ class SlicePredictor:
         self.batches.each(count, step)
         return images, errors
 
+    def _filled(self, count: int) -> int:
+        """Round the slices of a batch up to a number that the device knows: a power of two, or a multiple of one."""
+        return -(-count // self._multiple) * self._multiple if count > self._multiple else 1 << (count - 1).bit_length()
+
     def _batch(self, request: _Request, group: list[Window], first: int, end: int) -> tuple[Tensor, Tensor]:
         """Cut the slices `first` to `end` of all windows.
 
@@ -240,7 +258,7 @@ class SlicePredictor:
             Slices, B x 4 x rows x columns (so for each offset), and their view indices (B,). B is `end - first`, or the
             next multiple that the device wants; the last slice is repeated up to there.
         """
-        count = -(-(end - first) // self._multiple) * self._multiple
+        count = self._filled(end - first)
         channels = len(MODALITIES) * len(self._offsets)
         batch = torch.full((count, channels, *group[0].size), request.padding, dtype=self.backend.dtype,
                            device=self.backend.device)  # fmt: skip
@@ -288,30 +306,30 @@ def _cut(volume: Tensor, window: Window, indices: Tensor, out: Tensor) -> None:
         out[there, outside[0], outside[1]] = stack[:, inside[0], inside[1]][indices[there]].to(out.dtype)
 
 
-def _paste(slices: Tensor, window: Window, volume: Tensor, request: _Request | None = None) -> Tensor:
-    """Put slices, n x rows x columns, into a volume's window, with those between that were left out; return it.
+def _paste(slices: Tensor, window: Window, volume: Tensor) -> None:
+    """Put slices, n x rows x columns, into a volume's window."""
+    stack = volume.movedim(SLICE_AXIS[window.view], 0)
+    inside, outside = overlap(window, tuple(stack.shape[1:]))
+    stack[:, inside[0], inside[1]][list(window.slices)] = slices[:, outside[0], outside[1]]
+
+
+def _fill(volume: Tensor, window: Window, request: _Request | None = None) -> None:
+    """Fill in the slices of a window that were left out.
 
     Args:
-        request: the exam, for the detail of those between; without it they lie on straight lines.
+        request: the exam, for their detail; without it they lie on straight lines.
     """
-    stack, inside, outside = _place(volume, window)
-    part = stack[:, inside[0], inside[1]]
-    part[list(window.slices)] = slices[:, outside[0], outside[1]]
-    if request is None or window.step == 1:
-        fill_between(part, window.slices, window.step)
-        return volume
-    guides = torch.stack([_window_of(v, window) for v in request.volumes.values()])
-    fill_between(part, window.slices, window.step, guides, _window_of(request.brain, window))
-    return volume
+    if window.step == 1:
+        return
+    part, guides, brain = _window_of(volume, window), None, None
+    if request is not None:
+        guides = torch.stack([_window_of(v, window) for v in request.volumes.values()])
+        brain = _window_of(request.brain, window)
+    fill_between(part, window.slices, window.step, guides, brain)
 
 
 def _window_of(volume: Tensor, window: Window) -> Tensor:
-    """The part of a volume inside a window, slices first."""
-    stack, inside, _ = _place(volume, window)
-    return stack[:, inside[0], inside[1]]
-
-
-def _place(volume: Tensor, window: Window) -> tuple[Tensor, tuple[slice, slice], tuple[slice, slice]]:
-    """A volume's slices of a view, where the window lies in them, and what of the window lies there."""
+    """The part of a volume inside a window, slices first; of the volume's memory."""
     stack = volume.movedim(SLICE_AXIS[window.view], 0)
-    return stack, *overlap(window, tuple(stack.shape[1:]))
+    inside, _ = overlap(window, tuple(stack.shape[1:]))
+    return stack[:, inside[0], inside[1]]

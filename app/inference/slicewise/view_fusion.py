@@ -23,7 +23,7 @@ from torch import Tensor
 from app.core.config import FusionName
 from app.core.constants import View
 from app.core.types import MaskArray, VolumeArray
-from app.preprocessing.slices import Canvas, Window, place_window, thin_out
+from app.preprocessing.slices import Canvas, Window, plan_window
 
 #: Of how many slices of a view one is made where not all are.
 THINNED_STEP: Final = 2
@@ -101,19 +101,20 @@ def tta_passes(
         step: of so many slices of each view one is made, and the first and the last; those of the mirrored brain lie
             between the others.
     """
-    passes = [TtaPass(tuple(thin_out(place_window(foreground, view, canvas), step) for view in views))]
+    passes = [TtaPass(tuple(plan_window(foreground, view, canvas, step) for view in views))]
     mirrored = [view for view in views if view != "sagittal"]
     if flip and mirrored:
         between = step // 2
         # Windows of their own: a mirrored window may lie one voxel beside the window of the mirrored brain.
-        windows = (thin_out(place_window(foreground[::-1], view, canvas), step, between) for view in mirrored)
+        windows = (plan_window(foreground[::-1], view, canvas, step, between) for view in mirrored)
         passes.append(TtaPass(tuple(_mirror(w, len(foreground)) for w in windows), mirrored=True))
     return passes
 
 
 def _mirror(window: Window, extent: int) -> Window:
     """Mirror an axial or coronal window in the middle of an axis of `extent` voxels."""
-    return replace(window, start=(extent - window.start[0] - window.size[0], window.start[1]))
+    start = (extent - window.start[0] - window.size[0], window.start[1])
+    return replace(window, start=start, parts=tuple(_mirror(part, extent) for part in window.parts))
 
 
 def view_weights(passes: Sequence[TtaPass]) -> dict[View, float]:

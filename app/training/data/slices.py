@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -82,6 +82,15 @@ class Batch:
         """Give the first `kept` of every `count` slices."""
         return self._of([_grouped(t, count)[:, :kept].flatten(0, 1) for t in self._tensors()])
 
+    def cut(self, rows: slice, columns: slice) -> Batch:
+        """Give a part of each slice."""
+        return replace(
+            self,
+            images=self.images[:, :, rows, columns],
+            brain=self.brain[:, :, rows, columns],
+            labels=self.labels[:, rows, columns],
+        )
+
     def _of(self, tensors: Sequence[Tensor]) -> Batch:
         images, brain, labels, labelled, scale, types, subjects, quantiles = tensors
         return Batch(images, brain, labels, labelled, scale, types, subjects, quantiles, self.view)
@@ -114,6 +123,7 @@ class Sampler:
         neighbours: slices on each side that come with each slice: in a batch, they follow it in the order of
             `app.preprocessing.slices.neighbour_offsets`.
         quantiles: how many quantiles of each sequence come with a slice.
+        alike: whether the slices of a batch lie at a similar height of their brains.
 
     Raises:
         UsageError: no subject has a slice with enough brain, or with enough tumour where all must show it.
@@ -129,8 +139,10 @@ class Sampler:
         rank: int = 0,
         neighbours: int = 0,
         quantiles: int = 0,
+        alike: bool = False,
     ) -> None:
         self._recipe, self._background, self._seed, self._rank = recipe, background, seed, rank
+        self._alike = alike
         self._offsets = neighbour_offsets(neighbours)
         self._quantiles = {s.name: _quantiles_of(s, quantiles) for s in subjects}
         self._numbers = {s.name: number for number, s in enumerate(subjects)}
@@ -176,7 +188,8 @@ class Sampler:
         """Draw `size` slices of a random view, each moved by up to `max_shift` pixels."""
         views = self._recipe.views
         view = views[int(plan.integers(len(views)))]
-        rows = [row for _ in range(size) for row in self._slices_of_one(view, own, max_shift)]
+        height = own.random() if self._alike else None
+        rows = [row for _ in range(size) for row in self._slices_of_one(view, own, max_shift, height)]
         images, brain, labels, labelled, scale, types, numbers, quantiles = (
             np.stack(part) for part in zip(*rows, strict=True)
         )
@@ -194,17 +207,24 @@ class Sampler:
 
     def choose(self, view: View, own: np.random.Generator) -> tuple[CachedSubject, int]:
         """Draw a subject and the index of one of its slices."""
+        return self._choose(view, own, None)
+
+    def _choose(self, view: View, own: np.random.Generator, height: float | None) -> tuple[CachedSubject, int]:
+        """Draw one at a height of the brain, from 0 for its first slice to 1 for its last, or at any."""
         rows = self._slices[view]
         subject, whole, ill = rows[int(own.choice(len(rows), p=self._weights[view]))]
+        if height is not None:
+            whole = _near(whole, height)
+            ill = np.intersect1d(ill, whole)
         # Drawn in any case, so that a subject without tumour leaves the later numbers as they are.
         among_ill = own.random() < self._recipe.tumour_share
         return subject, int(own.choice(ill if among_ill and ill.size else whole))
 
     def _slices_of_one(
-        self, view: View, own: np.random.Generator, max_shift: int
+        self, view: View, own: np.random.Generator, max_shift: int, height: float | None
     ) -> list[tuple[NDArray[np.generic], ...]]:
         """A slice and its neighbours, moved alike."""
-        subject, index = self.choose(view, own)
+        subject, index = self.choose(view, own) if height is None else self._choose(view, own, height)
         shift = own.integers(-max_shift, max_shift + 1, 2)
         return [self._slice(subject, view, index + offset, shift) for offset in self._offsets]
 
@@ -270,40 +290,6 @@ class Sampler:
         return out
 
 
-class DrawnAlike:
-    """Random numbers for slices with their neighbours: what is drawn per slice is the same for all of a group.
-
-    Args:
-        random: draws for a group.
-        count: slices of a group, which follow each other.
-    """
-
-    def __init__(self, random: np.random.Generator, count: int) -> None:
-        self._random, self._count = random, count
-
-    def random(self, size: int | tuple[int, ...]) -> NDArray[np.float64]:
-        """As numpy's; the first axis counts slices."""
-        return self._spread(self._random.random, size)
-
-    def uniform(self, low: float, high: float, size: int | tuple[int, ...]) -> NDArray[np.float64]:
-        """As numpy's; the first axis counts slices."""
-        return self._spread(lambda smaller: self._random.uniform(low, high, smaller), size)
-
-    def integers(self, low: int, high: int | None = None, size: int | tuple[int, ...] | None = None) -> Any:
-        """As numpy's: one number for all, or one for each slice."""
-        if size is None:
-            return self._random.integers(low, high)
-        return self._spread(lambda smaller: self._random.integers(low, high, smaller), size)
-
-    def _spread(self, draw: Callable[[tuple[int, ...]], NDArray[Any]], size: int | tuple[int, ...]) -> NDArray[Any]:
-        first, *rest = (size,) if isinstance(size, int) else size
-        return np.repeat(draw((first // self._count, *rest)), self._count, axis=0)
-
-
-#: What augmentation draws from.
-Random = np.random.Generator | DrawnAlike
-
-
 class Prefetcher(Generic[T]):
     """Give the sample of each step, drawn ahead by a thread if asked for."""
 
@@ -351,6 +337,13 @@ def _quantiles_of(subject: CachedSubject, count: int) -> NDArray[np.float32]:
 def together(images: Tensor, count: int) -> Tensor:
     """Put the sequences of every `count` slices, which follow each other, into one: B x 4 count x H x W."""
     return images.reshape(-1, count * images.shape[1], *images.shape[2:])
+
+
+def _near(slices: NDArray[np.int64], height: float) -> NDArray[np.int64]:
+    """Those of a brain's slices, in rising order, that lie at a height: a sixth of them, or one."""
+    count = max(1, len(slices) // 6)
+    first = round(height * (len(slices) - count))
+    return slices[first : first + count]
 
 
 def _grouped(tensor: Tensor, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,8 @@ import torch
 
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
-from app.data.cases import Case
+from app.data.cases import Case, also_in
+from app.data.discovery import scan
 from app.inference.device import Machine, choose_device
 from app.registry.manifest import MANIFEST, read_manifest
 from app.registry.spec import GeneratorSpec
@@ -70,6 +71,23 @@ class ExportRequest:
             recipe = recipe_from_json(form, f"the recipe of {self.run}")
         assert isinstance(recipe, kind)
         return recipe
+
+
+def scoring_cases(score_on: Path, known: Iterable[str]) -> list[Case]:
+    """Give the complete subjects of a folder.
+
+    Args:
+        known: names of all who taught what is scored, or what it was made from.
+
+    Raises:
+        UsageError: one of them is among those, or there is none.
+    """
+    cases = [c for c in scan(score_on).cases if not c.absent]
+    if both := also_in([c.subject for c in cases], set(known)):
+        raise UsageError(f"{both[0]} of {score_on} was trained on; score on patients that the model has not seen.")
+    if not cases:
+        raise UsageError(f"{score_on} holds no complete subject to score on.")
+    return cases
 
 
 def check_kind(weights: Path, name: str, kind: str) -> None:

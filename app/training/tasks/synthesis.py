@@ -111,7 +111,8 @@ class SynthesisTask(SynthesisStep):
             )  # fmt: skip
         sampler = Sampler(context.subjects, recipe.data, BACKGROUND, seed=recipe.seed, rank=rank,
                           neighbours=recipe.network.neighbours,
-                          quantiles=QUANTILES if recipe.augmentation.scanner > 0 else 0)  # fmt: skip
+                          quantiles=QUANTILES if recipe.augmentation.scanner > 0 else 0,
+                          alike=recipe.data.close)  # fmt: skip
         return Source(sampler, size, shift, prefetch)
 
     @classmethod

@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from app.preprocessing.normalization import BACKGROUND
-from app.preprocessing.slices import neighbour_offsets
-from app.training.data.slices import Batch, DrawnAlike, together
+from app.preprocessing.slices import CLOSE_RIM, close_span, neighbour_offsets
+from app.training.data.drawn_alike import DrawnAlike
+from app.training.data.slices import Batch, together
 from app.training.data.variation.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
 from app.training.data.variation.scanned import misjudge_brain, thicken_exams
 from app.training.data.variation.scanners import change_scanners
@@ -44,3 +45,17 @@ def vary_slices(
     if recipe.thick_exam > 1:
         shown = replace(shown, images=thicken_exams(shown, recipe.thick_exam, own, BACKGROUND))
     return batch.every(count, slices), together(vary_intensities(shown, recipe, own, BACKGROUND), count)
+
+
+def cut_close(batch: Batch, seen: Tensor, multiple: int, random: np.random.Generator) -> tuple[Batch, Tensor]:
+    """Cut a batch to the part of the canvas close to its brains, with a rim that is drawn.
+
+    Args:
+        batch: B slices; seen: what the network sees of them, of the same rows and columns.
+        multiple: of rows and columns that the network takes.
+        random: draws the rim, of up to twice `CLOSE_RIM` pixels.
+    """
+    brain = (batch.brain > 0).any(0)[0]
+    rim = int(random.integers(2 * CLOSE_RIM + 1))
+    rows, columns = (close_span(brain.any(axis).cpu().numpy(), multiple, rim) for axis in (1, 0))
+    return batch.cut(rows, columns), seen[:, :, rows, columns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -116,6 +117,9 @@ class SynthesisData(SliceData, MissingData):
         tumour_types: types of the subjects to train on, from their names (`GLI`, `MET`, ...); none named takes all.
         withheld: the sequence that the exams of `--unpaired` lack; where there is one target, that is it.
         unpaired_share: share of a batch that shows such exams.
+        close: whether each batch shows slices of a similar height, cut to the part of the canvas close to their brains.
+            The exported model is run on such parts, which takes less time. Where no slice of a subject at
+            that height shows the tumour, one without is drawn.
     """
 
     targets: Listed[tuple[Modality, ...]] = MODALITIES
@@ -123,6 +127,7 @@ class SynthesisData(SliceData, MissingData):
     tumour_types: Listed[tuple[str, ...]] = ()
     withheld: Modality | None = None
     unpaired_share: float = 0.5
+    close: bool = False
 
     @property
     def lacking(self) -> Modality | None:
@@ -293,6 +298,7 @@ class SynthesisRecipe(Recipe):
                 "network.neighbours needs losses.cycle = 0 and data.availability = 'batch'": (
                     network.neighbours == 0 or (losses.cycle == 0 and data.availability == "batch")
                 ),
+                "data.close needs network.kind = 'unet'": not data.close or network.kind == "unet",
                 "network.confidence needs losses.confidence above 0": not has_head or losses.confidence > 0,
                 "network.frozen leaves nothing to judge: set losses.adversarial and losses.classification to 0": (
                     not (network.frozen and losses.has_discriminator)
@@ -358,7 +364,7 @@ def generator_spec(
     return GeneratorSpec(
         architecture=architecture,
         normalization=recipe.normalization.build(),
-        canvas=recipe.data.canvas,
+        canvas=replace(recipe.data.canvas, close=architecture.multiple if recipe.data.close else 0),
         views=tuple(chosen),
         targets=recipe.data.targets,
         fusion=recipe.output.fusion,

@@ -25,7 +25,7 @@ from app.training.fits.intensity import IntensityCodes
 from app.training.optimization import LossScale
 from app.training.placement import placed
 from app.training.tasks.base import Task, Update, add_to, masked
-from app.training.tasks.synthesis_batches import vary_slices
+from app.training.tasks.synthesis_batches import cut_close, vary_slices
 from app.training.tasks.synthesis_jobs import Job, MixedJob, Pass, draw_jobs, draw_mixed_jobs, one_hot
 from app.training.tasks.synthesis_recipe import SynthesisLosses, SynthesisRecipe, generator_config
 
@@ -130,6 +130,8 @@ class SynthesisStep(Task[SynthesisRecipe]):
             sample.batch.to(self.device), self.recipe.augmentation, self.recipe.network.neighbours, sample.own,
             self.recipe.network.slices,
         )  # fmt: skip
+        if self.recipe.data.close:
+            batch, seen = cut_close(batch, seen, self.generator.config.multiple, sample.own)
         return batch, seen, jobs
 
     def _draw_jobs(self, sample: SampledStep) -> Sequence[AnyJob]:

@@ -13,7 +13,7 @@ from app.data.loading import load_complete
 from app.preprocessing.foreground import vote_foreground
 from app.preprocessing.slices import SLICE_AXIS, crop, neighbour_offsets, place_window
 from app.training.data.sections import SliceData
-from app.training.data.slices import DrawnAlike, Sampler, Source, together
+from app.training.data.slices import Sampler, Source, together
 from tests.training.helpers import changed
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), min_brain_pixels=200)
@@ -43,6 +43,37 @@ class TestSampler:
         low, high = batch.scale[..., 0], batch.scale[..., 1]
         assert (low < -1).all()
         assert (batch.images.amax(dim=(2, 3)) <= high + 0.01).all()
+
+    def test_alike_the_slices_of_a_batch_lie_at_one_height(self, subjects):
+        spreads = []
+        for alike in (False, True):
+            sampler = Sampler(subjects, changed(DATA, views=("axial",)), -1.0, alike=alike)
+            drawn, draw = [], sampler._choose
+
+            def choose(view, own, height, drawn=drawn, draw=draw):
+                subject, index = draw(view, own, height)
+                few = subject.slices(view, DATA.min_brain_pixels)
+                drawn.append(np.searchsorted(few, index) / len(few))
+                return subject, index
+
+            sampler._choose = choose
+            for step in range(12):
+                sampler.at(step, 6, 0)
+            heights = np.reshape(drawn, (12, 6))
+            spreads.append(np.ptp(heights, axis=1).max())
+            # All heights come.
+            assert np.ptp(heights) > 0.6
+        assert spreads[1] <= 1 / 6 + 1e-6 < spreads[0]
+
+    def test_alike_tumours_come_where_there_are_any(self, subjects):
+        data = changed(DATA, tumour_share=1.0, views=("axial",))
+        plain, alike = (Sampler(subjects, data, -1.0, alike=a) for a in (False, True))
+        shares = [
+            np.mean([float((s.at(i, 4, 0).batch.labels > 0).flatten(1).any(1).float().mean()) for i in range(12)])
+            for s in (plain, alike)
+        ]
+        assert shares[0] == 1
+        assert 0 < shares[1] < 1
 
     @pytest.mark.parametrize("view", VIEWS)
     def test_neighbours_follow_their_slice(self, subjects, view, monkeypatch):
@@ -123,13 +154,3 @@ class TestSampler:
         parts = batch.pieces(2)
         assert [len(p) for p in parts] == [3, 2]
         assert torch.equal(torch.cat([p.images for p in parts]), batch.images)
-
-
-class TestDrawnAlike:
-    def test_a_group_shares_what_is_drawn(self):
-        alike, plain = DrawnAlike(np.random.default_rng(3), 3), np.random.default_rng(3)
-        for size, smaller in ((6, 2), ((6, 4), (2, 4))):
-            np.testing.assert_array_equal(alike.uniform(-1, 1, size)[::3], plain.uniform(-1, 1, smaller))
-            np.testing.assert_array_equal(alike.random(size)[1::3], plain.random(smaller))
-            np.testing.assert_array_equal(alike.integers(0, 9, size)[2::3], plain.integers(0, 9, smaller))
-        assert alike.integers(2**31) == plain.integers(2**31)

@@ -245,7 +245,7 @@ class TestRun:
         with pytest.raises(UsageError, match="refines what 'tiny' made"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=other)
         turned = replace(first, spec=first.spec.model_copy(update={"flip_average": True}))
-        with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip' now"):
+        with pytest.raises(UsageError, match=r"-mean'.*-mean\+flip\+step2' now"):
             train(small("schedule.steps=2"), paths, resume=True, stage_one=turned)
 
     def test_dice_needs_a_3d_segmenter_which_is_not_the_one_that_measures(self, paths, first, tmp_path):

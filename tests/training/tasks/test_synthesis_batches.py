@@ -10,7 +10,7 @@ from app.training.data.cache import build_cache
 from app.training.data.sections import SliceData
 from app.training.data.slices import Sampler
 from app.training.data.variation.scanners import QUANTILES
-from app.training.tasks.synthesis_batches import vary_slices
+from app.training.tasks.synthesis_batches import cut_close, vary_slices
 from app.training.tasks.synthesis_recipe import SynthesisAugmentation
 from tests.training.helpers import changed
 
@@ -92,3 +92,23 @@ def test_what_a_pass_makes_is_the_middle_and_those_nearest(subjects):
 def test_scanners_are_for_scores_of_volumes():
     with pytest.raises(UsageError, match=r"scanner needs normalization.scheme = 'volume'"):
         load_recipe("r8", ["augmentation.scanner=0.3"])
+
+
+def test_cut_close_all_parts_are_cut_alike_and_no_brain_is_lost(subjects, monkeypatch):
+    # These brains are small.
+    monkeypatch.setattr("app.preprocessing.slices.CLOSE_SIDE", 16)
+    data = changed(DATA, axial=(112, 128))
+    batch = Sampler(subjects, data, -1.0).draw(*(np.random.default_rng(i) for i in (0, 1)), 4, max_shift=20)
+    seen = batch.images + 1
+    sizes = set()
+    for seed in range(8):
+        cut, shown = cut_close(batch, seen, 8, np.random.default_rng(seed))
+        assert cut.brain.sum() == batch.brain.sum()
+        assert torch.equal(shown, cut.images + 1)
+        assert cut.images.shape[2:] == cut.brain.shape[2:] == cut.labels.shape[1:]
+        assert (cut.labels > 0).sum() == (batch.labels > 0).sum()
+        assert all(n % 8 == 0 for n in cut.labels.shape[1:])
+        sizes.add(cut.labels.shape[1:])
+    # The rim is drawn.
+    assert len(sizes) > 1
+    assert all(rows <= 112 and columns < 128 for rows, columns in sizes)

@@ -64,3 +64,15 @@ class TestPublishedParts:
 def test_a_u_net_has_its_usual_widths_unless_others_are_asked_for():
     assert generator_config(load_recipe("unet")) == UNetConfig()
     assert generator_config(load_recipe("unet", ["network.widths=[64,128]"])) == UNetConfig(widths=(64, 128))
+
+
+class TestClose:
+    @pytest.mark.parametrize("widths,multiple", [([32, 64, 128, 256], 8), ([32, 64], 2)])
+    def test_the_model_is_run_as_it_learnt(self, widths, multiple):
+        plain, close = (load_recipe("unet", [f"network.widths={widths}", *more]) for more in ([], ["data.close=true"]))
+        assert generator_spec(plain, generator_config(plain), None).canvas.close == 0
+        assert generator_spec(close, generator_config(close), None).canvas.close == multiple
+
+    def test_a_hybrid_generator_does_not_learn_it(self):
+        with pytest.raises(UsageError, match=r"data\.close needs network\.kind = 'unet'"):
+            load_recipe("compact", ["data.close=true"])

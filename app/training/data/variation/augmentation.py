@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.core.constants import CLASSES, MODALITIES, VIEWS
+from app.training.data.drawn_alike import Random
 from app.training.data.patches import Patches
 from app.training.data.sections import AugmentationRecipe, RecolouringRecipe
-from app.training.data.slices import Batch, Random
+from app.training.data.slices import Batch
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
 _BIAS_NODES = 4

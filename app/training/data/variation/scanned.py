@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.training.data.slices import Batch, Random
+from app.training.data.drawn_alike import Random
+from app.training.data.slices import Batch
 
 #: Nodes per side of the field that moves the brain's rim.
 _NODES = 6

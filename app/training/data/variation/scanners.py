@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from app.core.constants import MODALITIES
-from app.training.data.slices import Batch, Random
+from app.training.data.drawn_alike import Random
+from app.training.data.slices import Batch
 
 #: Quantiles of a sequence that tell its mean and deviation well enough.
 QUANTILES: Final = 64

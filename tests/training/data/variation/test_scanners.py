@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from app.core.constants import MODALITIES
+from app.training.data.drawn_alike import DrawnAlike
 from app.training.data.sections import SliceData
-from app.training.data.slices import DrawnAlike, Sampler
+from app.training.data.slices import Sampler
 from app.training.data.variation.scanners import QUANTILES, change_scanners
 
 DATA = SliceData(axial=(48, 48), views=("axial",), min_brain_pixels=200)

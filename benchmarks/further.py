@@ -52,6 +52,7 @@ VARIANTS: dict[str, list[str] | None] = {
     "as it is": None,
     "trained on": [],
     "scanners": ["augmentation.scanner=0.3"],
+    "sharpness": ["augmentation.sharpness=0.7"],
     "scanners further apart": ["augmentation.scanner=0.6"],
     "neighbours": ["network.neighbours=1"],
     "two neighbours": ["network.neighbours=2"],

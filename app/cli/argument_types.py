@@ -46,6 +46,17 @@ def share(text: str) -> float:
     return value
 
 
+def factor(text: str) -> float:
+    """Take a number from 0 to 3."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 3")
+    return value
+
+
 def views(text: str) -> tuple[View, ...]:
     """Take names of views, separated by commas; return them in `VIEWS` order."""
     names = text.split(",")

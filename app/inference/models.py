@@ -71,6 +71,11 @@ class Model(Protocol):
         ...
 
     @property
+    def detail(self) -> float:
+        """Factor on fine detail (`app.inference.fine_detail`)."""
+        ...
+
+    @property
     def min_expected_ssim(self) -> float | None:
         """Expected SSIM below which a sequence is refused; None where nothing is."""
         ...
@@ -154,6 +159,11 @@ class NetworkModel:
         """Share of the way to a scan's spread: the refiner's, which blurs less, else the network's."""
         refined = None if self.refiner is None else self.refiner.spec.contrast
         return self.spec.contrast if refined is None else refined
+
+    @property
+    def detail(self) -> float:
+        """Factor on fine detail: the network's, but behind a refiner with a contrast of its own, which blurs less."""
+        return self.spec.detail if self.refiner is None or self.refiner.spec.contrast is None else 1.0
 
     def model_for(self, target: Modality, slice_mm: float = 0.0) -> NetworkModel:
         """Choose a specialist or this model, with its refiner where that refines the sequence."""
@@ -252,6 +262,11 @@ class RegressionModel:
     def contrast(self) -> float:
         """0: its result is not stretched."""
         return 0.0
+
+    @property
+    def detail(self) -> float:
+        """1: its detail stays as it is."""
+        return 1.0
 
     @property
     def min_expected_ssim(self) -> None:

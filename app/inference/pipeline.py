@@ -15,6 +15,7 @@ from app.core.errors import CaseError, DoubtfulError
 from app.core.types import VolumeArray
 from app.data.nifti_reader import Volume
 from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_image
+from app.inference.fine_detail import strengthen_detail
 from app.inference.models import Model
 from app.inference.postprocessing import check_finite, clean, stretch
 from app.inference.prepared import Prepared
@@ -150,7 +151,8 @@ def finish(
     """
     check_finite(predicted, prepared.foreground, model.identity.name)
     intensity = model.intensity_of(target, prepared.measured)
-    stretched = stretch(predicted, prepared.foreground, model.contrast)
+    detailed = strengthen_detail(predicted, prepared.foreground, model.detail)
+    stretched = stretch(detailed, prepared.foreground, model.contrast)
     cleaned = clean(stretched, prepared.foreground, intensity, prepared.padding)
     restored = denormalize(cleaned, intensity, prepared.foreground)
     grid = prepared.grids[reference]

@@ -115,6 +115,7 @@ class GeneratorSpec(Strict):
         fusion: how its views become one volume (`app.inference.slicewise.view_fusion`).
         flip_average: whether the mirrored exam is run as well.
         contrast: share of the way by which its result is brought to a scan's spread (`app.inference.postprocessing`).
+        detail: factor on the fine detail of its result (`app.inference.fine_detail`).
         intensity_prior: distribution of the targets' medians, for networks with an intensity code.
         refiner: name of its 3D refiner.
         refine: whether the refiner runs unless a user says otherwise.
@@ -133,6 +134,7 @@ class GeneratorSpec(Strict):
     fusion: FusionName = "mean"
     flip_average: bool = False
     contrast: Share = 0.0
+    detail: Annotated[float, Field(ge=0, le=3)] = 1.0
     intensity_prior: IntensityPrior | None = None
     refiner: str | None = None
     refine: bool = False

@@ -30,6 +30,7 @@ def export_run(
     score_on: Path | None = None,
     start_share: float = 0.0,
     contrast: float | None = None,
+    detail: float | None = None,
     fusion: FusionName | None = None,
     flip_average: bool | None = None,
     views: Sequence[View] | None = None,
@@ -50,6 +51,7 @@ def export_run(
             of each weight is that model's. Such means keep more of what a model did on images of other kinds. Source:
             WiSE-FT (Wortsman et al., CVPR 2022).
         contrast: see `app.inference.postprocessing.stretch`; the recipe's if not given.
+        detail: factor on the fine detail of what it makes (`app.inference.fine_detail`); the recipe's if not given.
         fusion, flip_average: see `app.inference.slicewise.view_fusion`; the recipe's if not given.
         views: those of the run's views that the model is run on; the recipe's if not given.
         make_default: make it the manifest's default; a refiner, its first stage's.
@@ -73,7 +75,13 @@ def export_run(
     check_kind(weights, name, task.kind)
     if start_share > 0:
         state = _mixed(task, state, weights, start_share)
-    output = {"contrast": contrast, "fusion": fusion, "flip_average": flip_average, "views": views and list(views)}
+    output = {
+        "contrast": contrast,
+        "detail": detail,
+        "fusion": fusion,
+        "flip_average": flip_average,
+        "views": views and list(views),
+    }
     request = ExportRequest(
         run,
         state,

@@ -162,7 +162,7 @@ class TestRegression:
     def test_it_is_alone_and_makes_all(self, model):
         assert isinstance(model, RegressionModel)
         assert all(model.model_for(m) is model for m in MODALITIES)
-        assert (model.targets, model.name, model.contrast) == (MODALITIES, "regression", 0)
+        assert (model.targets, model.name, model.contrast, model.detail) == (MODALITIES, "regression", 0, 1)
         assert (model.runtime, model.fusion, model.refiner, model.specialists) == (None, None, None, {})
 
     def test_what_it_reads_is_computed_with_the_exam(self, model, subject):

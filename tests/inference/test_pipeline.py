@@ -197,6 +197,17 @@ def test_the_manifests_contrast_spreads_what_the_network_makes(subject, weights_
     assert spreads[1.0] > 2 * spreads[0.0]
 
 
+def test_the_manifests_detail_sharpens_what_the_network_makes(subject, weights_dir):
+    synthesizer = _synthesizer(weights_dir, "tiny")
+    made = {}
+    for detail in (0.0, 1.0, 3.0):
+        spec = synthesizer.model.spec.model_copy(update={"contrast": 1.0, "detail": detail})
+        synthesizer.model = replace(synthesizer.model, spec=spec)
+        values = np.asarray(synthesizer(subject).dataobj).astype(float)
+        made[detail] = np.abs(np.diff(values[values.any(axis=(1, 2))], axis=1)).mean() / values[values > 0].std()
+    assert made[0.0] < made[1.0] < made[3.0]
+
+
 class TestRefine:
     @pytest.mark.parametrize("backend", ["torch", "onnx"])
     def test_it_stands_between_the_network_and_the_end(self, refined_weights, subject, backend):
@@ -207,6 +218,9 @@ class TestRefine:
         assert plain.model.refiner is None
         assert plain.model.contrast == 0
         assert both.model.contrast == 0.3
+        # What blurs less is not sharpened.
+        sharp = replace(both.model, spec=both.model.spec.model_copy(update={"detail": 1.5}))
+        assert (sharp.detail, replace(sharp, refiner=None).detail) == (1.0, 1.5)
         case = {m: str(f) for m, f in subject.items()}
         first, second = (np.asarray(s(case).dataobj) for s in (plain, both))
         assert first.shape == second.shape

@@ -26,9 +26,12 @@ class TestCommands:
         assert "only with scores" in capsys.readouterr().err
         assert export(trained, "--score-on", str(trained / "data")) == ExitCode.USAGE
         assert "was trained on" in capsys.readouterr().err
-        assert export(trained, "--score-on", str(trained / "unseen"), "--contrast", "0.25") == ExitCode.OK
+        assert (
+            export(trained, "--score-on", str(trained / "unseen"), "--contrast", "0.25", "--detail", "1.5")
+            == ExitCode.OK
+        )
         entry = read_manifest(trained / "w").entry("mine")
-        assert entry.spec.contrast == 0.25
+        assert (entry.spec.contrast, entry.spec.detail) == (0.25, 1.5)
         assert {"torch", "onnx", "intensity"} <= set(entry.files)
         assert scores_of(trained / "w", "mine").subjects == ("phantom-7",)
         assert {"t1c", "t1n", "t2f", "t2w"} == set(scores_of(trained / "w", "mine").by_target)

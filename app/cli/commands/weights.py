@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import Any
 
-from app.cli.argument_types import path, share, views
+from app.cli.argument_types import factor, path, share, views
 from app.core.config import FUSIONS, WEIGHTS_DIR
 from app.core.errors import ExitCode, UsageError
 
@@ -32,6 +32,12 @@ def add_export(commands: Any) -> None:
         type=share,
         metavar="C",
         help="how far its result is brought to a scan's spread, 0 to 1; default: the recipe's",
+    )
+    p.add_argument(
+        "--detail",
+        type=factor,
+        metavar="F",
+        help="factor on the fine detail of what it makes, 0 to 3, 1 leaves it; default: the recipe's",
     )
     p.add_argument(
         "--start-share",
@@ -83,6 +89,7 @@ def _export(options: argparse.Namespace) -> int:
         score_on=options.score_on,
         start_share=options.start_share,
         contrast=options.contrast,
+        detail=options.detail,
         fusion=options.fusion,
         flip_average=options.flip_average,
         views=options.views,

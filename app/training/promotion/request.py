@@ -171,4 +171,6 @@ def check_no_images(request: ExportRequest, reason: str = "a segmenter makes no 
         UsageError: one is given.
     """
     if request.output or request.make_default:
-        raise UsageError(f"{reason}; leave out --contrast, --fusion, --flip-average, --views and --make-default.")
+        raise UsageError(
+            f"{reason}; leave out --contrast, --detail, --fusion, --flip-average, --views and --make-default."
+        )

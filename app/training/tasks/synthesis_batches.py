@@ -13,7 +13,7 @@ from app.training.data.drawn_alike import DrawnAlike
 from app.training.data.slices import Batch, together
 from app.training.data.variation.augmentation import fade_tumours, recolour_slices, vary_geometry, vary_intensities
 from app.training.data.variation.scanned import misjudge_brain, thicken_exams
-from app.training.data.variation.scanners import change_scanners
+from app.training.data.variation.scanners import change_scanners, change_sharpness
 from app.training.tasks.synthesis_recipe import SynthesisAugmentation
 
 
@@ -35,6 +35,8 @@ def vary_slices(
     batch = vary_geometry(batch, recipe, own, BACKGROUND)
     if recipe.scanner > 0:
         batch = change_scanners(batch, recipe.scanner, own, BACKGROUND)
+    if recipe.sharpness > 0:
+        batch = change_sharpness(batch, recipe.sharpness, own, BACKGROUND)
     shown = batch
     if recipe.mask_error > 0:
         batch, shown = misjudge_brain(batch, recipe.mask_error, own, BACKGROUND)

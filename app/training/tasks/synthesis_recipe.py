@@ -159,12 +159,15 @@ class SynthesisAugmentation(SliceAugmentation, RecolouringRecipe):
         mask_error: half of the exams look as if masked by a brain whose rim is off by up to so many pixels.
         scanner: exams look as if other scanners had made them, the target with its inputs: deviation of the logarithm
             of a contrast curve's slopes at most; each exam has its own, from 0 on.
+        sharpness: exams look finer or coarser, the target with its inputs: largest absolute logarithm of the factor on
+            fine detail.
     """
 
     fade: float = 0.0
     thick_exam: float = 0.0
     mask_error: float = 0.0
     scanner: float = 0.0
+    sharpness: float = 0.0
 
     @model_validator(mode="after")
     def _check_fade(self) -> Self:
@@ -262,11 +265,18 @@ class SynthesisOutput(ContrastRecipe):
         views: views that it is run on; all of `data.views` if none is named.
         fusion: how its views become one volume (`app.inference.slicewise.view_fusion`).
         flip_average: whether the exam is also run mirrored, and both are averaged.
+        detail: factor on the fine detail of a result (`app.inference.fine_detail`); 1 leaves it.
     """
 
     views: Listed[tuple[View, ...]] = ()
     fusion: FusionName = "mean"
     flip_average: bool = False
+    detail: float = 1.0
+
+    @model_validator(mode="after")
+    def _check_detail(self) -> Self:
+        check_rules({"output.detail must be from 0 to 3": 0 <= self.detail <= 3})
+        return self
 
 
 class SynthesisRecipe(Recipe):
@@ -370,5 +380,6 @@ def generator_spec(
         fusion=recipe.output.fusion,
         flip_average=recipe.output.flip_average,
         contrast=recipe.output.contrast,
+        detail=recipe.output.detail,
         intensity_prior=prior,
     )

@@ -47,9 +47,10 @@ def test_what_varies_inputs_leaves_the_truth(subjects, name, amount):
     assert not torch.equal(seen, batch.images)
 
 
-def test_another_scanner_has_another_truth(subjects):
+@pytest.mark.parametrize("name", ["scanner", "sharpness"])
+def test_another_scanner_has_another_truth(subjects, name):
     batch = _batch(subjects)
-    truth, seen = vary_slices(batch, changed(STILL, scanner=0.5), 0, np.random.default_rng(0))
+    truth, seen = vary_slices(batch, changed(STILL, **{name: 0.5}), 0, np.random.default_rng(0))
     assert not torch.equal(truth.images, batch.images)
     assert torch.equal(seen, truth.images)
 
@@ -63,7 +64,7 @@ def test_nothing_asked_for_changes_nothing(subjects):
 
 def test_neighbours_vary_as_their_slice_does(subjects):
     recipe = changed(STILL, flip=0.5, rotate=20.0, zoom=0.1, contrast=0.2, brightness=0.2, gamma=0.2, bias=0.3,
-                     thick=4.0, fade=0.5, scanner=0.5)  # fmt: skip
+                     thick=4.0, fade=0.5, scanner=0.5, sharpness=0.5)  # fmt: skip
     batch = _batch(subjects, neighbours=1)
     truth, seen = vary_slices(batch, recipe, 1, np.random.default_rng(0))
     assert seen.shape == (4, 12, 48, 48)

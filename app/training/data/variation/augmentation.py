@@ -50,7 +50,8 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: Random, back
         grid = _grid(angles, zooms, images)
         nearest = torch.cat([brain, labels[:, None].to(brain)], dim=1)
         nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
-        images = F.grid_sample(images - background, grid, mode="bilinear", align_corners=False) + background
+        # Cubic: linear resampling would blur what the network sees and what it must make.
+        images = F.grid_sample(images - background, grid, mode="bicubic", align_corners=False) + background
         brain, labels = nearest[:, :1], nearest[:, 1].round().long()
         images = torch.where(brain > 0, images, torch.full_like(images, background))
     return replace(batch, images=images, brain=brain, labels=labels)

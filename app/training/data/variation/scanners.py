@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from app.core.constants import MODALITIES
@@ -25,6 +26,10 @@ _SEGMENTS: Final = 6
 _KINDS: Final = {"t1c": 0, "t1n": 0, "t2f": 1, "t2w": 1}
 #: How much of a curve its kind decides, and the sequence alone; together as if drawn once.
 _SHARED, _OWN = 0.8, 0.6
+#: Deviations, in pixels, of the blur beyond which detail is fine.
+_FINEST, _COARSEST = 0.6, 1.6
+#: Pixels on each side that such a blur reaches.
+_REACH: Final = 4
 #: The lowest share of the range that an exam may be clipped at, of reach 1.
 _LOWEST_CLIP: Final = 0.6
 
@@ -61,6 +66,41 @@ def change_scanners(batch: Batch, reach: float, random: Random, background: floa
         scale=(batch.scale - mean) / spread,
         quantiles=(bent - mean) / spread,
     )
+
+
+def change_sharpness(batch: Batch, reach: float, random: Random, background: float) -> Batch:
+    """Make the fine detail of each exam stronger or weaker, as finer or coarser scans would have it.
+
+    Fine is what a blur takes away, of a width that is drawn. Background stays, and no value leaves its volume's range.
+
+    Args:
+        reach: largest absolute logarithm of the factor on fine detail; most of it is shared by an exam's sequences.
+    """
+    count, sequences = len(batch), len(MODALITIES)
+    drawn = _SHARED * random.uniform(-1, 1, (count, 1)) + (1 - _SHARED) * random.uniform(-1, 1, (count, sequences))
+    factors = torch.from_numpy(np.exp(reach * drawn).astype(np.float32)).to(batch.images)[..., None, None]
+    inside = (batch.brain > 0) & (batch.images != background)
+    weight = inside.to(batch.images)
+    both = torch.cat([batch.images * weight, weight], dim=1)
+    blurred = _blurred(both, random.uniform(_FINEST, _COARSEST, count))
+    # Of the brain alone, so that its rim does not count as detail.
+    smooth = blurred[:, :sequences] / blurred[:, sequences:].clamp(min=1e-3)
+    low, high = batch.scale[..., :1, None], batch.scale[..., 1:, None]
+    images = torch.maximum(torch.minimum(smooth + factors * (batch.images - smooth), high), low)
+    return replace(batch, images=torch.where(inside, images, batch.images))
+
+
+def _blurred(images: Tensor, deviations: np.ndarray) -> Tensor:
+    """Blur each slice, B x C x H x W, by a Gaussian of its own deviation; beyond the edge everything is 0."""
+    offsets = np.arange(-_REACH, _REACH + 1)
+    taps = np.exp(-0.5 * (offsets / deviations[:, None]) ** 2)
+    taps = (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32)
+    count, channels, rows, columns = images.shape
+    kernels = torch.from_numpy(taps).to(images).repeat_interleave(channels, dim=0)
+    flat = images.reshape(1, count * channels, rows, columns)
+    down = F.conv2d(flat, kernels[:, None, :, None], padding=(_REACH, 0), groups=count * channels)
+    across = F.conv2d(down, kernels[:, None, None, :], padding=(0, _REACH), groups=count * channels)
+    return across.reshape(images.shape)
 
 
 class _Curves:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ import torch
 from app.core.constants import MODALITIES
 from app.training.data.drawn_alike import DrawnAlike
 from app.training.data.sections import SliceData
-from app.training.data.slices import Sampler
-from app.training.data.variation.scanners import QUANTILES, change_scanners
+from app.training.data.slices import Batch, Sampler
+from app.training.data.variation.scanners import QUANTILES, change_scanners, change_sharpness
 
 DATA = SliceData(axial=(48, 48), views=("axial",), min_brain_pixels=200)
 
@@ -83,3 +85,51 @@ def test_neighbours_are_of_one_exam(batch):
     changed = change_scanners(pairs, 0.5, DrawnAlike(np.random.default_rng(0), 2), -1.0)
     assert torch.equal(changed.images[::2], changed.images[1::2])
     assert not torch.equal(changed.images[0], changed.images[2])
+
+
+def test_one_factor_makes_all_fine_detail_stronger():
+    """Stripes of one pixel around a plain brain: their height grows by the factor, the mean between them stays."""
+    rows = torch.arange(32) % 2 * 2.0 - 1.0
+    images = (0.5 + 0.1 * rows)[None, None, :, None].expand(1, 4, 32, 32).clone()
+    batch = _plain(images)
+    found = set()
+    for seed in range(8):
+        changed = change_sharpness(batch, 0.7, np.random.default_rng(seed), -1.0).images[0]
+        deep = changed[:, 8:-8, 8:-8]
+        height = (deep[:, 1::2] - deep[:, ::2]).mean(dim=(1, 2)) / 0.2
+        assert (deep.mean(dim=(1, 2)) - 0.5).abs().max() < 1e-3
+        assert float(np.exp(-0.7)) - 0.05 <= height.min() <= height.max() <= float(np.exp(0.7)) + 0.05
+        # Most of the factor is the exam's.
+        assert height.log().max() - height.log().min() < 0.4 * 0.7 + 0.05
+        found.add(bool(height.mean() > 1))
+    assert found == {True, False}
+
+
+def test_a_plain_brain_has_no_detail_not_even_at_its_rim():
+    batch = _plain(torch.full((2, 4, 32, 32), 0.5))
+    inside = torch.zeros(2, 1, 32, 32)
+    inside[:, :, 6:26, 9:20] = 1
+    batch = replace(batch, brain=inside, images=torch.where(inside > 0, batch.images, torch.tensor(-1.0)))
+    changed = change_sharpness(batch, 1.0, np.random.default_rng(0), -1.0)
+    torch.testing.assert_close(changed.images, batch.images, atol=1e-5, rtol=0)
+
+
+def test_sharpness_keeps_to_the_range_and_to_the_brain(batch):
+    changed = change_sharpness(batch, 1.5, np.random.default_rng(0), -1.0)
+    inside = _inside(batch)
+    assert torch.equal(changed.images[~inside], batch.images[~inside])
+    assert not torch.equal(changed.images, batch.images)
+    low, high = batch.scale[..., 0], batch.scale[..., 1]
+    assert (changed.images.amax(dim=(2, 3)) <= high + 1e-4).all()
+    shown = torch.where(inside, changed.images, torch.full_like(changed.images, torch.inf))
+    assert (shown.amin(dim=(2, 3)) >= low - 1e-4).all()
+
+
+def _plain(images: torch.Tensor) -> Batch:
+    """Slices of brain alone, whose range is -2 to 3."""
+    count, _, rows, columns = images.shape
+    return Batch(
+        images, torch.ones(count, 1, rows, columns), torch.zeros(count, rows, columns, dtype=torch.long),
+        torch.ones(count, dtype=torch.bool), torch.tensor([-2.0, 3.0]).expand(count, 4, 2), torch.zeros(count),
+        torch.zeros(count), torch.zeros(count, 4, 0), 0,
+    )  # fmt: skip

@@ -37,23 +37,21 @@ def natural(text: str) -> int:
 
 def share(text: str) -> float:
     """Take a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
+    return _number_to(1, text)
 
 
 def factor(text: str) -> float:
     """Take a number from 0 to 3."""
+    return _number_to(3, text)
+
+
+def _number_to(most: int, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 3")
+    if not 0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {most}")
     return value
 
 

@@ -26,6 +26,8 @@ _SEGMENTS: Final = 6
 _KINDS: Final = {"t1c": 0, "t1n": 0, "t2f": 1, "t2w": 1}
 #: How much of a curve its kind decides, and the sequence alone; together as if drawn once.
 _SHARED, _OWN = 0.8, 0.6
+#: How much of the sharpness is an exam's; the rest is each sequence's own.
+_OF_EXAM: Final = 0.8
 #: Deviations, in pixels, of the blur beyond which detail is fine.
 _FINEST, _COARSEST = 0.6, 1.6
 #: Pixels on each side that such a blur reaches.
@@ -77,7 +79,7 @@ def change_sharpness(batch: Batch, reach: float, random: Random, background: flo
         reach: largest absolute logarithm of the factor on fine detail; most of it is shared by an exam's sequences.
     """
     count, sequences = len(batch), len(MODALITIES)
-    drawn = _SHARED * random.uniform(-1, 1, (count, 1)) + (1 - _SHARED) * random.uniform(-1, 1, (count, sequences))
+    drawn = _OF_EXAM * random.uniform(-1, 1, (count, 1)) + (1 - _OF_EXAM) * random.uniform(-1, 1, (count, sequences))
     factors = torch.from_numpy(np.exp(reach * drawn).astype(np.float32)).to(batch.images)[..., None, None]
     inside = (batch.brain > 0) & (batch.images != background)
     weight = inside.to(batch.images)

@@ -125,7 +125,7 @@ class ModelOptions:
     quality: Quality = field(
         default="default",
         metadata=_option(
-            "what a network's images may cost: fast makes every second slice of each view, interpolates between them "
+            "what a network's images may cost: fast makes every third slice of each view, interpolates between them "
             "and runs no mirrored exam; best runs every slice and the mirrored exam; default: the model's own way, and "
             "where that runs the mirrored exam, every second slice of it between every second of the other"
         ),

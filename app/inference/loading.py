@@ -14,7 +14,7 @@ from app.inference.device import Machine, Runtime, choose_device, choose_runtime
 from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slicewise.slice_predictor import SlicePredictor
-from app.inference.slicewise.view_fusion import THINNED_STEP, FusionOptions
+from app.inference.slicewise.view_fusion import FAST_STEP, THINNED_STEP, FusionOptions
 from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_quality, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
@@ -204,9 +204,10 @@ def fusion_for(spec: GeneratorSpec, options: ModelOptions) -> FusionOptions:
     flip = own if options.flip_average is None else options.flip_average
     # With the mirrored exam every place has a slice, of the one or the other. Where one pass makes several slices,
     # nothing is left out.
-    is_thinned = options.quality == "fast" or (options.quality == "default" and flip)
-    step = THINNED_STEP if is_thinned and spec.architecture.slices == 1 else 1
-    return FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
+    step = {"fast": FAST_STEP, "default": THINNED_STEP if flip else 1, "best": 1}[options.quality]
+    return FusionOptions(
+        options.fusion or spec.fusion, flip, options.with_error, step if spec.architecture.slices == 1 else 1
+    )
 
 
 def fusion_of(entry: Entry, fusion: FusionOptions) -> str:

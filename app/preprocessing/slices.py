@@ -24,7 +24,7 @@ SLICE_AXIS: Final[dict[View, int]] = {"axial": 2, "sagittal": 0, "coronal": 1}
 MULTIPLE: Final = 16
 #: Least rows and columns of a window close to the brain, and how many it has around that.
 CLOSE_SIDE: Final = 64
-CLOSE_RIM: Final = 4
+CLOSE_RIM: Final = 8
 #: Slices of a brain that share such a window.
 CLOSE_DEPTH: Final = 8
 

@@ -202,12 +202,12 @@ def fusion_for(spec: GeneratorSpec, options: ModelOptions) -> FusionOptions:
     """Tell how the views of a generator are fused: as asked, else as it says itself."""
     own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
     flip = own if options.flip_average is None else options.flip_average
-    # With the mirrored exam every place has a slice, of the one or the other. Where one pass makes several slices,
-    # nothing is left out.
+    # With the mirrored exam every place has a slice, of the one or the other.
     step = {"fast": FAST_STEP, "default": THINNED_STEP if flip else 1, "best": 1}[options.quality]
-    return FusionOptions(
-        options.fusion or spec.fusion, flip, options.with_error, step if spec.architecture.slices == 1 else 1
-    )
+    if spec.architecture.slices > 1:
+        # One pass makes several slices: nothing is left out.
+        step = 1
+    return FusionOptions(options.fusion or spec.fusion, flip, options.with_error, step)
 
 
 def fusion_of(entry: Entry, fusion: FusionOptions) -> str:

@@ -2,9 +2,10 @@
 
 `python -m benchmarks cost [--input DIR] [--reference DIR] [--rounds N] [--only PROCESSOR] [--out DIR]` completes the
 exams of a folder (a phantom if none is given) with the command line as a user would: on this processor as it is, and
-as a plain one with AVX2 alone, which is emulated. Seconds are an exam's own, and from start to exit; processor-seconds
-are of the whole command; of each the least of the rounds. With `--reference`, the folder that the exams were taken
-from (`dropout --each`), SSIM in the brain stands beside them, and OUT/cost.png shows both.
+as a plain one with AVX2 alone, which is emulated, in eight bits and in float32. Seconds are an exam's own, and from
+start to exit; processor-seconds are of the whole command; of each the least of the rounds. With `--reference`, the
+folder that the exams were taken from (`dropout --each`), SSIM in the brain stands beside them, and OUT/cost.png shows
+both.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from app.evaluation.scoring import find_pairs, score_pair
 from app.report.plotting import figure_class
 from benchmarks._common import as_png, choose, machine, phantom_of
 
+_AVX2: Final = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 #: Settings and options that make of this processor another.
 PROCESSORS: Final[Mapping[str, tuple[Mapping[str, str], Sequence[str]]]] = {
     "this one": ({}, ()),
-    "AVX2 alone": ({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, ("--precision", "fp32")),
+    "AVX2 alone": (_AVX2, ("--precision", "int8")),
+    "AVX2 in fp32": (_AVX2, ("--precision", "fp32")),
 }
 
 

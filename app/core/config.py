@@ -15,7 +15,7 @@ from app.core.errors import UsageError
 
 OnError = Literal["fallback", "skip", "stop"]
 BackendName = Literal["auto", "torch", "onnx"]
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 #: Which of several files of one sequence is used.
 RunChoice = Literal["first", "last"]
 #: Which outputs that are there are kept: those of the same inputs, or of any.
@@ -29,7 +29,7 @@ Engine = Literal["local", "ray"]
 
 ON_ERROR: Final[tuple[OnError, ...]] = ("fallback", "skip", "stop")
 BACKENDS: Final[tuple[BackendName, ...]] = ("auto", "torch", "onnx")
-PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32")
+PRECISIONS: Final[tuple[Precision, ...]] = ("auto", "bf16", "fp16", "fp32", "int8")
 RESUMES: Final[tuple[Resume, ...]] = ("same", "any")
 FUSIONS: Final[tuple[FusionName, ...]] = ("mean", "median", "confidence")
 QUALITIES: Final[tuple[Quality, ...]] = ("fast", "default", "best")
@@ -67,7 +67,14 @@ class RuntimeOptions:
     backend: BackendName = field(
         default="auto", metadata=_option("default: auto (torch if the model has weights for it)")
     )
-    precision: Precision = field(default="auto", metadata=_option("default: auto (bf16 where it is native)"))
+    precision: Precision = field(
+        default="auto",
+        metadata=_option(
+            "int8 is for slice networks on a processor; default: auto (on a GPU bf16 where it is native, else fp16; on "
+            "a processor bf16 where it multiplies matrices (AMX), else int8 where the model was measured for it, else "
+            "bf16 where that is native, else fp32)"
+        ),
+    )
     batch_size: int | None = field(
         default=None, metadata=_option("slices per network call; default: the device's", "N")
     )
@@ -125,7 +132,7 @@ class ModelOptions:
     quality: Quality = field(
         default="default",
         metadata=_option(
-            "what a network's images may cost: fast makes every third slice of each view, interpolates between them "
+            "what a network's images may cost: fast makes every second slice of each view, interpolates between them "
             "and runs no mirrored exam; best runs every slice and the mirrored exam; default: the model's own way, and "
             "where that runs the mirrored exam, every second slice of it between every second of the other"
         ),

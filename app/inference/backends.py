@@ -12,19 +12,30 @@ import torch
 from torch import Tensor
 
 from app.core.constants import MODALITIES
-from app.core.errors import DeviceError, TetradError
+from app.core.errors import DeviceError, TetradError, WeightsError
 from app.inference.device import Runtime
-from app.registry.checkpoints import load_generator
+from app.registry.checkpoints import load_generator, load_ranges
 from app.registry.manifest import Entry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
     from app.networks.hf_gan import HfGan
+    from app.networks.int8 import Ranges
     from app.networks.unet import UNetGenerator
+
+    Generator = HfGan | UNetGenerator | Ds3NetSliceGenerator
 
 
 #: Type of a network's weights and slices, by precision.
-TORCH_TYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TORCH_TYPES: Final = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    # What is not in eight bits.
+    "int8": torch.float32,
+}
 
 
 class Prediction(NamedTuple):
@@ -83,15 +94,41 @@ def open_backend(entry: Entry, runtime: Runtime) -> Backend:
         WeightsError: the weights are missing or damaged.
         DeviceError: onnxruntime cannot use the GPU that was chosen.
     """
-    if runtime.backend == "torch":
-        return TorchBackend(load_generator(entry), runtime)
-    return OnnxBackend(entry, runtime)
+    if runtime.backend == "onnx":
+        return OnnxBackend(entry, runtime)
+    network = load_generator(entry)
+    if runtime.precision == "int8":
+        use_int8(network, load_ranges(entry), entry.folder / entry.files["int8"].path)
+    return TorchBackend(network, runtime)
+
+
+def use_int8(network: Generator, ranges: Ranges, source: Path) -> None:
+    """Have a plain generator compute in eight bits.
+
+    Args:
+        network: on the CPU, in float32.
+        source: where the ranges are from.
+
+    Raises:
+        WeightsError: it is no plain generator, or the ranges are not its own.
+    """
+    from app.networks.int8 import Int8UNet
+    from app.networks.unet import UNetGenerator
+
+    if not isinstance(network, UNetGenerator):
+        raise WeightsError(f"{source} is for plain U-Nets alone; use --precision fp32.")
+    try:
+        network.network = Int8UNet(network.network, ranges)  # type: ignore[assignment]
+    except (KeyError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        raise WeightsError(f"{source} does not fit the network ({reason}); measure it anew by `python -m app weights "
+                           "calibrate`.") from None  # fmt: skip
 
 
 class TorchBackend:
     """Run a network by torch: eager, channels last, in inference mode."""
 
-    def __init__(self, network: HfGan | UNetGenerator | Ds3NetSliceGenerator, runtime: Runtime) -> None:
+    def __init__(self, network: Generator, runtime: Runtime) -> None:
         self.dtype = TORCH_TYPES[runtime.precision]
         self.device = torch.device(runtime.device)
         if self.device.type == "cuda":

@@ -24,12 +24,16 @@ class Machine:
         unfit: indices of those that this build of torch has no code for.
         gpu_bf16: whether the others compute in bfloat16 natively.
         cpu_bf16: whether the processor does (AVX512_BF16 or AMX).
+        cpu_matrices: whether it multiplies matrices in bfloat16 (AMX).
+        cpu_int8: whether torch multiplies on it in eight bits, faster than in float32.
     """
 
     gpus: tuple[str, ...] = ()
     unfit: frozenset[int] = frozenset()
     gpu_bf16: bool = False
     cpu_bf16: bool = False
+    cpu_matrices: bool = False
+    cpu_int8: bool = False
 
     @property
     def usable(self) -> list[int]:
@@ -41,6 +45,9 @@ class Machine:
         """Ask torch for the hardware."""
         import torch
 
+        from app.networks.int8 import has_int8
+
+        flags = _cpu_flags()
         numbers = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
         built_for = torch.cuda.get_arch_list()
         known = {i: torch.cuda.get_device_capability(i) for i in numbers}
@@ -50,7 +57,9 @@ class Machine:
             unfit=frozenset(numbers) - frozenset(fit),
             # Ampere (compute capability 8) and later; `is_bf16_supported` would also count emulation.
             gpu_bf16=bool(fit) and all(known[i][0] >= 8 for i in fit),
-            cpu_bf16=_cpu_has_bf16(),
+            cpu_bf16=bool({"avx512_bf16", "amx_bf16"} & flags),
+            cpu_matrices="amx_bf16" in flags,
+            cpu_int8=has_int8(),
         )
 
 
@@ -60,7 +69,7 @@ class Runtime:
 
     backend: Literal["torch", "onnx"]
     device: str
-    precision: Literal["bf16", "fp16", "fp32"]
+    precision: Literal["bf16", "fp16", "fp32", "int8"]
     batch_size: int
     reason: str
 
@@ -72,7 +81,7 @@ def choose_runtime(roles: Container[str], machine: Machine, options: RuntimeOpti
     """Settle every `auto`; torch is preferred, and a GPU over the processor.
 
     Args:
-        roles: the files that the model has (`torch`, `onnx`).
+        roles: the files that the model has (`torch`, `onnx`, `int8`).
         options: of one device.
 
     Raises:
@@ -91,7 +100,7 @@ def choose_runtime(roles: Container[str], machine: Machine, options: RuntimeOpti
     return Runtime(
         backend=name,
         device=chosen,
-        precision=_choose_precision(options.precision, name, on_gpu, machine),
+        precision=_choose_precision(options.precision, name, on_gpu, machine, "int8" in roles),
         batch_size=options.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         reason=f"{why_device}; {why_backend}",
     )
@@ -144,19 +153,34 @@ def choose_devices(device: str, machine: Machine) -> list[str]:
 
 
 def _choose_precision(
-    precision: Precision, backend: str, on_gpu: bool, machine: Machine
-) -> Literal["bf16", "fp16", "fp32"]:
+    precision: Precision, backend: str, on_gpu: bool, machine: Machine, has_ranges: bool
+) -> Literal["bf16", "fp16", "fp32", "int8"]:
     if backend == "onnx":
         if precision not in {"auto", "fp32"}:
             raise UsageError(f"the onnx backend runs in fp32, not {precision}; use --backend torch.")
         return "fp32"
     if precision == "fp16" and not on_gpu:
         raise UsageError("fp16 needs a GPU; use bf16 or fp32 on a processor.")
+    if precision == "int8":
+        if on_gpu:
+            raise UsageError("int8 is for a processor; use bf16, fp16 or fp32 on a GPU.")
+        if not has_ranges:
+            raise UsageError("this model is not measured for int8; run `python -m app weights calibrate`, or use fp32.")
+        if not machine.cpu_int8:
+            raise UsageError("int8 needs AVX2 and a torch with oneDNN; use bf16 or fp32.")
     if precision != "auto":
         return precision
     if on_gpu:
         return "bf16" if machine.gpu_bf16 else "fp16"
+    # By speed (docs/RESULTS.md, "Eight bits").
+    if has_ranges and machine.cpu_int8 and not machine.cpu_matrices:
+        return "int8"
     return "bf16" if machine.cpu_bf16 else "fp32"
+
+
+def without_int8(precision: Precision) -> Precision:
+    """Give the precision of networks that cannot run in int8, beside one that was asked to."""
+    return "auto" if precision == "int8" else precision
 
 
 def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
@@ -181,10 +205,11 @@ def _has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
     return False
 
 
-def _cpu_has_bf16() -> bool:
+def _cpu_flags() -> frozenset[str]:
+    """List what the processor can do, in Linux's words; nothing on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
             flags = next((line for line in stream if line.startswith("flags")), "")
     except OSError:
-        return False
-    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+        return frozenset()
+    return frozenset(flags.split())

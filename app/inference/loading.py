@@ -10,11 +10,11 @@ from app.core.config import ModelOptions, RuntimeOptions
 from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError, WeightsError
 from app.inference.backends import open_backend
-from app.inference.device import Machine, Runtime, choose_device, choose_runtime
+from app.inference.device import Machine, Runtime, choose_device, choose_runtime, without_int8
 from app.inference.models import Model, NetworkModel, RegressionModel
 from app.inference.refinement import VolumeRefiner, open_refiner
 from app.inference.slicewise.slice_predictor import SlicePredictor
-from app.inference.slicewise.view_fusion import FAST_STEP, THINNED_STEP, FusionOptions
+from app.inference.slicewise.view_fusion import THINNED_STEP, FusionOptions
 from app.registry.checkpoints import check_metadata, check_onnx, load_intensity, load_quality, load_regression
 from app.registry.lineage import trained_targets
 from app.registry.manifest import Entry, Manifest, spec_as
@@ -176,7 +176,7 @@ def _open_second_stage(
     refiner: Entry, first: GeneratorSpec, runtime: Runtime, options: RuntimeOptions, machine: Machine
 ) -> VolumeRefiner:
     """Open a refiner on the first stage's device, by torch whatever the backend."""
-    same_device = RuntimeOptions(runtime.device, "torch", options.precision)
+    same_device = RuntimeOptions(runtime.device, "torch", without_int8(options.precision))
     return open_refiner(refiner, first.normalization, choose_runtime(refiner.files, machine, same_device))
 
 
@@ -203,7 +203,7 @@ def fusion_for(spec: GeneratorSpec, options: ModelOptions) -> FusionOptions:
     own = {"fast": False, "default": spec.flip_average, "best": True}[options.quality]
     flip = own if options.flip_average is None else options.flip_average
     # With the mirrored exam every place has a slice, of the one or the other.
-    step = {"fast": FAST_STEP, "default": THINNED_STEP if flip else 1, "best": 1}[options.quality]
+    step = {"fast": THINNED_STEP, "default": THINNED_STEP if flip else 1, "best": 1}[options.quality]
     if spec.architecture.slices > 1:
         # One pass makes several slices: nothing is left out.
         step = 1

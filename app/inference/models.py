@@ -71,6 +71,11 @@ class Model(Protocol):
         ...
 
     @property
+    def highlights(self) -> float:
+        """Factor on what is brighter than the median (`app.inference.postprocessing.lift_highlights`)."""
+        ...
+
+    @property
     def detail(self) -> float:
         """Factor on fine detail (`app.inference.fine_detail`)."""
         ...
@@ -159,6 +164,11 @@ class NetworkModel:
         """Share of the way to a scan's spread: the refiner's, which blurs less, else the network's."""
         refined = None if self.refiner is None else self.refiner.spec.contrast
         return self.spec.contrast if refined is None else refined
+
+    @property
+    def highlights(self) -> float:
+        """Factor on what is brighter than the median: the network's, as `detail`."""
+        return self.spec.highlights if self.refiner is None or self.refiner.spec.contrast is None else 1.0
 
     @property
     def detail(self) -> float:
@@ -262,6 +272,11 @@ class RegressionModel:
     def contrast(self) -> float:
         """0: its result is not stretched."""
         return 0.0
+
+    @property
+    def highlights(self) -> float:
+        """1: what is bright stays as it is."""
+        return 1.0
 
     @property
     def detail(self) -> float:

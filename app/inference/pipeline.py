@@ -17,7 +17,7 @@ from app.data.nifti_reader import Volume
 from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_image
 from app.inference.fine_detail import strengthen_detail
 from app.inference.models import Model
-from app.inference.postprocessing import check_finite, clean, stretch
+from app.inference.postprocessing import check_finite, clean, lift_highlights, stretch
 from app.inference.prepared import Prepared
 from app.inference.slicewise.view_fusion import FusedPrediction
 from app.preprocessing.expected_quality import INPUTS, Expectation, reaches
@@ -153,7 +153,8 @@ def finish(
     intensity = model.intensity_of(target, prepared.measured)
     detailed = strengthen_detail(predicted, prepared.foreground, model.detail)
     stretched = stretch(detailed, prepared.foreground, model.contrast)
-    cleaned = clean(stretched, prepared.foreground, intensity, prepared.padding)
+    lifted = lift_highlights(stretched, prepared.foreground, model.highlights)
+    cleaned = clean(lifted, prepared.foreground, intensity, prepared.padding)
     restored = denormalize(cleaned, intensity, prepared.foreground)
     grid = prepared.grids[reference]
     return to_image(scale_to_type(restored, grid), grid, describe(model, target, inputs=len(prepared.arrays)))

@@ -34,7 +34,7 @@ class Synthesizer:
         weights: the folder with `manifest.json`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         backend: `auto`, `torch` or `onnx`.
-        precision: `auto`, `bf16`, `fp16` or `fp32`.
+        precision: `auto`, `bf16`, `fp16`, `fp32` or `int8` (on a processor).
         batch_size: slices per network call; the device decides if not given.
         refine: correct predictions by the model's 3D refiner; the manifest decides if not given.
         specialists: let other models make the sequences that the manifest says they make better.

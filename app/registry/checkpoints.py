@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from app.networks.voxelwise_regression import VoxelwiseRegression, exponents
 from app.preprocessing.expected_quality import QualityModel
 from app.preprocessing.target_intensity import IntensityPredictor
 from app.registry.lineage import Lineage, TrainingRecord
-from app.registry.manifest import MANIFEST, Entry, spec_as, write_entry
+from app.registry.manifest import MANIFEST, Entry, add_file, spec_as, write_entry
 from app.registry.plain_files import read_json
 from app.registry.spec import (
     CgSamrSpec,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from app.networks.ds3net.slice_generator import Ds3NetSliceGenerator
     from app.networks.enhancer import Enhancer
     from app.networks.hf_gan import HfGan
+    from app.networks.int8 import Range, Ranges
     from app.networks.refiner import Refiner
     from app.networks.tissnet.model import TissNet
     from app.networks.unet import Segmenter2d, UNetGenerator
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 #: Tensors of a network by which its ONNX file is known.
 _COMPARED: Final = 3
 
-Predictor = TypeVar("Predictor", VoxelwiseRegression, IntensityPredictor, QualityModel)
+Read = TypeVar("Read")
 
 
 def load_generator(entry: Entry) -> HfGan | UNetGenerator | Ds3NetSliceGenerator:
@@ -147,6 +149,43 @@ def load_quality(entry: Entry) -> QualityModel | None:
         WeightsError: the file is missing, changed or lacks numbers.
     """
     return _from_json(entry, "quality", QualityModel.from_json) if "quality" in entry.files else None
+
+
+def load_ranges(entry: Entry) -> dict[str, Range]:
+    """Load the ranges of a network's tensors, for `app.networks.int8`.
+
+    Raises:
+        WeightsError: there is no such file, or it is changed, of other weights, or lacks numbers.
+    """
+    from app.networks.int8 import Range
+
+    def read(form: Any) -> dict[str, Range]:
+        if form["weights"] != entry.sha256:
+            raise ValueError("it was measured with other weights")
+        ranges = {}
+        for name, (low, high) in form["ranges"].items():
+            _check_numbers(low, len(high))
+            _check_numbers(high, len(low))
+            ranges[name] = Range(tuple(map(float, low)), tuple(map(float, high)))
+        return ranges
+
+    return _from_json(entry, "int8", read)
+
+
+def save_ranges(entry: Entry, ranges: Ranges) -> Entry:
+    """Add the ranges of a network's tensors to its model.
+
+    Raises:
+        WeightsError: the manifest cannot be read.
+        OutputError: the folder cannot be written to; it stays as it was.
+    """
+    # Three digits are far finer than a step, and a line a tensor is short.
+    lines = [
+        f'"{name}": {json.dumps([[float(f"{bound:.3g}") for bound in bounds] for bounds in own])}'
+        for name, own in ranges.items()
+    ]
+    text = f'{{"weights": "{entry.sha256}", "ranges": {{\n' + ",\n".join(lines) + "\n}}\n"
+    return add_file(entry, "int8", text.encode())
 
 
 def save_network(
@@ -270,7 +309,7 @@ def _load_state(network: nn.Module, entry: Entry) -> None:
     network.requires_grad_(False).eval()
 
 
-def _from_json(entry: Entry, role: str, read: Callable[[Any], Predictor]) -> Predictor:
+def _from_json(entry: Entry, role: str, read: Callable[[Any], Read]) -> Read:
     path = entry.path_of(role)
     try:
         return read(read_json(path, entry.folder))
@@ -300,6 +339,8 @@ def _read_intensity(form: Any) -> IntensityPredictor:
             _check_numbers(row, 1 + 2 * len(inputs))
     for target in MODALITIES:
         _check_numbers(predictor.ratio_range[target], 2)
+        if predictor.logarithmic and predictor.ratio_range[target][1] <= 0:
+            raise ValueError(f"a ratio of {target} that is not above 0")
     return predictor
 
 

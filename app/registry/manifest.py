@@ -37,8 +37,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUFFIXES = {"torch": ".safetensors", "onnx": ".onnx", "atlas": ".safetensors"}
 #: Roles whose files models share, and that are named by their checksum.
 _SHARED: Final = {"intensity", "quality", "atlas"}
-#: Roles that say something of a model's images and change none.
-_ABOUT: Final = {"quality"}
+#: Roles that say something of a model's images, or of a way to compute them, and leave them the same model's.
+_ABOUT: Final = {"quality", "int8"}
 #: Fields of a specification that name other models, which have identities of their own, or that a user may overrule:
 #: headers and records state the fusion that was used.
 _OTHERS: Final = {"specialists", "refiner", "refine", "fusion", "flip_average", "max_slice_mm"}
@@ -68,7 +68,7 @@ class Entry:
         name: what `--model` calls it.
         spec: what it is.
         folder: where its files are.
-        files: per role (`coefficients`, `intensity`, `torch`, `onnx`, `atlas`, `quality`).
+        files: per role (`coefficients`, `intensity`, `torch`, `onnx`, `atlas`, `quality`, `int8`).
     """
 
     name: str

@@ -115,6 +115,7 @@ class GeneratorSpec(Strict):
         fusion: how its views become one volume (`app.inference.slicewise.view_fusion`).
         flip_average: whether the mirrored exam is run as well.
         contrast: share of the way by which its result is brought to a scan's spread (`app.inference.postprocessing`).
+        highlights: factor on what of its result is brighter than the median (`app.inference.postprocessing`).
         detail: factor on the fine detail of its result (`app.inference.fine_detail`).
         intensity_prior: distribution of the targets' medians, for networks with an intensity code.
         refiner: name of its 3D refiner.
@@ -134,6 +135,7 @@ class GeneratorSpec(Strict):
     fusion: FusionName = "mean"
     flip_average: bool = False
     contrast: Share = 0.0
+    highlights: Annotated[float, Field(ge=0, le=3)] = 1.0
     detail: Annotated[float, Field(ge=0, le=3)] = 1.0
     intensity_prior: IntensityPrior | None = None
     refiner: str | None = None

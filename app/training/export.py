@@ -14,6 +14,7 @@ from app.core.errors import UsageError
 from app.data.segmentations import find_segmentations
 from app.registry.manifest import MANIFEST, Entry, check_name, read_manifest
 from app.training.checkpoint import BEST, LAST, State, load_state
+from app.training.fits.int8_ranges import calibrate, can_be_measured
 from app.training.promotion.request import ExportRequest, check_kind, scoring_cases
 from app.training.tasks.base import Task, lineage_of, task_of
 
@@ -30,6 +31,7 @@ def export_run(
     score_on: Path | None = None,
     start_share: float = 0.0,
     contrast: float | None = None,
+    highlights: float | None = None,
     detail: float | None = None,
     fusion: FusionName | None = None,
     flip_average: bool | None = None,
@@ -51,6 +53,8 @@ def export_run(
             of each weight is that model's. Such means keep more of what a model did on images of other kinds. Source:
             WiSE-FT (Wortsman et al., CVPR 2022).
         contrast: see `app.inference.postprocessing.stretch`; the recipe's if not given.
+        highlights: factor on what is brighter than the median (`app.inference.postprocessing.lift_highlights`); the
+            recipe's if not given.
         detail: factor on the fine detail of what it makes (`app.inference.fine_detail`); the recipe's if not given.
         fusion, flip_average: see `app.inference.slicewise.view_fusion`; the recipe's if not given.
         views: those of the run's views that the model is run on; the recipe's if not given.
@@ -77,6 +81,7 @@ def export_run(
         state = _mixed(task, state, weights, start_share)
     output = {
         "contrast": contrast,
+        "highlights": highlights,
         "detail": detail,
         "fusion": fusion,
         "flip_average": flip_average,
@@ -103,7 +108,8 @@ def export_run(
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     masks = find_segmentations(score_on, cases) if score_on is not None else {}
-    return task.export(replace(request, cases=cases, masks=masks))
+    entry = task.export(replace(request, cases=cases, masks=masks))
+    return calibrate(weights, name, data, state.subjects) if can_be_measured(entry) else entry
 
 
 def _mixed(task: type[Task[Any]], state: State, weights: Path, share: float) -> State:

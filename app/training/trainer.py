@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,16 +236,15 @@ class _Run:
 
         A signal waits for the end of its step and for the checkpoint.
         """
-        board = RunLog(self.paths.run, self.state.step) if self.group.first else None
         signals, number = SignalGuard(), 0
-        try:
-            with signals.installed(), signals.shielded():
-                number = self._train(board, TrainingProgress(self.state, self.recipe, self.group, clock), signals)
-        except Interrupted as interruption:
-            # One that came to this process alone, after the others had ended by themselves.
-            number = number or interruption.number
-        if board is not None:
-            board.close()
+        log_of_run = closing(RunLog(self.paths.run, self.state.step)) if self.group.first else nullcontext()
+        with log_of_run as board:
+            try:
+                with signals.installed(), signals.shielded():
+                    number = self._train(board, TrainingProgress(self.state, self.recipe, self.group, clock), signals)
+            except Interrupted as interruption:
+                # One that came to this process alone, after the others had ended by themselves.
+                number = number or interruption.number
         return Outcome(self.state, number or None)
 
     def _train(self, board: RunLog | None, progress: TrainingProgress, signals: SignalGuard) -> int:

@@ -8,12 +8,14 @@ import pytest
 
 from app.core.config import RuntimeOptions
 from app.core.errors import DeviceError, UsageError
-from app.inference.device import Machine, Runtime, choose_devices, choose_runtime
+from app.inference.device import Machine, Runtime, choose_devices, choose_runtime, without_int8
 
 BOTH = {"torch": {}, "onnx": {}}
 GPU = Machine(gpus=("H200", "H200"), gpu_bf16=True, cpu_bf16=True)
 OLD_GPU = Machine(gpus=("T4",))
 CPU = Machine(cpu_bf16=True)
+MEASURED = {"torch": {}, "onnx": {}, "int8": {}}
+AVX2 = Machine(cpu_int8=True)
 
 
 def _chosen(roles, machine, **options) -> Runtime:
@@ -38,6 +40,40 @@ class TestRuntime:
     def test_choices(self, machine, options, device, precision, batch):
         runtime = _chosen(BOTH, machine, **options)
         assert (runtime.device, runtime.precision, runtime.batch_size) == (device, precision, batch)
+
+    @pytest.mark.parametrize(
+        "machine,precision",
+        [
+            (AVX2, "int8"),
+            (replace(AVX2, cpu_bf16=True), "int8"),
+            (replace(AVX2, cpu_bf16=True, cpu_matrices=True), "bf16"),
+            (CPU, "bf16"),
+            (Machine(), "fp32"),
+            (replace(GPU, cpu_int8=True), "bf16"),
+        ],
+    )
+    def test_eight_bits_where_they_are_the_fastest(self, machine, precision):
+        assert _chosen(MEASURED, machine).precision == precision
+        assert _chosen(BOTH, machine).precision != "int8"
+        assert _chosen(MEASURED, machine, backend="onnx").precision == "fp32"
+
+    @pytest.mark.parametrize(
+        "roles,machine,options,reason",
+        [
+            (BOTH, AVX2, {}, "weights calibrate"),
+            (MEASURED, CPU, {}, "needs AVX2"),
+            (MEASURED, replace(GPU, cpu_int8=True), {}, "for a processor"),
+            (MEASURED, AVX2, {"backend": "onnx"}, "fp32, not int8"),
+        ],
+    )
+    def test_eight_bits_that_cannot_be(self, roles, machine, options, reason):
+        with pytest.raises(UsageError, match=reason):
+            _chosen(roles, machine, precision="int8", **options)
+
+    def test_eight_bits_as_asked(self):
+        assert _chosen(MEASURED, replace(AVX2, cpu_matrices=True), precision="int8").precision == "int8"
+        assert without_int8("int8") == "auto"
+        assert without_int8("bf16") == "bf16"
 
     def test_it_says_why_there_is_no_gpu(self):
         assert "no CUDA device is visible" in str(_chosen(BOTH, CPU))

@@ -15,7 +15,7 @@ from app.cli.commands.info import describe
 from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES
 from app.core.errors import CaseError, ExitCode, UsageError, WeightsError
-from app.inference.slicewise.view_fusion import FAST_STEP, THINNED_STEP, FusionOptions
+from app.inference.slicewise.view_fusion import THINNED_STEP, FusionOptions
 from app.inference.synthesizer import Synthesizer
 from app.preprocessing.normalization import Normalization
 from app.registry.manifest import change_spec, read_manifest
@@ -46,9 +46,9 @@ class TestFusion:
         assert opened(folder, "unet", fusion="mean").model.fusion == FusionOptions("mean", flip=True, step=THINNED_STEP)
         assert opened(folder, "unet", flip_average=False).model.fusion == FusionOptions("confidence")
         assert opened(weights, "unet").model.fusion == FusionOptions()
-        fast = FusionOptions("confidence", step=FAST_STEP)
+        fast = FusionOptions("confidence", step=THINNED_STEP)
         assert opened(folder, "unet", quality="fast").model.fusion == fast
-        assert fast.name == "confidence+step3"
+        assert fast.name == "confidence+step2"
         assert opened(folder, "unet", quality="fast", flip_average=True).model.fusion == replace(fast, flip=True)
         assert opened(folder, "unet", quality="best").model.fusion == FusionOptions("confidence", flip=True)
         assert opened(weights, "unet", quality="best").model.fusion == FusionOptions(flip=True)

@@ -208,6 +208,19 @@ def test_the_manifests_detail_sharpens_what_the_network_makes(subject, weights_d
     assert made[0.0] < made[1.0] < made[3.0]
 
 
+def test_the_manifests_highlights_lift_what_is_bright(subject, weights_dir):
+    synthesizer = _synthesizer(weights_dir, "tiny")
+    peaks = {}
+    for highlights in (1.0, 2.0):
+        spec = synthesizer.model.spec.model_copy(update={"contrast": 1.0, "highlights": highlights})
+        synthesizer.model = replace(synthesizer.model, spec=spec)
+        values = np.asarray(synthesizer(subject).dataobj).astype(float)
+        brain = values[values > 0]
+        peaks[highlights] = (np.percentile(brain, 97) - np.median(brain), np.percentile(brain, 20))
+    assert peaks[2.0][0] == pytest.approx(2 * peaks[1.0][0], rel=0.05)
+    assert peaks[2.0][1] == pytest.approx(peaks[1.0][1], rel=0.02)
+
+
 class TestRefine:
     @pytest.mark.parametrize("backend", ["torch", "onnx"])
     def test_it_stands_between_the_network_and_the_end(self, refined_weights, subject, backend):
@@ -218,9 +231,10 @@ class TestRefine:
         assert plain.model.refiner is None
         assert plain.model.contrast == 0
         assert both.model.contrast == 0.3
-        # What blurs less is not sharpened.
-        sharp = replace(both.model, spec=both.model.spec.model_copy(update={"detail": 1.5}))
+        # What blurs less is neither sharpened nor lifted.
+        sharp = replace(both.model, spec=both.model.spec.model_copy(update={"detail": 1.5, "highlights": 1.3}))
         assert (sharp.detail, replace(sharp, refiner=None).detail) == (1.0, 1.5)
+        assert (sharp.highlights, replace(sharp, refiner=None).highlights) == (1.0, 1.3)
         case = {m: str(f) for m, f in subject.items()}
         first, second = (np.asarray(s(case).dataobj) for s in (plain, both))
         assert first.shape == second.shape

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import CaseError
-from app.inference.postprocessing import check_finite, clean, stretch
+from app.inference.postprocessing import check_finite, clean, lift_highlights, stretch
 from app.preprocessing.normalization import Intensity, denormalize
 
 
@@ -51,3 +51,38 @@ def test_stretch_measures_the_brain_only_and_leaves_a_flat_one():
     assert stretch(scores, brain, 0.0) is scores
     flat = np.full((1, 1, 3), 0.7, dtype=np.float32)
     assert stretch(flat, brain, 1.0) is flat
+
+
+@given(factor=st.floats(0.1, 3), seed=st.integers(0, 100))
+def test_highlights_alone_are_lifted_and_keep_their_order(factor, seed):
+    scores = np.random.default_rng(seed).normal(size=(5, 6, 7)).astype(np.float32)
+    brain = np.ones(scores.shape, bool)
+    brain[0] = False
+    lifted, median = lift_highlights(scores, brain, factor), np.median(scores[brain])
+    below = ~brain | (scores <= median)
+    np.testing.assert_array_equal(lifted[below], scores[below])
+    np.testing.assert_allclose(lifted[~below] - median, factor * (scores[~below] - median), rtol=1e-4, atol=1e-5)
+    assert (np.diff(lifted[brain][np.argsort(scores[brain])]) >= 0).all()
+
+
+def test_highlights_stay_where_nothing_is_asked_or_there_is_no_brain():
+    scores = np.array([0.0, 1.0, 5.0], dtype=np.float32).reshape(1, 1, 3)
+    assert lift_highlights(scores, scores > 0, 1.0) is scores
+    assert lift_highlights(scores, np.zeros(scores.shape, bool), 1.5) is scores
+    # The median of an even number lies between two: 3 of 1 and 5.
+    np.testing.assert_array_equal(lift_highlights(scores, scores > 0, 1.5).ravel(), [0, 1, 6])
+
+
+@pytest.mark.parametrize("stray", [np.nan, np.inf, -np.inf])
+def test_a_stray_voxel_changes_no_other(stray):
+    scores = np.random.default_rng(0).normal(size=(6, 7, 8)).astype(np.float32)
+    spoilt, brain = scores.copy(), np.ones(scores.shape, bool)
+    spoilt[0, 0, 0] = stray
+    brain[0, 0, 0] = False
+    for change in (stretch, lift_highlights):
+        expected = change(scores, brain, 0.5)
+        brain_too = np.ones(scores.shape, bool)
+        found = change(spoilt, brain_too, 0.5)
+        np.testing.assert_allclose(found[brain], expected[brain], atol=1e-6)
+        nothing = np.full((1, 1, 2), stray, dtype=np.float32)
+        assert change(nothing, np.ones(nothing.shape, bool), 0.5) is nothing

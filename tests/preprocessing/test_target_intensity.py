@@ -38,6 +38,21 @@ class TestIntensityPredictor:
             low, high = predictor.ratio_range["t2w"]
             assert low - 1e-9 <= made.mean / made.std <= high + 1e-9
 
+    @pytest.mark.parametrize(("ratio", "expected"), [(4.0, 2 * 4.0**0.5), (100.0, 6.0), (0.01, 1.5)])
+    def test_a_logarithmic_one_multiplies_powers_of_ratios(self, ratio, expected):
+        row = (np.log(2.0), 0.5, 0.0)
+        predictor = IntensityPredictor({"t1n>t1c": (row, (0.0, 0.0, 0.0))}, {"t1c": (1.5, 6.0)}, logarithmic=True)
+        made = predictor.predict({"t1n": Intensity(mean=50.0 * ratio, std=50.0)}, "t1c")
+        assert made.mean / made.std == pytest.approx(expected)
+        assert made.std == pytest.approx(50.0)
+
+    def test_what_version_0_1_wrote_is_linear(self):
+        rows = {"t1n>t1c": [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]}
+        form = {"coefficients": rows, "ratio_range": {m: [0.5, 9.0] for m in MODALITIES}}
+        for stated, expected in (({}, 3.0), ({"logarithmic": True}, np.exp(1.0) * 2)):
+            made = IntensityPredictor.from_json(form | stated).predict({"t1n": Intensity(400.0, 100.0)}, "t1c")
+            assert made.mean / made.std == pytest.approx(expected)
+
     def test_there_is_one_for_every_subset_and_target(self):
         assert len(_predictor().coefficients) == 28
 
@@ -53,12 +68,12 @@ def _predictor() -> IntensityPredictor:
 
 
 class TestFeatures:
-    @given(factor=st.floats(0.01, 100), count=st.integers(1, 3))
-    def test_they_do_not_know_the_unit(self, factor, count):
+    @given(factor=st.floats(0.01, 100), count=st.integers(1, 3), logarithmic=st.booleans())
+    def test_they_do_not_know_the_unit(self, factor, count, logarithmic):
         inputs = {m: Intensity(300.0 + 50 * i, 100.0 + 9 * i) for i, m in enumerate(MODALITIES[:count])}
         larger = {m: Intensity(i.mean * factor, i.std * factor) for m, i in inputs.items()}
-        one, scale = intensity_features(inputs)
-        other, scaled = intensity_features(larger)
+        one, scale = intensity_features(inputs, logarithmic)
+        other, scaled = intensity_features(larger, logarithmic)
         assert one.shape == (1 + 2 * count,)
         np.testing.assert_allclose(one, other, atol=1e-9)
         assert scaled - scale == pytest.approx(np.log(factor), abs=1e-9)

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
+from app.core.constants import MODALITIES
 from app.core.errors import WeightsError
 from app.networks.architectures import EnhancerConfig, RefinerConfig
 from app.networks.enhancer import Enhancer
@@ -228,6 +229,21 @@ def test_coefficients_that_lack_or_are_no_numbers_are_named(copy, role, load, da
     form = damage(json.loads(entry.path_of(role).read_text()))
     with pytest.raises(WeightsError, match="is damaged"):
         load(add_file(entry, role, json.dumps(form).encode()))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"logarithmic": 1},
+        {"logarithmic": "yes"},
+        {"logarithmic": True, "ratio_range": dict.fromkeys(MODALITIES, (-2, 0))},
+    ],
+)
+def test_brightness_of_an_unclear_kind_is_no_guess(copy, stated):
+    entry = read_manifest(copy).entry("regression")
+    form = json.loads(entry.path_of("intensity").read_text()) | stated
+    with pytest.raises(WeightsError, match="is damaged"):
+        load_intensity(add_file(entry, "intensity", json.dumps(form).encode()))
 
 
 def test_a_shape_that_no_network_has(copy):

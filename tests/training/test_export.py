@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from app.cli import main
+from app.core.config import RuntimeOptions
 from app.core.errors import ExitCode
 from app.evaluation.scoring import find_pairs, score_pair
+from app.inference.device import Machine, choose_runtime
 from app.networks.architectures import UNET_WIDTHS
 from app.networks.unet import Segmenter2d
 from app.registry.checkpoints import load_generator
@@ -37,10 +39,12 @@ class TestCommands:
         assert {"t1c", "t1n", "t2f", "t2w"} == set(scores_of(trained / "w", "mine").by_target)
         assert record_of(trained / "w", "mine").recipe["network"]["preset"] == "compact"
         assert len(record_of(trained / "w", "mine").subjects) == 2
-        # What was scored in memory is what a user's run scores from files.
+        # What was scored in memory is what a user's run scores from files, in the same precision.
+        precision = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions("cpu")).precision
         main(["dropout", "--each", "--input", str(trained / "unseen"), "--output", str(tmp_path / "dropped")])
         code = main(["synthesize", "--input", str(tmp_path / "dropped"), "--output", str(tmp_path / "made"),
-                     "--weights", str(trained / "w"), "--on-error", "stop", "--device", "cpu"])  # fmt: skip
+                     "--weights", str(trained / "w"), "--on-error", "stop", "--device", "cpu",
+                     "--precision", precision])  # fmt: skip
         assert code == ExitCode.OK
         pairs, _ = find_pairs(tmp_path / "made", trained / "unseen")
         mean = np.mean([score_pair(p).values["ssim_brain"] for p in pairs])

@@ -18,6 +18,7 @@ from app.training import losses, validation
 from app.training import trainer as loop
 from app.training.checkpoint import BEST, LAST, load_state
 from app.training.data.cache import NORMALIZATION
+from app.training.logger import RunLog
 from app.training.optimization import learning_rate
 from app.training.tasks.synthesis import SynthesisTask
 from app.training.trainer import TrainingPaths, train
@@ -273,9 +274,13 @@ class TestRun:
         def never(*_):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
+        closed, close = [], RunLog.close
+        monkeypatch.setattr(RunLog, "close", lambda self: (closed.append(self), close(self)))
         monkeypatch.setattr(SynthesisTask, "step", never)
         with pytest.raises(CaseError, match="not even one slice"):
             train(quick("schedule.steps=1"), paths)
+        # Else its thread would write to the folder later on.
+        assert len(closed) == 1
 
     def test_tversky_needs_a_segmenter_and_takes_one(self, paths, tmp_path):
         recipe = quick("schedule.steps=1", "losses.tversky=5", "data.tumour_share=1.0")

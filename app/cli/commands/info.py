@@ -31,8 +31,9 @@ def describe(weights: Path) -> str:
         marks = [word for word, n in (("default", manifest.default), ("fallback", manifest.fallback)) if n == name]
         lines.append(f"  {name}: {_line(entry, manifest.lineage)}" + (f"  [{', '.join(marks)}]" if marks else ""))
     lines += ["", "devices:"]
-    bf16 = "native bf16" if machine.cpu_bf16 else "no native bf16"
-    lines.append(f"  cpu: {platform.processor() or platform.machine()}, {bf16}")
+    words = ["native bf16" if machine.cpu_bf16 else "no native bf16"]
+    words += ["AMX"] * machine.cpu_matrices + ["int8"] * machine.cpu_int8
+    lines.append(f"  cpu: {platform.processor() or platform.machine()}, {', '.join(words)}")
     unfit = ", which this build of torch has no code for"
     lines += [f"  cuda:{i}: {name}" + unfit * (i in machine.unfit) for i, name in enumerate(machine.gpus)] or [
         "  cuda: none visible"

@@ -34,6 +34,12 @@ def add_export(commands: Any) -> None:
         help="how far its result is brought to a scan's spread, 0 to 1; default: the recipe's",
     )
     p.add_argument(
+        "--highlights",
+        type=factor,
+        metavar="F",
+        help="factor on what of its result is brighter than the median, 0 to 3, 1 leaves it; default: the recipe's",
+    )
+    p.add_argument(
         "--detail",
         type=factor,
         metavar="F",
@@ -89,6 +95,7 @@ def _export(options: argparse.Namespace) -> int:
         score_on=options.score_on,
         start_share=options.start_share,
         contrast=options.contrast,
+        highlights=options.highlights,
         detail=options.detail,
         fusion=options.fusion,
         flip_average=options.flip_average,
@@ -144,6 +151,16 @@ def add_weights(commands: Any) -> None:
     again.add_argument("--device", default="auto", help="as in synthesize")
     again.set_defaults(command=_rescore)
 
+    calibrate = actions.add_parser(
+        "calibrate", help="measure a plain U-Net on exams, so that processors can run it in eight bits (int8)"
+    )
+    calibrate.add_argument("folder", type=path, metavar="DIR", help="folder with manifest.json")
+    calibrate.add_argument("--model", required=True, metavar="NAME", help="the generator")
+    calibrate.add_argument(
+        "--data", type=path, required=True, metavar="DIR", help="complete subjects, such as it was trained on"
+    )
+    calibrate.set_defaults(command=_calibrate)
+
 
 def _upgrade(options: argparse.Namespace) -> int:
     from app.registry.upgrade import upgrade_folder
@@ -158,6 +175,14 @@ def _rescore(options: argparse.Namespace) -> int:
     scores = rescore(options.folder, options.model, options.score_on, options.device)
     for metric, value in scores.mean.items():
         log.info("%-24s %.4f", metric, value)
+    return ExitCode.OK
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from app.training.fits.int8_ranges import calibrate
+
+    entry = calibrate(options.folder, options.model, options.data)
+    log.info("%s has %s now.", entry.name, entry.folder / entry.files["int8"].path)
     return ExitCode.OK
 
 

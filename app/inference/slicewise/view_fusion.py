@@ -25,9 +25,8 @@ from app.core.constants import View
 from app.core.types import MaskArray, VolumeArray
 from app.preprocessing.slices import Canvas, Window, plan_window
 
-#: Of how many slices of a view one is made where the mirrored exam's lie between, and where as few as possible are.
+#: Of how many slices of a view one is made where the mirrored exam's lie between, or as few as possible are.
 THINNED_STEP: Final = 2
-FAST_STEP: Final = 3
 #: Expected error where no window reaches: there the volume is background, and nothing was expected.
 ERROR_OUTSIDE = 1.0
 #: Below this expected error, in z-scores, the weight of a view grows no more.

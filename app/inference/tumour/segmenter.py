@@ -23,7 +23,7 @@ from app.data.cases import Case, Plan
 from app.data.loading import input_warnings, load_inputs
 from app.data.nifti_reader import Volume
 from app.data.nifti_writer import DESCRIPTION, scale_to_type, to_array, to_image
-from app.inference.device import Machine, Runtime, choose_runtime
+from app.inference.device import Machine, Runtime, choose_runtime, without_int8
 from app.inference.loading import check_not_exchanged, open_model
 from app.inference.models import Model
 from app.inference.pipeline import fingerprint_of, synthesize_case
@@ -218,6 +218,7 @@ def open_segmenting_model(manifest: Manifest, options: ModelOptions, runtime: Ru
 
 def _without_fp16(entry: Entry, options: RuntimeOptions) -> Runtime:
     """Settle how a network of volumes is run: in float32 where others run in float16, and so it is recorded."""
+    options = replace(options, precision=without_int8(options.precision))
     chosen = choose_runtime(entry.files, Machine.probe(), options)
     return replace(chosen, precision="fp32") if chosen.precision == "fp16" else chosen
 

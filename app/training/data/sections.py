@@ -233,9 +233,13 @@ class SliceAugmentation(AugmentationRecipe):
 
     Attributes:
         shift: largest translation in pixels, each way.
+        stretch: largest log of the ratio by which one side of a slice grows against the other.
+        bend: largest displacement in pixels, about, by a smooth field, each way: brains of other shapes.
     """
 
     shift: int = 6
+    stretch: float = 0.0
+    bend: float = 0.0
 
 
 class RecolouringRecipe(Section):

@@ -172,5 +172,6 @@ def check_no_images(request: ExportRequest, reason: str = "a segmenter makes no 
     """
     if request.output or request.make_default:
         raise UsageError(
-            f"{reason}; leave out --contrast, --detail, --fusion, --flip-average, --views and --make-default."
+            f"{reason}; leave out --contrast, --highlights, --detail, --fusion, --flip-average, --views and "
+            "--make-default."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from app.core.config import ModelOptions, RuntimeOptions
 from app.core.errors import UsageError
 from app.data.segmentations import find_segmentations
+from app.inference.device import Machine, choose_runtime
 from app.inference.loading import choose_refiner, open_model, open_network
 from app.registry.lineage import ModelScores
 from app.registry.manifest import read_manifest, spec_as, write_entry
@@ -40,7 +41,10 @@ def rescore(weights: Path, name: str, score_on: Path, device: str = "auto") -> M
     if record is None:
         raise UsageError(f"{weights} does not know how {last.name!r} was trained; export it from its run, with scores.")
     cases = scoring_cases(score_on, manifest.lineage.ancestry([entry.sha256, last.sha256]).subjects)
-    masks, runtime = find_segmentations(score_on, cases), RuntimeOptions(device)
+    masks = find_segmentations(score_on, cases)
+    # As a candidate is scored: in eight bits it would be another comparison.
+    precision = choose_runtime({"torch"}, Machine.probe(), RuntimeOptions(device)).precision
+    runtime = RuntimeOptions(device, precision=precision)
     options = ModelOptions(model=name, specialists=False)
     model = open_model(manifest, options, runtime)
     targets = [m for m in model.targets if model.refiner is None or m in model.refiner.targets]

@@ -265,17 +265,24 @@ class SynthesisOutput(ContrastRecipe):
         views: views that it is run on; all of `data.views` if none is named.
         fusion: how its views become one volume (`app.inference.slicewise.view_fusion`).
         flip_average: whether the exam is also run mirrored, and both are averaged.
-        detail: factor on the fine detail of a result (`app.inference.fine_detail`); 1 leaves it.
+        highlights: factor on what of a result is brighter than its median (`app.inference.postprocessing`).
+        detail: factor on the fine detail of a result (`app.inference.fine_detail`).
     """
 
     views: Listed[tuple[View, ...]] = ()
     fusion: FusionName = "mean"
     flip_average: bool = False
+    highlights: float = 1.0
     detail: float = 1.0
 
     @model_validator(mode="after")
-    def _check_detail(self) -> Self:
-        check_rules({"output.detail must be from 0 to 3": 0 <= self.detail <= 3})
+    def _check_factors(self) -> Self:
+        check_rules(
+            {
+                "output.highlights must be from 0 to 3": 0 <= self.highlights <= 3,
+                "output.detail must be from 0 to 3": 0 <= self.detail <= 3,
+            }
+        )
         return self
 
 
@@ -380,6 +387,7 @@ def generator_spec(
         fusion=recipe.output.fusion,
         flip_average=recipe.output.flip_average,
         contrast=recipe.output.contrast,
+        highlights=recipe.output.highlights,
         detail=recipe.output.detail,
         intensity_prior=prior,
     )

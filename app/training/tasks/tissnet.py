@@ -34,7 +34,7 @@ from app.training.data.sections import Listed, PatchData, Section, check_rules
 from app.training.data.splits import labelled_subjects
 from app.training.data.variation.augmentation import vary_intensities, vary_patches
 from app.training.fits.intensity import encode, fit_intensity
-from app.training.placement import choose_precision, placed3d
+from app.training.placement import choose_volume_precision, placed3d
 from app.training.promotion.request import ExportRequest, check_no_images
 from app.training.promotion.writing import promote_scored, trained_subjects
 from app.training.tasks.base import Task, TrainingContext, Update, add_to
@@ -193,7 +193,7 @@ class TissNetTask(Task[TissNetRecipe]):
     @property
     def precision(self) -> torch.dtype:
         """Precision in which the networks train."""
-        return choose_precision(self.recipe.schedule.precision, self.device)
+        return choose_volume_precision(self.recipe.schedule.precision, self.device, self.recipe.data.patch[0])
 
     # ------------------------------------------------------------ one step
 
@@ -358,7 +358,7 @@ class TissNetTask(Task[TissNetRecipe]):
         network, rows = TissNet(recipe.architecture), None
         request.state.load_into(network)
         if request.cases:
-            precision = choose_precision(recipe.schedule.precision, device)
+            precision = choose_volume_precision(recipe.schedule.precision, device, recipe.data.patch[0])
             cases, masks = request.cases, request.masks
             rows = validation.score_tissnet(network.to(device), recipe.spec, cases, masks, device, precision)
         brightness = encode(fit_intensity([s.intensities for s in trained_subjects(request)]))

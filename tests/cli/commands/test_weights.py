@@ -37,6 +37,14 @@ def test_the_regression_is_fitted_and_becomes_the_fallback(training_data, tmp_pa
     assert "Fitted on 3 subjects" in capsys.readouterr().err
 
 
+def test_a_network_is_measured_for_eight_bits(confident_weights, training_data, tmp_path, capsys):
+    folder = shutil.copytree(confident_weights, tmp_path / "w")
+    words = ["weights", "calibrate", str(folder), "--model", "unet", "--data", str(training_data)]
+    assert main(words) == ExitCode.OK
+    assert read_manifest(folder).entry("unet").path_of("int8").exists()
+    assert f"unet has {folder / 'unet-int8.json'} now" in capsys.readouterr().err
+
+
 def test_a_folder_of_today_needs_no_upgrade(copy, capsys):
     before = {p.name: p.read_bytes() for p in copy.iterdir()}
     assert main(["weights", "upgrade", str(copy)]) == ExitCode.WEIGHTS

@@ -112,3 +112,8 @@ def test_where_others_run_in_float16_it_runs_and_is_recorded_in_float32(segmenti
     opened = Segmenter(model, weights=segmenting_weights, device="cpu").model
     assert opened.runtime.precision == "fp32"
     assert opened.segmenter.precision == torch.float32
+
+
+def test_networks_of_volumes_run_in_another_precision_than_eight_bits(segmenting_weights):
+    opened = Segmenter("one", weights=segmenting_weights, device="cpu", precision="int8").model
+    assert opened.runtime.precision in {"bf16", "fp32"}

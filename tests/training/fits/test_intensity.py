@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from app.core.constants import MODALITIES
+from app.core.constants import MODALITIES, Modality
 from app.core.errors import UsageError
 from app.data.discovery import scan
 from app.data.nifti_reader import load_volume
 from app.data.phantom import make_phantom, write_phantom
 from app.networks.voxelwise_regression import VoxelwiseRegression
 from app.preprocessing.foreground import vote_foreground
-from app.preprocessing.normalization import Normalization, measure, normalize
+from app.preprocessing.normalization import Intensity, Normalization, measure, normalize
 from app.preprocessing.target_intensity import IntensityPredictor, brain_median
 from app.registry.checkpoints import load_regression
 from app.registry.lineage import read_lineage
@@ -21,6 +21,7 @@ from app.training.fits.intensity import (
     IntensityCodes,
     fit,
     fit_and_write,
+    fit_intensity,
     fit_intensity_prior,
     medians_of,
 )
@@ -60,6 +61,16 @@ def test_intensity_is_predicted_for_phantoms(folder):
         made = predictor.predict({m: i for m, i in measured.items() if m != target}, target)
         assert made.std == pytest.approx(measured[target].std, rel=0.25)
         assert made.mean == pytest.approx(measured[target].mean, rel=0.25)
+
+
+def test_a_t1_of_an_unusual_ratio_follows_the_other_t1():
+    def exam(ratio: float) -> dict[Modality, Intensity]:
+        return {m: Intensity(100 * (ratio if m in {"t1n", "t1c"} else 3.0), 100.0) for m in MODALITIES}
+
+    form = fit_intensity([exam(3 * 1.03**i) for i in range(31)])
+    inputs = {m: i for m, i in exam(6.0).items() if m != "t1c"}
+    made = IntensityPredictor.from_json(form).predict(inputs, "t1c")
+    assert made.mean / made.std == pytest.approx(6.0, rel=0.1)
 
 
 def test_fit_and_write_gives_a_loadable_model(folder, tmp_path):

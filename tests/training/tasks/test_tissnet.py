@@ -103,6 +103,10 @@ class TestStep:
             gradients.append(gradient_of(task.network.generator))
         assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
 
+    def test_small_patches_are_not_learnt_from_in_bfloat16_on_a_processor(self):
+        assert _task("schedule.precision=bf16", "data.patch=[32,48,16]").precision == torch.float32
+        assert _task("schedule.precision=bf16", "data.patch=[48,32,16]").precision == torch.bfloat16
+
     def test_it_learns_one_batch_by_heart(self, subjects):
         task = _task("losses.adversarial=0", "tissnet.perceptibility_steps=0", "losses.perceptibility=0")
         optimizer = torch.optim.Adam(task.network.parameters(), lr=3e-3)

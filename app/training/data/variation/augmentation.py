@@ -18,19 +18,23 @@ from torch import Tensor
 from app.core.constants import CLASSES, MODALITIES, VIEWS
 from app.training.data.drawn_alike import Random
 from app.training.data.patches import Patches
-from app.training.data.sections import AugmentationRecipe, RecolouringRecipe
+from app.training.data.sections import AugmentationRecipe, RecolouringRecipe, SliceAugmentation
 from app.training.data.slices import Batch
 
 #: Nodes per side of the bias field; the brain spans two or three of its waves.
 _BIAS_NODES = 4
+#: Nodes per side of the field that bends slices.
+_BEND_NODES = 6
 #: What is left of a faded tumour's contrast, at least and at most.
 _LEFT = (-0.5, 1.0)
 #: How much lighter or darker each part of a recoloured tumour gets at most, in normalized units.
 _SHADE = 0.6
 
 
-def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: Random, background: float) -> Batch:
-    """Flip, turn and resize each slice; shifts are the sampler's.
+def vary_geometry(batch: Batch, recipe: SliceAugmentation, random: Random, background: float) -> Batch:
+    """Flip, turn, resize, stretch and bend each slice; shifts are the sampler's.
+
+    Source: elastic deformation of a coarse grid's random displacements (Ronneberger et al., MICCAI 2015, section 3.1).
 
     Args:
         background: fills what comes in from outside.
@@ -46,8 +50,13 @@ def vary_geometry(batch: Batch, recipe: AugmentationRecipe, random: Random, back
         images = torch.where(where[:, None, None, None], images.flip(2), images)
         brain = torch.where(where[:, None, None, None], brain.flip(2), brain)
         labels = torch.where(where[:, None, None], labels.flip(1), labels)
-    if recipe.rotate > 0 or recipe.zoom > 0:
+    if max(recipe.rotate, recipe.zoom, recipe.stretch, recipe.bend) > 0:
         grid = _grid(angles, zooms, images)
+        if recipe.stretch > 0:
+            ratios = np.exp(random.uniform(-recipe.stretch, recipe.stretch, count) / 2).astype(np.float32)
+            grid = grid * torch.from_numpy(np.stack([ratios, 1 / ratios], axis=1)).to(grid)[:, None, None]
+        if recipe.bend > 0:
+            grid = grid + _bend(recipe.bend, random, images)
         nearest = torch.cat([brain, labels[:, None].to(brain)], dim=1)
         nearest = F.grid_sample(nearest, grid, mode="nearest", align_corners=False)
         # Cubic: linear resampling would blur what the network sees and what it must make.
@@ -268,6 +277,14 @@ def _grid(angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:
         rows.append([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
     theta = torch.tensor(rows, dtype=like.dtype, device=like.device)
     return F.affine_grid(theta, list(like.shape), align_corners=False)
+
+
+def _bend(reach: float, random: Random, like: Tensor) -> Tensor:
+    """Smooth displacements of a sampling grid, up to about `reach` pixels each way."""
+    nodes = random.uniform(-reach, reach, (len(like), 2, _BEND_NODES, _BEND_NODES)).astype(np.float32)
+    field = F.interpolate(torch.from_numpy(nodes).to(like), size=like.shape[2:], mode="bicubic")
+    # Coordinates run from -1 to 1, the column's first.
+    return 2 * field.movedim(1, -1) / torch.tensor([like.shape[3], like.shape[2]]).to(like)
 
 
 def _volume_grid(axes: np.ndarray, angles: np.ndarray, zooms: np.ndarray, like: Tensor) -> Tensor:

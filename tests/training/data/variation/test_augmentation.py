@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.core.constants import MODALITIES, VIEWS
 from app.training.data.patches import Patches
-from app.training.data.sections import AugmentationRecipe, RecolouringRecipe, SliceData
+from app.training.data.sections import AugmentationRecipe, RecolouringRecipe, SliceAugmentation, SliceData
 from app.training.data.slices import Sampler
 from app.training.data.variation.augmentation import (
     fade_tumours,
@@ -25,7 +25,7 @@ from app.training.data.variation.augmentation import (
 from tests.training.helpers import changed, patches_of
 
 DATA = SliceData(axial=(48, 48), sagittal=(48, 48), coronal=(48, 48), min_brain_pixels=200)
-NOTHING = AugmentationRecipe(flip=0, contrast=0, brightness=0)
+NOTHING = SliceAugmentation(flip=0, contrast=0, brightness=0)
 
 
 class TestSlices:
@@ -50,8 +50,9 @@ class TestSlices:
         kept = vary_geometry(sagittal, changed(NOTHING, flip=1), np.random.default_rng(0), -1.0)
         assert torch.equal(kept.images, batch.images)
 
-    def test_turning_and_resizing_move_all_together(self, batch):
-        turned = vary_geometry(batch, changed(NOTHING, rotate=20, zoom=0.1), np.random.default_rng(0), -1.0)
+    @pytest.mark.parametrize("moved", [{"rotate": 20, "zoom": 0.1}, {"stretch": 0.3}, {"bend": 4.0}])
+    def test_geometry_moves_all_together(self, batch, moved):
+        turned = vary_geometry(batch, changed(NOTHING, **moved), np.random.default_rng(0), -1.0)
         assert not torch.equal(turned.images, batch.images)
         outside = turned.brain[:, 0] == 0
         assert (turned.images.movedim(1, -1)[outside] == -1).all()
@@ -60,6 +61,29 @@ class TestSlices:
         for b in (batch, turned):
             rim, rest = b.images[:, 0][b.labels == 3], b.images[:, 0][(b.labels == 0) & (b.brain[:, 0] > 0)]
             assert rim.median() > rest.quantile(0.9)
+
+    @pytest.mark.parametrize("reach", [0.5, 2.0, 8.0])
+    def test_no_voxel_is_bent_further_than_asked(self, batch, reach):
+        # The images tell where each pixel came from.
+        rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+        places = torch.stack([rows, columns]).expand(len(batch), 2, 48, 48).repeat(1, 2, 1, 1)
+        where = replace(batch, images=places, brain=torch.ones_like(batch.brain))
+        bent = vary_geometry(where, changed(NOTHING, bend=reach), np.random.default_rng(0), 0.0)
+        inner = (slice(None), slice(0, 2), slice(12, 36), slice(12, 36))
+        moved = (bent.images - places)[inner].abs()
+        # Cubic interpolation between nodes exceeds them a little.
+        assert 0.5 * reach < moved.max() <= 1.4 * reach
+
+    def test_a_stretch_keeps_the_area(self, batch):
+        rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+        places = torch.stack([rows, columns]).expand(len(batch), 2, 48, 48).repeat(1, 2, 1, 1)
+        where = replace(batch, images=places, brain=torch.ones_like(batch.brain))
+        stretched = vary_geometry(where, changed(NOTHING, stretch=0.3), np.random.default_rng(0), 0.0).images
+        down = stretched[:, 0, 30, 24] - stretched[:, 0, 20, 24]
+        across = stretched[:, 1, 24, 30] - stretched[:, 1, 24, 20]
+        torch.testing.assert_close(down * across, torch.full_like(down, 100.0), rtol=1e-2, atol=0)
+        assert (down / across).log().abs().max() > 0.05
+        assert (down / across).log().abs().max() <= 0.31
 
     @staticmethod
     def _contrast(batch, images):
@@ -174,7 +198,7 @@ class TestPatches:
         patches = patches_of((12, 12, 12), 1)
         images = (ramp.float() * 2 - 1).expand(1, 4, -1, -1, -1)
         patches = Patches(images, patches.brain, ramp[None], patches.labelled, patches.scale, images[:, :1])
-        recipe = AugmentationRecipe(**{**dict(NOTHING), which: {"flip": 1.0, "rotate": 30.0, "zoom": 0.3}[which]})
+        recipe = SliceAugmentation(**{**dict(NOTHING), which: {"flip": 1.0, "rotate": 30.0, "zoom": 0.3}[which]})
         moved = vary_patches(patches, recipe, np.random.default_rng(seed), -1.0)
         inside = moved.labels == 3
         assert inside.any()

@@ -3,9 +3,10 @@
 Usage: `python -m benchmarks expected_quality --data TRAIN --validation DIR [DIR ...] --out OUT [--folds 4]
 [--minutes 13] [--weights DIR]`. Each fold trains the recipe `unet` without its share of TRAIN for so many minutes of
 processor time; set OMP_NUM_THREADS=1. Of each subject left out each sequence is dropped, and made from three views
-without the mirrored exam. What tells its SSIM and PSNR is fitted to all of these (`app.training.fits.expected_quality`)
-and written to OUT/quality.json; with `--weights` it is added to the default model of that folder and its specialists. A
-fold that is done is neither trained nor scored again.
+without the mirrored exam, with the contrast, the highlights and the fine detail of the shipped default. What tells its
+SSIM and PSNR is fitted to all of these (`app.training.fits.expected_quality`) and written to OUT/quality.json; with
+`--weights` it is added to the default model of that folder and its specialists. A fold that is done is neither trained
+nor scored again.
 
 The first table tells how far off the estimates are for a subject that is left out of the fit, beside those by the
 sequence alone; a line says how many exams would be called unlike all others. The second table holds the expectations
@@ -36,7 +37,8 @@ from app.inference.pipeline import finish, predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.trial import trial_ssim
 from app.preprocessing.expected_quality import FEATURES, Estimate, Expectation, QualityModel
-from app.registry.manifest import add_file, read_manifest
+from app.registry.manifest import Manifest, add_file, read_manifest
+from app.registry.spec import GeneratorSpec
 from app.report.plotting import figure_class
 from app.training.config import load_recipe
 from app.training.fits.expected_quality import LeftOut, fit_quality, left_out_estimates, ranges_of
@@ -72,13 +74,13 @@ def main() -> None:
     options = parser.parse_args()
     if len({folder.name for folder in options.validation}) < len(options.validation):
         parser.error("two folders of --validation have one name")
+    manifest = read_manifest(WEIGHTS_DIR if options.weights is None else options.weights)
     rows: list[LeftOut] = []
     for fold in range(options.folds):
-        found = _fold(fold, options)
+        found = _fold(fold, options, manifest)
         if found is None:
             return
         rows.extend(found)
-    manifest = read_manifest(WEIGHTS_DIR if options.weights is None else options.weights)
     default = manifest.entry()
     exams = _statistics(options.data)
     quality = fit_quality(rows, exams, default.sha256)
@@ -94,7 +96,7 @@ def main() -> None:
             add_file(entry, "quality", content)
 
 
-def _fold(fold: int, options: argparse.Namespace) -> list[LeftOut] | None:
+def _fold(fold: int, options: argparse.Namespace, manifest: Manifest) -> list[LeftOut] | None:
     """Trains without a share of the subjects, and scores these; None when a signal ended it."""
     # Another number of folds, or of minutes, is another place: nothing of one may reach the other.
     place = options.out / f"{options.folds}-folds-{options.minutes:g}-minutes" / str(fold)
@@ -112,9 +114,23 @@ def _fold(fold: int, options: argparse.Namespace) -> list[LeftOut] | None:
         state = train_once(recipe, TrainingPaths(place / "train", place / "run", place / "cache"))
         if state is None:
             return None
-        found = _rows(generator_of(state, place / "train", place / "cache"), place / "left-out")
+        model = _finished_as_shipped(generator_of(state, place / "train", place / "cache"), manifest)
+        found = _rows(model, place / "left-out")
         save_bytes(json.dumps([asdict(row) for row in found]).encode(), kept)
     return [LeftOut.from_json(row) for row in json.loads(kept.read_text())]
+
+
+def _finished_as_shipped(model: NetworkModel, manifest: Manifest) -> NetworkModel:
+    """A model whose results become volumes as those of the shipped default and its specialists do."""
+    default = manifest.entry()
+    entries = dict.fromkeys(MODALITIES, default) | manifest.specialists_of(default)
+    makers = {}
+    for target, entry in entries.items():
+        shipped = entry.spec
+        assert isinstance(shipped, GeneratorSpec)
+        steps = {name: getattr(shipped, name) for name in ("contrast", "highlights", "detail")}
+        makers[target] = replace(model, spec=model.spec.model_copy(update=steps))
+    return replace(model, specialists=makers)
 
 
 def _rows(model: NetworkModel, folder: Path) -> list[LeftOut]:

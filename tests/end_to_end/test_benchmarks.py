@@ -5,14 +5,19 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from app.core.config import WEIGHTS_DIR
 from app.core.constants import MODALITIES
 from app.core.errors import ExitCode
 from app.data.discovery import scan
 from app.data.phantom import make_phantom, write_phantom
 from app.evaluation.scoring import VolumeScores
+from app.inference.models import NetworkModel
+from app.inference.synthesizer import Synthesizer
+from app.registry.manifest import read_manifest
 from benchmarks import cost
 from benchmarks._training import difference_cells, kept_scores
 from benchmarks.ablation import VARIANTS
@@ -21,6 +26,7 @@ from benchmarks.cgsamr import VARIANTS as CGSAMR_VARIANTS
 from benchmarks.compare import QUANTITIES
 from benchmarks.ds3net import VARIANTS as DS3NET_VARIANTS
 from benchmarks.ds3net import link_parts
+from benchmarks.expected_quality import _finished_as_shipped
 from benchmarks.speed import variants
 
 
@@ -195,3 +201,15 @@ class TestCost:
         cost._print(found, scores)
         assert "| AVX2 alone | best | 2.0 | 3.0 | 4 | 0.7100 |" in capsys.readouterr().out
         assert cost._plot(found, scores).startswith(b"\x89PNG")
+
+
+def test_what_a_forecast_is_fitted_to_is_finished_as_the_default_is():
+    shipped = Synthesizer(device="cpu", refine=False).model
+    assert isinstance(shipped, NetworkModel)
+    plain = shipped.spec.model_copy(update={"contrast": 0.0, "highlights": 1.0, "detail": 1.0})
+    model = _finished_as_shipped(replace(shipped, spec=plain, specialists={}), read_manifest(WEIGHTS_DIR))
+    for target in MODALITIES:
+        made, meant = model.model_for(target), shipped.model_for(target)
+        assert made.predictor is shipped.predictor
+        assert (made.contrast, made.highlights, made.detail) == (meant.contrast, meant.highlights, meant.detail)
+    assert model.model_for("t2f").detail != 1

@@ -3,19 +3,20 @@
 Usage: `python -m benchmarks expected_quality --data TRAIN --validation DIR [DIR ...] --out OUT [--folds 4]
 [--minutes 13] [--weights DIR]`. Each fold trains the recipe `unet` without its share of TRAIN for so many minutes of
 processor time; set OMP_NUM_THREADS=1. Of each subject left out each sequence is dropped, and made from three views
-without the mirrored exam, with the contrast, the highlights and the fine detail of the shipped default. What tells its
+without the mirrored exam, with the contrast, the highlights and the fine detail of the default model. What tells its
 SSIM and PSNR is fitted to all of these (`app.training.fits.expected_quality`) and written to OUT/quality.json; with
-`--weights` it is added to the default model of that folder and its specialists. A fold that is done is neither trained
-nor scored again.
+`--weights` it is added to the default model of that folder and its specialists. A fold that is done is not trained
+again, and not scored again for the same models.
 
 The first table tells how far off the estimates are for a subject that is left out of the fit, beside those by the
 sequence alone; a line says how many exams would be called unlike all others. The second table holds the expectations
-against what the shipped default model reaches on `--validation`, and OUT/expected.png shows both.
+against what the default model reaches on `--validation`, and OUT/expected.png shows both.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 
 from app.core.atomic_io import save_bytes
 from app.core.config import WEIGHTS_DIR
-from app.core.constants import MODALITIES, REFERENCE_OF
+from app.core.constants import MODALITIES, REFERENCE_OF, Modality
 from app.core.json_text import readable_json
 from app.data.discovery import scan
 from app.data.loading import load_complete
@@ -37,7 +38,7 @@ from app.inference.pipeline import finish, predict, prepare
 from app.inference.synthesizer import Synthesizer
 from app.inference.trial import trial_ssim
 from app.preprocessing.expected_quality import FEATURES, Estimate, Expectation, QualityModel
-from app.registry.manifest import Manifest, add_file, read_manifest
+from app.registry.manifest import Entry, Manifest, add_file, read_manifest
 from app.registry.spec import GeneratorSpec
 from app.report.plotting import figure_class
 from app.training.config import load_recipe
@@ -82,13 +83,13 @@ def main() -> None:
             return
         rows.extend(found)
     default = manifest.entry()
-    exams = _statistics(options.data)
+    exams = _statistics(options.data, manifest)
     quality = fit_quality(rows, exams, default.sha256)
     content = readable_json(quality.to_json())
     save_bytes(content, options.out / "quality.json")
     _print_left_out(rows)
     _print_unlike(quality, exams)
-    pairs = {folder.name: _observed(folder, options.out, quality) for folder in options.validation}
+    pairs = {folder.name: _observed(folder, options.out, quality, manifest) for folder in options.validation}
     _print_observed(pairs)
     save_bytes(_plot(rows, pairs), options.out / "expected.png")
     if options.weights is not None:
@@ -100,7 +101,7 @@ def _fold(fold: int, options: argparse.Namespace, manifest: Manifest) -> list[Le
     """Trains without a share of the subjects, and scores these; None when a signal ended it."""
     # Another number of folds, or of minutes, is another place: nothing of one may reach the other.
     place = options.out / f"{options.folds}-folds-{options.minutes:g}-minutes" / str(fold)
-    kept = place / "rows.json"
+    kept = place / f"rows-{_mark(manifest)}.json"
     if not kept.exists():
         # Each in turn, in the order of their names: the sites are spread over the folds.
         folders = sorted(f for f in options.data.iterdir() if f.is_dir())
@@ -114,18 +115,28 @@ def _fold(fold: int, options: argparse.Namespace, manifest: Manifest) -> list[Le
         state = train_once(recipe, TrainingPaths(place / "train", place / "run", place / "cache"))
         if state is None:
             return None
-        model = _finished_as_shipped(generator_of(state, place / "train", place / "cache"), manifest)
+        model = _finished_as_default(generator_of(state, place / "train", place / "cache"), manifest)
         found = _rows(model, place / "left-out")
         save_bytes(json.dumps([asdict(row) for row in found]).encode(), kept)
     return [LeftOut.from_json(row) for row in json.loads(kept.read_text())]
 
 
-def _finished_as_shipped(model: NetworkModel, manifest: Manifest) -> NetworkModel:
-    """A model whose results become volumes as those of the shipped default and its specialists do."""
+def _makers(manifest: Manifest) -> dict[Modality, Entry]:
+    """What makes each sequence by default."""
     default = manifest.entry()
-    entries = dict.fromkeys(MODALITIES, default) | manifest.specialists_of(default)
+    return dict.fromkeys(MODALITIES, default) | manifest.specialists_of(default)
+
+
+def _mark(manifest: Manifest) -> str:
+    """A short name of the default and its specialists: what was scored for others is not theirs."""
+    fingerprints = " ".join(entry.identity.fingerprint for entry in _makers(manifest).values())
+    return hashlib.sha256(fingerprints.encode()).hexdigest()[:8]
+
+
+def _finished_as_default(model: NetworkModel, manifest: Manifest) -> NetworkModel:
+    """A model whose results become volumes as those of the default and its specialists do."""
     makers = {}
-    for target, entry in entries.items():
+    for target, entry in _makers(manifest).items():
         shipped = entry.spec
         assert isinstance(shipped, GeneratorSpec)
         steps = {name: getattr(shipped, name) for name in ("contrast", "highlights", "detail")}
@@ -151,17 +162,17 @@ def _rows(model: NetworkModel, folder: Path) -> list[LeftOut]:
     return rows
 
 
-def _statistics(data: Path) -> list[dict[str, float]]:
-    """Measures the complete exams that the shipped models learnt from."""
-    model = Synthesizer(device="cpu").model
+def _statistics(data: Path, manifest: Manifest) -> list[dict[str, float]]:
+    """Measures the complete exams that the default learnt from."""
+    model = Synthesizer(weights=manifest.folder, device="cpu").model
     return [prepare(volumes, model).statistics for _, volumes in load_complete(scan(data).cases)]
 
 
-def _observed(folder: Path, out: Path, quality: QualityModel) -> list[Observed]:
-    """What the shipped default model reaches, with what was expected of it."""
-    kept = out / f"{folder.name}.json"
+def _observed(folder: Path, out: Path, quality: QualityModel, manifest: Manifest) -> list[Observed]:
+    """What the default model reaches, with what was expected of it."""
+    kept = out / f"{folder.name}-{_mark(manifest)}.json"
     if not kept.exists():
-        model = Synthesizer(device="cpu", flip_average=False, refine=False).model
+        model = Synthesizer(weights=manifest.folder, device="cpu", flip_average=False, refine=False).model
         assert isinstance(model, NetworkModel)
         save_bytes(json.dumps([asdict(row) for row in _rows(model, folder)]).encode(), kept)
     rows = [LeftOut.from_json(form) for form in json.loads(kept.read_text())]

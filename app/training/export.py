@@ -13,6 +13,7 @@ from app.core.constants import View
 from app.core.errors import UsageError
 from app.data.segmentations import find_segmentations
 from app.registry.manifest import MANIFEST, Entry, check_name, read_manifest
+from app.registry.spec import GeneratorSpec
 from app.training.checkpoint import BEST, LAST, State, load_state
 from app.training.fits.int8_ranges import calibrate, can_be_measured
 from app.training.promotion.request import ExportRequest, check_kind, scoring_cases
@@ -108,8 +109,20 @@ def export_run(
     if not cases and not force:
         raise UsageError("a model is written only with scores; name complete subjects with --score-on, or add --force.")
     masks = find_segmentations(score_on, cases) if score_on is not None else {}
+    before = read_manifest(weights).entries.get(name) if (weights / MANIFEST).exists() else None
     entry = task.export(replace(request, cases=cases, masks=masks))
+    if before is not None:
+        _say_what_is_lost(before, entry)
     return calibrate(weights, name, data, state.subjects) if can_be_measured(entry) else entry
+
+
+def _say_what_is_lost(before: Entry, entry: Entry) -> None:
+    """Warn of what belonged to the weights before, and does not come back by itself."""
+    refiner = before.spec.refiner if isinstance(before.spec, GeneratorSpec) else None
+    if refiner is not None and isinstance(entry.spec, GeneratorSpec) and entry.spec.refiner is None:
+        log.warning("%s is no longer followed by %s: export that one anew behind it.", entry.name, refiner)
+    if "quality" in before.files and "quality" not in entry.files:
+        log.warning("%s no longer tells what is expected of its images: fit that anew.", entry.name)
 
 
 def _mixed(task: type[Task[Any]], state: State, weights: Path, share: float) -> State:

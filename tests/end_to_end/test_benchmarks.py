@@ -26,7 +26,7 @@ from benchmarks.cgsamr import VARIANTS as CGSAMR_VARIANTS
 from benchmarks.compare import QUANTITIES
 from benchmarks.ds3net import VARIANTS as DS3NET_VARIANTS
 from benchmarks.ds3net import link_parts
-from benchmarks.expected_quality import _finished_as_shipped
+from benchmarks.expected_quality import _finished_as_default
 from benchmarks.speed import variants
 
 
@@ -207,7 +207,7 @@ def test_what_a_forecast_is_fitted_to_is_finished_as_the_default_is():
     shipped = Synthesizer(device="cpu", refine=False).model
     assert isinstance(shipped, NetworkModel)
     plain = shipped.spec.model_copy(update={"contrast": 0.0, "highlights": 1.0, "detail": 1.0})
-    model = _finished_as_shipped(replace(shipped, spec=plain, specialists={}), read_manifest(WEIGHTS_DIR))
+    model = _finished_as_default(replace(shipped, spec=plain, specialists={}), read_manifest(WEIGHTS_DIR))
     for target in MODALITIES:
         made, meant = model.model_for(target), shipped.model_for(target)
         assert made.predictor is shipped.predictor

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from app.cli import main
-from app.core.config import RuntimeOptions
+from app.core.config import WEIGHTS_DIR, RuntimeOptions
 from app.core.errors import ExitCode
 from app.evaluation.scoring import find_pairs, score_pair
 from app.inference.device import Machine, choose_runtime
@@ -16,8 +18,22 @@ from app.registry.lineage import TrainingRecord
 from app.registry.manifest import read_manifest
 from app.training.checkpoint import LAST, load_state
 from app.training.data.cache import NORMALIZATION
+from app.training.export import _say_what_is_lost
 from tests.networks.small_models import record_of, save_segmenter2d, scores_of
 from tests.training.helpers import PLAIN, SMALL_OPTIONS, export, small
+
+
+@pytest.mark.parametrize("name,lost", [("unet-t1c", ["followed by enhancer", "expected"]), ("unet-t2w", ["expected"])])
+def test_what_the_weights_before_had_is_not_lost_in_silence(name, lost, caplog):
+    before = read_manifest(WEIGHTS_DIR).entry(name)
+    plain = before.spec.model_copy(update={"refiner": None, "refine": False})
+    files = {role: file for role, file in before.files.items() if role != "quality"}
+    _say_what_is_lost(before, replace(before, spec=plain, files=files))
+    assert len(caplog.messages) == len(lost)
+    assert all(words in said for words, said in zip(lost, caplog.messages, strict=True))
+    caplog.clear()
+    _say_what_is_lost(before, before)
+    assert not caplog.messages
 
 
 class TestCommands:
